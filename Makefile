@@ -1,0 +1,88 @@
+# `make demo` and `make test` are all a fresh machine needs: each makes a virtual environment in
+# .venv, installs the exact versions in constraints/ there, and runs. Nothing is installed outside
+# of it. Variables:
+#   make PYTHON=/path/to/python3.12 VENV=.venv312 test    another interpreter, another environment
+#   make PYTEST_ARGS='-k tokenizer -x' test               more arguments for pytest
+
+VENV = .venv
+PYTHON =
+JOBS = 2
+PYTEST_ARGS =
+
+# PYTHON if it is given, otherwise the first of these that runs and is new enough.
+CANDIDATES = $(or $(PYTHON),python3 python3.12 python3.13 python3.11)
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n $(JOBS)
+
+.NOTPARALLEL:
+.PHONY: help demo test test-slow test-all lint types format install-dev clean
+
+help:
+	@echo 'make demo         train, evaluate and predict on the embedded data: about a minute'
+	@echo 'make test         the tests, without the slow ones: under ten minutes on two cores'
+	@echo 'make test-slow    the slow tests only'
+	@echo 'make test-all     every test'
+	@echo 'make lint         ruff: rules and formatting'
+	@echo 'make types        mypy'
+	@echo 'make format       let ruff fix what it can'
+	@echo 'make install-dev  all tools in $(VENV), without running any'
+	@echo 'make clean        remove caches and build output; keeps $(VENV) and runs/'
+
+# The demo starts anew every time: train.py would resume a finished run and have nothing to do.
+demo: $(VENV)/.installed-run
+	rm -rf runs/demo
+	$(BIN)/python train.py --config configs/demo.py --workdir runs/demo
+
+test: $(VENV)/.installed-test
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+
+# pytest's exit status 5 is "no test selected": nothing is marked slow.
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install-dev: $(VENV)/.installed-dev
+
+clean:
+	rm -rf build dist flax_ner.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp per set of packages: installed again only when one of these files changes.
+REQUIREMENTS = pyproject.toml requirements.txt constraints/py311.txt constraints/py312.txt
+
+$(VENV)/.installed-run: WHAT = .
+$(VENV)/.installed-test: WHAT = '.[test]'
+$(VENV)/.installed-dev: WHAT = '.[dev]'
+
+$(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-dev: $(REQUIREMENTS) | $(BIN)/pip
+	@constraints=$$($(BIN)/python -c \
+	    'import sys; print("constraints/py3%d.txt" % min(sys.version_info[1], 12))') && \
+	echo "installing $(WHAT) into $(VENV) with $$constraints: about a minute" && \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c "$$constraints" -e $(WHAT)
+	@touch $@
+
+# bin/pip and not bin/python: it comes last, so half an environment is not taken for a whole one.
+$(BIN)/pip:
+	@for python in $(CANDIDATES); do \
+	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	        >/dev/null 2>&1; then \
+	        echo "making $(VENV) with $$("$$python" --version) ($$python)"; \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "error: need Python 3.11 or newer with its venv module; tried: $(CANDIDATES)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	exit 1

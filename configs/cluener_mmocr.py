@@ -1,0 +1,32 @@
+"""CLUENER2020 by the recipe of MMOCR's bert_softmax, as it was.
+
+    python train.py --config configs/cluener_mmocr.py --workdir runs/cluener_mmocr \
+        --config.init_from=weights/bert_pretrain.pth --config.tokenizer.vocab=weights/vocab.txt
+
+Adadelta, batch 8, every sentence padded to 128, 18 epochs, 24 outputs, MMOCR's own scoring.
+Published: precision 0.7885, recall 0.7998, F1 0.7941.
+Source: MMOCR 0.6.3, configs/ner/bert_softmax/bert_softmax_cluener_18e.py.
+"""
+
+from ml_collections import ConfigDict
+
+from flax_ner.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.init_from = "weights/bert_pretrain.pth"
+    config.tokenizer.vocab = "weights/vocab.txt"
+    config.model.hidden_act = "gelu_new"
+    config.data.batching = "pad"
+    config.data.batch_size = 8
+    config.data.scheme = "mmocr"
+    config.train.epochs = 18
+    config.optimizer.name = "adadelta"
+    config.optimizer.learning_rate = 0.5
+    config.optimizer.schedule = "step"
+    config.optimizer.warmup = 0.0
+    config.optimizer.milestones = (8, 14, 16)
+    config.optimizer.clip_norm = 0.5
+    config.eval.scoring = "mmocr"
+    return config

@@ -1,0 +1,23 @@
+"""CLUENER2020 from nothing: a small BERT on two CPU cores."""
+
+from ml_collections import ConfigDict
+
+from flax_ner.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.model.hidden_size = 256
+    config.model.num_hidden_layers = 4
+    config.model.num_attention_heads = 4
+    config.model.intermediate_size = 1024
+    config.model.hidden_dropout_prob = 0.2
+    config.model.attention_probs_dropout_prob = 0.1
+    config.model.classifier_dropout = 0.2
+    config.model.max_position_embeddings = 128
+    config.tokenizer.min_count = 2
+    config.data.batch_size = 8
+    config.data.scheme = "bioes"
+    config.train.epochs = 20
+    config.optimizer.learning_rate = 7e-4
+    return config

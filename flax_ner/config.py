@@ -1,0 +1,157 @@
+"""Every setting once: its default, its unit, what it means.
+
+A file in `configs/` calls `default_config()` and changes fields; the command line changes them
+again: `--config.optimizer.learning_rate=5e-5`. Nothing else has defaults.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flax_ner.errors import UserError
+from flax_ner.text.batches import BATCHINGS
+from flax_ner.text.formats import FORMATS
+from flax_ner.text.labels import CONVENTIONS, SCHEMES
+
+OPTIMIZERS = ("adamw", "adadelta")
+SCHEDULES = ("linear", "cosine", "step", "constant")
+LOSSES = ("cross_entropy", "focal")
+
+
+def default_config() -> ConfigDict:
+    """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
+    config = ConfigDict()
+    config.seed = 0  # of initial values, shuffling and dropout
+    # Weights to start from: a model directory (convert/torch_to_flax.py makes one, training leaves
+    # `best` and `last`) or an MMOCR .pth file. Empty: from nothing.
+    config.init_from = ""
+
+    # Names as in a Hugging Face BERT config.json. Vocabulary size and number of tags come from the
+    # tokenizer and the labels.
+    config.model = ConfigDict()
+    config.model.hidden_size = 768
+    config.model.num_hidden_layers = 12
+    config.model.num_attention_heads = 12
+    config.model.intermediate_size = 3072
+    config.model.hidden_act = "gelu"  # gelu (exact) or gelu_new (tanh)
+    config.model.hidden_dropout_prob = 0.1
+    config.model.attention_probs_dropout_prob = 0.1
+    config.model.classifier_dropout = 0.1  # in front of the head
+    config.model.max_position_embeddings = 512  # tokens of the longest row or window
+    config.model.type_vocab_size = 2
+    config.model.layer_norm_eps = 1e-12
+    config.model.initializer_range = 0.02  # standard deviation of fresh weights
+    config.model.head = "softmax"
+    config.model.compute_dtype = "float32"  # or bfloat16: twice the speed on TPU and recent GPUs
+    config.model.attention = "xla"
+    config.model.scan_layers = False  # True: compile time does not grow with depth; a slower step
+
+    config.tokenizer = ConfigDict()
+    config.tokenizer.kind = "char"  # one token a character
+    # vocab.txt of the pre-trained weights. Empty: that of `init_from`, else built from data.train.
+    config.tokenizer.vocab = ""
+    config.tokenizer.min_count = 1  # a built vocabulary leaves rarer characters to [UNK]
+
+    config.data = ConfigDict()
+    config.data.train = "data/cluener/train.json"
+    config.data.dev = "data/cluener/dev.json"
+    config.data.format = "cluener"  # or synthetic: data.train = "train 4000", data.dev = "dev 500"
+    config.data.max_length = (
+        128  # tokens of a row, [CLS] and [SEP] included; longer texts are split
+    )
+    config.data.batching = "pack"  # pack several sentences into a row; or bucket, pad: one a row
+    config.data.batch_size = 16  # rows a step, over all devices
+    config.data.scheme = "bio"  # or bioes; mmocr: the 24 outputs of its checkpoints
+    config.data.categories = ()  # empty: those of `init_from` if it has a head, else of the data
+
+    config.train = ConfigDict()
+    config.train.epochs = 10
+    config.train.steps = 0  # stop after so many; 0: train.epochs decides
+    config.train.steps_per_dispatch = 20  # steps the device runs without the host
+    config.train.tensorboard = False  # True: event files beside metrics.jsonl; needs tensorboardX
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or adadelta
+    config.optimizer.learning_rate = 5e-5  # the peak
+    config.optimizer.schedule = "linear"  # to 0 at the end; cosine: likewise; constant; step
+    config.optimizer.warmup = 0.1  # share of all steps during which the rate rises linearly from 0
+    config.optimizer.milestones = ()  # for step: epochs after which the rate is multiplied by ...
+    config.optimizer.decay_factor = 0.1  # ... this
+    config.optimizer.weight_decay = 0.01  # adamw, not on biases and LayerNorm
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+    config.optimizer.clip_norm = 1.0  # L2 norm of all gradients; 0: none
+
+    config.loss = ConfigDict()
+    config.loss.name = "cross_entropy"  # or focal
+    config.loss.gamma = 2.0  # of the focal loss
+
+    config.eval = ConfigDict()
+    config.eval.scoring = "strict"  # or lenient, mmocr: how tags become entities
+    config.eval.every = 1  # epochs; the last one is always evaluated
+    config.eval.batch_size = 32  # rows
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 0  # steps; 0: at the end of each epoch
+    config.checkpoint.keep = 2  # the newest so many; the best and the last model are kept besides
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # devices that share a batch; 0: all that are left
+    config.mesh.fsdp = 1  # devices that share the parameters
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raise `UserError` for a value outside its range; the message names field, value and choices."""
+    choices = {
+        "tokenizer.kind": ("char",),
+        "data.format": FORMATS,
+        "data.batching": BATCHINGS,
+        "data.scheme": SCHEMES,
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.schedule": SCHEDULES,
+        "loss.name": LOSSES,
+        "eval.scoring": CONVENTIONS,
+    }
+    for name, allowed in choices.items():
+        if _get(config, name) not in allowed:
+            raise UserError(
+                f"{name}: {_get(config, name)!r} is unknown. Choose one of {', '.join(allowed)}."
+            )
+    least = {
+        "tokenizer.min_count": 1,
+        "data.max_length": 3,
+        "data.batch_size": 1,
+        "train.epochs": 1,
+        "train.steps": 0,
+        "train.steps_per_dispatch": 1,
+        "optimizer.learning_rate": 0,
+        "optimizer.warmup": 0,
+        "optimizer.weight_decay": 0,
+        "optimizer.clip_norm": 0,
+        "eval.every": 1,
+        "eval.batch_size": 1,
+        "checkpoint.every": 0,
+        "checkpoint.keep": 1,
+        "mesh.data": 0,
+        "mesh.fsdp": 1,
+    }
+    for name, value in least.items():
+        if _get(config, name) < value:
+            raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
+    if config.optimizer.warmup > 1:
+        raise UserError(
+            f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."
+        )
+    if config.data.max_length > config.model.max_position_embeddings:
+        raise UserError(
+            f"data.max_length: {config.data.max_length}, but model.max_position_embeddings is "
+            f"{config.model.max_position_embeddings}. Lower the first or raise the second."
+        )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config

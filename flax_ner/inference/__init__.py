@@ -1,0 +1,1 @@
+"""Use of a trained model: tagging and the command line."""

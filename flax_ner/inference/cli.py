@@ -1,0 +1,104 @@
+"""Command line: python -m flax_ner evaluate | predict."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from absl import logging
+from rich.console import Console
+
+from flax_ner.errors import UserError
+from flax_ner.inference.tagger import CHUNK, load
+from flax_ner.text.examples import Entity
+from flax_ner.text.formats import read_cluener, read_examples
+from flax_ner.text.labels import CONVENTIONS
+from flax_ner.text.report import highlight, score_json, score_table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a `UserError` ends it with its message alone."""
+    parser = argparse.ArgumentParser("flax_ner", description="Score and use trained taggers.")
+    commands = parser.add_subparsers(required=True)
+
+    evaluate = commands.add_parser("evaluate", help="score a model on labelled data")
+    evaluate.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    evaluate.add_argument("data", metavar="DATA", help="CLUENER JSON lines")
+    evaluate.add_argument("--scoring", choices=CONVENTIONS, default="strict")
+    evaluate.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", help="tag texts")
+    predict.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    predict.add_argument(
+        "file", metavar="FILE", nargs="?", default="-",
+        help="one text a line, or CLUENER JSON lines (*.json, *.jsonl); - is standard input",
+    )  # fmt: skip
+    predict.add_argument(
+        "--format", choices=("text", "jsonl"), default="text",
+        help="text marks entities in the sentence, jsonl has offsets and scores",
+    )  # fmt: skip
+    predict.set_defaults(run=_predict)
+
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
+    try:
+        options.run(options)
+    except UserError as error:
+        sys.exit(f"flax_ner: {error}")
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        sys.stderr.close()
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    examples = read_examples(options.data, "cluener", "DATA")
+    tagger = load(options.model)
+    scores = tagger.score(examples, options.scoring)
+    Console().print(score_table(scores, f"{options.model} on {options.data}, {options.scoring}"))
+    if options.json:
+        row = {"model": options.model, "data": options.data, "scoring": options.scoring}
+        Path(options.json).write_text(
+            json.dumps(row | score_json(scores), indent=1) + "\n", "utf-8"
+        )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    tagger = load(options.model)
+    texts = _texts(options.file)
+    console = Console(soft_wrap=True)
+    while chunk := list(islice(texts, CHUNK)):
+        for text, entities in zip(chunk, tagger(chunk), strict=True):
+            if options.format == "jsonl":
+                print(_json_line(text, entities))
+            else:
+                console.print(highlight(text, entities, tagger.labels.categories))
+
+
+def _json_line(text: str, entities: list[Entity]) -> str:
+    row = {"text": text, "entities": [entity._asdict() for entity in entities]}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _texts(file: str) -> Iterator[str]:
+    if file == "-":
+        yield from _lines(sys.stdin, "standard input")
+    elif not Path(file).is_file():
+        raise UserError(
+            f"FILE: no file {file!r}. Give a file with one text a line, or - for standard input."
+        )
+    elif file.endswith((".json", ".jsonl")):
+        yield from (example.text for example in read_cluener(file))
+    else:
+        with open(file, encoding="utf-8-sig") as lines:
+            yield from _lines(lines, file)
+
+
+def _lines(lines: TextIO, name: str) -> Iterator[str]:
+    try:
+        for line in lines:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}).") from None

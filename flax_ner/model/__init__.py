@@ -1,0 +1,1 @@
+"""The network: pure functions and modules that hold parameters only."""

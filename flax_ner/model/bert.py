@@ -1,0 +1,235 @@
+"""BERT encoder.
+
+Shape letters, here and everywhere: B batch rows, T tokens of a row, D width, N heads, H head width,
+F MLP width, L layers, V vocabulary, C tags.
+
+Source: Devlin et al. 2019, arXiv 1810.04805, post-LayerNorm as in the released model. There is no
+pooler: tagging has no use for it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from flax_ner.errors import UserError
+from flax_ner.model.dropout import dropout
+
+# `gelu` is exact (erf), `gelu_new` the tanh approximation of the first release and of MMOCR.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+}
+MASKED = -1e9  # a score that no key with this value survives the softmax of
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Shape of encoder and head, by the names of a Hugging Face BERT `config.json`."""
+
+    vocab_size: int
+    num_labels: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    head: str = "softmax"
+    compute_dtype: str = (
+        "float32"  # or bfloat16; parameters, statistics, softmax, logits are float32
+    )
+    attention: str = "xla"
+    scan_layers: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {
+            "hidden_act": tuple(ACTIVATIONS),
+            "head": ("softmax",),
+            "compute_dtype": ("float32", "bfloat16"),
+            "attention": ("xla",),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"model.{name}: {getattr(self, name)!r} is unknown. Choose one of {', '.join(allowed)}."
+                )
+        for name in (
+            "vocab_size",
+            "num_labels",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}: {getattr(self, name)}, but it must be at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model.hidden_size: {self.hidden_size} does not divide by "
+                f"model.num_attention_heads {self.num_attention_heads}."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name}: {getattr(self, name)}, but it must lie in [0, 1).")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.dtype(self.compute_dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class Dense(nnx.Module):
+    """`x` [B, T, inputs...] times a kernel [inputs..., outputs...], plus a bias, in the dtype of `x`."""
+
+    def __init__(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], std: float, rngs: nnx.Rngs
+    ):
+        initial = jax.nn.initializers.truncated_normal(std)
+        self.kernel = nnx.Param(initial(rngs.params(), (*inputs, *outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        rank = self.kernel[...].ndim - self.bias[...].ndim
+        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), rank)
+        return y + self.bias[...].astype(x.dtype)[None, None]
+
+
+class LayerNorm(nnx.Module):
+    """Normalise over D, statistics in float32, result in the dtype asked for."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Array, dtype: Any) -> Array:
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...][None, None]
+        y = y + self.bias[...][None, None]
+        return y.astype(dtype)
+
+
+class Embeddings(nnx.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        initial = jax.nn.initializers.truncated_normal(config.initializer_range)
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(initial(rngs.params(), (rows, config.hidden_size), jnp.float32))
+
+        self.word, self.position = table(config.vocab_size), table(config.max_position_embeddings)
+        self.token_type = table(config.type_vocab_size)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.config = config
+
+    def __call__(self, input_ids: Array, positions: Array, seed: Array | None) -> Array:
+        x = self.word[...][input_ids] + self.position[...][positions]  # [B, T, D]
+        x = self.norm(x + self.token_type[...][None, :1], self.config.dtype)
+        return dropout(x, self.config.hidden_dropout_prob, seed)
+
+
+class Attention(nnx.Module):
+    """Self-attention; query, key and value come from one product."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        D, N, H = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.qkv = Dense((D,), (3, N, H), config.initializer_range, rngs)
+        self.out = Dense((N, H), (D,), config.initializer_range, rngs)
+        self.config = config
+
+    def __call__(self, x: Array, mask: Array, seed: Array | None) -> Array:
+        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)  # 3 x [B, T, N, H]
+        scores = jnp.einsum("btnh,bsnh->bnts", query * self.config.head_dim**-0.5, key)
+        probs = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), MASKED))
+        probs = dropout(probs.astype(x.dtype), self.config.attention_probs_dropout_prob, seed)
+        return self.out(jnp.einsum("bnts,bsnh->btnh", probs, value))
+
+
+class Layer(nnx.Module):
+    """Attention and MLP, each with residual and LayerNorm behind it."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        D, F, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.attention = Attention(config, rngs)
+        self.attention_norm = LayerNorm(D, config.layer_norm_eps)
+        self.mlp_in = Dense((D,), (F,), std, rngs)
+        self.mlp_out = Dense((F,), (D,), std, rngs)
+        self.mlp_norm = LayerNorm(D, config.layer_norm_eps)
+        self.config = config
+
+    def __call__(self, x: Array, mask: Array, seeds: Array | None) -> Array:
+        rate = self.config.hidden_dropout_prob
+        probs_seed, attention_seed, mlp_seed = (None,) * 3 if seeds is None else seeds
+        attended = dropout(self.attention(x, mask, probs_seed), rate, attention_seed)
+        x = self.attention_norm(x + attended, x.dtype)
+        hidden = ACTIVATIONS[self.config.hidden_act](self.mlp_in(x))  # [B, T, F]
+        return self.mlp_norm(x + dropout(self.mlp_out(hidden), rate, mlp_seed), x.dtype)
+
+
+class Bert(nnx.Module):
+    """The encoder: token ids to a vector a token."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = nnx.Dict(
+            {str(i): Layer(config, rngs) for i in range(config.num_hidden_layers)}
+        )
+        self.config = config
+
+    def __call__(
+        self, input_ids: Array, segment_ids: Array, positions: Array, seeds: Array | None
+    ) -> Array:
+        """Encode.
+
+        Args:
+            input_ids: int32 [B, T].
+            segment_ids: int32 [B, T], 0 for padding; tokens attend within their own segment.
+            positions: int32 [B, T], counted from 0 in each segment.
+            seeds: uint32 [1 + 3 L, 2] for dropout, None for none.
+
+        Returns:
+            [B, T, D] in the compute dtype.
+        """
+        # Padding attends to all of its row, as in the reference, so that its output agrees too.
+        mine = segment_ids[:, :, None] == segment_ids[:, None, :]
+        mask = (mine | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
+        mask = mask[:, None]  # [B, 1, T, T]
+        x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
+        layers = [self.layers[str(i)] for i in range(self.config.num_hidden_layers)]
+        layer_seeds = None if seeds is None else seeds[1:].reshape(len(layers), 3, 2)
+        if not self.config.scan_layers:
+            for i, layer in enumerate(layers):
+                x = layer(x, mask, None if layer_seeds is None else layer_seeds[i])
+            return x
+        # Compile time does not grow with depth: one layer is compiled and run over stacked parameters.
+        graphdef = nnx.split(layers[0])[0]
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(nnx.state(layer) for layer in layers)
+        )
+
+        def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
+            params, seeds = layer
+            return nnx.merge(graphdef, params)(x, mask, seeds), None
+
+        return jax.lax.scan(step, x, (stacked, layer_seeds))[0]

@@ -1,0 +1,23 @@
+"""Heads: from the encoder's vectors to tag scores."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from flax_ner.model.bert import BertConfig, Dense
+from flax_ner.model.dropout import dropout
+
+
+class SoftmaxHead(nnx.Module):
+    """Dropout and one linear layer, a score for each tag of each token."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.classifier = Dense(
+            (config.hidden_size,), (config.num_labels,), config.initializer_range, rngs
+        )
+        self.config = config
+
+    def __call__(self, x: Array, seed: Array | None) -> Array:
+        """Logits float32 [B, T, C] of `x` [B, T, D]; `seed` uint32 [2] for dropout, None for none."""
+        x = dropout(x, self.config.classifier_dropout, seed)
+        return self.classifier(x.astype(jnp.float32))

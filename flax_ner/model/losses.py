@@ -1,0 +1,27 @@
+"""Token losses, averaged over the positions a mask lets in."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def cross_entropy(logits: Array, labels: Array, mask: Array) -> Array:
+    """Mean of -log p(label), float32 scalar; 0 where the mask is empty.
+
+    Args:
+        logits: float32 [B, T, C].
+        labels: int32 [B, T]; what stands where the mask is 0 does not matter.
+        mask: bool or 0/1 [B, T].
+    """
+    return focal_loss(logits, labels, mask, gamma=0.0)
+
+
+def focal_loss(logits: Array, labels: Array, mask: Array, gamma: float = 2.0) -> Array:
+    """Mean of -(1 - p)^gamma log p with p the label's probability; otherwise as `cross_entropy`.
+
+    Source: Lin et al. 2017, arXiv 1708.02002, without the class weights; MMOCR's MaskedFocalLoss.
+    """
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]  # [B, T]
+    loss = -log_p if gamma == 0 else -((1 - jnp.exp(log_p)) ** gamma) * log_p
+    mask = mask.astype(logits.dtype)
+    return (loss * mask).sum() / jnp.maximum(mask.sum(), 1)

@@ -1,0 +1,67 @@
+"""The tagger network: encoder and head, and its parameters as a plain tree of arrays."""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from flax_ner.model.bert import Bert, BertConfig
+from flax_ner.model.heads import SoftmaxHead
+
+Params = dict[str, Any]  # nested dictionaries of float32 arrays
+
+
+class BertTagger(nnx.Module):
+    """BERT with a head over it."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.encoder = Bert(config, rngs)
+        self.head = SoftmaxHead(config, rngs)
+        self.config = config
+
+    def __call__(
+        self, input_ids: Array, segment_ids: Array, positions: Array, key: Array | None = None
+    ) -> Array:
+        """Logits float32 [B, T, C] (`Bert.__call__` says what the arguments are).
+
+        `key` turns dropout on; None means a deterministic pass.
+        """
+        seeds = None
+        if key is not None:
+            sites = 3 * self.config.num_hidden_layers + 2  # embeddings, three a layer, head
+            seeds = jax.random.bits(key, (sites, 2), jnp.uint32)
+        x = self.encoder(input_ids, segment_ids, positions, None if seeds is None else seeds[:-1])
+        return self.head(x, None if seeds is None else seeds[-1])
+
+
+def init_params(config: BertConfig, key: Array) -> Params:
+    """Fresh parameters: truncated normal of `initializer_range`, biases zero, LayerNorm scales one."""
+    return nnx.to_pure_dict(nnx.state(BertTagger(config, nnx.Rngs(params=key))))
+
+
+def abstract_params(config: BertConfig) -> Params:
+    """The tree of `init_params` with shapes in place of arrays."""
+    shapes: Params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return shapes
+
+
+def apply(
+    config: BertConfig,
+    params: Params,
+    input_ids: Array,
+    segment_ids: Array,
+    positions: Array,
+    key: Array | None = None,
+) -> Array:
+    """`BertTagger.__call__` as a pure function of its parameters."""
+    model: BertTagger = nnx.merge(_graphdef(config), params)
+    return model(input_ids, segment_ids, positions, key)
+
+
+@lru_cache
+def _graphdef(config: BertConfig) -> Any:
+    abstract = nnx.eval_shape(lambda: BertTagger(config, nnx.Rngs(params=0)))
+    return nnx.split(abstract)[0]

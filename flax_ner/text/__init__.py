@@ -1,0 +1,1 @@
+"""Text side: examples, tokens, labels, batches, scores. NumPy only; never imports jax."""

@@ -1,0 +1,248 @@
+"""Examples to fixed-shape arrays. The batches of an epoch are a pure function of (examples, seed, epoch).
+
+Each batching has a plan of slots made once from the lengths alone: which lengths share a row, which
+rows share a batch. An epoch deals the sentences anew to the slots of their length and shuffles, so
+every epoch has the same number of steps and the place in training is just the step number.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import CharTokenizer
+
+BATCHINGS = ("pack", "bucket", "pad")
+BUCKET_STEP = 16  # bucket lengths are multiples of this: few shapes, little padding
+
+
+class TokenSet(NamedTuple):
+    """Many encoded texts end to end, [CLS] and [SEP] included."""
+
+    ids: np.ndarray  # int32 [sum of lengths]
+    labels: np.ndarray  # int32 [sum of lengths]
+    lengths: np.ndarray  # int64 [examples]
+
+
+class Batches(NamedTuple):
+    """Steps of one shape. Zeros where nothing is; a sentence of a row has its own segment id, from 1."""
+
+    input_ids: np.ndarray  # int32 [S, B, T]
+    segment_ids: np.ndarray  # int32 [S, B, T]
+    positions: np.ndarray  # int32 [S, B, T], counted from 0 in each sentence
+    labels: np.ndarray  # int32 [S, B, T]
+
+
+class Epoch(NamedTuple):
+    """Batches by shape, and for each step of the epoch which shape's next batch it takes."""
+
+    shapes: list[Batches]
+    order: np.ndarray  # int32 [steps]
+
+
+class _Shape(NamedTuple):
+    """Where sentences go in batches of one shape."""
+
+    steps: int
+    width: int  # T
+    row: np.ndarray  # int64 [slots], row among steps * batch_size
+    column: np.ndarray  # int64 [slots], where the sentence begins
+    segment: np.ndarray  # int64 [slots], from 1
+    length: np.ndarray  # int64 [slots]
+
+
+def encode_examples(
+    examples: Sequence[Example], tokenizer: CharTokenizer, label_set: LabelSet, max_length: int
+) -> TokenSet:
+    """Tokens and labels of all examples; texts longer than `max_length - 2` are split (`split_example`).
+
+    Raises:
+        UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
+    """
+    pieces = [piece for example in examples for piece in split_example(example, max_length - 2)]
+    encodings = tokenizer.encode_batch([piece.text for piece in pieces])
+    labels = []
+    for piece in pieces:
+        if piece.entities is None:
+            raise UserError(
+                f"{piece.source}: has no label. Training and scoring need labelled data."
+            )
+        try:
+            labels.append(label_set.encode(piece.entities, len(piece.text)))
+        except UserError as error:
+            raise UserError(f"{piece.source}: {error}") from None
+    ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+    lengths = np.array([len(row) for row in ids], np.int64)
+    return TokenSet(np.concatenate(ids), np.concatenate(labels), lengths)
+
+
+def split_example(example: Example, size: int) -> list[Example]:
+    """Cut a text into pieces of at most `size` characters, never inside an entity.
+
+    A piece ends behind punctuation where its second half has any.
+
+    Raises:
+        UserError: an entity is longer than `size`.
+    """
+    text, entities = example.text, example.entities or ()
+    if len(text) <= size:
+        return [example]
+    inside = np.zeros(len(text) + 1, bool)  # a cut before this character would divide an entity
+    for entity in entities:
+        inside[entity.start + 1 : entity.end] = True
+    pieces, start = [], 0
+    while start < len(text):
+        stop = min(start + size, len(text))
+        if stop < len(text):
+            cuts = start + 1 + np.flatnonzero(~inside[start + 1 : stop + 1])
+            if not len(cuts):
+                raise UserError(
+                    f"{example.source}: an entity at {start} is longer than {size} characters. "
+                    "Raise data.max_length or correct the data."
+                )
+            good = [
+                cut
+                for cut in cuts
+                if cut - start > size // 2 and text[cut - 1] in "。！？；，、.!?;,\n"
+            ]
+            stop = int((good or cuts)[-1])
+        kept = tuple(
+            Entity(e.type, e.start - start, e.end - start, e.text)
+            for e in entities
+            if start <= e.start < stop
+        )
+        pieces.append(
+            Example(text[start:stop], None if example.entities is None else kept, example.source)
+        )
+        start = stop
+    return pieces
+
+
+class Batcher:
+    """The batches of every epoch over one `TokenSet`.
+
+    Args:
+        tokens: what to batch.
+        batching: `pack` puts several sentences into each row of `max_length`, `bucket` one sentence
+            a row in batches of like lengths, `pad` one sentence a row of `max_length`.
+        batch_size: rows a batch, B.
+        max_length: the row length T, for `bucket` the longest.
+        seed: of the shuffling.
+    """
+
+    def __init__(
+        self, tokens: TokenSet, batching: str, batch_size: int, max_length: int, seed: int
+    ):
+        if batching not in BATCHINGS:
+            raise UserError(
+                f"data.batching: {batching!r} is unknown. Choose one of {', '.join(BATCHINGS)}."
+            )
+        longest = int(tokens.lengths.max())
+        if longest > max_length:
+            raise UserError(f"data.max_length: {max_length}, but a sentence has {longest} tokens.")
+        self.tokens, self.batch_size, self.seed = tokens, batch_size, seed
+        self._starts = np.cumsum(tokens.lengths) - tokens.lengths
+        # Sentences ordered by length; slots take them from here, so the two orders must agree.
+        self._by_length = np.argsort(tokens.lengths, kind="stable")
+        lengths = tokens.lengths[self._by_length]
+        if batching == "pack":
+            self._shapes = [_pack(lengths, batch_size, max_length)]
+        elif batching == "pad":
+            self._shapes = [_one_per_row(lengths, batch_size, max_length)]
+        else:
+            width = np.minimum(-(-lengths // BUCKET_STEP) * BUCKET_STEP, max_length)
+            self._shapes = [
+                _one_per_row(lengths[width == w], batch_size, int(w)) for w in np.unique(width)
+            ]
+        self.steps_per_epoch = sum(shape.steps for shape in self._shapes)
+
+    def epoch(self, epoch: int) -> Epoch:
+        """All batches of one epoch."""
+        random = np.random.default_rng((self.seed, epoch))
+        # Shuffled, then ordered by length: each length deals its sentences at random.
+        shuffled = random.permutation(len(self._by_length))
+        dealt = shuffled[np.argsort(self.tokens.lengths[shuffled], kind="stable")]
+        shapes, taken = [], 0
+        for shape in self._shapes:
+            sentences = dealt[taken : taken + len(shape.row)]
+            taken += len(shape.row)
+            shapes.append(
+                self._fill(shape, sentences, random.permutation(shape.steps * self.batch_size))
+            )
+        order = np.repeat(
+            np.arange(len(shapes), dtype=np.int32), [shape.steps for shape in self._shapes]
+        )
+        return Epoch(shapes, random.permutation(order))
+
+    def _fill(self, shape: _Shape, sentences: np.ndarray, row_order: np.ndarray) -> Batches:
+        lengths = shape.length
+        total = int(lengths.sum())
+        within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        source = np.repeat(self._starts[sentences], lengths) + within
+        target = np.repeat(row_order[shape.row] * shape.width + shape.column, lengths) + within
+        arrays = []
+        for values in (
+            self.tokens.ids[source],
+            np.repeat(shape.segment, lengths),
+            within,
+            self.tokens.labels[source],
+        ):
+            flat = np.zeros(shape.steps * self.batch_size * shape.width, np.int32)
+            flat[target] = values
+            arrays.append(flat.reshape(shape.steps, self.batch_size, shape.width))
+        return Batches(*arrays)
+
+
+def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
+    rows = len(lengths)
+    zeros = np.zeros(rows, np.int64)
+    return _Shape(-(-rows // batch_size), width, np.arange(rows), zeros, zeros + 1, lengths)
+
+
+def _pack(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
+    """Fill rows with the longest sentences that still fit, over the histogram of lengths.
+
+    A row's pattern of lengths is repeated for as long as the histogram allows, so the work grows
+    with the number of different patterns, not of sentences.
+    """
+    left = np.bincount(lengths, minlength=width + 1)
+    patterns: list[tuple[list[int], int]] = []
+    while left.any():
+        pattern: list[int] = []
+        free, used = width, np.zeros_like(left)
+        while True:
+            fits = np.flatnonzero((left > used)[: free + 1])
+            if not len(fits):
+                break
+            pattern.append(int(fits[-1]))
+            used[fits[-1]] += 1
+            free -= int(fits[-1])
+        times = int((left[used > 0] // used[used > 0]).min())
+        left -= times * used
+        patterns.append((pattern, times))
+    rows = np.cumsum([0] + [times for _, times in patterns])
+    slots = [
+        (
+            np.arange(first, first + times),
+            np.full(times, column),
+            np.full(times, segment),
+            np.full(times, length),
+        )
+        for first, (pattern, times) in zip(rows, patterns, strict=False)
+        for segment, (column, length) in enumerate(
+            zip(np.cumsum([0, *pattern[:-1]]), pattern, strict=True), 1
+        )
+    ]
+    row, column, segment, length = (np.concatenate(parts) for parts in zip(*slots, strict=True))
+    order = np.argsort(length, kind="stable")  # as sentences are dealt
+    return _Shape(
+        -(-int(rows[-1]) // batch_size),
+        width,
+        row[order],
+        column[order],
+        segment[order],
+        length[order],
+    )

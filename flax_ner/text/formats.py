@@ -1,0 +1,121 @@
+"""Readers and writers of data files. A fault in the data is a `UserError` that names file and line."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.synthetic import synthetic
+
+FORMATS = ("cluener", "synthetic")
+
+
+def read_examples(source: str, data_format: str, field: str = "data") -> list[Example]:
+    """Read a data set.
+
+    Args:
+        source: a file, or for the format `synthetic` the split and the number of sentences to
+            make, as in "train 4000".
+        data_format: one of `FORMATS`.
+        field: the config field or argument `source` came from, for messages.
+
+    Raises:
+        UserError: no such file, an unknown format, or a line that cannot be read.
+    """
+    if data_format == "cluener":
+        path = Path(source)
+        if not path.is_file():
+            raise UserError(
+                f"{field}: no file {source!r}. CLUENER2020 is published by the CLUE benchmark as "
+                "cluener_public.zip (train.json, dev.json, test.json): unpack it and set "
+                f"{field} to the file, or give your own data in that form, one JSON object a line: "
+                '{"text": ..., "label": {category: {surface: [[start, end], ...]}}}'
+            )
+        return read_cluener(path)
+    if data_format == "synthetic":
+        match source.split():
+            case [split, count] if count.isdigit():
+                return synthetic(split, int(count))
+        raise UserError(
+            f"{field}: {source!r} is no synthetic set. Give the split and the number of sentences, "
+            'as in "train 4000" or "dev 500".'
+        )
+    raise UserError(f"data.format: {data_format!r} is unknown. Choose one of {', '.join(FORMATS)}.")
+
+
+def read_cluener(path: str | Path) -> list[Example]:
+    """Read CLUENER JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
+
+    Offsets count characters and `end` is inclusive in the file, exclusive in the result. A line
+    without `label` gives an unlabelled example. Entities keep the order of the file.
+
+    Raises:
+        UserError: with file and line, for anything that is not of that form.
+    """
+    path = Path(path)
+    examples = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
+        ) from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            examples.append(_cluener_example(line, f"{path}:{number}"))
+    if not examples:
+        raise UserError(f"{path}: holds no examples. One JSON object a line is expected.")
+    return examples
+
+
+def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write examples as CLUENER JSON lines; an unlabelled example gets no `label`."""
+    with open(path, "w", encoding="utf-8") as file:
+        for example in examples:
+            row: dict[str, Any] = {"text": example.text}
+            if example.entities is not None:
+                label: dict[str, dict[str, list[list[int]]]] = {}
+                for entity in example.entities:
+                    surface = example.text[entity.start : entity.end]
+                    spans = label.setdefault(entity.type, {}).setdefault(surface, [])
+                    spans.append([entity.start, entity.end - 1])
+                row["label"] = label
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _cluener_example(line: str, source: str) -> Example:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(
+            f"{source}: not JSON ({error}). One JSON object a line is expected."
+        ) from None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise UserError(f'{source}: no "text". A line is {{"text": "...", "label": {{...}}}}.')
+    text, label = row["text"], row.get("label")
+    if label is None:
+        return Example(text, None, source)
+    entities = []
+    try:
+        for category, surfaces in label.items():
+            for surface, spans in surfaces.items():
+                for start, end in spans:
+                    entities.append((category, surface, start, end))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f'{source}: "label" is not of the form {{category: {{surface: [[start, end], ...]}}}}.'
+        ) from None
+    for category, surface, start, end in entities:
+        if type(start) is not int or type(end) is not int or not 0 <= start <= end < len(text):
+            raise UserError(
+                f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
+                f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."
+            )
+        if text[start : end + 1] != surface:
+            raise UserError(
+                f"{source}: {category} {surface!r} at [{start}, {end}], where the text has "
+                f"{text[start : end + 1]!r}. Correct the span or the surface."
+            )
+    return Example(text, tuple(Entity(c, s, e + 1, t) for c, t, s, e in entities), source)

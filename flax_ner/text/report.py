@@ -1,0 +1,63 @@
+"""Scores and tagged sentences for people (rich tables and text) and for programs (JSON)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from flax_ner.text.examples import Entity
+from flax_ner.text.metrics import Counts, Scores
+
+COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
+
+
+def score_table(scores: Scores, title: str = "") -> Table:
+    """A line a category and one for all together."""
+    table = Table("category", title=title, title_justify="left")
+    for heading in ("precision", "recall", "F1", "gold", "found", "right"):
+        table.add_column(heading, justify="right")
+    for name, counts in scores.by_type.items():
+        table.add_row(name, *_cells(counts))
+    table.add_section()
+    table.add_row("all", *_cells(scores), style="bold")
+    return table
+
+
+def score_json(scores: Scores) -> dict[str, Any]:
+    """The same figures for programs."""
+    return {"all": _figures(scores)} | {
+        name: _figures(counts) for name, counts in scores.by_type.items()
+    }
+
+
+def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:
+    """The text with each entity in brackets, coloured, and named: "在[上海 address]"."""
+    line, place = Text(), 0
+    for entity in sorted(entities, key=lambda e: e.start):
+        start = max(entity.start, place)  # an overlapping entity shows what is left of it
+        if start >= entity.end:
+            continue
+        colour = COLOURS[list(categories).index(entity.type) % len(COLOURS)]
+        line.append(text[place:start])
+        line.append(f"[{text[start : entity.end]} {entity.type}]", style=colour)
+        place = entity.end
+    return line.append(text[place:])
+
+
+def _figures(counts: Counts) -> dict[str, float]:
+    return {
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "gold": counts.gold,
+        "predicted": counts.predicted,
+        "correct": counts.correct,
+    }
+
+
+def _cells(counts: Counts) -> list[str]:
+    rates = (counts.precision, counts.recall, counts.f1)
+    return [f"{rate:.4f}" for rate in rates] + [
+        str(n) for n in (counts.gold, counts.predicted, counts.correct)
+    ]

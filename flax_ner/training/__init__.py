@@ -1,0 +1,1 @@
+"""Fine-tuning: mesh, optimizer, checkpoints and the loop."""

@@ -1,0 +1,144 @@
+"""What a run reports while it goes: metrics.jsonl, TensorBoard where asked for, a progress bar."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flax_ner.errors import UserError
+from flax_ner.text.metrics import Scores
+
+
+class MetricsFile:
+    """`workdir/metrics.jsonl`, one object a line.
+
+    Args:
+        workdir: of the run.
+        step: where training goes on; lines of later steps, of an interrupted run, are dropped.
+        tensorboard: also write event files.
+    """
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+        path = workdir / "metrics.jsonl"
+        # A line that has no end was cut off by whatever stopped the run.
+        lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+        self.rows: list[dict[str, Any]] = [
+            row for row in map(json.loads, lines) if row["step"] <= step
+        ]
+        new = path.with_name(path.name + ".new")
+        new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
+        new.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = _event_writer(workdir) if tensorboard else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a line; `row` has at least `step` and `split`."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in row.items():
+                if name not in ("step", "split"):
+                    self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def best(self) -> float:
+        """The best F1 on dev so far, -1 before the first."""
+        return max((row["f1"] for row in self.rows if row["split"] == "dev"), default=-1.0)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class RunLog:
+    """Writes lines and moves the progress bar, one dispatch late so that the host never waits for the device.
+
+    Args:
+        metrics: the file.
+        progress: the bar.
+        steps: done so far, in all, an epoch.
+        sentences_per_step: for the rate.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricsFile,
+        progress: Progress,
+        steps: tuple[int, int, int],
+        sentences_per_step: float,
+    ):
+        done, total, self._per_epoch = steps
+        self._metrics, self._progress, self._sentences = metrics, progress, sentences_per_step
+        self._bar = progress.add_task("training", total=total, completed=done, rate="compiling")
+        self._before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
+        self._start = self._last = time.monotonic()
+        self._pending: tuple[int, int, dict[str, Any]] | None = None
+
+    def train(self, step: int, count: int, figures: dict[str, Any]) -> None:
+        """Take the figures of `count` steps that end at `step`, arrays that may not be there yet."""
+        self.flush()
+        self._pending = (step, count, figures)
+
+    def flush(self) -> None:
+        """Write what `train` still holds back."""
+        if self._pending is None:
+            return
+        step, count, figures = self._pending
+        self._pending = None
+        row = self._row(step, "train") | {name: float(value) for name, value in figures.items()}
+        now = time.monotonic()
+        rate = self._sentences * count / (now - self._last)
+        self._last = now
+        self._metrics.write(row | {"sentences_per_second": rate, "seconds": self._seconds()})
+        self._progress.update(
+            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {row['loss']:.3f}"
+        )
+
+    def dev(self, step: int, scores: Scores, sentences: int) -> None:
+        """Write a line of scores; `sentences` were tagged since the last `flush`."""
+        seconds = time.monotonic() - self._last
+        figures = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+        row = self._row(step, "dev") | figures
+        self._metrics.write(
+            row | {"sentences_per_second": sentences / seconds, "seconds": self._seconds()}
+        )
+        self._progress.console.print(
+            f"epoch {row['epoch']:g}, step {step}: dev precision {scores.precision:.4f}, "
+            f"recall {scores.recall:.4f}, F1 {scores.f1:.4f}, {self._seconds():.0f} s",
+            highlight=False,
+        )
+
+    def resume_clock(self) -> None:
+        """Training goes on from here: what lay between does not count for its rate."""
+        self._last = time.monotonic()
+
+    def _row(self, step: int, split: str) -> dict[str, Any]:
+        return {"step": step, "epoch": round(step / self._per_epoch, 4), "split": split}
+
+    def _seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._start, 2)
+
+
+def progress_bar(**options: Any) -> Progress:
+    """A bar over steps with rate, loss and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, **options)
+
+
+def _event_writer(workdir: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "train.tensorboard: needs the package tensorboardX: pip install tensorboardX."
+        ) from None
+    return SummaryWriter(str(workdir / "tensorboard"))

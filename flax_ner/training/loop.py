@@ -1,0 +1,141 @@
+"""The training loop, from a configuration to scored models in a work directory."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from flax_ner.config import check_config
+from flax_ner.inference.tagger import Tagger, load
+from flax_ner.text.metrics import Scores
+from flax_ner.text.report import highlight, score_table
+from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.log import MetricsFile, RunLog, progress_bar
+from flax_ner.training.mesh import BATCH, make_mesh, put_epoch, state_shardings
+from flax_ner.training.optimizer import make_optimizer, make_schedule
+from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.task import Task, initial_params, make_task, trained_model
+from flax_ner.weights.model_dir import save_model
+
+EXAMPLES = 6  # tagged sentences shown at the end
+
+
+def fit(config: ConfigDict, workdir: str | Path) -> Scores:
+    """Train, or go on where an interrupted run in the same work directory stopped.
+
+    Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
+    `best` (by F1 on dev) and `last`.
+
+    Returns:
+        The scores of `best` on dev.
+
+    Raises:
+        UserError: anything in the configuration that a user can mend.
+    """
+    check_config(config)
+    workdir, console = Path(workdir), Console()
+    task = make_task(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(config.to_json(indent=1) + "\n", "utf-8")
+    for note in task.notes:
+        console.print(note, highlight=False)
+
+    per_epoch = task.batcher.steps_per_epoch
+    total = config.train.steps or config.train.epochs * per_epoch
+    schedule = make_schedule(config.optimizer, total, per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    state = init_state(optimizer, initial_params(task, jax.random.key(config.seed)))
+    shardings = state_shardings(mesh, state)
+    state = jax.device_put(state, shardings)
+    step = make_step(task.model, make_loss(config.loss), optimizer, schedule, config.seed)
+    run = run_steps(step, shardings)
+
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+    state = checkpoints.restore(state)
+    done = int(state["step"])
+    metrics = MetricsFile(workdir, done, config.train.tensorboard)
+    if done:
+        console.print(f"Going on at step {done} of {total}.", highlight=False)
+    tagger = Tagger(
+        task.model,
+        state["params"],
+        task.tokenizer,
+        task.labels,
+        task.max_length,
+        config.eval.batch_size,
+        NamedSharding(mesh, P(BATCH)),
+    )
+    with progress_bar(console=console) as progress:
+        sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
+        log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
+        while done < total:
+            epoch = done // per_epoch
+            batches = task.batcher.epoch(epoch)
+            arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
+            for shape, first, count in _stretches(
+                batches.order, epoch * per_epoch, done, total, config
+            ):
+                state, figures = run(state, arrays[shape], first, count)
+                done += count
+                log.train(done, count, figures)
+                if config.checkpoint.every and done % config.checkpoint.every == 0:
+                    checkpoints.save(done, state)
+            log.flush()
+            if (epoch + 1) % config.eval.every == 0 or done == total:
+                best = metrics.best()
+                tagger.params = state["params"]
+                scores = tagger.score(task.dev, config.eval.scoring)
+                log.dev(done, scores, len(task.dev))
+                if scores.f1 > best:
+                    save_model(workdir / "best", trained_model(task, state["params"]))
+            if not config.checkpoint.every or done == total:
+                checkpoints.save(done, state)
+            log.resume_clock()
+    checkpoints.close()
+    metrics.close()
+    save_model(workdir / "last", trained_model(task, state["params"]))
+    return _report(workdir, task, config, console)
+
+
+def _stretches(
+    order: np.ndarray, begin: int, done: int, total: int, config: ConfigDict
+) -> Iterator[tuple[int, int, int]]:
+    """What is left of an epoch as stretches of one dispatch each: shape, first batch of it, count.
+
+    A stretch ends where the shape changes, where a checkpoint is due and after `steps_per_dispatch`.
+
+    Args:
+        order: shape of each step of the epoch.
+        begin: the step before the epoch's first.
+        done, total: steps done, and to do.
+    """
+    index = np.zeros_like(order)
+    for shape in np.unique(order):
+        index[order == shape] = np.arange((order == shape).sum())
+    every, most = config.checkpoint.every or total, config.train.steps_per_dispatch
+    left = range(done, min(begin + len(order), total))
+    for (shape, *_), steps in groupby(
+        left, lambda i: (int(order[i - begin]), i // every, i // most)
+    ):
+        stretch = list(steps)
+        yield shape, int(index[stretch[0] - begin]), len(stretch)
+
+
+def _report(workdir: Path, task: Task, config: ConfigDict, console: Console) -> Scores:
+    """Score the best model on dev as it lies on disk, and show what it finds."""
+    tagger = load(workdir / "best")
+    scores = tagger.score(task.dev, config.eval.scoring)
+    console.print(
+        score_table(scores, f"{workdir}/best on {config.data.dev}, {config.eval.scoring}")
+    )
+    console.print("What it finds in the first sentences:", highlight=False)
+    for example in task.dev[:EXAMPLES]:
+        console.print(highlight(example.text, tagger(example.text), task.labels.categories))
+    return scores

@@ -1,0 +1,94 @@
+"""A model directory: everything that a model needs to run or to start from, and nothing else.
+
+config.json   {"model": fields of BertConfig, "tokenizer": {...}, "max_length": tokens}
+labels.json   scheme and categories; absent where the model is an encoder without a head
+vocab.txt     one token a line
+params/       float32 arrays, written by Orbax
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import Params, abstract_params
+from flax_ner.text.labels import LabelSet
+
+
+@dataclass
+class ModelDir:
+    """What a model directory holds. `labels=None`: an encoder, `params` has no "head"."""
+
+    config: BertConfig
+    labels: LabelSet | None
+    vocab: list[str]
+    max_length: int  # tokens of the rows it was trained on
+    params: Params
+
+
+def save_model(path: str | Path, model: ModelDir) -> None:
+    """Write a model directory; an older one of that name is replaced once the new one is whole."""
+    path = Path(path).absolute()
+    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    row = {
+        "model": model.config.to_json(),
+        "tokenizer": {"kind": "char"},
+        "max_length": model.max_length,
+    }
+    _write(new / "config.json", json.dumps(row, indent=1))
+    if model.labels is not None:
+        _write(
+            new / "labels.json", json.dumps(model.labels.to_json(), ensure_ascii=False, indent=1)
+        )
+    _write(new / "vocab.txt", "\n".join(model.vocab))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(new / "params", model.params)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(path: str | Path) -> ModelDir:
+    """Read a model directory; parameters come as arrays on the default device.
+
+    Raises:
+        UserError: it is not a model directory, or part of it is missing.
+    """
+    path = Path(path).absolute()
+    for name in ("config.json", "vocab.txt", "params"):
+        if not (path / name).exists():
+            raise UserError(
+                f"{path}: not a model directory, it has no {name}. Training leaves them as WORKDIR/best "
+                "and WORKDIR/last; python convert/torch_to_flax.py makes one from a PyTorch file."
+            )
+    row = json.loads((path / "config.json").read_text("utf-8"))
+    config = BertConfig(**row["model"])
+    labels = None
+    if (path / "labels.json").exists():
+        labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
+    vocab = (path / "vocab.txt").read_text("utf-8").removesuffix("\n").split("\n")
+    abstract = abstract_params(config)
+    if labels is None:
+        del abstract["head"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target: Any = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore(path / "params", target)
+    return ModelDir(config, labels, vocab, row["max_length"], params)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -1,0 +1,35 @@
+"""Eight CPU devices, strict JAX, and the data that lies beside the repository."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(os.environ.get("FLAX_NER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"no {path}; FLAX_NER_SHARED names the folder that holds {name}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Inputs and outputs of the reference implementation."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def cluener() -> Path:
+    """CLUENER2020: train.json, dev.json, vocab.txt."""
+    return _shared("data/cluener")

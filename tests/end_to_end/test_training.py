@@ -1,0 +1,145 @@
+"""The whole way: train, interrupt, go on, load, evaluate, predict."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flax_ner import load
+from flax_ner.text.synthetic import synthetic
+from flax_ner.weights.model_dir import load_model
+from flax_ner.weights.names import flatten
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 120
+# A run of a minute made one of seconds.
+SMALL = [
+    "--config.model.hidden_size=64",
+    "--config.model.intermediate_size=128",
+    "--config.data.train=train 1000",
+    "--config.data.dev=dev 100",
+    f"--config.train.steps={STEPS}",
+    "--config.train.steps_per_dispatch=5",
+    "--config.checkpoint.every=10",
+    "--config.optimizer.learning_rate=3e-3",
+]
+
+
+def train(workdir: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "train.py",
+        "--config=configs/demo.py",
+        f"--workdir={workdir}",
+        *SMALL,
+        *arguments,
+    ]
+
+
+def run(*command: str, stdin: str | None = None) -> str:
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, input=stdin, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def params(model: Path) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in flatten(load_model(model).params).items()}
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "sentences_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    output = run(*train(workdir))
+    assert "precision" in output and "What it finds" in output
+    return workdir
+
+
+def test_a_run_leaves_models_metrics_and_its_configuration(trained: Path) -> None:
+    rows = metrics(trained)
+    steps = [row["step"] for row in rows if row["split"] == "train"]
+    assert steps == sorted({*range(5, STEPS + 1, 5), *range(24, STEPS, 24)})  # 24 an epoch
+    dev = [row for row in rows if row["split"] == "dev"]
+    assert dev[-1]["step"] == STEPS
+    assert dev[-1]["f1"] > 0.3  # it learns
+    assert json.loads((trained / "config.json").read_text())["train"]["steps"] == STEPS
+    assert {path.name for path in (trained / "checkpoints").iterdir()} >= {"110", "120"}
+    scores = load(trained / "best").score(synthetic("dev", 100))
+    assert scores.f1 == pytest.approx(max(row["f1"] for row in dev), abs=1e-9)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "killed"
+    for checkpoint in ("20", "60"):
+        process = subprocess.Popen(
+            train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not (workdir / "checkpoints" / checkpoint).exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    output = run(*train(workdir))
+    assert "Going on at step" in output
+    for model in ("best", "last"):
+        expected, got = params(trained / model), params(workdir / model)
+        assert expected.keys() == got.keys()
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{model} {name}")
+    assert metrics(workdir) == metrics(trained)
+
+
+def test_repeating_a_finished_run_changes_nothing(trained: Path) -> None:
+    before = metrics(trained), params(trained / "last")
+    run(*train(trained))
+    assert metrics(trained) == before[0]
+    after = params(trained / "last")
+    assert all((after[name] == before[1][name]).all() for name in after)
+
+
+def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) -> None:
+    arguments = [f"--config.init_from={trained}/best", "--config.train.steps=5"]
+    output = run(*train(tmp_path / "tuned", *arguments, "--config.optimizer.learning_rate=1e-5"))
+    assert "freshly initialised" not in output
+    f1 = metrics(tmp_path / "tuned")[-1]["f1"]
+    assert f1 == pytest.approx(max(row.get("f1", 0) for row in metrics(trained)), abs=0.05)
+    output = run(*train(tmp_path / "other", *arguments, "--config.data.scheme=bioes"))
+    assert "The head is freshly initialised" in output
+
+
+def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Path) -> None:
+    from flax_ner.text.formats import write_cluener
+
+    examples, data, out = synthetic("dev", 100), tmp_path / "dev.json", tmp_path / "scores.json"
+    write_cluener(data, examples)
+    command = [sys.executable, "-m", "flax_ner"]
+    output = run(*command, "evaluate", f"{trained}/best", str(data), "--json", str(out))
+    figures = json.loads(out.read_text())
+    assert f"{figures['all']['f1']:.4f}" in output
+    assert figures["all"]["f1"] == load(trained / "best").score(examples).f1
+    text = "王建国在东海市工作。"
+    lines = run(*command, "predict", f"{trained}/best", "--format", "jsonl", stdin=f"{text}\n\n")
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["text"] for row in rows] == [text, ""]
+    for entity in rows[0]["entities"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+        assert 0 < entity["score"] <= 1
+    marked = run(*command, "predict", f"{trained}/best", stdin=text)
+    assert re.sub(r"\[(.*?) \w+\]", r"\1", marked) == text + "\n"

@@ -1,0 +1,110 @@
+"""Modules, dropout and losses."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.dropout import dropout
+from flax_ner.model.losses import cross_entropy, focal_loss
+from flax_ner.model.tagger import abstract_params, apply, init_params
+
+CONFIG = BertConfig(
+    vocab_size=30,
+    num_labels=7,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+)
+
+
+def rows(batch: int = 2, width: int = 6) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ids = jax.random.randint(jax.random.key(0), (batch, width), 0, 30)
+    return ids, jnp.ones((batch, width), jnp.int32), jnp.tile(jnp.arange(width)[None], (batch, 1))
+
+
+def test_logits_are_float32_in_either_compute_dtype() -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    exact = apply(CONFIG, params, *rows())
+    half = apply(replace(CONFIG, compute_dtype="bfloat16"), params, *rows())
+    assert exact.shape == (2, 6, 7)
+    assert exact.dtype == half.dtype == jnp.float32
+    assert 0 < float(jnp.abs(exact - half).max()) < 0.05
+
+
+def test_gelu_and_gelu_new_differ_a_little() -> None:
+    params = jax.tree.map(lambda x: 10 * x, init_params(CONFIG, jax.random.key(0)))
+    exact = apply(CONFIG, params, *rows())
+    tanh = apply(replace(CONFIG, hidden_act="gelu_new"), params, *rows())
+    assert 0 < float(jnp.abs(exact - tanh).max()) < 0.1
+
+
+def test_a_key_turns_dropout_on() -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    plain = apply(CONFIG, params, *rows())
+    one, two = (apply(CONFIG, params, *rows(), jax.random.key(seed)) for seed in (1, 2))
+    again = apply(CONFIG, params, *rows(), jax.random.key(1))
+    assert bool((one == again).all())
+    assert float(jnp.abs(one - two).max()) > 1e-3
+    assert float(jnp.abs(one - plain).max()) > 1e-3
+
+
+def test_abstract_params_have_the_shapes_of_the_real_ones() -> None:
+    real, abstract = init_params(CONFIG, jax.random.key(0)), abstract_params(CONFIG)
+    assert jax.tree.map(jnp.shape, real) == jax.tree.map(lambda x: x.shape, abstract)
+    assert list(real["encoder"]["layers"]) == ["0", "1"]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_rate_and_mean(rate: float) -> None:
+    x = jnp.ones((400, 500))
+    seeds = [jnp.array(seed, jnp.uint32) for seed in ((1, 2), (1, 3), (2, 2))]
+    masks = [np.asarray(dropout(x, rate, seed)) for seed in seeds]
+    error = 5 * np.sqrt(rate * (1 - rate) / x.size)  # five standard deviations
+    for mask in masks:
+        assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / (1 - rate))}
+        assert abs((mask == 0).mean() - rate) < error
+        # Independent of the neighbours in both directions, and of each other.
+        for other in (mask[1:], mask[:, 1:]):
+            both = ((mask[: len(other), : other.shape[1]] == 0) & (other == 0)).mean()
+            assert abs(both - rate**2) < 2 * error
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        both = ((masks[i] == 0) & (masks[j] == 0)).mean()
+        assert abs(both - rate**2) < 2 * error
+
+
+def test_dropout_without_seed_or_rate_is_the_identity() -> None:
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, jnp.zeros(2, jnp.uint32)) is x
+
+
+def test_losses_by_hand() -> None:
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1.0, 1.0, 1.0]]]))
+    labels, mask = jnp.array([[0, 1, 2]]), jnp.array([[1, 1, 0]])
+    expected = -(np.log(0.5) + np.log(0.8)) / 2
+    assert float(cross_entropy(logits, labels, mask)) == pytest.approx(expected, rel=1e-6)
+    expected = -(0.5**2 * np.log(0.5) + 0.2**2 * np.log(0.8)) / 2
+    assert float(focal_loss(logits, labels, mask)) == pytest.approx(expected, rel=1e-5)
+    assert float(cross_entropy(logits, labels, jnp.zeros_like(mask))) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_act": "relu"}, "model.hidden_act: 'relu'"),
+        ({"head": "crf"}, "model.head: 'crf'"),
+        ({"compute_dtype": "float16"}, "model.compute_dtype: 'float16'"),
+        ({"num_attention_heads": 3}, "does not divide by"),
+        ({"hidden_dropout_prob": 1.0}, "model.hidden_dropout_prob: 1.0"),
+        ({"num_hidden_layers": 0}, "model.num_hidden_layers: 0"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, **fields)

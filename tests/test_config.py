@@ -1,0 +1,73 @@
+"""Configuration: every file loads, every fault has a message."""
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from flax_ner.config import check_config, default_config
+from flax_ner.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_file_in_configs_is_valid(path: Path) -> None:
+    config = import_module(f"configs.{path.stem}").get_config()
+    check_config(config)
+    assert set(config.keys()) == set(default_config().keys())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.batching", "packed"),
+        ("data.format", "conll"),
+        ("data.scheme", "bilou"),
+        ("optimizer.name", "sgd"),
+        ("optimizer.schedule", "linaer"),
+        ("loss.name", "dice"),
+        ("eval.scoring", "exact"),
+        ("tokenizer.kind", "wordpiece"),
+        ("data.batch_size", 0),
+        ("train.epochs", 0),
+        ("optimizer.warmup", 1.5),
+        ("optimizer.learning_rate", -1.0),
+        ("data.max_length", 513),
+        ("checkpoint.keep", 0),
+    ],
+)
+def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"{re.escape(field)}: .*{re.escape(str(value))}"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.optimizer.learning_rat=1", 'Did you mean "learning_rate"'),
+        ("--config=configs/nowhere.py", "configs/nowhere.py"),
+        ("--config.train.epochs=many", "epochs"),
+        ("--config.data.batching=packed", "pack, bucket, pad"),
+        ("--config.data.train=nowhere.json", "data.train: no file 'nowhere.json'"),
+        ("--config.init_from=nowhere.pth", "init_from: no file or directory 'nowhere.pth'"),
+    ],
+)
+def test_the_command_line_ends_in_one_clear_message(
+    argument: str, expected: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "train.py", "--config=configs/demo.py", f"--workdir={tmp_path}/run"]
+    if "data.train" in argument:
+        command.append("--config.data.format=cluener")
+    result = subprocess.run(
+        [*command, argument], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode not in (0, None)
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
