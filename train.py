@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> None:
         fit(CONFIG.value, WORKDIR.value)
     except UserError as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train.py: interrupted. The same command goes on from the last checkpoint.")
 
 
 if __name__ == "__main__":

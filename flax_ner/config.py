@@ -140,6 +140,10 @@ def check_config(config: ConfigDict) -> None:
     for name, value in least.items():
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
+    if config.data.scheme == "bioes" and config.eval.scoring == "mmocr":
+        raise UserError(
+            "eval.scoring: 'mmocr' knows no E- and S-. Choose strict, or data.scheme bio."
+        )
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."

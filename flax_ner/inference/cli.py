@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     predict.set_defaults(run=_predict)
 
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a lone surrogate, which UTF-8 lacks, is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     try:
         options.run(options)

@@ -62,6 +62,8 @@ def encode_examples(
     Raises:
         UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
     """
+    if not examples:
+        raise UserError("data: there are no examples.")
     pieces = [piece for example in examples for piece in split_example(example, max_length - 2)]
     encodings = tokenizer.encode_batch([piece.text for piece in pieces])
     labels = []
@@ -100,8 +102,8 @@ def split_example(example: Example, size: int) -> list[Example]:
             cuts = start + 1 + np.flatnonzero(~inside[start + 1 : stop + 1])
             if not len(cuts):
                 raise UserError(
-                    f"{example.source}: an entity at {start} is longer than {size} characters. "
-                    "Raise data.max_length or correct the data."
+                    f"{example.source}: an entity at {start} is longer than {size} characters, by itself or "
+                    "with others that overlap it. Raise data.max_length or correct the data."
                 )
             good = [
                 cut

@@ -72,7 +72,8 @@ def read_cluener(path: str | Path) -> list[Example]:
 
 def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
     """Write examples as CLUENER JSON lines; an unlabelled example gets no `label`."""
-    with open(path, "w", encoding="utf-8") as file:
+    # A lone surrogate, which UTF-8 lacks, is written as JSON's escape.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for example in examples:
             row: dict[str, Any] = {"text": example.text}
             if example.entities is not None:
@@ -88,7 +89,7 @@ def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
 def _cluener_example(line: str, source: str) -> Example:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{source}: not JSON ({error}). One JSON object a line is expected."
         ) from None

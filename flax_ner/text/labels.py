@@ -124,10 +124,6 @@ class LabelSet:
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
         """As `decode`, all rows at once, as arrays."""
-        if convention not in CONVENTIONS:
-            raise UserError(
-                f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
-            )
         lengths = np.asarray(mask).astype(bool).sum(1)
         # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
         ends = lengths if convention == "mmocr" else lengths - 1
@@ -145,6 +141,15 @@ class LabelSet:
             row, character: int [M], whose and which character it is, ascending.
             convention: as in `decode`.
         """
+        if convention not in CONVENTIONS:
+            raise UserError(
+                f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
+            )
+        if convention == "mmocr" and self.scheme == "bioes":
+            raise UserError(
+                "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
+                "short. Choose strict or lenient."
+            )
         place, kind = self._place[tag], self._type[tag]
         # A chunk is a position and all that continue it.
         joined = np.zeros(len(row), bool)

@@ -26,9 +26,8 @@ def score_table(scores: Scores, title: str = "") -> Table:
 
 def score_json(scores: Scores) -> dict[str, Any]:
     """The same figures for programs."""
-    return {"all": _figures(scores)} | {
-        name: _figures(counts) for name, counts in scores.by_type.items()
-    }
+    by_type = {name: _figures(counts) for name, counts in scores.by_type.items()}
+    return {"all": _figures(scores), "by_type": by_type}
 
 
 def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:

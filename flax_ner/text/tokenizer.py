@@ -71,13 +71,22 @@ def read_vocab(path: str | Path) -> list[str]:
             f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the "
             "pre-trained weights, or leave the field empty to build one from the training texts."
         )
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
+        ) from None
 
 
 def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
     """Special tokens, then every lower-cased character that occurs `min_count` times, most frequent first."""
     counts = Counter(character.lower() for text in texts for character in text)
-    kept = [c for c, n in counts.items() if n >= min_count and len(c) == 1 and not c.isspace()]
+    kept = [
+        c
+        for c, n in counts.items()
+        if n >= min_count and len(c) == 1 and not c.isspace() and not _SURROGATES.match(c)
+    ]
     return [*SPECIAL_TOKENS, *sorted(kept, key=lambda c: (-counts[c], c))]
 
 

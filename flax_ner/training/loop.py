@@ -52,6 +52,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     state = init_state(optimizer, initial_params(task, jax.random.key(config.seed)))
+    task.source = None  # its weights are in the state now; no second copy of them
     shardings = state_shardings(mesh, state)
     state = jax.device_put(state, shardings)
     step = make_step(task.model, make_loss(config.loss), optimizer, schedule, config.seed)
@@ -62,7 +63,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     done = int(state["step"])
     metrics = MetricsFile(workdir, done, config.train.tensorboard)
     if done:
-        console.print(f"Going on at step {done} of {total}.", highlight=False)
+        more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
+        console.print(more, highlight=False)
     tagger = Tagger(
         task.model,
         state["params"],
@@ -72,6 +74,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
         config.eval.batch_size,
         NamedSharding(mesh, P(BATCH)),
     )
+    every = config.checkpoint.every
     with progress_bar(console=console) as progress:
         sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
         log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
@@ -85,7 +88,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
                 state, figures = run(state, arrays[shape], first, count)
                 done += count
                 log.train(done, count, figures)
-                if config.checkpoint.every and done % config.checkpoint.every == 0:
+                if every and done % every == 0 and done % per_epoch:
+                    log.flush()  # a checkpoint stands behind all that led to it
                     checkpoints.save(done, state)
             log.flush()
             if (epoch + 1) % config.eval.every == 0 or done == total:
@@ -95,7 +99,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
                 log.dev(done, scores, len(task.dev))
                 if scores.f1 > best:
                     save_model(workdir / "best", trained_model(task, state["params"]))
-            if not config.checkpoint.every or done == total:
+            if not every or done % every == 0 or done == total:
                 checkpoints.save(done, state)
             log.resume_clock()
     checkpoints.close()

@@ -96,7 +96,7 @@ def read_labels(path: str | Path) -> LabelSet:
         raise UserError(f"--labels: no file {str(path)!r}.")
     text = path.read_text("utf-8")
     if path.suffix != ".json":
-        return LabelSet.mmocr(text.split())
+        return LabelSet.mmocr([line.strip() for line in text.splitlines() if line.strip()])
     try:
         return LabelSet.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError):

@@ -158,7 +158,9 @@ def to_params(
     if len(sources) < len(state_dict):
         faults.append("some LayerNorm tensors are there under the old and the new name")
     filled: dict[str, np.ndarray] = {}
+    ruled = set()
     for current, target, slot in rules(layout, targets):
+        ruled.add(target)
         if current not in sources:
             faults.append(f"missing: {current}, for {target}")
             continue
@@ -174,7 +176,7 @@ def to_params(
             continue
         view[...] = (tensor.T if target.endswith("kernel") else tensor).reshape(view.shape)
         report.used.append((name, target, tensor.shape))
-    for target in sorted(set(targets) - set(filled)):
+    for target in sorted(set(targets) - ruled):
         if target.startswith("head/") and layout.head is None:
             report.fresh.append((target, "the source has no head for tagging"))
         else:

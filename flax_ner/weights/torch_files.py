@@ -1,28 +1,28 @@
 """PyTorch files read without PyTorch, and without running what is in them.
 
-A .pth is a pickle, that is, a program. The reader here can build tensors, storages, ordered
-dictionaries and plain containers, and refuses everything else by name. A tensor is a view of the
-memory-mapped file until it is copied to its place.
+A .pth is a pickle, that is, a program. This reader carries out what weights need of it (tensors,
+storages, ordered dictionaries, plain containers) and refuses the rest by name. A tensor is a
+read-only view of the memory-mapped file: nothing is copied before its user copies it.
 
-Source: the formats are those of PyTorch's torch/serialization.py (zip since 1.6, the stream before).
+Source: PyTorch's torch/serialization.py; the zip form is written since 1.6, the stream before.
 """
 
-import collections
+import math
 import mmap
 import os
-import pickle
+import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
-from io import BytesIO
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from flax_ner.errors import UserError
 
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a stream begins
+NESTED = ("state_dict", "model", "module")  # where checkpoints keep their weights
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -34,217 +34,293 @@ DTYPES = {
     "CharStorage": np.dtype("i1"),
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
+    "UntypedStorage": np.dtype("u1"),
 }
-NESTED = ("state_dict", "model", "module")  # where checkpoints keep their weights
+# Instructions of a pickle: those that hold a value, and those that make one.
+VALUES = {
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+}  # fmt: skip
+NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+}
+SAVE_WEIGHTS = "Save the weights alone: torch.save(model.state_dict(), path)."
+NOT_LITTLE_ENDIAN = "was not written on a little-endian machine. Save it again on one that is."
+
+Places = dict[str, tuple[int, int]]  # of a storage, by its key: the first byte, how many bytes
 
 
 class WeightsFileError(UserError):
     """A file that is not readable as weights, or that asks for more than weights need."""
 
 
-class _Storage(NamedTuple):
-    """A run of numbers in the file; `array` comes later where the stream puts it behind the pickle."""
-
-    key: str
-    dtype: np.dtype
-    length: int
-
-
-class _Tensor(NamedTuple):
-    """A tensor as the pickle describes it."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-    """The object in a PyTorch file, plain containers, tensors as read-only NumPy arrays.
+    """Read the object in a PyTorch file.
+
+    Returns:
+        It, as dicts, lists, tuples and plain values, each tensor a read-only array over the mapped
+        file (bfloat16 as `ml_dtypes.bfloat16`). Tensors that share a storage share its memory.
 
     Raises:
-        WeightsFileError: not a PyTorch file, damaged, or with content that is not weights.
+        WeightsFileError: no PyTorch file, a damaged one, or one with more in it than weights need.
+            Damage to the numbers alone is not noticed; not every file has right checksums.
     """
     try:
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise WeightsFileError(f"{path}: is empty.")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise WeightsFileError(f"{path}: cannot be read ({error.strerror}).") from None
-    try:
-        return _read_zip(path, data) if data[:4] == b"PK\x03\x04" else _read_stream(data)
+            read = _read_zip if data[:4] == b"PK\x03\x04" else _read_stream
+            return read(file, data)
     except WeightsFileError as error:
         raise WeightsFileError(f"{path}: {error}") from None
-    # What pickle and zipfile raise on damaged input is not documented; all of it means the same.
+    except OSError as error:
+        raise WeightsFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    # Which exceptions damage causes in pickletools and zipfile is not documented; all mean this.
     except Exception as error:
         raise WeightsFileError(
-            f"{path}: not a PyTorch file, or a damaged one ({type(error).__name__}: {error}). "
-            "Fetch it again, or save it again with torch.save."
+            f"{path}: not a PyTorch file, or a damaged one "
+            f"({_line(str(error)) or type(error).__name__}). Fetch it or save it again."
         ) from None
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The weights in a PyTorch file by name; a checkpoint's `state_dict` is unwrapped.
+    """Read the weights in a PyTorch file by name; those of a checkpoint are unwrapped.
+
+    Plain values beside the weights are left out.
 
     Raises:
-        WeightsFileError: as `read_torch_file`, or there are no weights in it.
+        WeightsFileError: as `read_torch_file`, or there are no weights by name in the file.
     """
     found = read_torch_file(path)
     for name in NESTED:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
-            break
-    if not isinstance(found, dict):
-        raise WeightsFileError(f"{path}: holds a {type(found).__name__}, not a state dict.")
-    others = [str(name) for name, value in found.items() if not isinstance(value, np.ndarray)]
-    if others or not found:
+    rows = found if isinstance(found, dict) else {}
+    weights = {
+        name: value
+        for name, value in rows.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray)
+    }
+    # Leaving out a dict could lose weights unseen.
+    if not weights or any(isinstance(value, dict) and value for value in rows.values()):
+        names = _line(", ".join(name for name in rows if isinstance(name, str)))
         raise WeightsFileError(
-            f"{path}: not a state dict, {', '.join(others[:3]) or 'nothing'} in it is no tensor. "
-            "Save the weights alone: torch.save(model.state_dict(), path)."
+            f"{path}: not a state dict: a {type(found).__name__} of {names or 'nothing by name'}. "
+            f"{SAVE_WEIGHTS}"
         )
-    return {str(name): value for name, value in found.items()}
+    return weights
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds weights and nothing else."""
+def _read_zip(file: BinaryIO, data: mmap.mmap) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    places: Places = {}
+    for member in members:
+        # torch.save never compresses, and only what is not compressed can be mapped.
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise WeightsFileError(f"is compressed or encrypted. {SAVE_WEIGHTS}")
+        header = data[member.header_offset : member.header_offset + 30]
+        signature, name_length, extra_length = struct.unpack("<4s22xHH", header)
+        begin = member.header_offset + 30 + name_length + extra_length
+        if signature != b"PK\x03\x04" or begin + member.file_size > len(data):
+            raise ValueError("a member of the archive is not where its directory says")
+        places[member.filename] = (begin, member.file_size)
 
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
-        allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-            ("torch", "Size"): tuple,
+    pickles = [name for name in places if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise WeightsFileError(f"is a zip archive, but not of weights. {SAVE_WEIGHTS}")
+    folder = pickles[0].removesuffix("data.pkl")
+    begin, length = places.get(folder + "byteorder", (0, 0))  # older files have none
+    if data[begin : begin + length] not in (b"little", b""):
+        raise WeightsFileError(NOT_LITTLE_ENDIAN)
+    file.seek(places[pickles[0]][0])
+    stored = folder + "data/"
+    return _Unpickler(
+        data,
+        {name[len(stored) :]: place for name, place in places.items() if name.startswith(stored)},
+    ).load(file)
+
+
+def _read_stream(file: BinaryIO, data: mmap.mmap) -> Any:
+    # The numbers come behind the pickle: one reading of it tells where, another makes the tensors.
+    survey = _Unpickler(data, None)
+    if survey.load(file) != MAGIC or survey.load(file) != PROTOCOL:
+        raise ValueError("it does not begin as one")
+    if survey.load(file).get("little_endian") is not True:
+        raise WeightsFileError(NOT_LITTLE_ENDIAN)
+    begin = file.tell()
+    survey.load(file)
+    places: Places = {}
+    for key in survey.load(file):
+        if not isinstance(key, str) or key not in survey.dtypes:
+            raise ValueError("it has a storage that belongs to no tensor")
+        (count,) = struct.unpack("<q", file.read(8))
+        places[key] = (file.tell(), _natural(count) * survey.dtypes[key].itemsize)
+        if sum(places[key]) > len(data):
+            raise ValueError("it ends within a storage")
+        file.seek(sum(places[key]))
+    file.seek(begin)
+    return _Unpickler(data, places).load(file)
+
+
+class _Unpickler:
+    """Carries out a pickle as far as weights need it.
+
+    Not a `pickle.Unpickler` with a strict `find_class`: a few bytes of pickle make that allocate
+    gigabytes (a high memo number) or crash (the hash of tuples nested a million deep).
+
+    Args:
+        data: the file.
+        places: of the storages in it. None: not known yet, tensors become None.
+    """
+
+    def __init__(self, data: mmap.mmap, places: Places | None) -> None:
+        self.data = data
+        self.places = places
+        self.dtypes: dict[str, np.dtype] = {}  # of the storages met
+        self.allowed: dict[str, Any] = {
+            "collections OrderedDict": _dict,
+            "torch Size": tuple,
+            "torch device": lambda *parts: parts,
+            "torch._utils _rebuild_tensor": self.tensor,
+            "torch._utils _rebuild_tensor_v2": self.tensor,
+            "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+            "torch.storage UntypedStorage": "UntypedStorage",
+            **{f"torch {name}": name for name in DTYPES},
         }
-        if (module, name) not in allowed:
+
+    def load(self, file: BinaryIO) -> Any:
+        """Carry out the pickle at the file's position, and leave the position behind it."""
+        stack: list[Any] = []
+        outer: list[list[Any]] = []  # the stacks below each mark
+        memo: dict[Any, Any] = {}
+        for opcode, argument, _ in pickletools.genops(file):
+            match opcode.name:
+                case "PROTO" | "FRAME":
+                    pass
+                case "STOP":
+                    return stack.pop()
+                case name if name in VALUES:
+                    stack.append(argument)
+                case name if name in NEW:
+                    stack.append(NEW[name]())
+                case "MARK":
+                    outer.append(stack)
+                    stack = []
+                case "TUPLE":
+                    items, stack = stack, outer.pop()
+                    stack.append(tuple(items))
+                case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                    items = [stack.pop() for _ in range(int(opcode.name[-1]))]
+                    stack.append(tuple(reversed(items)))
+                case "APPEND":
+                    item = stack.pop()
+                    stack[-1].append(item)
+                case "APPENDS":
+                    items, stack = stack, outer.pop()
+                    stack[-1].extend(items)
+                case "SETITEM":
+                    value, key = stack.pop(), stack.pop()
+                    stack[-1].update(_dict([(key, value)]))
+                case "SETITEMS":
+                    items, stack = stack, outer.pop()
+                    stack[-1].update(_dict(zip(items[::2], items[1::2], strict=True)))
+                case "BINPUT" | "LONG_BINPUT":
+                    memo[argument] = stack[-1]
+                case "MEMOIZE":
+                    memo[len(memo)] = stack[-1]
+                case "BINGET" | "LONG_BINGET":
+                    stack.append(memo[argument])
+                case "GLOBAL":
+                    stack.append(self.find(argument))
+                case "STACK_GLOBAL":
+                    name, module = stack.pop(), stack.pop()
+                    stack.append(self.find(" ".join((module, name))))
+                case "BINPERSID":
+                    stack.append(self.storage(*stack.pop()))
+                case "REDUCE":
+                    arguments, function = stack.pop(), stack.pop()
+                    stack.append(function(*arguments))  # callable is only what `find` gave
+                case "BUILD":
+                    stack.pop()  # attributes, such as a state dict's `_metadata`
+                case name:
+                    raise WeightsFileError(f"has a pickle with {name}: refused. {SAVE_WEIGHTS}")
+        raise EOFError
+
+    def find(self, name: Any) -> Any:
+        """What a pickle may name, by module and name."""
+        if name not in self.allowed:
             raise WeightsFileError(
-                f"asks to run {module}.{name}, which weights do not need, so it is refused. "
-                "Save the weights alone: torch.save(model.state_dict(), path)."
+                f"asks for {_line(name).replace(' ', '.')}, which weights do not need: refused. "
+                f"{SAVE_WEIGHTS}"
             )
-        return allowed[module, name]
+        return self.allowed[name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _location, count, *_view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
-            raise WeightsFileError("has a storage that is not one.")
-        return _Storage(key, dtype, _natural(count))
+    def storage(
+        self, kind: str, type_: str, key: str, _location: Any, count: Any, view: Any = None
+    ) -> np.ndarray | None:
+        """All numbers of a storage; of a part of it, where the pickle has (key, start, count)."""
+        if kind != "storage" or not isinstance(type_, str) or not isinstance(key, str):
+            raise ValueError("it has a storage that is not one")
+        dtype = DTYPES[type_]
+        if self.dtypes.setdefault(key, dtype) != dtype:
+            raise ValueError(f"storage {key} has two dtypes")
+        if self.places is None:
+            return None
+        if key not in self.places:
+            raise ValueError(f"it lacks the numbers of storage {key}")
+        begin, length = self.places[key]
+        if _natural(count) * dtype.itemsize > length:
+            raise ValueError(f"storage {key} is shorter than the pickle says")
+        numbers = np.ndarray(count, dtype, self.data, begin)
+        if view is None:
+            return numbers
+        _, start, count = view
+        return numbers[_natural(start) :][: _natural(count)]
+
+    def tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, *options: Any
+    ) -> np.ndarray | None:
+        """A tensor over a storage; offset and strides in numbers, as PyTorch has them."""
+        if any(options[2:]):  # behind requires_grad and hooks
+            raise WeightsFileError(f"has a lazily negated or conjugated tensor. {SAVE_WEIGHTS}")
+        if self.places is None:
+            return None
+        if not isinstance(storage, np.ndarray) or storage.strides != (storage.itemsize,):
+            raise ValueError("it has a tensor without a storage")
+        size, stride = [_natural(n) for n in size], [_natural(n) for n in stride]
+        # A stride of 0 repeats numbers, so a tensor may exceed its storage, but not without bound.
+        if len(size) != len(stride) or len(size) > 64 or math.prod(size) > len(self.data):
+            raise ValueError("it has a tensor of impossible size")
+        if 0 in size:
+            return np.empty(size, storage.dtype)
+        last = _natural(offset) + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        if last >= len(storage):
+            raise ValueError("it has a tensor that reaches past its storage")
+        strides = [s * storage.itemsize for s in stride]
+        return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise WeightsFileError("has a tensor without a storage.")
-    return _Tensor(
-        storage, _natural(offset), tuple(map(_natural, size)), tuple(map(_natural, stride))
-    )
+def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    result = {}
+    for key, value in items:
+        if key is not None and not isinstance(key, str | bytes | int | float):
+            raise WeightsFileError(f"has a {type(key).__name__} for a key. {SAVE_WEIGHTS}")
+        result[key] = value
+    return result
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
-        raise WeightsFileError(f"gives {value!r} for a size, offset or stride.")
+        raise ValueError("it has a size, offset or stride that is none")
     return value
 
 
-def _read_zip(path: str | os.PathLike[str], data: mmap.mmap) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        members = {member.filename: member for member in archive.infolist()}
-        pickles = [name for name in members if name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise WeightsFileError("is a zip archive, but not one that torch.save wrote.")
-        prefix = pickles[0].removesuffix("data.pkl")
-        order = members.get(prefix + "byteorder")
-        if order is not None and archive.read(order) != b"little":
-            raise WeightsFileError("was written on a big-endian machine. Save it again on another.")
-        tree = _Unpickler(BytesIO(_member(data, members[pickles[0]]))).load()
-
-    def storage(wanted: _Storage) -> np.ndarray:
-        member = members.get(f"{prefix}data/{wanted.key}")
-        if member is None:
-            raise WeightsFileError(f"lacks the data of storage {wanted.key}.")
-        return _numbers(_member(data, member), wanted)
-
-    return _resolve(tree, storage)
-
-
-def _member(data: mmap.mmap, member: zipfile.ZipInfo) -> memoryview:
-    """A member of the archive as a view; torch.save never compresses."""
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise WeightsFileError(
-            f"{member.filename} is compressed or encrypted; torch.save writes neither."
-        )
-    header = data[member.header_offset : member.header_offset + 30]
-    if header[:4] != b"PK\x03\x04":
-        raise WeightsFileError(f"{member.filename} is not where the archive says.")
-    name, extra = struct.unpack("<HH", header[26:30])
-    begin = member.header_offset + 30 + name + extra
-    if begin + member.file_size > len(data):
-        raise WeightsFileError(f"{member.filename} ends behind the file; it is truncated.")
-    return memoryview(data)[begin : begin + member.file_size]
-
-
-def _read_stream(file: mmap.mmap) -> Any:
-    for expected in (MAGIC, PROTOCOL):
-        if _Unpickler(file).load() != expected:
-            raise WeightsFileError("not a PyTorch file.")
-    if _Unpickler(file).load().get("little_endian") is not True:
-        raise WeightsFileError("was written on a big-endian machine. Save it again on another.")
-    tree = _Unpickler(file).load()
-    keys = _Unpickler(file).load()
-    places: dict[str, tuple[int, int]] = {}
-    sizes = {storage.key: storage.dtype.itemsize for storage in _storages(tree)}
-    for key in keys:
-        if key not in sizes:
-            raise WeightsFileError(f"holds a storage {key!r} that no tensor uses.")
-        (count,) = struct.unpack("<q", file.read(8))
-        end = file.tell() + _natural(count) * sizes[key]
-        if end > len(file):
-            raise WeightsFileError(f"storage {key} ends behind the file; it is truncated.")
-        places[key] = (file.tell(), end)
-        file.seek(end)
-
-    def storage(wanted: _Storage) -> np.ndarray:
-        if wanted.key not in places:
-            raise WeightsFileError(f"lacks the data of storage {wanted.key}.")
-        begin, end = places[wanted.key]
-        return _numbers(memoryview(file)[begin:end], wanted)
-
-    return _resolve(tree, storage)
-
-
-def _numbers(data: memoryview, storage: _Storage) -> np.ndarray:
-    if storage.length * storage.dtype.itemsize > len(data):
-        raise WeightsFileError(f"storage {storage.key} is shorter than it says.")
-    return np.frombuffer(data, storage.dtype, storage.length)
-
-
-def _storages(tree: Any) -> list[_Storage]:
-    if isinstance(tree, _Tensor):
-        return [tree.storage]
-    children = (
-        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    )
-    return [storage for child in children for storage in _storages(child)]
-
-
-def _resolve(tree: Any, storage: Callable[[_Storage], np.ndarray]) -> Any:
-    """Put arrays in the place of `_Tensor`s."""
-    if isinstance(tree, _Tensor):
-        numbers = storage(tree.storage)
-        if len(tree.size) != len(tree.stride):
-            raise WeightsFileError("has a tensor with more sizes than strides, or fewer.")
-        if 0 in tree.size:
-            return np.zeros(tree.size, numbers.dtype)
-        last = tree.offset + sum((n - 1) * s for n, s in zip(tree.size, tree.stride, strict=True))
-        if last >= len(numbers):
-            raise WeightsFileError("has a tensor that reaches behind its storage.")
-        strides = [s * numbers.itemsize for s in tree.stride]
-        return np.lib.stride_tricks.as_strided(
-            numbers[tree.offset :], tree.size, strides, writeable=False
-        )
-    if isinstance(tree, dict):
-        return {key: _resolve(value, storage) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_resolve(value, storage) for value in tree]
-    return tree
+def _line(text: str) -> str:
+    """Text out of a file, fit for an error message."""
+    return "".join(c if c.isprintable() else " " for c in text[:200])

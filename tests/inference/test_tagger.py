@@ -1,0 +1,132 @@
+"""The tagger on a model whose answers are known: weights made by hand, not by training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_ner import Entity, Tagger, load
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import init_params
+from flax_ner.text.examples import Example
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
+from flax_ner.weights.model_dir import ModelDir, save_model
+
+# A character's tag is told by the character alone: B begins, I goes on, everything else is O.
+VOCAB = [*SPECIAL_TOKENS, "b", "i", "o", "中"]
+LABELS = LabelSet(["name"], "bio")  # O, B-name, I-name
+
+
+@pytest.fixture(scope="module")
+def make() -> Callable[..., Tagger]:
+    """Taggers with given row length."""
+    config = BertConfig(
+        vocab_size=len(VOCAB),
+        num_labels=len(LABELS),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=64,
+    )
+    params = jax.tree.map(jnp.zeros_like, init_params(config, jax.random.key(0)))
+    # LayerNorm scales of one and a word vector along one axis each pass through to the head.
+    for norm in (
+        params["encoder"]["embeddings"]["norm"],
+        params["encoder"]["layers"]["0"]["attention_norm"],
+        params["encoder"]["layers"]["0"]["mlp_norm"],
+    ):
+        norm["scale"] = jnp.ones(8)
+    word = jnp.zeros((len(VOCAB), 8)).at[jnp.arange(len(VOCAB)), 0].set(1.0)
+    word = word.at[VOCAB.index("b")].set(0).at[VOCAB.index("b"), 1].set(1.0)
+    word = word.at[VOCAB.index("i")].set(0).at[VOCAB.index("i"), 2].set(1.0)
+    params["encoder"]["embeddings"]["word"] = word
+    params["head"]["classifier"]["kernel"] = jnp.eye(8, 3)
+
+    def tagger(max_length: int = 64, batch_size: int = 4) -> Tagger:
+        tokenizer = CharTokenizer(VOCAB)
+        return Tagger(config, params, tokenizer, LABELS, max_length, batch_size)
+
+    return tagger
+
+
+def test_entities_have_the_callers_text_and_offsets(make: Callable[..., Tagger]) -> None:
+    text = "o 中BIi İb"
+    entities = make()(text)
+    assert [entity[:4] for entity in entities] == [("name", 3, 6, "BIi"), ("name", 8, 9, "b")]
+    assert all(0 < entity.score < 1 for entity in entities)
+    assert entities[0].score < entities[1].score  # three tags are less certain than one
+    assert isinstance(entities[0], Entity)
+
+
+def test_the_score_is_the_probability_of_all_its_tags(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    encoding = tagger.tokenizer.encode("obio")
+    mask = np.ones((1, len(encoding.ids)), np.int32)
+    p = np.asarray(jax.nn.softmax(tagger.logits(np.array([encoding.ids]), mask)))[0]
+    (entity,) = tagger("obio")
+    assert entity.score == pytest.approx(p[2, 1] * p[3, 2], rel=1e-5)
+
+
+def test_many_texts_of_any_length_in_any_order(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    texts = ["", "bi", "o" * 40 + "bii", "中", "b", "", "o" * 61 + "b", "ooobi" * 7]
+    found = tagger(texts)
+    assert found == [tagger(text) for text in texts]
+    assert found == tagger(text for text in texts)
+    assert [len(entities) for entities in found] == [0, 1, 1, 0, 1, 0, 1, 7]
+    assert tagger([]) == []
+
+
+@pytest.mark.parametrize("max_length", [7, 16, 64])
+def test_long_texts_lose_and_invent_nothing(make: Callable[..., Tagger], max_length: int) -> None:
+    tagger = make(max_length)
+    unit = "obiiobo"
+    found = tagger(unit * 200)
+    expected = [
+        span
+        for i in range(0, len(unit) * 200, len(unit))
+        for span in ((i + 1, i + 4), (i + 5, i + 6))
+    ]
+    assert [(entity.start, entity.end) for entity in found] == expected
+
+
+def test_conventions_differ_as_documented(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    assert [e[:3] for e in tagger("oiib", "strict")] == [("name", 3, 4)]
+    assert [e[:3] for e in tagger("oiib", "lenient")] == [("name", 1, 3), ("name", 3, 4)]
+    assert tagger("oiib", "mmocr") == []
+    with pytest.raises(UserError, match="'exact' is unknown"):
+        tagger("b", "exact")
+
+
+def test_score_compares_with_the_gold_entities(make: Callable[..., Tagger]) -> None:
+    examples = [Example("obi", (Entity("name", 1, 3),)), Example("bob", (Entity("name", 0, 2),))]
+    scores = make().score(examples)
+    assert (scores.gold, scores.predicted, scores.correct) == (2, 3, 1)
+    with pytest.raises(UserError, match=r"test\.json:3: has no label"):
+        make().score([Example("o", None, "test.json:3")])
+
+
+def test_wrong_arguments_are_named(make: Callable[..., Tagger]) -> None:
+    with pytest.raises(UserError, match=r"texts\[1\]: int"):
+        make()(["b", 3])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="T at most 64"):
+        make().logits(np.zeros((1, 65), np.int32), np.ones((1, 65), np.int32))
+
+
+def test_a_saved_model_tags_alike(make: Callable[..., Tagger], tmp_path: Path) -> None:
+    tagger = make()
+    save_model(tmp_path / "model", ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    loaded = load(tmp_path / "model")
+    assert loaded("obiioo") == tagger("obiioo")
+
+
+def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not a model directory, it has no config\.json"):
+        load(tmp_path)

@@ -1,0 +1,41 @@
+"""Scan over layers keeps compile time flat."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.losses import cross_entropy
+from flax_ner.model.tagger import abstract_params, apply
+
+
+def compile_seconds(layers: int, scan_layers: bool) -> float:
+    """To compile a forward and backward pass."""
+    config = BertConfig(
+        vocab_size=100,
+        num_labels=5,
+        hidden_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=128,
+        scan_layers=scan_layers,
+    )
+    row = jax.ShapeDtypeStruct((4, 32), jnp.int32)
+
+    def loss(params: object, ids: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = apply(config, params, ids, labels, ids, jax.random.key(0))  # type: ignore[arg-type]
+        return cross_entropy(logits, labels, labels > 0)
+
+    begin = time.perf_counter()
+    jax.jit(jax.grad(loss)).lower(abstract_params(config), row, row).compile()
+    return time.perf_counter() - begin
+
+
+@pytest.mark.slow
+def test_twelve_scanned_layers_compile_like_two() -> None:
+    compile_seconds(1, True)  # what only the first compilation pays
+    few, many = (min(compile_seconds(n, True) for _ in range(3)) for n in (2, 12))
+    assert many <= 1.5 * few
+    assert compile_seconds(12, False) > 2 * many  # or there would be no point

@@ -1,0 +1,81 @@
+"""Side by side with PyTorch, where it and `transformers` are installed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.losses import cross_entropy
+from flax_ner.model.tagger import abstract_params, apply
+from flax_ner.weights.names import Layout, flatten, to_params
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+HUGGING_FACE = Layout("Hugging Face", "bert.", "", "gelu")
+ROWS, WIDTH = 3, 40
+
+
+@pytest.fixture(scope="module", params=["gelu", "gelu_new"])
+def pair(request: pytest.FixtureRequest) -> tuple[Any, BertConfig, Any]:
+    """A random model there and here, no tensor at its initial value."""
+    fields = {
+        "vocab_size": 300,
+        "num_labels": 9,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "hidden_act": request.param,
+    }
+    theirs = transformers.BertForTokenClassification(transformers.BertConfig(**fields)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    config = BertConfig(**fields)
+    tensors = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
+    params, _ = to_params(tensors, HUGGING_FACE, abstract_params(config), "model")
+    return theirs, config, jax.tree.map(jnp.asarray, params)
+
+
+def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    ids = random.integers(1, 300, (ROWS, WIDTH))  # PyTorch gives [PAD], id 0, no gradient
+    mask = (np.arange(WIDTH) < np.array([[40], [23], [7]])).astype(np.int64)
+    return ids, mask, random.integers(0, 9, (ROWS, WIDTH))
+
+
+def test_logits_agree(pair: tuple[Any, BertConfig, Any]) -> None:
+    theirs, config, params = pair
+    ids, mask, _ = inputs()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids), torch.tensor(mask)).logits.numpy()
+    positions = np.broadcast_to(np.arange(WIDTH), ids.shape)
+    logits = np.asarray(jax.jit(lambda p: apply(config, p, ids, mask, positions))(params))
+    np.testing.assert_allclose(logits[mask > 0], expected[mask > 0], rtol=0, atol=1e-4)
+
+
+def test_gradients_agree(pair: tuple[Any, BertConfig, Any]) -> None:
+    theirs, config, params = pair
+    ids, mask, labels = inputs()
+    theirs.zero_grad()
+    ignored = torch.tensor(np.where(mask > 0, labels, -100))
+    theirs(torch.tensor(ids), torch.tensor(mask), labels=ignored).loss.backward()
+    positions = np.broadcast_to(np.arange(WIDTH), ids.shape)
+
+    @jax.jit
+    @jax.grad
+    def gradients(p: Any) -> jax.Array:
+        return cross_entropy(apply(config, p, ids, mask, positions), jnp.asarray(labels), mask)
+
+    named = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    expected, _ = to_params(named, HUGGING_FACE, abstract_params(config), "gradients")
+    got, expected = flatten(gradients(params)), flatten(expected)
+    assert got.keys() == expected.keys()
+    for name, gradient in got.items():
+        difference = np.linalg.norm(np.asarray(gradient) - expected[name])
+        assert difference <= 1e-4 * max(np.linalg.norm(expected[name]), 1e-3), name

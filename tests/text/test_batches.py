@@ -1,0 +1,254 @@
+"""Examples to arrays: nothing lost, nothing twice, always the same."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flax_ner.errors import UserError
+from flax_ner.text.batches import (
+    BATCHINGS,
+    BUCKET_STEP,
+    Batcher,
+    Epoch,
+    TokenSet,
+    encode_examples,
+    split_example,
+)
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
+from tests.text.helpers import CATEGORIES, examples
+
+MAX_LENGTH = 40  # no multiple of BUCKET_STEP
+LENGTHS = st.lists(st.integers(2, MAX_LENGTH), min_size=1, max_size=60)
+MIXED = np.random.default_rng(0).integers(2, MAX_LENGTH + 1, 200).tolist()
+TOKENIZER = CharTokenizer([*SPECIAL_TOKENS, *"abcdefgh"])
+
+
+def token_set(lengths: list[int]) -> TokenSet:
+    """Sentences of which every token has an id of its own, and a label that tells the id."""
+    ids = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    return TokenSet(ids, 7 * ids, np.array(lengths, np.int64))
+
+
+def sentences(epoch: Epoch) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ids, positions and labels of every sentence; checks on the way how rows are laid out."""
+    for batches in epoch.shapes:
+        assert {array.dtype for array in batches} == {np.dtype(np.int32)}
+        assert len({array.shape for array in batches}) == 1
+        rows = (array.reshape(-1, array.shape[-1]) for array in batches)
+        for ids, segments, positions, labels in zip(*rows, strict=True):
+            used = int((segments > 0).sum())
+            for array in (ids, segments, positions, labels):
+                assert not array[used:].any(), "zeros behind the last sentence"
+            steps = np.diff(segments[:used], prepend=0)
+            assert set(steps) <= {0, 1}, "segments contiguous, counted from 1"
+            for segment in range(1, segments.max(initial=0) + 1):
+                own = segments == segment
+                yield ids[own], positions[own], labels[own]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 5), number=st.integers(0, 3))
+def test_an_epoch_holds_every_sentence_once(
+    batching: str, lengths: list[int], batch_size: int, number: int
+) -> None:
+    tokens = token_set(lengths)
+    epoch = Batcher(tokens, batching, batch_size, MAX_LENGTH, seed=0).epoch(number)
+    found = []
+    for ids, positions, labels in sentences(epoch):
+        found.append(ids.tolist())
+        np.testing.assert_array_equal(positions, np.arange(len(ids)))
+        np.testing.assert_array_equal(labels, 7 * ids)
+    expected = np.split(tokens.ids, np.cumsum(tokens.lengths)[:-1])
+    assert sorted(found) == [sentence.tolist() for sentence in expected]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 5))
+def test_every_epoch_has_the_same_steps_and_shapes(
+    batching: str, lengths: list[int], batch_size: int
+) -> None:
+    batcher = Batcher(token_set(lengths), batching, batch_size, MAX_LENGTH, seed=3)
+    shapes = [[batches.input_ids.shape for batches in batcher.epoch(i).shapes] for i in range(4)]
+    assert shapes == [shapes[0]] * 4
+    assert all(rows == batch_size for _, rows, _ in shapes[0])
+    for number in range(4):
+        order = batcher.epoch(number).order
+        assert len(order) == batcher.steps_per_epoch
+        assert np.bincount(order).tolist() == [steps for steps, _, _ in shapes[0]]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 5))
+def test_no_step_is_empty(batching: str, lengths: list[int], batch_size: int) -> None:
+    epoch = Batcher(token_set(lengths), batching, batch_size, MAX_LENGTH, seed=1).epoch(0)
+    for batches in epoch.shapes:
+        assert batches.segment_ids.any((1, 2)).all()
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_seed_and_epoch_fix_the_batches(batching: str) -> None:
+    def make(seed: int, number: int) -> list[np.ndarray]:
+        epoch = Batcher(token_set(MIXED), batching, 4, MAX_LENGTH, seed).epoch(number)
+        return [epoch.order, *(array for batches in epoch.shapes for array in batches)]
+
+    first = make(5, 2)
+    for array, again in zip(first, make(5, 2), strict=True):
+        np.testing.assert_array_equal(array, again)
+    for other in (make(5, 3), make(6, 2)):
+        same = [np.array_equal(a, b) for a, b in zip(first[1::4], other[1::4], strict=True)]
+        assert not any(same), "another epoch or seed, another order of ids in every shape"
+
+
+def test_epochs_can_be_made_in_any_order() -> None:
+    batcher = Batcher(token_set(MIXED), "pack", 4, MAX_LENGTH, seed=0)
+    late = batcher.epoch(7).shapes[0].input_ids
+    batcher.epoch(0)
+    np.testing.assert_array_equal(batcher.epoch(7).shapes[0].input_ids, late)
+
+
+def test_packing_mixes_sentences_anew_each_epoch() -> None:
+    batcher = Batcher(token_set([8] * 50), "pack", 2, MAX_LENGTH, seed=0)
+    rows = [batcher.epoch(i).shapes[0].input_ids.reshape(-1, MAX_LENGTH) for i in range(2)]
+    together = [{frozenset(row[::8].tolist()) for row in array} for array in rows]
+    assert len(together[0]) == 10
+    assert len(together[0] & together[1]) <= 2
+
+
+def test_one_sentence_a_row_unless_packed() -> None:
+    for batching in ("pad", "bucket"):
+        epoch = Batcher(token_set(MIXED), batching, 4, MAX_LENGTH, seed=0).epoch(0)
+        assert max(batches.segment_ids.max() for batches in epoch.shapes) == 1
+
+
+def test_rows_are_as_wide_as_the_batching_says() -> None:
+    def widths(batching: str) -> list[int]:
+        epoch = Batcher(token_set(MIXED), batching, 4, MAX_LENGTH, seed=0).epoch(0)
+        return [batches.input_ids.shape[-1] for batches in epoch.shapes]
+
+    assert widths("pack") == widths("pad") == [MAX_LENGTH]
+    assert widths("bucket") == [BUCKET_STEP, 2 * BUCKET_STEP, MAX_LENGTH]
+
+
+def test_buckets_are_the_smallest_that_hold_the_sentence() -> None:
+    for batches in Batcher(token_set(MIXED), "bucket", 4, MAX_LENGTH, seed=0).epoch(0).shapes:
+        lengths, width = batches.segment_ids.sum(-1), batches.input_ids.shape[-1]
+        assert (lengths[lengths > 0] > BUCKET_STEP * ((width - 1) // BUCKET_STEP)).all()
+
+
+def test_packing_fills_the_rows_of_cluener(cluener: Path) -> None:
+    lengths = [len(example.text) + 2 for example in read_cluener(cluener / "train.json")]
+    batcher = Batcher(token_set(lengths), "pack", 16, 128, seed=0)
+    (batches,) = batcher.epoch(0).shapes
+    assert (batches.segment_ids > 0).mean() >= 0.97
+
+
+def test_encoded_examples_lie_end_to_end() -> None:
+    tokens = encode_examples(
+        [Example("ab", (Entity("x", 0, 2),)), Example("", ()), Example("a", ())],
+        TOKENIZER, LabelSet(["x"]), 10,
+    )  # fmt: skip
+    assert tokens.ids.tolist() == [2, 5, 6, 3, 2, 3, 2, 5, 3]
+    assert tokens.labels.tolist() == [0, 1, 2, 0, 0, 0, 0, 0, 0]
+    assert tokens.lengths.tolist() == [4, 2, 3]
+
+
+def test_encoding_splits_what_is_longer_than_a_row() -> None:
+    example = Example("abcdefgh", (Entity("x", 3, 6),), "f:1")
+    tokens = encode_examples([example], TOKENIZER, LabelSet(["x"]), 7)
+    assert tokens.lengths.tolist() == [5, 7]  # the first cut is in front of the entity
+    assert tokens.labels.tolist() == [0] * 5 + [0, 1, 2, 2, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (Example("ab", None, "file.json:7"), r"file\.json:7: has no label"),
+        (Example("a" * 30, None, "file.json:7"), r"file\.json:7: has no label"),
+        (Example("ab", (Entity("y", 0, 1),), "file.json:7"), r"file\.json:7: category 'y'"),
+        (Example("ab", (Entity("x", 1, 3),), "file.json:7"), r"file\.json:7: x has the span"),
+        (
+            Example("a" * 30, (Entity("x", 4, 20),), "file.json:7"),
+            r"file\.json:7: an entity at 4 is longer than 8 characters.*data\.max_length",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_example_is_named_by_file_and_line(example: Example, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        encode_examples([example], TOKENIZER, LabelSet(["x"]), 10)
+
+
+def test_an_unknown_batching_is_refused_with_the_choices() -> None:
+    with pytest.raises(UserError, match=r"data\.batching: 'packed' .*pack, bucket, pad"):
+        Batcher(token_set([3]), "packed", 1, 10, seed=0)
+
+
+def test_a_sentence_longer_than_a_row_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.max_length: 10, but a sentence has 11 tokens"):
+        Batcher(token_set([3, 11]), "pack", 1, 10, seed=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(examples(st.sampled_from("ab，。\n"), longest=6), st.integers(6, 20))
+def test_splitting_loses_no_character_and_no_entity(example: Example, size: int) -> None:
+    pieces = split_example(example, size)
+    assert "".join(piece.text for piece in pieces) == example.text
+    assert all(0 < len(piece.text) <= size for piece in pieces) or not example.text
+    found, place = [], 0
+    for piece in pieces:
+        for entity in piece.entities or ():
+            assert piece.text[entity.start : entity.end] == entity.text
+            found.append(Entity(entity.type, entity.start + place, entity.end + place, entity.text))
+        place += len(piece.text)
+        assert piece.source == example.source
+    assert tuple(found) == example.entities
+
+
+def test_a_text_that_fits_stays_whole() -> None:
+    example = Example("abcd", (Entity("x", 1, 2, "b"),), "f:1")
+    assert split_example(example, 4) == [example]
+
+
+def test_pieces_of_an_unlabelled_text_are_unlabelled() -> None:
+    pieces = split_example(Example("abcdef", None, "f:1"), 4)
+    assert [(piece.text, piece.entities) for piece in pieces] == [("abcd", None), ("ef", None)]
+
+
+def test_pieces_end_behind_punctuation_in_their_second_half() -> None:
+    texts = [piece.text for piece in split_example(Example("a，bcd，ef，gh，ijklmnopq", ()), 8)]
+    assert texts == ["a，bcd，", "ef，gh，", "ijklmnop", "q"]
+
+
+def test_punctuation_in_an_entity_is_no_place_to_cut() -> None:
+    title = Entity("book", 3, 7, "d，ef")
+    pieces = split_example(Example("abcd，efgh", (title,)), 6)
+    assert [piece.text for piece in pieces] == ["abc", "d，efgh"]
+    assert pieces[1].entities == (Entity("book", 0, 4, "d，ef"),)
+
+
+def test_overlapping_entities_are_kept_together() -> None:
+    entities = (Entity("x", 2, 5, "cde"), Entity("y", 4, 7, "efg"))
+    pieces = split_example(Example("abcdefgh", entities), 6)
+    assert [piece.text for piece in pieces] == ["ab", "cdefgh"]
+    assert pieces[1].entities == (Entity("x", 0, 3, "cde"), Entity("y", 2, 5, "efg"))
+
+
+def test_encoding_equals_the_reference(golden: Path, cluener: Path) -> None:
+    tokens = encode_examples(
+        read_cluener(cluener / "dev.json"),
+        CharTokenizer(cluener / "vocab.txt"), LabelSet.mmocr(CATEGORIES), 128,
+    )  # fmt: skip
+    arrays = np.load(golden / "convertor_dev.npz")
+    inside = arrays["labels"] > 0
+    np.testing.assert_array_equal(tokens.lengths, inside.sum(1))
+    np.testing.assert_array_equal(tokens.ids, arrays["input_ids"][inside])
+    np.testing.assert_array_equal(tokens.labels, arrays["labels"][inside])

@@ -1,0 +1,186 @@
+"""Data files: what is read, what is refused, and with which words."""
+
+import codecs
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.formats import read_cluener, read_examples, write_cluener
+from flax_ner.text.labels import overlaps
+from tests.text.helpers import examples
+
+GOOD = '{"text": "浙商银行", "label": {"company": {"浙商": [[0, 1]], "银行": [[2, 3]]}}}'
+EXPECTED = (Entity("company", 0, 2, "浙商"), Entity("company", 2, 4, "银行"))
+CHARACTERS = st.sampled_from('中国 "\\/,\n\r\t\0\u2028\u0085😀\ufeff') | st.characters()
+
+
+def write(folder: Path, data: str | bytes) -> Path:
+    path = folder / "data.json"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("split", "texts", "mentions", "distinct", "one_character", "overlapping"),
+    [("train", 10748, 23972, 23338, 22, 2), ("dev", 1343, 3072, 2982, 0, 0)],
+)
+def test_cluener_counts_are_the_published_ones(
+    cluener: Path, split: str, texts: int, mentions: int, distinct: int, one_character: int,
+    overlapping: int,
+) -> None:  # fmt: skip
+    data = [(e.text, e.entities or ()) for e in read_cluener(cluener / f"{split}.json")]
+    assert len(data) == texts
+    assert max(len(text) for text, _ in data) == 50
+    assert sum(len(found) for _, found in data) == mentions
+    assert sum(len({(e.type, e.text) for e in found}) for _, found in data) == distinct
+    assert sum(e.end - e.start == 1 for _, found in data for e in found) == one_character
+    assert sum(overlaps(found) for _, found in data) == overlapping
+    assert all(text[e.start : e.end] == e.text for text, found in data for e in found)
+
+
+def test_entities_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    line = '{"text": "abab", "label": {"y": {"b": [[3, 3], [1, 1]]}, "x": {"a": [[0, 0]]}}}'
+    (example,) = read_cluener(write(tmp_path, line))
+    expected = [("y", 3, 4), ("y", 1, 2), ("x", 0, 1)]
+    assert [entity[:3] for entity in example.entities or ()] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(examples(CHARACTERS), min_size=1, max_size=4), st.booleans())
+def test_write_and_read_are_inverse(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Example], labelled: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    rows = [*rows, Example("unlabelled", None), Example("nothing in it", ())]
+    write_cluener(path, rows)
+    read = read_cluener(path)
+    assert [example.source for example in read] == [f"{path}:{i + 1}" for i in range(len(rows))]
+    for example, again in zip(rows, read, strict=True):
+        assert again.text == example.text
+        assert (again.entities is None) == (example.entities is None)
+        assert sorted(again.entities or ()) == sorted(example.entities or ())
+
+
+def test_cluener_itself_comes_back_from_writing(cluener: Path, tmp_path: Path) -> None:
+    write_cluener(tmp_path / "dev.json", read_cluener(cluener / "dev.json"))
+    lines = (cluener / "dev.json").read_text("utf-8").splitlines()
+    again = (tmp_path / "dev.json").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in again] == [json.loads(line) for line in lines]
+
+
+def test_a_lone_surrogate_survives_writing(tmp_path: Path) -> None:
+    rows = read_cluener(write(tmp_path, r'{"text": "a\ud800b", "label": {"x": {"b": [[2, 2]]}}}'))
+    write_cluener(tmp_path / "again.json", rows)
+    (again,) = read_cluener(tmp_path / "again.json")
+    assert (again.text, again.entities) == ("a\ud800b", (Entity("x", 2, 3, "b"),))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(GOOD, id="no final newline"),
+        pytest.param(GOOD + "\n", id="newline"),
+        pytest.param(GOOD + "\r\n", id="CRLF"),
+        pytest.param(codecs.BOM_UTF8 + GOOD.encode() + b"\n", id="BOM"),
+        pytest.param(f"\n\n  \n{GOOD}\n\t\n\n", id="blank lines"),
+    ],
+)
+def test_harmless_variants_are_read(tmp_path: Path, data: str | bytes) -> None:
+    (example,) = read_cluener(write(tmp_path, data))
+    assert (example.text, example.entities) == ("浙商银行", EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "a"}', None),
+        ('{"text": "a", "label": null}', None),
+        ('{"text": "a", "label": {}}', ()),
+        ('{"text": "a", "label": {"x": {}}}', ()),
+        ('{"text": "a", "label": {"x": {"a": []}}}', ()),
+        ('{"text": "", "label": {}}', ()),
+        ('{"id": 3, "text": "a", "label": {}, "more": []}', ()),
+    ],
+)
+def test_unlabelled_is_not_the_same_as_without_entities(
+    tmp_path: Path, line: str, expected: tuple[Entity, ...] | None
+) -> None:
+    (example,) = read_cluener(write(tmp_path, line))
+    assert example.entities == expected
+
+
+BAD = {
+    "not JSON": ("浙商银行", "not JSON"),
+    "cut off": ('{"text": "ab", "label": {', "not JSON"),
+    "two on a line": (GOOD + GOOD, "not JSON"),
+    "nested too deep": ("[" * 100_000, "not JSON"),
+    "a number too long": (f'{{"text": "ab", "id": {"1" * 5000}}}', "not JSON"),
+    "a list": ('["ab"]', 'no "text"'),
+    "a string": ('"text"', 'no "text"'),
+    "null": ("null", 'no "text"'),
+    "no text": ('{"label": {}}', 'no "text"'),
+    "text a number": ('{"text": 5, "label": {}}', 'no "text"'),
+    "text a list": ('{"text": ["a", "b"], "label": {}}', 'no "text"'),
+    "reversed": ('{"text": "ab", "label": {"x": {"ab": [[1, 0]]}}}', r"x 'ab' has the span [1, 0]"),
+    "negative": ('{"text": "ab", "label": {"x": {"b": [[-1, 1]]}}}', "span [-1, 1]"),
+    "past the end": ('{"text": "ab", "label": {"x": {"ab": [[0, 2]]}}}', "text of 2 characters"),
+    "fractions": ('{"text": "ab", "label": {"x": {"ab": [[0.0, 1.0]]}}}', "span [0.0, 1.0]"),
+    "booleans": ('{"text": "ab", "label": {"x": {"ab": [[false, true]]}}}', "span [False, True]"),
+    "strings": ('{"text": "ab", "label": {"x": {"ab": [["0", "1"]]}}}', "span [0, 1]"),
+    "null span": ('{"text": "ab", "label": {"x": {"ab": [[0, null]]}}}', "span [0, None]"),
+    "mismatch": ('{"text": "ab", "label": {"x": {"ac": [[0, 1]]}}}', "where the text has 'ab'"),
+    "end exclusive": ('{"text": "abc", "label": {"x": {"ab": [[0, 2]]}}}', "has 'abc'"),
+    "label a list": ('{"text": "ab", "label": [["x", 0, 1]]}', '"label" is not of the form'),
+    "label a string": ('{"text": "ab", "label": "x"}', '"label" is not of the form'),
+    "label false": ('{"text": "ab", "label": false}', '"label" is not of the form'),
+    "spans at once": ('{"text": "ab", "label": {"x": [[0, 1]]}}', '"label" is not of the form'),
+    "flat span": ('{"text": "ab", "label": {"x": {"ab": [0, 1]}}}', '"label" is not of the form'),
+    "span of one": ('{"text": "ab", "label": {"x": {"ab": [[0]]}}}', '"label" is not of the form'),
+    "span of three": ('{"text": "ab", "label": {"x": {"ab": [[0, 1, 2]]}}}', "is not of the form"),
+    "no spans": ('{"text": "ab", "label": {"x": {"ab": null}}}', '"label" is not of the form'),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
+def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}:3: ')}.*{re.escape(message)}"):
+        read_cluener(path)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.encode("gb18030"))
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: not UTF-8 .* at byte 10"):
+        read_cluener(path)
+
+
+@pytest.mark.parametrize("data", ["", "\n", " \r\n\n", codecs.BOM_UTF8])
+def test_a_file_without_examples_is_named(tmp_path: Path, data: str | bytes) -> None:
+    path = write(tmp_path, data)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: holds no examples"):
+        read_cluener(path)
+
+
+def test_a_missing_file_is_named_with_its_field(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.json", tmp_path):
+        with pytest.raises(UserError, match=f"data.dev: no file '{re.escape(str(path))}'.*CLUENER"):
+            read_examples(str(path), "cluener", "data.dev")
+
+
+def test_read_examples_reads_the_named_format(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert read_examples(str(path), "cluener") == read_cluener(path)
+    with pytest.raises(UserError, match=r"data\.format: 'conll' .*cluener, synthetic"):
+        read_examples(str(path), "conll")
+
+
+@pytest.mark.parametrize("source", ["train", "4000", "train many", "train 4 5", ""])
+def test_a_synthetic_set_needs_split_and_number(source: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.train: '{source}' is no synthetic set"):
+        read_examples(source, "synthetic", "data.train")

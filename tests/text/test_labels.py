@@ -1,0 +1,254 @@
+"""Entities to tags and back, under every convention."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import IOB2, IOBES, Entities
+
+from flax_ner.errors import UserError
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.labels import LabelSet, overlaps
+from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
+
+Found = list[tuple[str, int, int]]
+LENGTH = 30
+
+
+def decode_names(labels: LabelSet, names: str, convention: str) -> Found:
+    """Entities of one row of tags, given by name, [CLS] and [SEP] included."""
+    tags = np.array([[labels.names.index(name) for name in names.split()]])
+    return labels.decode(tags, np.ones(tags.shape), convention)[0]
+
+
+def round_trip(labels: LabelSet, found: Found, convention: str) -> Found:
+    tags = labels.encode(found, LENGTH)[None]
+    return labels.decode(tags, np.ones(tags.shape), convention)[0]
+
+
+def test_encode_equals_the_reference(golden: Path, cluener: Path) -> None:
+    labels = LabelSet.mmocr(CATEGORIES)
+    examples = read_cluener(cluener / "dev.json")
+    rows = np.zeros((len(examples), 128), np.int32)
+    for row, example in zip(rows, examples, strict=True):
+        row[: len(example.text) + 2] = labels.encode(example.entities or (), len(example.text))
+    assert rows.shape == (1343, 128)
+    np.testing.assert_array_equal(rows, np.load(golden / "convertor_dev.npz")["labels"])
+
+
+def test_mmocr_decoding_equals_the_reference(golden: Path) -> None:
+    arrays = np.load(golden / "decode.npz")
+    found = LabelSet.mmocr(CATEGORIES).decode(arrays["tags"], arrays["attention_mask"], "mmocr")
+    expected = json.loads((golden / "decode.json").read_text("utf-8"))["entities"]
+    assert len(found) == 400
+    assert found == [[(t, s, e + 1) for t, s, e in row] for row in expected]  # ends inclusive there
+
+
+def test_mmocr_names_are_those_of_its_checkpoints(golden: Path) -> None:
+    names = json.loads((golden / "config.json").read_text("utf-8"))["id2label"]
+    assert LabelSet.mmocr(CATEGORIES).names == [names[str(i)] for i in range(24)]
+
+
+def test_names_of_the_other_schemes() -> None:
+    assert LabelSet(["a", "b"]).names == ["O", "B-a", "B-b", "I-a", "I-b"]
+    assert LabelSet(["a"], "bioes").names == ["O", "B-a", "I-a", "E-a", "S-a"]
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient"])
+@pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
+@settings(max_examples=50, deadline=None)
+@given(found=entities(LENGTH))
+def test_decode_is_the_inverse_of_encode(scheme: str, convention: str, found: Found) -> None:
+    assert round_trip(LabelSet(CATEGORIES, scheme), found, convention) == found
+
+
+@pytest.mark.parametrize("scheme", ["bio", "mmocr"])
+@settings(max_examples=50, deadline=None)
+@given(found=entities(LENGTH))
+def test_mmocr_decoding_loses_just_the_one_character_entities(scheme: str, found: Found) -> None:
+    kept = [(kind, start, end) for kind, start, end in found if end - start > 1]
+    assert round_trip(LabelSet(CATEGORIES, scheme), found, "mmocr") == kept
+
+
+@pytest.mark.parametrize("scheme", ["bio", "mmocr"])
+@pytest.mark.parametrize(
+    ("names", "mmocr", "strict", "lenient"),
+    [
+        pytest.param("O B-a O O", [], [("a", 0, 1)], [("a", 0, 1)], id="one character"),
+        pytest.param(
+            "O B-a I-b I-a O O", [("a", 0, 3)], [("a", 0, 1)],
+            [("a", 0, 1), ("b", 1, 2), ("a", 2, 3)], id="I- of another type within",
+        ),
+        pytest.param(
+            "O B-a I-a I-b O O", [("a", 0, 2)], [("a", 0, 2)], [("a", 0, 2), ("b", 2, 3)],
+            id="I- of another type behind",
+        ),
+        pytest.param("O O B-a I-a", [("a", 1, 3)], *[[("a", 1, 2)]] * 2, id="[SEP] decoded"),
+        pytest.param("O O O B-a", [], [], [], id="[SEP] alone"),
+        pytest.param("O I-a I-a O O", [], [], [("a", 0, 2)], id="orphan I-"),
+        pytest.param("B-a I-a I-a O", [], [], [("a", 0, 2)], id="[CLS] begins nothing"),
+        pytest.param(
+            "O B-a I-a B-a I-a O", *[[("a", 0, 2), ("a", 2, 4)]] * 3, id="B- begins anew",
+        ),
+    ],
+)  # fmt: skip
+def test_the_conventions_differ_as_documented(
+    scheme: str, names: str, mmocr: Found, strict: Found, lenient: Found
+) -> None:
+    labels = LabelSet(["a", "b"], scheme)
+    assert decode_names(labels, names, "mmocr") == mmocr
+    assert decode_names(labels, names, "strict") == strict
+    assert decode_names(labels, names, "lenient") == lenient
+
+
+@pytest.mark.parametrize("tag", ["X", "[START]", "[END]"])
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_tags_of_no_entity_end_one(tag: str, convention: str) -> None:
+    labels = LabelSet.mmocr(["a"])
+    assert decode_names(labels, f"O B-a I-a {tag} I-a O", convention)[:1] == [("a", 0, 2)]
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+@pytest.mark.parametrize("scheme", ["bio", "mmocr"])
+def test_a_category_name_may_hold_hyphens(scheme: str, convention: str) -> None:
+    # MMOCR cuts at the second hyphen: all of these would be "a".
+    found = [("a-b", 0, 2), ("a-b-c", 2, 4), ("a", 5, 8), ("-", 8, 10)]
+    labels = LabelSet(["a", "a-b", "a-b-c", "-"], scheme)
+    assert round_trip(labels, found, convention) == found
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bioes"])
+def test_lenient_equals_seqeval(scheme: str) -> None:
+    labels = LabelSet(["a", "b"], scheme)
+    tags, mask = random_tags(labels, 2000, seed=1)
+    expected = [
+        [(kind, start, last + 1) for kind, start, last in get_entities(row)]
+        for row in tag_names(labels, tags, mask)
+    ]
+    assert labels.decode(tags, mask, "lenient") == expected
+
+
+@pytest.mark.parametrize(("scheme", "oracle"), [("bio", IOB2), ("bioes", IOBES)])
+def test_strict_equals_seqeval(scheme: str, oracle: type) -> None:
+    labels = LabelSet(["a", "b"], scheme)
+    tags, mask = random_tags(labels, 2000, seed=2)
+    expected = [
+        [(entity.tag, entity.start, entity.end) for entity in row]
+        for row in Entities(tag_names(labels, tags, mask), oracle).entities
+    ]
+    assert labels.decode(tags, mask, "strict") == expected
+    assert sum(end - start > 1 for row in expected for _, start, end in row) > 300
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_rows_are_decoded_independently(convention: str) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 50, seed=3)
+    alone = [labels.decode(tags[i : i + 1], mask[i : i + 1], convention)[0] for i in range(50)]
+    assert labels.decode(tags, mask, convention) == alone
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_empty_rows_have_no_entities(convention: str) -> None:
+    labels = LabelSet(["a"])
+    tags = np.full((3, 4), labels.names.index("B-a"))
+    mask = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
+    assert labels.decode(tags, mask, convention) == [[], [], []]
+    assert labels.decode(tags[:0], mask[:0], convention) == []
+
+
+def test_what_lies_behind_the_mask_is_not_read() -> None:
+    labels = LabelSet(["a"])
+    tags = np.array([[0, 1, 2, 0, 2, 2], [0, 1, 2, 0, 1, 1]])
+    mask = np.array([[1, 1, 1, 1, 0, 0]] * 2)
+    for convention in ("strict", "lenient", "mmocr"):
+        assert labels.decode(tags, mask, convention) == [[("a", 0, 2)]] * 2
+
+
+def test_decode_spans_are_the_same_as_arrays() -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 20, seed=4)
+    spans = labels.decode_spans(tags, mask)
+    assert {array.dtype for array in spans} == {np.dtype(np.int32)}
+    lines = [
+        (row, labels.categories.index(kind), start, end)
+        for row, found in enumerate(labels.decode(tags, mask))
+        for kind, start, end in found
+    ]
+    assert np.stack(spans, 1).tolist() == [list(line) for line in lines]
+
+
+def test_a_later_entity_overwrites_an_earlier_one() -> None:
+    labels = LabelSet(["a", "b"])
+    names = [labels.names[tag] for tag in labels.encode([("a", 0, 4), ("b", 2, 5)], 5)]
+    assert names == ["O", "B-a", "I-a", "B-b", "I-b", "I-b", "O"]
+
+
+def test_encode_takes_anything_that_starts_with_type_start_end() -> None:
+    labels = LabelSet(["a"])
+    expected = labels.encode([("a", 1, 3)], 4)
+    assert expected.dtype == np.int32
+    np.testing.assert_array_equal(labels.encode([["a", 1, 3, "text", 0.5]], 4), expected)
+
+
+@pytest.mark.parametrize(
+    ("entity", "message"),
+    [
+        (("c", 0, 1), "category 'c' is not among a, b"),
+        (("a", 2, 2), r"a has the span \[2, 2\) in a text of 5"),
+        (("a", 3, 2), r"a has the span \[3, 2\)"),
+        (("a", -1, 2), r"a has the span \[-1, 2\)"),
+        (("a", 4, 6), r"a has the span \[4, 6\)"),
+    ],
+)
+def test_an_entity_that_cannot_be_is_refused(entity: tuple[str, int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LabelSet(["a", "b"]).encode([entity], 5)
+
+
+def test_unknown_names_are_refused_with_the_choices() -> None:
+    with pytest.raises(UserError, match=r"data\.scheme: 'bilou' .*bio, bioes, mmocr"):
+        LabelSet(["a"], "bilou")
+    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+        LabelSet(["a"]).decode(np.zeros((1, 2), int), np.ones((1, 2)), "exact")
+
+
+@pytest.mark.parametrize("categories", [[], ["a", "b", "a"]])
+def test_categories_must_be_distinct_and_some(categories: list[str]) -> None:
+    with pytest.raises(UserError, match=r"data\.categories"):
+        LabelSet(categories)
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
+def test_json_keeps_a_label_set(scheme: str) -> None:
+    labels = LabelSet(["b", "a-c", "人名"], scheme)
+    again = LabelSet.from_json(json.loads(json.dumps(labels.to_json())))
+    assert (again.scheme, again.categories) == (scheme, labels.categories)
+    assert again.names == labels.names
+    assert len(again) == len(labels.names)
+
+
+@pytest.mark.parametrize(
+    ("spans", "count"),
+    [
+        ([], 0),
+        ([(0, 2), (2, 4)], 0),
+        ([(2, 4), (0, 3)], 1),
+        ([(0, 9), (1, 2), (3, 4), (9, 10)], 2),  # nested ones: the reach of the first counts
+        ([(0, 2), (0, 2)], 1),
+    ],
+)
+def test_overlaps_counts_entities_that_begin_in_an_earlier_one(
+    spans: list[tuple[int, int]], count: int
+) -> None:
+    assert overlaps([("a", *span) for span in spans]) == count
+
+
+@settings(max_examples=30, deadline=None)
+@given(entities(LENGTH).flatmap(st.permutations))
+def test_entities_that_touch_do_not_overlap(found: Found) -> None:
+    assert overlaps(found) == 0

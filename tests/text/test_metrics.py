@@ -1,0 +1,169 @@
+"""Precision, recall and F1 against MMOCR and seqeval."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import classification_report
+from seqeval.scheme import IOB2, IOBES
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.metrics import Counts, Scores, score
+from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
+
+ROWS = st.lists(st.tuples(entities(6, longest=2), entities(6, longest=2)), max_size=6)
+
+
+def assert_equal_mmocr(scores: Scores, expected: dict[str, dict[str, float]]) -> None:
+    """Its table lacks the categories that the gold data lack."""
+    for name, row in expected.items():
+        counts = scores if name == "all" else scores.by_type[name]
+        figures = (counts.precision, counts.recall, counts.f1)
+        assert figures == pytest.approx(
+            (row["precision"], row["recall"], row["f1-score"]), rel=0, abs=1e-12
+        ), name
+    in_gold = {name for name, counts in scores.by_type.items() if counts.gold}
+    assert set(expected) == in_gold | {"all"}
+
+
+def test_mmocr_scores_equal_the_reference(golden: Path, cluener: Path) -> None:
+    arrays = np.load(golden / "decode.npz")
+    reference = json.loads((golden / "decode.json").read_text("utf-8"))
+    examples = read_cluener(cluener / f"{reference['split']}.json")
+    gold = [examples[row].entities or () for row in arrays["rows"]]
+    labels = LabelSet.mmocr(CATEGORIES)
+    found = labels.decode(arrays["tags"], arrays["attention_mask"], "mmocr")
+    assert_equal_mmocr(score(gold, found, "mmocr"), reference["metrics"])
+
+
+def test_gold_labels_reach_the_ceiling_of_the_reference(golden: Path, cluener: Path) -> None:
+    examples = read_cluener(cluener / "dev.json")
+    labels = LabelSet.mmocr(CATEGORIES)
+    tags = np.zeros((len(examples), 128), np.int32)
+    for row, example in zip(tags, examples, strict=True):
+        row[: len(example.text) + 2] = labels.encode(example.entities or (), len(example.text))
+    found = labels.decode(tags, tags > 0, "mmocr")  # X, tag 0, is padding
+    scores = score([example.entities or () for example in examples], found, "mmocr")
+    assert_equal_mmocr(scores, json.loads((golden / "ceiling_dev.json").read_text("utf-8")))
+    assert (scores.gold, scores.predicted, scores.correct) == (3072, 3072, 3072)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("convention", ["strict", "lenient"])
+@pytest.mark.parametrize(("scheme", "oracle"), [("bio", IOB2), ("bioes", IOBES)])
+def test_scores_equal_seqeval(scheme: str, oracle: type, convention: str, seed: int) -> None:
+    labels = LabelSet(["a", "b", "c"], scheme)
+    gold, mask = random_tags(labels, 60, seed)
+    noise, _ = random_tags(labels, 60, seed + 100)
+    found = np.where(np.random.default_rng(seed).random(gold.shape) < 0.2, noise, gold)
+    options = {"mode": "strict", "scheme": oracle} if convention == "strict" else {}
+    expected: dict[str, Any] = classification_report(
+        tag_names(labels, gold, mask), tag_names(labels, found, mask),
+        output_dict=True, zero_division=0, **options,
+    )  # fmt: skip
+    decoded = [labels.decode(tags, mask, convention) for tags in (gold, found)]
+    scores = score(*decoded, convention)
+    rows = {"micro avg": scores} | scores.by_type
+    assert set(rows) == set(expected) - {"macro avg", "weighted avg"}
+    for name, counts in rows.items():
+        row = expected[name]
+        assert counts.gold == row["support"], name
+        figures = (counts.precision, counts.recall, counts.f1)
+        assert figures == pytest.approx((row["precision"], row["recall"], row["f1-score"])), name
+    assert 0 < scores.correct < scores.predicted
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+@settings(max_examples=50, deadline=None)
+@given(rows=ROWS, cut=st.integers(0, 6))
+def test_counts_add_up_over_categories_and_over_rows(
+    convention: str, rows: list[Any], cut: int
+) -> None:
+    gold, found = [row[0] for row in rows], [row[1] for row in rows]
+    whole = score(gold, found, convention)
+    parts = [score(gold[s], found[s], convention) for s in (slice(cut), slice(cut, None))]
+    for field in ("gold", "predicted", "correct"):
+        total = getattr(whole, field)
+        assert total == sum(getattr(counts, field) for counts in whole.by_type.values())
+        assert total == sum(getattr(part, field) for part in parts)
+    assert whole.correct == sum(len(set(g) & set(f)) for g, f in rows)  # they have no repetitions
+    assert (whole.gold, whole.predicted) == (sum(map(len, gold)), sum(map(len, found)))
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+@settings(max_examples=30, deadline=None)
+@given(gold=st.lists(entities(9), min_size=1, max_size=5).filter(any))
+def test_gold_against_itself_is_perfect(convention: str, gold: list[Any]) -> None:
+    scores = score(gold, gold, convention)
+    for counts in (scores, *scores.by_type.values()):
+        assert (counts.precision, counts.recall, counts.f1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [("strict", (1, 2, 1)), ("lenient", (1, 2, 1)), ("mmocr", (2, 4, 3))],
+)
+def test_repetitions_count_once_but_under_mmocr_each_time(
+    convention: str, expected: tuple[int, int, int]
+) -> None:
+    gold, found = [[("a", 0, 2)] * 2], [[("a", 0, 2)] * 3 + [("a", 3, 4)]]
+    assert score(gold, found, convention).by_type == {"a": Counts(*expected)}
+
+
+def test_a_repetition_in_another_row_is_another_entity() -> None:
+    rows = [[("a", 0, 2)], [("a", 0, 2)]]
+    assert score(rows, [rows[0], []]).by_type == {"a": Counts(2, 1, 1)}
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_a_category_of_one_side_only_has_its_row(convention: str) -> None:
+    scores = score([[("b", 0, 1)]], [[("a", 0, 1), ("c", 2, 3)]], convention)
+    expected = {"a": Counts(0, 1, 0), "b": Counts(1, 0, 0), "c": Counts(0, 1, 0)}
+    assert scores.by_type == expected
+    assert list(scores.by_type) == ["a", "b", "c"]
+    for counts in expected.values():
+        assert (counts.precision, counts.recall, counts.f1) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "other", [("b", 1, 3), ("a", 0, 3), ("a", 2, 3), ("a", 1, 4), ("a", 1, 2), ("b", 0, 2)]
+)
+def test_type_and_both_boundaries_must_be_right(other: tuple[str, int, int]) -> None:
+    assert score([[("a", 1, 3)]], [[other]]).correct == 0
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [[], []]])
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_nothing_scores_zero(rows: list[Any], convention: str) -> None:
+    scores = score(rows, rows, convention)
+    assert (scores.precision, scores.recall, scores.f1) == (0, 0, 0)
+    assert (scores.gold, scores.predicted, scores.correct, scores.by_type) == (0, 0, 0, {})
+
+
+def test_figures_by_hand() -> None:
+    counts = Counts(gold=3072, predicted=3116, correct=2457)  # MMOCR's published run
+    figures = (counts.precision, counts.recall, counts.f1)
+    assert [round(figure, 4) for figure in figures] == [0.7885, 0.7998, 0.7941]
+
+
+def test_anything_that_starts_with_type_start_end_is_an_entity() -> None:
+    gold = [[Entity("a", 0, 2, "上海", 1.0)], [Entity("b", 1, 2)]]
+    found = [[("a", 0, 2)], [["b", np.int32(1), np.int64(2), "海", 0.3]]]
+    assert score(gold, found).correct == 2
+
+
+def test_rows_must_be_as_many() -> None:
+    with pytest.raises(UserError, match="predicted: 1 rows for 2 gold rows"):
+        score([[], []], [[]])
+
+
+def test_an_unknown_convention_is_refused_with_the_choices() -> None:
+    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+        score([], [], "exact")

@@ -1,0 +1,75 @@
+"""Scores and tagged sentences as text and JSON."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from flax_ner.text.examples import Entity
+from flax_ner.text.metrics import score
+from flax_ner.text.report import highlight, score_json, score_table
+
+SCORES = score(
+    [[("b", 0, 2), ("a", 3, 4)], [("a", 0, 1)]],
+    [[("b", 0, 2), ("a", 3, 5)], [("a", 0, 1), ("c", 2, 3)]],
+)
+
+
+def test_highlight_brackets_and_names_each_entity() -> None:
+    entities = [Entity("name", 4, 7), Entity("address", 1, 3)]  # any order
+    text = highlight("在上海的彭小军", entities, ["address", "name"])
+    assert text.plain == "在[上海 address]的[彭小军 name]"
+    assert {text.plain[span.start : span.end]: span.style for span in text.spans} == {
+        "[上海 address]": "green",
+        "[彭小军 name]": "cyan",
+    }
+
+
+def test_highlight_shows_what_is_left_of_an_overlapping_entity() -> None:
+    entities = [Entity("x", 0, 3), Entity("y", 2, 5), Entity("y", 1, 2)]
+    assert highlight("abcdef", entities, ["x", "y"]).plain == "[abc x][de y]f"
+
+
+def test_highlight_of_nothing_is_the_text() -> None:
+    assert highlight("[bold]浙商", [], []).plain == "[bold]浙商"
+    assert highlight("", [], []).plain == ""
+
+
+def test_colours_start_again_when_they_run_out() -> None:
+    categories = [f"c{i}" for i in range(7)]
+    first, last = (highlight("a", [Entity(c, 0, 1)], categories) for c in ("c0", "c6"))
+    assert first.spans[0].style == last.spans[0].style
+
+
+def test_score_json_holds_all_figures() -> None:
+    row = json.loads(json.dumps(score_json(SCORES)))
+    assert list(row) == ["all", "by_type"]
+    assert list(row["by_type"]) == ["a", "b", "c"]
+    names = ("precision", "recall", "f1", "gold", "predicted", "correct")
+    assert row["all"] == pytest.approx(
+        dict(zip(names, (1 / 2, 2 / 3, 4 / 7, 3, 4, 2), strict=True))
+    )
+    assert row["a"] == pytest.approx(dict(zip(names, (0.5, 0.5, 0.5, 2, 2, 1), strict=True)))
+    assert row["c"]["precision"] == row["c"]["recall"] == row["c"]["f1"] == 0
+
+
+def test_score_json_keeps_the_total_beside_a_category_called_all() -> None:
+    scores = score([[("all", 0, 1), ("x", 1, 2)]], [[("all", 0, 1)]])
+    assert score_json(scores)["all"]["gold"] == 2
+
+
+def test_score_table_has_a_line_for_each_category_and_one_for_all() -> None:
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(score_table(SCORES, title="dev, strict"))
+    printed = capture.get()
+    assert "dev, strict" in printed
+    lines = [cells(line) for line in printed.splitlines()]
+    assert ["a", "0.5000", "0.5000", "0.5000", "2", "2", "1"] in lines
+    assert ["c", "0.0000", "0.0000", "0.0000", "0", "1", "0"] in lines
+    assert ["all", "0.5000", "0.6667", "0.5714", "3", "4", "2"] in lines
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a printed line."""
+    return line.replace("│", " ").split()

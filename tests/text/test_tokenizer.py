@@ -1,0 +1,153 @@
+"""Text to ids and offsets."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from flax_ner.errors import UserError
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer, build_vocab, read_vocab
+
+SMALL = CharTokenizer([*SPECIAL_TOKENS, *"abcls中国，[]", "##b", "上海"])
+UNKNOWN, CLS, SEP = 1, 2, 3
+# All of Unicode, lone surrogates too, with the troublesome characters drawn often.
+UNICODE = st.characters(exclude_categories=())
+TROUBLE = st.sampled_from("aZİßẞΣς\0\n\r \ud83d\ude00👨\u200d👩\ufe0f\u0301")
+ANY_TEXT = st.lists(UNICODE | TROUBLE, max_size=30).map("".join)
+
+
+def ids(text: str) -> list[int]:
+    return SMALL.encode(text).ids[1:-1]
+
+
+def test_ids_equal_the_reference(golden: Path, cluener: Path) -> None:
+    tokenizer = CharTokenizer(cluener / "vocab.txt")
+    texts = [example.text for example in read_cluener(cluener / "dev.json")]
+    padded = np.full((len(texts), 128), tokenizer.pad_id)
+    for row, encoding in zip(padded, tokenizer.encode_batch(texts), strict=True):
+        row[: len(encoding.ids)] = encoding.ids
+    assert padded.shape == (1343, 128)
+    np.testing.assert_array_equal(padded, np.load(golden / "convertor_dev.npz")["input_ids"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY_TEXT)
+@example("İstanbul")
+@example("\n\na\r\r\n\n  b")
+@example("\ud83d\ude00 as two halves and 😀 as one")
+@example("👨\u200d👩\u200d👧 é e\u0301\r\n\0")
+def test_every_character_is_one_token_at_its_own_place(text: str) -> None:
+    encoding = SMALL.encode(text)
+    places = [(i, i + 1) for i in range(len(text))]
+    assert encoding.offsets == [(0, 0), *places, (0, 0)]
+    assert encoding.ids == [CLS, *(i for c in text for i in ids(c)), SEP]
+    assert len(encoding.ids) == len(text) + 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(ANY_TEXT, max_size=5))
+def test_a_batch_equals_its_texts_one_by_one(texts: list[str]) -> None:
+    batch = SMALL.encode_batch(texts)
+    assert [encoding.ids for encoding in batch] == [SMALL.encode(text).ids for text in texts]
+
+
+def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
+    changed = [c for c in map(chr, range(sys.maxunicode + 1)) if c.lower() != c]
+    upper = [c for c in changed if len(c.lower()) == 1]
+    vocab = [*SPECIAL_TOKENS, *sorted({c.lower() for c in upper})]
+    expected = [vocab.index(c.lower()) for c in upper]
+    assert len(upper) > 1000
+    assert CharTokenizer(vocab).encode("".join(upper)).ids[1:-1] == expected
+    assert sorted(set(changed) - set(upper)) == ["İ"]
+
+
+def test_an_upper_case_vocabulary_entry_is_out_of_reach() -> None:
+    tokenizer = CharTokenizer([*SPECIAL_TOKENS, "A", "b", "B"])
+    assert tokenizer.encode("AaBb").ids[1:-1] == [UNKNOWN, UNKNOWN, 6, 6]
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "\0", "z", "İ", "海", "\ud800", "\u200d", "\ufffd"])
+def test_what_the_vocabulary_lacks_is_unknown(text: str) -> None:
+    assert ids(f"a{text}中") == [ids("a")[0], UNKNOWN, ids("中")[0]]
+
+
+def test_special_tokens_and_pieces_in_a_text_are_plain_characters() -> None:
+    assert ids("[CLS]") == [SMALL.tokens.index(c) for c in "[cls]"]
+    assert ids("[UNK]")[1:-1] == [UNKNOWN] * 3
+    assert ids("##b") == [UNKNOWN, UNKNOWN, SMALL.tokens.index("b")]
+    assert ids("上海") == [UNKNOWN, UNKNOWN]
+
+
+def test_an_empty_text_is_cls_and_sep() -> None:
+    assert SMALL.encode("").ids == [CLS, SEP]
+    assert SMALL.encode("").offsets == [(0, 0), (0, 0)]
+
+
+def test_special_ids_follow_the_vocabulary() -> None:
+    tokenizer = CharTokenizer(["a", "[SEP]", "[CLS]", "[UNK]", "[PAD]"])
+    assert (tokenizer.pad_id, tokenizer.unknown_id) == (4, 3)
+    assert tokenizer.encode("ab").ids == [2, 0, 3, 1]
+
+
+def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab: no file .*nowhere\.txt"):
+        CharTokenizer(tmp_path / "nowhere.txt")
+
+
+def test_missing_special_tokens_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n[CLS]\na\n")
+    with pytest.raises(UserError, match=r"vocab\.txt lacks \[UNK\], \[SEP\]"):
+        CharTokenizer(path)
+    with pytest.raises(UserError, match=r"the tokens given lacks \[PAD\]"):
+        CharTokenizer(["[UNK]", "[CLS]", "[SEP]"])
+
+
+def test_a_vocabulary_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("[PAD]\n中\n".encode("gb18030"))
+    with pytest.raises(UserError, match=r"vocab\.txt: not UTF-8"):
+        read_vocab(path)
+
+
+def test_vocabulary_files_keep_line_numbers_as_ids(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("[PAD]\r\n\r\n中\u2028\r\n国".encode())
+    assert read_vocab(path) == ["[PAD]", "", "中\u2028", "国"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_save_and_read_are_inverse(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "saved_vocab.txt"
+    tokenizer = CharTokenizer(build_vocab(texts))
+    tokenizer.save(path)
+    assert CharTokenizer(path).tokens == tokenizer.tokens
+    assert path.read_bytes().endswith(b"\n")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ANY_TEXT, max_size=5), st.integers(1, 3))
+def test_a_built_vocabulary_knows_just_the_characters_that_are_frequent(
+    texts: list[str], min_count: int
+) -> None:
+    vocab = build_vocab(texts, min_count)
+    assert vocab[:5] == list(SPECIAL_TOKENS)
+    assert len(set(vocab)) == len(vocab)
+    counts = Counter(character.lower() for text in texts for character in text)
+    kept = {c for c, n in counts.items() if n >= min_count and len(c) == 1 and not c.isspace()}
+    assert set(vocab[5:]) == {c for c in kept if not "\ud800" <= c <= "\udfff"}
+    assert [counts[c] for c in vocab[5:]] == sorted((counts[c] for c in vocab[5:]), reverse=True)
+    assert CharTokenizer(vocab).encode("".join(vocab[5:])).ids[1:-1] == list(range(5, len(vocab)))
+
+
+def test_a_built_vocabulary_does_not_depend_on_the_order_of_texts() -> None:
+    expected = [*SPECIAL_TOKENS, "b", "a", "c"]
+    assert build_vocab(["ba", "Bc"]) == build_vocab(["cB", "ab"]) == expected

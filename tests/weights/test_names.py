@@ -1,0 +1,265 @@
+"""Tensor names and where each tensor goes."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flax_ner.errors import UserError
+from flax_ner.model.tagger import abstract_params
+from flax_ner.weights.names import (
+    Report,
+    flatten,
+    read_shape,
+    recognise,
+    to_params,
+    unflatten,
+)
+from tests.weights.helpers import CONFIG, PRETRAINED, TRAINED, old_name, tiny_state_dict
+
+ABSTRACT = abstract_params(CONFIG)
+EXTRA = {
+    "pooler.dense.weight": "pooler: tagging has no use for it",
+    "pooler.dense.bias": "pooler: tagging has no use for it",
+    "embeddings.position_ids": "buffer: 0, 1, 2, ...",
+}
+HEAD_TARGETS = {"head/classifier/kernel", "head/classifier/bias"}
+
+
+def convert(state: dict[str, np.ndarray]) -> tuple[dict[str, Any], Report]:
+    return to_params(state, recognise(state, "f.pth"), ABSTRACT, "f.pth")
+
+
+TREES = st.recursive(
+    st.integers(),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1), inner, min_size=1),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text("abc", min_size=1), TREES))
+def test_unflatten_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
+    assert unflatten(flatten(tree)) == tree
+
+
+def test_flatten_joins_names_with_slashes() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a/b": 1, "a/c/d": 2, "e": 3}
+
+
+@pytest.mark.parametrize("old_names", [False, True], ids=["weight-bias", "gamma-beta"])
+@pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
+def test_every_target_is_filled_exactly(prefix: str, old_names: bool) -> None:
+    state = tiny_state_dict(prefix, old_names)
+    params, report = convert(state)
+    targets, filled = flatten(ABSTRACT), flatten(params)
+    assert set(filled) == set(targets) - (HEAD_TARGETS if prefix == PRETRAINED else set())
+    for path, array in filled.items():
+        assert array.shape == targets[path].shape, path
+        assert array.dtype == np.float32, path
+    # Every number arrives: the same values, each as often as before.
+    arrived = np.sort(np.concatenate([array.ravel() for array in filled.values()]))
+    sent = np.sort(np.concatenate([array.ravel() for array in state.values()]))
+    np.testing.assert_array_equal(arrived, sent)
+    assert sorted(name for name, _, _ in report.used) == sorted(state)
+    assert {target for _, target, _ in report.used} == set(filled)
+    assert all(shape == state[name].shape for name, _, shape in report.used)
+    assert report.ignored == []
+    assert {target for target, _ in report.fresh} == set(targets) - set(filled)
+
+
+@pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
+def test_old_and_new_names_give_the_same_parameters(prefix: str) -> None:
+    new, old = (flatten(convert(tiny_state_dict(prefix, old))[0]) for old in (False, True))
+    for path, array in new.items():
+        np.testing.assert_array_equal(array, old[path], err_msg=path)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+@pytest.mark.parametrize(("slot", "name"), [(0, "query"), (1, "key"), (2, "value")])
+def test_query_key_and_value_lie_in_their_slots(slot: int, name: str, i: int) -> None:
+    state = tiny_state_dict(TRAINED)
+    qkv = convert(state)[0]["encoder"]["layers"][str(i)]["attention"]["qkv"]
+    source = f"{TRAINED}encoder.layer.{i}.attention.self.{name}"
+    x = np.random.default_rng(1).integers(-5, 6, (3, 8)).astype(np.float32)
+    projected = np.einsum("td,dnh->tnh", x, qkv["kernel"][:, slot]) + qkv["bias"][slot]
+    # PyTorch: a linear layer, then the width divided into heads.
+    expected = (x @ state[f"{source}.weight"].T + state[f"{source}.bias"]).reshape(3, 2, 4)
+    np.testing.assert_array_equal(projected, expected)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_attention_output_takes_the_heads_side_by_side(i: int) -> None:
+    state = tiny_state_dict(TRAINED)
+    kernel = convert(state)[0]["encoder"]["layers"][str(i)]["attention"]["out"]["kernel"]
+    heads = np.random.default_rng(1).integers(-5, 6, (3, 2, 4)).astype(np.float32)
+    weight = state[f"{TRAINED}encoder.layer.{i}.attention.output.dense.weight"]
+    expected = heads.reshape(3, 8) @ weight.T
+    np.testing.assert_array_equal(np.einsum("tnh,nhd->td", heads, kernel), expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("embeddings.word_embeddings.weight", "embeddings/word"),
+        ("embeddings.position_embeddings.weight", "embeddings/position"),
+        ("embeddings.token_type_embeddings.weight", "embeddings/token_type"),
+        ("embeddings.LayerNorm.weight", "embeddings/norm/scale"),
+        ("embeddings.LayerNorm.bias", "embeddings/norm/bias"),
+        ("encoder.layer.1.attention.output.dense.bias", "layers/1/attention/out/bias"),
+        ("encoder.layer.1.attention.output.LayerNorm.weight", "layers/1/attention_norm/scale"),
+        ("encoder.layer.1.attention.output.LayerNorm.bias", "layers/1/attention_norm/bias"),
+        ("encoder.layer.1.intermediate.dense.weight", "layers/1/mlp_in/kernel"),
+        ("encoder.layer.1.intermediate.dense.bias", "layers/1/mlp_in/bias"),
+        ("encoder.layer.0.output.dense.weight", "layers/0/mlp_out/kernel"),
+        ("encoder.layer.0.output.dense.bias", "layers/0/mlp_out/bias"),
+        ("encoder.layer.0.output.LayerNorm.weight", "layers/0/mlp_norm/scale"),
+        ("encoder.layer.0.output.LayerNorm.bias", "layers/0/mlp_norm/bias"),
+    ],
+)  # fmt: skip
+def test_plain_tensors_go_to_their_place(source: str, target: str) -> None:
+    state = tiny_state_dict(TRAINED)
+    tensor = state[TRAINED + source].T if target.endswith("kernel") else state[TRAINED + source]
+    np.testing.assert_array_equal(flatten(convert(state)[0]["encoder"])[target], tensor)
+
+
+def test_the_head_goes_to_its_place() -> None:
+    state = tiny_state_dict(TRAINED)
+    head = convert(state)[0]["head"]["classifier"]
+    np.testing.assert_array_equal(head["kernel"], state["decoder.classifier.weight"].T)
+    np.testing.assert_array_equal(head["bias"], state["decoder.classifier.bias"])
+
+
+def test_half_precision_becomes_float32() -> None:
+    state = {name: array.astype(np.float16) for name, array in tiny_state_dict(TRAINED).items()}
+    for path, array in flatten(convert(state)[0]).items():
+        assert array.dtype == np.float32, path
+
+
+@pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
+def test_the_report_says_what_was_left_behind(prefix: str) -> None:
+    extra = {prefix + name: reason for name, reason in EXTRA.items()}
+    if prefix == PRETRAINED:
+        extra["cls.predictions.bias"] = "pre-training heads: tagging has no use for them"
+        extra["cls.seq_relationship.weight"] = extra["cls.predictions.bias"]
+    state = tiny_state_dict(prefix) | {name: np.zeros(3, np.float32) for name in extra}
+    _, report = convert(state)
+    assert dict(report.ignored) == extra
+    assert len(report.used) + len(report.ignored) == len(state)
+    fresh = HEAD_TARGETS if prefix == PRETRAINED else set()
+    assert {target for target, _ in report.fresh} == fresh
+    printed = str(report)
+    assert f"Source layout: MMOCR {'trained' if prefix == TRAINED else 'pre-trained'}" in printed
+    assert f"{len(report.used)} source tensors used:" in printed
+    assert f"{len(fresh)} target tensors freshly initialised:" in printed
+    for name, reason in extra.items():
+        assert f"  {name}: {reason}\n" in printed
+
+
+def test_all_faults_are_reported_together() -> None:
+    state = tiny_state_dict(TRAINED, old_names=True)
+    missing = (
+        "encoder.bert.encoder.layer.1.attention.self.key.weight",
+        "encoder.bert.embeddings.LayerNorm.weight",
+        "decoder.classifier.bias",
+    )
+    for name in missing:
+        del state[old_name(name)]
+    state["encoder.bert.encoder.layer.0.output.dense.weight"] = np.zeros((12, 8), np.float32)
+    state["decoder.classifier.weight"] = np.zeros((7, 8), np.float32)
+    state["encoder.bert.encoder.layer.0.output.LayerNorm.gamma"] = np.zeros((1, 8), np.float32)
+    state["encoder.bert.encoder.layer.2.output.dense.bias"] = np.zeros(8, np.float32)
+    state["decoder.crf.transitions"] = np.zeros((5, 5), np.float32)
+    with pytest.raises(UserError, match=r"^f\.pth: cannot be converted \(MMOCR trained") as caught:
+        convert(state)
+    faults = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert sorted(faults) == sorted(
+        [
+            f"missing: {missing[0]}, for encoder/layers/1/attention/qkv/kernel",
+            f"missing: {missing[1]}, for encoder/embeddings/norm/scale",
+            f"missing: {missing[2]}, for head/classifier/bias",
+            "misshapen: encoder.bert.encoder.layer.0.output.dense.weight is [12, 8], "
+            "the model needs [8, 12]",
+            "misshapen: decoder.classifier.weight is [7, 8], the model needs [5, 8]",
+            "misshapen: encoder.bert.encoder.layer.0.output.LayerNorm.gamma is [1, 8], "
+            "the model needs [8]",
+            "unknown: encoder.bert.encoder.layer.2.output.dense.bias is not part of the model "
+            "and no rule ignores it",
+            "unknown: decoder.crf.transitions is not part of the model and no rule ignores it",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", tiny_state_dict(TRAINED))
+def test_no_tensor_may_be_missing(name: str) -> None:
+    state = tiny_state_dict(TRAINED)
+    layout = recognise(state, "f.pth")
+    del state[name]
+    with pytest.raises(UserError, match=f"missing: {re.escape(name)}, for "):
+        to_params(state, layout, ABSTRACT, "f.pth")
+
+
+def test_no_target_may_be_left_over() -> None:
+    state = tiny_state_dict(TRAINED)
+    abstract = ABSTRACT | {"pooler": {"kernel": np.zeros((8, 8))}}
+    with pytest.raises(UserError, match="no rule fills pooler/kernel"):
+        to_params(state, recognise(state, "f.pth"), abstract, "f.pth")
+
+
+def test_a_name_that_only_contains_an_ignored_one_is_unknown() -> None:
+    state = tiny_state_dict(TRAINED) | {
+        "my_cls.bias": np.zeros(1),
+        "xpooler.dense.bias": np.zeros(1),
+    }
+    with pytest.raises(
+        UserError, match=r"unknown: my_cls\.bias .*\n.*unknown: xpooler\.dense\.bias"
+    ):
+        convert(state)
+
+
+def test_a_tensor_under_its_old_and_its_new_name_is_refused() -> None:
+    state = tiny_state_dict(TRAINED) | tiny_state_dict(TRAINED, old_names=True)
+    with pytest.raises(UserError, match="under the old and the new name"):
+        convert(state)
+
+
+def test_a_pretrained_encoder_has_no_place_for_a_head() -> None:
+    state = tiny_state_dict(PRETRAINED) | {"decoder.classifier.bias": np.zeros(5, np.float32)}
+    with pytest.raises(UserError, match=r"unknown: decoder\.classifier\.bias"):
+        convert(state)
+
+
+@pytest.mark.parametrize("old_names", [False, True])
+@pytest.mark.parametrize(("prefix", "name"), [(TRAINED, "trained"), (PRETRAINED, "pre-trained")])
+def test_the_layout_is_recognised_by_names(prefix: str, name: str, old_names: bool) -> None:
+    layout = recognise(tiny_state_dict(prefix, old_names), "f.pth")
+    assert layout.name.startswith(f"MMOCR {name}")
+    assert layout.encoder == prefix
+
+
+def test_an_unknown_layout_is_refused_with_what_was_expected() -> None:
+    state = {"model.embed.weight": np.zeros(1), "backbone.conv.weight": np.zeros(1)}
+    with pytest.raises(UserError, match=r"f\.pth: no known layout") as caught:
+        recognise(state, "f.pth")
+    for part in ("backbone.conv.weight, model.embed.weight", "encoder.bert.embeddings.word_emb"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
+def test_shapes_tell_the_configuration(prefix: str) -> None:
+    state = tiny_state_dict(prefix)
+    fields = read_shape(state, recognise(state, "f.pth"), "f.pth")
+    expected = {name: getattr(CONFIG, name) for name in fields}
+    assert fields == expected
+    assert len(fields) == (7 if prefix == TRAINED else 6)
+
+
+def test_a_file_that_is_cut_off_is_refused() -> None:
+    state = tiny_state_dict(PRETRAINED)
+    layout = recognise(state, "f.pth")
+    del state["bert.embeddings.position_embeddings.weight"]
+    with pytest.raises(UserError, match=r"f\.pth: lacks bert\.embeddings\.position_embeddings"):
+        read_shape(state, layout, "f.pth")

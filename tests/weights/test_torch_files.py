@@ -1,0 +1,435 @@
+"""PyTorch files: the same numbers as PyTorch, and one clear error for everything else."""
+
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from flax_ner.weights.torch_files import WeightsFileError, read_state_dict, read_torch_file
+
+# --- Files written by hand -----------------------------------------------------------------------
+
+FLOATS = np.arange(6, dtype="<f4")
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value: int) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def pair(*values: int) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def storage(count: int = 6, key: str = "0", kind: str = "FloatStorage", view: bytes = b"") -> bytes:
+    return (
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu")
+        + number(count) + view + b"tQ"
+    )  # fmt: skip
+
+
+def tensor(
+    offset: int = 0,
+    size: bytes = pair(2, 3),
+    stride: bytes = pair(3, 1),
+    over: bytes = storage(),
+) -> bytes:
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + over + number(offset) + size + stride
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )  # fmt: skip
+
+
+def program(body: bytes) -> bytes:
+    return b"\x80\x02" + body + b"."
+
+
+def state(value: bytes) -> bytes:
+    return program(b"}" + text("w") + value + b"s")
+
+
+def write_zip(path: Path, pickled: bytes, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, content in ({"data/0": FLOATS.tobytes()} | members).items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+def write_stream(path: Path, pickled: bytes, keys: bytes = b"]" + text("0") + b"a") -> Path:
+    head = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    numbers = struct.pack("<q", len(FLOATS)) + FLOATS.tobytes()
+    path.write_bytes(b"".join(head) + pickled + program(keys) + numbers)
+    return path
+
+
+WRITERS = [write_zip, write_stream]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_reads_files_written_by_hand(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / "x.pth", state(tensor(offset=1, size=pair(2, 2), stride=pair(1, 2))))
+    np.testing.assert_array_equal(read_state_dict(path)["w"], [[1, 3], [2, 4]])
+
+
+def test_reads_a_view_of_a_storage_in_a_stream(tmp_path: Path) -> None:
+    view = b"(" + text("1") + number(2) + number(3) + b"t"
+    body = tensor(offset=1, size=pair(2), stride=pair(1), over=storage(view=view))
+    path = write_stream(tmp_path / "x.pth", state(body))
+    np.testing.assert_array_equal(read_state_dict(path)["w"], [3, 4])
+    past = tensor(offset=2, size=pair(2), stride=pair(1), over=storage(view=view))
+    with pytest.raises(WeightsFileError, match="past its storage"):
+        read_state_dict(write_stream(tmp_path / "y.pth", state(past)))
+
+
+# --- Golden files --------------------------------------------------------------------------------
+
+
+def test_reads_the_golden_zip(golden: Path) -> None:
+    path = golden / "bert_softmax_tiny.pth"
+    whole = read_torch_file(path)
+    assert set(whole) == {"meta", "state_dict", "optimizer"}
+    assert whole["meta"]["CLASSES"][0] == "address"
+    weights = read_state_dict(path)
+    assert weights["encoder.bert.embeddings.word_embeddings.weight"].shape == (21128, 64)
+    assert weights["decoder.classifier.bias"].shape == (24,)
+    assert {w.dtype for w in weights.values()} == {np.dtype("float32")}
+
+
+def test_reads_the_golden_stream_with_the_same_encoder(golden: Path) -> None:
+    trained = read_state_dict(golden / "bert_softmax_tiny.pth")
+    old = read_state_dict(golden / "bert_pretrain_tiny_legacy.pth")
+    names = [name for name in old if name.startswith("bert.")]
+    assert len(names) > 30
+    for name in names:
+        new = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        new = new.replace("LayerNorm.beta", "LayerNorm.bias")
+        np.testing.assert_array_equal(old[name], trained["encoder." + new])
+
+
+def test_maps_the_file_and_does_not_copy_it(golden: Path) -> None:
+    for name in ("bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"):
+        for array in read_state_dict(golden / name).values():
+            assert not array.flags.owndata and not array.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"])
+def test_a_truncated_file_is_one_clear_error(golden: Path, tmp_path: Path, name: str) -> None:
+    whole = (golden / name).read_bytes()
+    for length in (0, 1, 7, 100, 2000, 50_000, len(whole) // 2, len(whole) - 1):
+        path = tmp_path / "cut.pth"
+        path.write_bytes(whole[:length])
+        refuses(path)
+
+
+# --- Against PyTorch -----------------------------------------------------------------------------
+
+
+def equal(ours: Any, theirs: Any) -> None:
+    """Same containers, names and values; tensors also of the same type, to the last bit."""
+    import torch
+
+    if isinstance(theirs, torch.Tensor):
+        theirs = theirs.detach()
+        assert isinstance(ours, np.ndarray) and ours.shape == tuple(theirs.shape)
+        if theirs.dtype == torch.bfloat16:
+            assert ours.dtype == ml_dtypes.bfloat16
+            ours, theirs = ours.astype("float32"), theirs.float()
+        assert ours.dtype == theirs.numpy().dtype
+        np.testing.assert_array_equal(ours, theirs.numpy())
+    elif isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            equal(ours[key], theirs[key])
+    elif isinstance(theirs, list | tuple):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            equal(a, b)
+    else:
+        assert ours == theirs and type(ours) is type(theirs)
+
+
+def examples() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5) / 7
+    dtypes = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
+    linear = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    adam = torch.optim.AdamW(linear.parameters())
+    linear(torch.ones(4, 3)).sum().backward()
+    adam.step()
+    return {
+        "dtypes": {d: (base * 3 - 50).to(getattr(torch, d)) for d in dtypes.split()},
+        # One odd byte first: in a stream, the numbers after it stand at odd addresses.
+        "odd": OrderedDict(a=torch.tensor([1], dtype=torch.uint8), b=base, c=base.bfloat16()),
+        "views": {"t": base.permute(2, 0, 1), "s": base[1:, ::2, 3], "e": base[:1].expand(3, 4, 5)},
+        "shared": {"a": base, "b": base[1], "c": base.view(-1)[7:9], "same": base},
+        "small": {
+            "scalar": torch.tensor(3.5),
+            "none": torch.empty(0),
+            "wide": torch.empty(2, 0, 3),
+        },
+        "nested": {
+            "a": {"b": [1, 2.5, (None, True, "名字")]},
+            "size": base.shape,
+            3: 2**70,
+            "l": [],
+        },
+        "parameter": {"p": torch.nn.Parameter(base)},
+        "module": linear.state_dict(),
+        "checkpoint": {"state_dict": linear.state_dict(), "optimizer": adam.state_dict()},
+        "many": {str(i): torch.full((2,), i) for i in range(500)},
+        "tensor": base,
+    }
+
+
+NAMES = [
+    "dtypes", "odd", "views", "shared", "small", "nested",
+    "parameter", "module", "checkpoint", "many", "tensor",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "stream"])
+@pytest.mark.parametrize("name", NAMES)
+def test_reads_what_pytorch_reads(tmp_path: Path, name: str, new: bool) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.pth"
+    torch.save(examples()[name], path, _use_new_zipfile_serialization=new)
+    equal(read_torch_file(path), torch.load(path, weights_only=True))
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_reads_younger_pickles(tmp_path: Path, protocol: int) -> None:
+    torch = pytest.importorskip("torch")
+    for name in NAMES:  # against what was saved: PyTorch itself promises only protocol 2
+        saved = examples()[name]
+        torch.save(saved, tmp_path / "x.pth", pickle_protocol=protocol)
+        equal(read_torch_file(tmp_path / "x.pth"), saved)
+
+
+@pytest.mark.parametrize("name", ["bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"])
+def test_reads_golden_files_as_pytorch_does(golden: Path, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    equal(read_torch_file(golden / name), torch.load(golden / name, weights_only=True))
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_shared_storages_share_memory(tmp_path: Path, new: bool) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(examples()["shared"], tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    read = read_torch_file(tmp_path / "x.pth")
+    assert all(np.shares_memory(read["a"], read[name]) for name in ("b", "c", "same"))
+
+
+# --- State dicts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outer", [[], ["state_dict"], ["model"], ["state_dict", "module"]])
+def test_unwraps_a_checkpoint(tmp_path: Path, outer: list[str]) -> None:
+    body = b"}" + text("w") + tensor() + b"s" + text("epoch") + number(3) + b"s"
+    for name in reversed(outer):
+        body = b"}" + text("meta") + b"}s" + text(name) + body + b"s"
+    weights = read_state_dict(write_zip(tmp_path / "x.pth", program(body)))
+    assert list(weights) == ["w"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"}",
+        tensor(),
+        number(5),
+        b"}" + text("epoch") + number(1) + b"s",
+        b"}" + text("net") + b"}" + text("w") + tensor() + b"ss" + text("v") + tensor() + b"s",
+        b"}q\x00" + text("state_dict") + b"h\x00s",  # inside itself
+    ],
+    ids=["empty", "tensor", "number", "no tensor", "weights one level down", "itself"],
+)
+def test_what_is_no_state_dict_is_an_error(tmp_path: Path, body: bytes) -> None:
+    path = write_zip(tmp_path / "x.pth", program(body))
+    read_torch_file(path)
+    with pytest.raises(WeightsFileError, match="not a state dict"):
+        read_state_dict(path)
+
+
+# --- Hostile and damaged files -------------------------------------------------------------------
+
+
+def refuses(path: Path) -> str:
+    """Read a file that must be refused; returns the message, which is one line and names it."""
+    with pytest.raises(WeightsFileError) as caught:
+        read_torch_file(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and message.isprintable() and len(message) < 1000
+    return message
+
+
+CALLS = {
+    "posix.system": b"cposix\nsystem\n" + text("touch ran") + b"\x85R",
+    "os.system": text("os") + text("system") + b"\x93" + text("touch ran") + b"\x85R",
+    "builtins.eval": b"cbuiltins\neval\n" + text("open('ran', 'w')") + b"\x85R",
+    "builtins.getattr": b"cbuiltins\ngetattr\nccollections\nOrderedDict\n" + text("pop") + b"\x86R",
+    "torch.load": b"ctorch\nload\n" + text("x") + b"\x85R",
+    "torch.FloatStorage.from_file": b"ctorch\nFloatStorage.from_file\n" + text("x") + b"\x85R",
+    "collections.OrderedDict.fromkeys": b"ccollections\nOrderedDict.fromkeys\n)R",
+    "numpy.core.multiarray._reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n)R",
+}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_is_refused_by_name_and_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside = b"ccollections\nOrderedDict\n]" + text("k") + CALLS[name] + b"\x86a\x85R"
+    for body in (CALLS[name], state(CALLS[name])[2:-1], inside):
+        assert name in refuses(write(tmp_path / "x.pth", program(body)))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+INSTRUCTIONS = {
+    "EXT1": b"\x82\x01",
+    "EXT4": b"\x84\x01\x00\x00\x00",
+    "INST": b"(iposix\nsystem\n",
+    "OBJ": b"(ccollections\nOrderedDict\no",
+    "NEWOBJ": b"ccollections\nOrderedDict\n)\x81",
+    "PERSID": b"P0\n",
+}
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_an_instruction_that_weights_do_not_need_is_refused(tmp_path: Path, name: str) -> None:
+    assert name in refuses(write_zip(tmp_path / "x.pth", program(INSTRUCTIONS[name])))
+
+
+HUGE = 2**61
+IMPOSSIBLE = {
+    "offset past the end": tensor(offset=6),
+    "size past the end": tensor(size=pair(3, 3)),
+    "stride past the end": tensor(stride=pair(4, 1)),
+    "negative offset": tensor(offset=-1),
+    "negative stride": tensor(offset=5, stride=pair(-3, -1)),
+    "negative size": tensor(size=pair(-2, 3)),
+    "huge size": tensor(size=pair(HUGE, HUGE)),
+    "huge size, repeated": tensor(size=pair(HUGE), stride=pair(0)),
+    "huge empty size": tensor(size=pair(0, HUGE, HUGE)),
+    "huge stride": tensor(stride=pair(HUGE, HUGE)),
+    "beyond 64 bits": tensor(offset=2**80),
+    "more sizes than strides": tensor(stride=pair(1)),
+    "too many dimensions": tensor(size=pair(*[1] * 65), stride=pair(*[1] * 65)),
+    "sizes of text": tensor(size=text("23")),
+    "no storage": tensor(over=number(0)),
+    "a tensor for a storage": tensor(over=tensor(size=pair(3), stride=pair(2))),
+    "storage longer than its data": tensor(over=storage(count=7)),
+    "storage of wider numbers": tensor(over=storage(kind="DoubleStorage")),
+    "negative storage": tensor(over=storage(count=-1)),
+    "huge storage": tensor(over=storage(count=HUGE)),
+    "another storage": tensor(over=storage(key="1")),
+    "storage of two dtypes": tensor() + tensor(over=storage(kind="IntStorage")),
+    "unknown storage": tensor(over=storage(kind="QInt8Storage")),
+    "lazy negation": tensor()[:-2] + b"}" + text("neg") + b"\x88stR",
+}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_tensor_is_refused(tmp_path: Path, write: Any, name: str) -> None:
+    body = b"(" + IMPOSSIBLE[name] + b"t"
+    refuses(write(tmp_path / "x.pth", program(body)))
+
+
+NESTED_TUPLES = b")" + b"\x85" * 300_000
+BOMBS = {
+    "memo number": b"}r\xff\xff\xff\x7fNs",
+    "deep key": b"}" + NESTED_TUPLES + b"Ns",
+    "wide key": b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(100)) + b"Ns",
+    "wide storage key": storage().replace(text("0"), b")" + b"q\x00h\x00\x86" * 100),
+    "length": b"\x8e" + struct.pack("<Q", 2**40) + b"x",
+    "text length": b"X\xff\xff\xff\xffx",
+    "frame": b"\x95" + struct.pack("<Q", 2**62),
+    "list in itself as a size": b"]q\x00h\x00a" + tensor(size=b"h\x00"),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_cannot_take_much_memory_or_time(
+    tmp_path: Path, write: Any, name: str
+) -> None:
+    refuses(write(tmp_path / "x.pth", program(BOMBS[name])))
+
+
+DAMAGED = {
+    "nothing": b"",
+    "underflow": b"\x85.",
+    "no mark": b"}t.",
+    "unknown memo": b"h\x05.",
+    "not a container": b"NNNs.",
+    "odd items": b"}(NNNu.",
+    "not callable": b"N)R.",
+    "no stop": b"}",
+    "bad text": b"X\x01\x00\x00\x00\xff.",
+    "terminal escapes": b"\x8c\x06\x1b[2Jos\x8c\x06system\x93.",
+}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_pickle_is_one_clear_error(tmp_path: Path, write: Any, name: str) -> None:
+    refuses(write(tmp_path / "x.pth", DAMAGED[name]))
+
+
+def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    good = state(tensor())
+    assert "big" not in refuses(write_zip(path, good, byteorder=b"big"))
+    assert "storage 0" in refuses(write_zip(path, good, **{"data/0": b"1234"}))
+    refuses(write_stream(path, good, keys=b"]" + text("1") + b"a"))
+    refuses(write_stream(path, good, keys=b"])" + b"q\x00h\x00\x86" * 100 + b"a"))
+    refuses(write_stream(path, good, keys=b"]"))
+    path.write_bytes(write_stream(path, good).read_bytes()[:-1])
+    assert "ends within a storage" in refuses(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", good)
+    assert "compressed" in refuses(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other.txt", "")
+    assert "not of weights" in refuses(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "not a PyTorch file" in refuses(path)
+
+
+def test_any_damaged_byte_gives_the_object_or_one_clear_error(tmp_path: Path) -> None:
+    for write in WRITERS:
+        whole = write(tmp_path / "x.pth", state(tensor())).read_bytes()
+        for place in range(len(whole)):
+            path = tmp_path / "damaged.pth"
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+            try:
+                read_torch_file(path)
+            except WeightsFileError as error:
+                assert str(path) in str(error) and str(error).isprintable()
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    assert "cannot be read" in refuses(tmp_path / "none.pth")
+    assert "cannot be read" in refuses(tmp_path)
+
+
+def test_needs_neither_torch_nor_jax() -> None:
+    code = (
+        "import sys, flax_ner.weights.torch_files; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'jax')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
