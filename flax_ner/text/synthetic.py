@@ -101,12 +101,12 @@ QQ群里有人问：{game}的{few}人副本怎么打？
 {company}总部迁往{address}，{position}{name}{soon}将主持新闻发布会。
 """
 FILLERS = {
-    "date": "昨天 前天 上周 上月 去年 今年 近日 3月5日 2008年 12日上午".split(),
-    "soon": "明年 下周 下个月 本月底 6月1日 20日".split(),
-    "few": "2 3 5 8 12 20 30 45".split(),
-    "number": "60 100 128 360 500 800 2000".split(),
-    "really": "确实 非常 比较 相当 十分 的确 特别 格外".split(),  # before what has a degree
-    "surely": "确实 一定 的确 仍然 依然 还是 恐怕 当然".split(),  # before what has none
+    "date": "昨天 前天 上周 上月 去年 今年 近日 3月5日 2008年 12日上午",
+    "soon": "明年 下周 下个月 本月底 6月1日 20日",
+    "few": "2 3 5 8 12 20 30 45",
+    "number": "60 100 128 360 500 800 2000",
+    "really": "确实 非常 比较 相当 十分 的确 特别 格外",  # before what has a degree
+    "surely": "确实 一定 的确 仍然 依然 还是 恐怕 当然",  # before what has none
 }
 
 
@@ -126,7 +126,7 @@ def synthetic(split: str, count: int, seed: int = 0) -> list[Example]:
     if count < 1:
         raise UserError(f"count: {count}, but it must be at least 1.")
     random = np.random.default_rng((seed, SPLITS.index(split)))
-    choices = _names()[split] | FILLERS
+    choices = _names()[split] | {slot: words.split() for slot, words in FILLERS.items()}
     patterns = [re.split(r"\{(\w+)\}", line) for line in PATTERNS.split()]
 
     def fill(pattern: list[str]) -> tuple[str, list[Entity]]:
@@ -162,7 +162,8 @@ def _names() -> dict[str, dict[str, list[str]]]:
     def compose(*parts: str) -> list[str]:
         return ["".join(names) for names in itertools.product(*(p.split() for p in parts))]
 
-    titles = [f"《{name}》" for name in compose(ADJECTIVES, "的", NOUNS) + compose(NOUNS, NOUNS)]
+    pairs = map("".join, itertools.permutations(NOUNS.split(), 2))
+    titles = [f"《{name}》" for name in (*compose(ADJECTIVES, "的", NOUNS), *pairs)]
     names = {
         "address": compose(PLACES, ADDRESS_ENDS),
         "book": titles,
