@@ -1,4 +1,9 @@
-"""CLUENER2020 from nothing: a small BERT on two CPU cores."""
+"""CLUENER2020 from nothing: a small BERT, its vocabulary from the training texts.
+
+    python train.py --config configs/cluener_scratch.py --workdir runs/cluener_scratch
+
+Hardware: two CPU cores, about half an hour. Strict F1 on dev: 0.7098 (seed 0).
+"""
 
 from ml_collections import ConfigDict
 

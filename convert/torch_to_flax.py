@@ -5,12 +5,11 @@ python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--con
 
 import argparse
 import sys
-from pathlib import Path
 
 from absl import logging
 
 from flax_ner.errors import UserError
-from flax_ner.weights.convert import convert, read_config, read_labels
+from flax_ner.weights.convert import beside, convert, read_config, read_labels
 from flax_ner.weights.model_dir import save_model
 
 
@@ -36,12 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     try:
-        vocab = options.vocab or _beside(options.source, "vocab.txt")
+        vocab = options.vocab or beside(options.source, "vocab.txt")
         if vocab is None:
             raise UserError(
                 f"--vocab: there is no vocab.txt beside {options.source}. Name the file."
             )
-        config = options.config or _beside(options.source, "config.json")
+        config = options.config or beside(options.source, "config.json")
         model, report = convert(
             options.source,
             vocab,
@@ -49,17 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
             read_config(config) if config else None,
         )
         save_model(options.out, model)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"torch_to_flax: {error}")
     print(report)
     print(
         f"Vocabulary: {vocab}. Configuration: {config or 'from the tensors'}. Written: {options.out}"
     )
-
-
-def _beside(source: str, name: str) -> str | None:
-    path = Path(source).with_name(name)
-    return str(path) if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every setting once: its default, its unit, what it means.
 
 A file in `configs/` calls `default_config()` and changes fields; the command line changes them
-again: `--config.optimizer.learning_rate=5e-5`. Nothing else has defaults.
+again: `--config.optimizer.learning_rate=5e-5`. Nothing else of a run has defaults.
 """
 
 from typing import Any
@@ -66,7 +66,7 @@ def default_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 10
-    config.train.steps = 0  # stop after so many; 0: train.epochs decides
+    config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.tensorboard = False  # True: event files beside metrics.jsonl; needs tensorboardX
 
@@ -99,7 +99,7 @@ def default_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = 0  # devices that share a batch; 0: all that are left
     config.mesh.fsdp = 1  # devices that share the parameters
-    return config
+    return config.lock()  # a name that is not here is an error, also in a file
 
 
 def check_config(config: ConfigDict) -> None:
@@ -120,6 +120,8 @@ def check_config(config: ConfigDict) -> None:
                 f"{name}: {_get(config, name)!r} is unknown. Choose one of {', '.join(allowed)}."
             )
     least = {
+        "seed": 0,
+        "model.initializer_range": 0,
         "tokenizer.min_count": 1,
         "data.max_length": 3,
         "data.batch_size": 1,
@@ -128,7 +130,12 @@ def check_config(config: ConfigDict) -> None:
         "train.steps_per_dispatch": 1,
         "optimizer.learning_rate": 0,
         "optimizer.warmup": 0,
+        "optimizer.decay_factor": 0,
         "optimizer.weight_decay": 0,
+        "optimizer.b1": 0,
+        "optimizer.b2": 0,
+        "optimizer.eps": 0,
+        "loss.gamma": 0,
         "optimizer.clip_norm": 0,
         "eval.every": 1,
         "eval.batch_size": 1,
@@ -144,6 +151,9 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             "eval.scoring: 'mmocr' knows no E- and S-. Choose strict, or data.scheme bio."
         )
+    for name in ("b1", "b2"):
+        if config.optimizer[name] >= 1:
+            raise UserError(f"optimizer.{name}: {config.optimizer[name]}, but it must be below 1.")
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."

@@ -10,6 +10,7 @@ import pytest
 
 from flax_ner.config import check_config, default_config
 from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,12 +39,32 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("optimizer.learning_rate", -1.0),
         ("data.max_length", 513),
         ("checkpoint.keep", 0),
+        ("seed", -1),
+        ("optimizer.b2", 1.0),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
     config = default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"{re.escape(field)}: .*{re.escape(str(value))}"):
+        check_config(config)
+
+
+def test_a_name_that_is_not_there_is_refused_in_a_file_too() -> None:
+    with pytest.raises(AttributeError, match='Did you mean "learning_rate"'):
+        default_config().optimizer.learning_rat = 1.0
+
+
+def test_a_model_has_the_defaults_of_the_configuration() -> None:
+    fields = BertConfig(vocab_size=1, num_labels=1).to_json()
+    for name, value in default_config().model.items():
+        assert fields[name] == value, name
+
+
+def test_mmocr_scoring_needs_tags_that_it_knows() -> None:
+    config = default_config()
+    config.data.scheme, config.eval.scoring = "bioes", "mmocr"
+    with pytest.raises(UserError, match="knows no E- and S-"):
         check_config(config)
 
 

@@ -50,13 +50,15 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     try:
         options.run(options)
-    except UserError as error:
-        sys.exit(f"flax_ner: {error}")
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stderr.close()
+    except (UserError, OSError) as error:
+        sys.exit(f"flax_ner: {error}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(f"--json: no folder {str(Path(options.json).parent)!r} to write to.")
     examples = read_examples(options.data, "cluener", "DATA")
     tagger = load(options.model)
     scores = tagger.score(examples, options.scoring)
@@ -72,12 +74,18 @@ def _predict(options: argparse.Namespace) -> None:
     tagger = load(options.model)
     texts = _texts(options.file)
     console = Console(soft_wrap=True)
-    while chunk := list(islice(texts, CHUNK)):
+    # Who types gets an answer to every line.
+    size = 1 if options.file == "-" and sys.stdin.isatty() else CHUNK
+    while chunk := list(islice(texts, size)):
         for text, entities in zip(chunk, tagger(chunk), strict=True):
             if options.format == "jsonl":
                 print(_json_line(text, entities))
+                continue
+            marked = highlight(text, entities, tagger.labels.categories)
+            if console.is_terminal:
+                console.print(marked)
             else:
-                console.print(highlight(text, entities, tagger.labels.categories))
+                print(marked.plain)  # rich would change tabs and control characters
 
 
 def _json_line(text: str, entities: list[Entity]) -> str:
@@ -104,4 +112,4 @@ def _lines(lines: TextIO, name: str) -> Iterator[str]:
         for line in lines:
             yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}).") from None
+        raise UserError(f"{name}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from None

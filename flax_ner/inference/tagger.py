@@ -35,7 +35,7 @@ def load(path: str | Path) -> "Tagger":
     if model.labels is None:
         raise UserError(
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
-            f"python train.py --config configs/cluener.py --config.init_from={path}"
+            f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
     return Tagger(
         model.config, model.params, CharTokenizer(model.vocab), model.labels, model.max_length
@@ -170,8 +170,8 @@ class Tagger:
         log_p = np.zeros(tags.shape, np.float32)
         devices = 1 if self.sharding is None else self.sharding.num_devices
         order = np.argsort(lengths, kind="stable")
-        widths = np.array(ROW_LENGTHS)[np.searchsorted(ROW_LENGTHS, lengths)]
-        widths = np.minimum(widths, self.config.max_position_embeddings)
+        choices = np.array([*(w for w in ROW_LENGTHS if w < self.max_length), self.max_length])
+        widths = choices[np.searchsorted(choices, lengths)]
         pending = []
         for width in np.unique(widths):
             rows = order[widths[order] == width]

@@ -72,6 +72,9 @@ class BertConfig:
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)}, but it must be at least 1.")
@@ -160,8 +163,13 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, mask: Array, seed: Array | None) -> Array:
         query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)  # 3 x [B, T, N, H]
-        scores = jnp.einsum("btnh,bsnh->bnts", query * self.config.head_dim**-0.5, key)
-        probs = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), MASKED))
+        scores = jnp.einsum(
+            "btnh,bsnh->bnts",
+            query * self.config.head_dim**-0.5,
+            key,
+            preferred_element_type=jnp.float32,
+        )
+        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED))
         probs = dropout(probs.astype(x.dtype), self.config.attention_probs_dropout_prob, seed)
         return self.out(jnp.einsum("bnts,bsnh->btnh", probs, value))
 

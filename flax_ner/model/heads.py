@@ -1,5 +1,6 @@
 """Heads: from the encoder's vectors to tag scores."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -20,4 +21,5 @@ class SoftmaxHead(nnx.Module):
     def __call__(self, x: Array, seed: Array | None) -> Array:
         """Logits float32 [B, T, C] of `x` [B, T, D]; `seed` uint32 [2] for dropout, None for none."""
         x = dropout(x, self.config.classifier_dropout, seed)
-        return self.classifier(x.astype(jnp.float32))
+        with jax.default_matmul_precision("highest"):  # float32 logits in either compute dtype
+            return self.classifier(x.astype(jnp.float32))

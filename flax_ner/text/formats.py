@@ -86,9 +86,19 @@ def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name given twice, Python would silently keep the second value only."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return row
+
+
 def _cluener_example(line: str, source: str) -> Example:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{source}: not JSON ({error}). One JSON object a line is expected."

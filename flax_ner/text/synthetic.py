@@ -83,11 +83,11 @@ PATTERNS = """
 OK，{number}楼说得对，{surely}应该这样。
 {date}天气{really}好，适合出门走走。
 {soon}起，油价上调{few}元，司机们{really}无奈。
-{date}买的手机支持WiFi和GPS，待机{number}小时。
+{date}买的手机有WiFi，待机{number}小时。
 如果孩子烧了{few}天，{surely}要去医院。
 大家{surely}要先做完{few}道题，再去打球。
 专家{date}提醒，冬天{surely}要注意保暖。
-改编自小说{book}的影片{movie}{date}上映，读者{really}高兴。
+改编自{book}的影片{movie}{date}上映，读者{really}高兴。
 电影{movie}改编自游戏{game}，玩家{really}失望。
 {name}既喜欢读{book}，也喜欢玩{game}。
 {scene}旁边就是{company}的总部。
@@ -95,10 +95,10 @@ OK，{number}楼说得对，{surely}应该这样。
 {position}们在{scene}开会，讨论{address}的规划。
 {government}位于{address}{number}号。
 {organization}宣布聘请{name}担任{position}。
-有没有{scene}的攻略？我们{soon}从{address}出发，预算{number}元。
-QQ群里有人问：{game}的{few}人副本怎么打？
-{name}翻译的{book}加印{number}册，译者{surely}很用心。
-{company}总部迁往{address}，{position}{name}{soon}将主持新闻发布会。
+有{scene}的攻略吗？我们{soon}从{address}出发。
+QQ群里问：{game}的副本怎么打？
+{name}翻译的{book}加印{number}册。
+{company}迁往{address}，{position}{name}致辞。
 """
 FILLERS = {
     "date": "昨天 前天 上周 上月 去年 今年 近日 3月5日 2008年 12日上午",
@@ -142,10 +142,13 @@ def synthetic(split: str, count: int, seed: int = 0) -> list[Example]:
     examples: list[Example] = []
     for number in range(1, count + 1):
         pattern = patterns[random.integers(len(patterns))]
-        text, entities = fill(pattern)
         # Names keep the splits apart; a sentence without any is held out by its own characters.
-        while len(text) > MAX_LENGTH or (not entities and _split(text) != split):
-            text, entities = fill(pattern)
+        # A pattern that no filling fits ends in StopIteration, not in a loop without end.
+        text, entities = next(
+            (text, entities)
+            for text, entities in (fill(pattern) for _ in range(1000))
+            if len(text) <= MAX_LENGTH and (entities or _split(text) == split)
+        )
         examples.append(Example(text, tuple(entities), f"synthetic-{split}:{number}"))
     return examples
 

@@ -35,7 +35,7 @@ class CharTokenizer:
                 f"tokenizer.vocab: {'the tokens given' if not isinstance(vocab, str | Path) else vocab}"
                 f" lacks {', '.join(missing)}. A BERT vocab.txt has them."
             )
-        self.pad_id, self.unknown_id = ids["[PAD]"], ids["[UNK]"]
+        self.unknown_id = ids["[UNK]"]
         # Upper-case characters stand in the table beside their lower-case form: the library's own
         # Lowercase would make two tokens of "İ".
         table = {token: i for token, i in ids.items() if len(token) == 1 and token.lower() == token}
@@ -58,18 +58,14 @@ class CharTokenizer:
         encodings: list[Encoding] = self._backend.encode_batch(clean, is_pretokenized=False)
         return encodings
 
-    def save(self, path: str | Path) -> None:
-        """Write the vocabulary as `vocab.txt`."""
-        Path(path).write_text("\n".join(self.tokens) + "\n", encoding="utf-8", newline="\n")
-
 
 def read_vocab(path: str | Path) -> list[str]:
     """Read a BERT `vocab.txt`: one token a line, the line number is the id."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the "
-            "pre-trained weights, or leave the field empty to build one from the training texts."
+            f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
+            "for Chinese BERT it is published with bert-base-chinese, 21,128 lines."
         )
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
@@ -77,6 +73,11 @@ def read_vocab(path: str | Path) -> list[str]:
         raise UserError(
             f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
         ) from None
+
+
+def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
+    """Write a `vocab.txt`."""
+    Path(path).write_text("\n".join(tokens) + "\n", encoding="utf-8", newline="\n")
 
 
 def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:

@@ -23,13 +23,15 @@ class Checkpoints:
         """Start writing a state; it is copied first, so training may go on at once."""
         self._manager.save(step, args=ocp.args.StandardSave(state))
 
-    def restore(self, like: Any) -> Any:
-        """The newest state, placed as the arrays of `like` are; `like` itself if there is none."""
+    def restore(self, shapes: Any, shardings: Any) -> Any | None:
+        """The newest state, of these shapes and placed like this; None if there is none."""
         step = self._manager.latest_step()
         if step is None:
-            return like
+            return None
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            shardings,
         )
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 

@@ -30,8 +30,8 @@ class MetricsFile:
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
         new.replace(path)
+        self._events = _event_writer(workdir, step) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
-        self._events = _event_writer(workdir) if tensorboard else None
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a line; `row` has at least `step` and `split`."""
@@ -134,11 +134,11 @@ def progress_bar(**options: Any) -> Progress:
     return Progress(*columns, **options)
 
 
-def _event_writer(workdir: Path) -> Any:
+def _event_writer(workdir: Path, step: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UserError(
             "train.tensorboard: needs the package tensorboardX: pip install tensorboardX."
         ) from None
-    return SummaryWriter(str(workdir / "tensorboard"))
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

@@ -1,6 +1,7 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from flax_ner.config import check_config
 from flax_ner.inference.tagger import Tagger, load
+from flax_ner.model.tagger import abstract_params
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
@@ -21,6 +23,7 @@ from flax_ner.training.mesh import BATCH, make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_loss, make_step, run_steps
 from flax_ner.training.task import Task, initial_params, make_task, trained_model
+from flax_ner.training.workdir import claim_workdir
 from flax_ner.weights.model_dir import save_model
 
 EXAMPLES = 6  # tagged sentences shown at the end
@@ -42,8 +45,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     workdir, console = Path(workdir), Console()
     task = make_task(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json(indent=1) + "\n", "utf-8")
+    claim_workdir(workdir, config)
     for note in task.notes:
         console.print(note, highlight=False)
 
@@ -51,15 +53,18 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     total = config.train.steps or config.train.epochs * per_epoch
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
-    state = init_state(optimizer, initial_params(task, jax.random.key(config.seed)))
-    task.source = None  # its weights are in the state now; no second copy of them
-    shardings = state_shardings(mesh, state)
-    state = jax.device_put(state, shardings)
+    shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(task.model))
+    shardings = state_shardings(mesh, shapes)
     step = make_step(task.model, make_loss(config.loss), optimizer, schedule, config.seed)
     run = run_steps(step, shardings)
 
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    state = checkpoints.restore(state)
+    state = checkpoints.restore(shapes, shardings)
+    if state is None:
+        params = initial_params(task, jax.random.key(config.seed), shardings["params"])
+        state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)(params)
+        del params
+    task.source = None  # its weights are in the state now; no second copy of them
     done = int(state["step"])
     metrics = MetricsFile(workdir, done, config.train.tensorboard)
     if done:
@@ -81,6 +86,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
         while done < total:
             epoch = done // per_epoch
             batches = task.batcher.epoch(epoch)
+            arrays = None  # room for the next epoch's
             arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
             for shape, first, count in _stretches(
                 batches.order, epoch * per_epoch, done, total, config
@@ -105,6 +111,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     checkpoints.close()
     metrics.close()
     save_model(workdir / "last", trained_model(task, state["params"]))
+    del state, tagger  # room for the best model
     return _report(workdir, task, config, console)
 
 

@@ -23,6 +23,10 @@ def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
         UserError: not that many devices, or the batch does not divide by them.
     """
     count = jax.device_count()
+    if not data and count % fsdp:
+        raise UserError(
+            f"mesh.fsdp: {fsdp} does not divide the {count} devices. Choose a divisor, or set mesh.data."
+        )
     data = data or count // fsdp
     if data < 1 or data * fsdp > count:
         raise UserError(

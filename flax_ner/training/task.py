@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
 from flax_ner.text.tokenizer import CharTokenizer, build_vocab, read_vocab
-from flax_ner.weights.convert import convert
+from flax_ner.weights.convert import UNTOLD, beside, convert
 from flax_ner.weights.model_dir import ModelDir, load_model
 
 # Fields of `BertConfig` in which a model and its weights must agree, whatever the shapes allow.
@@ -53,6 +54,12 @@ def make_task(config: ConfigDict) -> Task:
     """
     train = read_examples(config.data.train, config.data.format, "data.train")
     dev = read_examples(config.data.dev, config.data.format, "data.dev")
+    for example in dev:
+        if example.entities is None:
+            raise UserError(
+                f"data.dev: {example.source} has no label. Scoring needs labelled data; "
+                "python -m flax_ner predict tags unlabelled texts."
+            )
     source, notes = _read_source(config)
     tokenizer = _make_tokenizer(config, source, train)
     labels = _make_labels(config, source, train)
@@ -78,19 +85,21 @@ def make_task(config: ConfigDict) -> Task:
         notes.append(
             f"Texts over {data.max_length - 2} characters were split, {split} cuts, none inside an entity."
         )
-    # Positions that were never trained are of no use, so a model from nothing reads no longer rows.
-    max_length = data.max_length if source else int(tokens.lengths.max())
+    # Positions that were never trained are of no use, so no row is longer than those seen.
+    seen = int(tokens.lengths.max())
+    max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
     return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes)
 
 
-def initial_params(task: Task, key: jax.Array) -> Params:
+def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     """Fresh parameters, or those of the source with a fresh head where it has none that fits."""
+    fresh = partial(init_params, task.model)
     if task.source is None:
-        return init_params(task.model, key)
+        return jax.jit(fresh, out_shardings=shardings)(key)
     params = dict(task.source.params)
     if not _has_head_for(task.source, task.labels):
-        params["head"] = init_params(task.model, key)["head"]
-    return params
+        params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
+    return jax.device_put(params, shardings)
 
 
 def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
@@ -101,23 +110,17 @@ def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
         return load_model(path), []
     if not path.is_file():
         raise UserError(
-            f"init_from: no file or directory {config.init_from!r}. Give MMOCR's bert_pretrain.pth (or another "
-            "BERT in that layout), a model directory made by convert/torch_to_flax.py, or set "
-            "init_from to '' to train from nothing."
+            f"init_from: no file or directory {config.init_from!r}. MMOCR publishes bert_pretrain.pth with its "
+            "NER models, and bert-base-chinese's pytorch_model.bin has the same layout. Set init_from to such "
+            "a file, to a model directory made by convert/torch_to_flax.py, or to '' to train from nothing."
         )
-    if not config.tokenizer.vocab:
+    vocab = config.tokenizer.vocab or beside(path, "vocab.txt")
+    if vocab is None:
         raise UserError(
-            f"tokenizer.vocab: is empty, but {config.init_from} brings no vocabulary. "
+            f"tokenizer.vocab: is empty, and there is no vocab.txt beside {config.init_from}. "
             "Set it to the vocab.txt that belongs to the weights."
         )
-    source, report = convert(
-        path,
-        config.tokenizer.vocab,
-        config={
-            name: config.model[name]
-            for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")
-        },
-    )
+    source, report = convert(path, vocab, config={name: config.model[name] for name in UNTOLD})
     note = (
         f"{path}: {report.layout}, {len(report.used)} tensors used, {len(report.ignored)} ignored "
         "(convert/torch_to_flax.py lists them)."
@@ -161,14 +164,11 @@ def _has_head_for(source: ModelDir, labels: LabelSet) -> bool:
 
 
 def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:
-    faults = [
-        f"model.{name} is {getattr(model, name)}, the weights have {getattr(source.config, name)}"
-        for name in SHAPE
-        if getattr(model, name) != getattr(source.config, name)
-    ]
-    if faults:
+    unlike = [name for name in SHAPE if getattr(model, name) != getattr(source.config, name)]
+    if unlike:
+        flags = " ".join(f"--config.model.{name}={getattr(source.config, name)}" for name in unlike)
         raise UserError(
-            f"init_from: {config.init_from} does not fit the model: {'; '.join(faults)}."
+            f"init_from: {config.init_from} has another shape than the model. Set {flags}"
         )
 
 

@@ -59,7 +59,8 @@ def convert(
     if labels is not None and len(labels) != outputs:
         raise UserError(
             f"{source}: its head has {outputs} outputs, but the labels are {len(labels)} "
-            f"({labels.scheme} over {', '.join(labels.categories)}). Give the right ones with --labels."
+            f"({labels.scheme} over {', '.join(labels.categories)}). "
+            "Convert it with convert/torch_to_flax.py --labels FILE."
         )
 
     known = dict(config or {})
@@ -87,6 +88,12 @@ def convert(
     params, report = to_params(state_dict, layout, abstract_params(bert), source)
     report.notes += notes
     return ModelDir(bert, labels, tokens, bert.max_position_embeddings, params), report
+
+
+def beside(source: str | Path, name: str) -> Path | None:
+    """A file of that name in the folder of `source`, if there is one."""
+    path = Path(source).with_name(name)
+    return path if path.is_file() else None
 
 
 def read_labels(path: str | Path) -> LabelSet:

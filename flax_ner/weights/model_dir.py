@@ -20,6 +20,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import read_vocab, write_vocab
 
 
 @dataclass
@@ -34,9 +35,17 @@ class ModelDir:
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
-    """Write a model directory; an older one of that name is replaced once the new one is whole."""
+    """Write a model directory; an older one of that name is replaced once the new one is whole.
+
+    Raises:
+        UserError: something that is not a model directory is there.
+    """
     path = Path(path).absolute()
-    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    if path.exists() and not _is_model(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(
+            f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
+        )
+    new, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("writing", "replaced"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
@@ -45,12 +54,10 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         "tokenizer": {"kind": "char"},
         "max_length": model.max_length,
     }
-    _write(new / "config.json", json.dumps(row, indent=1))
+    _write_json(new / "config.json", row)
     if model.labels is not None:
-        _write(
-            new / "labels.json", json.dumps(model.labels.to_json(), ensure_ascii=False, indent=1)
-        )
-    _write(new / "vocab.txt", "\n".join(model.vocab))
+        _write_json(new / "labels.json", model.labels.to_json())
+    write_vocab(new / "vocab.txt", model.vocab)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(new / "params", model.params)
     if path.exists():
@@ -63,7 +70,7 @@ def load_model(path: str | Path) -> ModelDir:
     """Read a model directory; parameters come as arrays on the default device.
 
     Raises:
-        UserError: it is not a model directory, or part of it is missing.
+        UserError: it is not a model directory, or part of it is missing or damaged.
     """
     path = Path(path).absolute()
     for name in ("config.json", "vocab.txt", "params"):
@@ -72,12 +79,21 @@ def load_model(path: str | Path) -> ModelDir:
                 f"{path}: not a model directory, it has no {name}. Training leaves them as WORKDIR/best "
                 "and WORKDIR/last; python convert/torch_to_flax.py makes one from a PyTorch file."
             )
-    row = json.loads((path / "config.json").read_text("utf-8"))
-    config = BertConfig(**row["model"])
     labels = None
-    if (path / "labels.json").exists():
-        labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
-    vocab = (path / "vocab.txt").read_text("utf-8").removesuffix("\n").split("\n")
+    try:
+        row = json.loads((path / "config.json").read_text("utf-8"))
+        config, max_length = BertConfig(**row["model"]), int(row["max_length"])
+        if row["tokenizer"] != {"kind": "char"}:
+            raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
+        if (path / "labels.json").exists():
+            labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: config.json or labels.json is damaged, or of another version ({error})."
+        ) from None
+    vocab = read_vocab(path / "vocab.txt")
     abstract = abstract_params(config)
     if labels is None:
         del abstract["head"]
@@ -87,8 +103,12 @@ def load_model(path: str | Path) -> ModelDir:
     )
     with ocp.StandardCheckpointer() as checkpointer:
         params = checkpointer.restore(path / "params", target)
-    return ModelDir(config, labels, vocab, row["max_length"], params)
+    return ModelDir(config, labels, vocab, max_length, params)
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "params").is_dir()
+
+
+def _write_json(path: Path, row: dict[str, Any]) -> None:
+    path.write_text(json.dumps(row, ensure_ascii=False, indent=1) + "\n", "utf-8", newline="\n")

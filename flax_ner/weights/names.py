@@ -1,4 +1,4 @@
-"""Tensor names of PyTorch checkpoints and where each goes: one table, read in both directions.
+"""Tensor names of PyTorch checkpoints and where each goes, as one table.
 
 A PyTorch Linear keeps its weight as [out, in]; here a kernel is [in, out] with heads as axes of
 their own, and query, key and value lie in one tensor.
@@ -205,15 +205,15 @@ def rules(layout: Layout, targets: Mapping[str, Any]) -> Iterator[tuple[str, str
             yield layout.head + source, "head/" + target, slot
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """Nested dictionaries to one with paths like "encoder/embeddings/word"."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}/")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
+        if isinstance(value, Mapping):
+            inner = flatten(value, separator)
+            flat |= {f"{name}{separator}{path}": leaf for path, leaf in inner.items()}
+        else:
+            flat[name] = value
     return flat
 
 

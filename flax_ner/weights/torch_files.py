@@ -187,6 +187,11 @@ class _Unpickler:
             "collections OrderedDict": _dict,
             "torch Size": tuple,
             "torch device": lambda *parts: parts,
+            # NumPy scalars, such as the best score that MMCV keeps in `meta`: read over, not made.
+            "numpy dtype": lambda *_: None,
+            "numpy.core.multiarray scalar": lambda *_: None,
+            "numpy._core.multiarray scalar": lambda *_: None,
+            "_codecs encode": lambda *_: None,
             "torch._utils _rebuild_tensor": self.tensor,
             "torch._utils _rebuild_tensor_v2": self.tensor,
             "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,

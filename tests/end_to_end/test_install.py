@@ -17,7 +17,9 @@ def test_an_installed_wheel_works_outside_the_source_tree(tmp_path: Path) -> Non
     )
     (wheel,) = (tmp_path / "wheel").glob("flax_ner-*.whl")
     site = tmp_path / "site"
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", site, wheel], check=True, timeout=300)
+    subprocess.run(
+        [*pip, "install", "-q", "--no-deps", "--target", site, wheel], check=True, timeout=300
+    )
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"flax_ner"}
     code = (
         "import sys, flax_ner.text.tokenizer; assert 'jax' not in sys.modules; "

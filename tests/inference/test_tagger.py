@@ -127,6 +127,33 @@ def test_a_saved_model_tags_alike(make: Callable[..., Tagger], tmp_path: Path) -
     assert loaded("obiioo") == tagger("obiioo")
 
 
+def test_only_a_model_directory_is_overwritten(make: Callable[..., Tagger], tmp_path: Path) -> None:
+    tagger, folder = make(), tmp_path / "papers"
+    model = ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params)
+    folder.mkdir()
+    (folder / "precious.txt").write_text("kept")
+    with pytest.raises(UserError, match="exists and is not a model directory"):
+        save_model(folder, model)
+    assert (folder / "precious.txt").read_text() == "kept"
+    for _ in range(2):
+        save_model(tmp_path / "model", model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "papers"]
+
+
+def test_a_damaged_model_directory_is_refused(make: Callable[..., Tagger], tmp_path: Path) -> None:
+    tagger, path = make(), tmp_path / "model"
+    save_model(path, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    for text in ("{", "{}", '{"model": {"depth": 3}, "max_length": 1}'):
+        (path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="is damaged, or of another version"):
+            load(path)
+
+
+def test_rows_longer_than_usual_are_tagged(make: Callable[..., Tagger]) -> None:
+    tagger = make(50)  # no multiple of anything
+    assert [e[:3] for e in tagger("o" * 46 + "bi")] == [("name", 46, 48)]
+
+
 def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a model directory, it has no config\.json"):
         load(tmp_path)

@@ -184,3 +184,10 @@ def test_read_examples_reads_the_named_format(tmp_path: Path) -> None:
 def test_a_synthetic_set_needs_split_and_number(source: str) -> None:
     with pytest.raises(UserError, match=rf"data\.train: '{source}' is no synthetic set"):
         read_examples(source, "synthetic", "data.train")
+
+
+def test_a_name_given_twice_in_one_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"text": "ab", "label": {"x": {"a": [[0, 0]]}, "x": {"b": [[1, 1]]}}}\n')
+    with pytest.raises(UserError, match=r"twice\.json:1: .*'x' is there twice"):
+        read_cluener(path)

@@ -49,7 +49,9 @@ def test_score_json_holds_all_figures() -> None:
     assert row["all"] == pytest.approx(
         dict(zip(names, (1 / 2, 2 / 3, 4 / 7, 3, 4, 2), strict=True))
     )
-    assert row["by_type"]["a"] == pytest.approx(dict(zip(names, (0.5, 0.5, 0.5, 2, 2, 1), strict=True)))
+    assert row["by_type"]["a"] == pytest.approx(
+        dict(zip(names, (0.5, 0.5, 0.5, 2, 2, 1), strict=True))
+    )
     assert {row["by_type"]["c"][name] for name in names[:3]} == {0}
 
 

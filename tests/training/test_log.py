@@ -13,7 +13,9 @@ def write_lines(workdir: Path, *lines: str) -> None:
 
 
 def test_lines_behind_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
-    rows = [{"step": step, "split": "dev", "f1": step / 10, "seconds": 1.0} for step in (1, 2, 3, 4)]
+    rows = [
+        {"step": step, "split": "dev", "f1": step / 10, "seconds": 1.0} for step in (1, 2, 3, 4)
+    ]
     write_lines(tmp_path, *map(json.dumps, rows), "")
     metrics = MetricsFile(tmp_path, 2, tensorboard=False)
     assert metrics.best() == 0.2

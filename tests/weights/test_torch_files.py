@@ -433,3 +433,12 @@ def test_needs_neither_torch_nor_jax() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_numpy_score_beside_the_weights_is_read_over(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "best.pth"
+    meta = {"hook_msgs": {"best_score": np.float64(0.79)}, "epoch": 18}
+    torch.save({"meta": meta, "state_dict": {"w": torch.ones(2)}}, path)
+    assert read_state_dict(path)["w"].tolist() == [1, 1]
+    assert read_torch_file(path)["meta"] == {"hook_msgs": {"best_score": None}, "epoch": 18}

@@ -1,0 +1,130 @@
+"""`fit` under settings that the end-to-end run does not take."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import cluener_mmocr, demo
+from flax_ner import load
+from flax_ner.errors import UserError
+from flax_ner.text.formats import write_cluener
+from flax_ner.text.synthetic import synthetic
+from flax_ner.training.loop import fit
+from flax_ner.weights.model_dir import load_model
+from flax_ner.weights.names import flatten
+
+TINY = {
+    "model.hidden_size": 16,
+    "model.num_hidden_layers": 1,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 16,
+    "data.format": "synthetic",
+    "data.train": "train 120",
+    "data.dev": "dev 20",
+    "data.batch_size": 8,
+    "train.steps": 10,
+}
+
+
+def small(config: ConfigDict, **changes: Any) -> ConfigDict:
+    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def rows(workdir: Path, split: str) -> list[dict[str, Any]]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def params(workdir: Path) -> dict[str, np.ndarray]:
+    return {k: np.asarray(v) for k, v in flatten(load_model(workdir / "last").params).items()}
+
+
+def test_the_recipe_of_mmocr_runs(tmp_path: Path) -> None:
+    config = small(cluener_mmocr.get_config(), init_from="", train__steps=4)
+    scores = fit(config, tmp_path / "run")
+    assert len(load(tmp_path / "run" / "best").labels) == 24
+    assert rows(tmp_path / "run", "train")[-1]["learning_rate"] == 0.5
+    assert scores.gold == sum(len(e.entities or ()) for e in synthetic("dev", 20))
+
+
+def test_buckets_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    changes = {"data__batching": "bucket", "loss__name": "focal", "checkpoint__every": 4}
+    fit(small(demo.get_config(), **changes), tmp_path / "whole")
+    # What a run leaves that was stopped behind step 8: its checkpoint and its lines.
+    fit(small(demo.get_config(), **changes), tmp_path / "half")
+    for step in ("8", "10"):
+        path = tmp_path / "half" / "checkpoints" / step
+        if path.exists():
+            path.rename(tmp_path / f"away{step}")
+    (tmp_path / "whole" / "checkpoints" / "8").rename(tmp_path / "half" / "checkpoints" / "8")
+    fit(small(demo.get_config(), **changes), tmp_path / "half")
+    expected, got = params(tmp_path / "whole"), params(tmp_path / "half")
+    assert all((expected[name] == got[name]).all() for name in expected)
+
+
+def test_parameters_divided_over_devices_are_saved_and_resumed(tmp_path: Path) -> None:
+    changes = {"mesh__data": 2, "mesh__fsdp": 4, "checkpoint__every": 5, "eval__every": 9}
+    fit(small(demo.get_config(), **changes), tmp_path / "divided")
+    assert [row["step"] for row in rows(tmp_path / "divided", "dev")] == [10]
+    fit(
+        small(demo.get_config(), **(changes | {"mesh__fsdp": 1, "mesh__data": 1})), tmp_path / "one"
+    )
+    expected, got = params(tmp_path / "one"), params(tmp_path / "divided")
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
+
+
+def test_scan_over_layers_trains_and_loads_alike(tmp_path: Path) -> None:
+    changes = {"model__num_hidden_layers": 3, "train__steps": 4, "mesh__data": 1}
+    fit(small(demo.get_config(), **changes), tmp_path / "layers")
+    fit(small(demo.get_config(), model__scan_layers=True, **changes), tmp_path / "scanned")
+    expected, got = params(tmp_path / "layers"), params(tmp_path / "scanned")
+    assert expected.keys() == got.keys()
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
+    assert not load(tmp_path / "scanned" / "last").config.scan_layers
+
+
+def test_another_configuration_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    changed = small(demo.get_config(), train__steps=2, mesh__data=1, model__hidden_size=32, seed=1)
+    with pytest.raises(UserError, match=r"model.hidden_size was 16, is 32; seed was 0, is 1"):
+        fit(changed, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_faults_are_found_before_training(tmp_path: Path) -> None:
+    unlabelled = tmp_path / "test.json"
+    unlabelled.write_text('{"text": "王建国在东海市工作。"}\n', "utf-8")
+    labelled = tmp_path / "train.json"
+    write_cluener(labelled, synthetic("train", 20))
+    files = {"data__format": "cluener", "data__train": str(labelled)}
+    with pytest.raises(UserError, match=r"data.dev: .*test.json:1 has no label"):
+        fit(small(demo.get_config(), **files, data__dev=str(unlabelled)), tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir: .*file cannot be written"):
+        fit(small(demo.get_config()), tmp_path / "file")
+    with pytest.raises(UserError, match=r"mesh\.fsdp: 3 does not divide the 8 devices"):
+        fit(small(demo.get_config(), mesh__fsdp=3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_another_shape_is_refused_with_the_flags_to_set(tmp_path: Path) -> None:
+    fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
+    other = small(
+        demo.get_config(), init_from=str(tmp_path / "run" / "last"), model__intermediate_size=32
+    )
+    with pytest.raises(UserError, match=r"Set --config\.model\.intermediate_size=16"):
+        fit(other, tmp_path / "other")
+
+
+def test_eight_devices_are_there() -> None:
+    assert jax.device_count() == 8
