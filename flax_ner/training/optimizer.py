@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from ml_collections import ConfigDict
@@ -15,27 +16,25 @@ Schedule = Callable[[Array | int], Array]
 def make_schedule(config: ConfigDict, total_steps: int, steps_per_epoch: int) -> Schedule:
     """The learning rate of a step, float32: rises linearly from 0, then falls as the config says.
 
+    All rates are made in float64 and looked up, so that each is the nearest float32.
+
     Args:
         config: `config.optimizer`.
-        total_steps: where linear and cosine reach 0.
+        total_steps: where linear and cosine would reach 0.
         steps_per_epoch: the unit of `milestones`.
     """
-    peak, warmup = config.learning_rate, round(config.warmup * total_steps)
-    after = max(total_steps - warmup, 1)
-    if config.schedule == "linear":
-        fall = optax.linear_schedule(peak, 0.0, after)
-    elif config.schedule == "cosine":
-        fall = optax.cosine_decay_schedule(peak, after)
-    elif config.schedule == "step":
-        drops = {
-            epoch * steps_per_epoch - warmup: config.decay_factor for epoch in config.milestones
-        }
-        fall = optax.piecewise_constant_schedule(peak, drops)
-    else:
-        fall = optax.constant_schedule(peak)
-    rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
-    joined = optax.join_schedules([rise, fall], [warmup])
-    return lambda step: jnp.asarray(joined(step), jnp.float32)
+    step, warmup = np.arange(total_steps), round(config.warmup * total_steps)
+    drops = np.array(config.milestones) * steps_per_epoch
+    left = (total_steps - step) / max(total_steps - warmup, 1)  # share of the fall to come
+    fall = {
+        "linear": left,
+        "cosine": (1 - np.cos(np.pi * left)) / 2,
+        "step": config.decay_factor ** np.searchsorted(drops, step, side="right"),
+        "constant": np.ones(total_steps),
+    }[config.schedule]
+    rates = config.learning_rate * np.where(step < warmup, step / max(warmup, 1), fall)
+    table = rates.astype(np.float32)
+    return lambda step: jnp.asarray(table)[step]
 
 
 def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:

@@ -138,7 +138,7 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
     for i in range(40):
         state, figures = run(state, batches, i, 1)
         assert abs(float(figures["loss"]) - arrays["train/loss"][i]) < 1e-4, i
-        assert float(figures["learning_rate"]) == pytest.approx(arrays["train/lr"][i], rel=1e-6), i
+        assert np.float32(figures["learning_rate"]) == np.float32(arrays["train/lr"][i]), i
         assert float(figures["grad_norm"]) == pytest.approx(
             arrays["train/grad_norm"][i], rel=1e-3
         ), i

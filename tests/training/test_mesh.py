@@ -12,7 +12,7 @@ from flax_ner.training.mesh import make_mesh, state_shardings
     ("data", "fsdp", "batch_size", "message"),
     [
         (16, 1, 16, "mesh.data x mesh.fsdp: 16 x 1, but there are 8 devices"),
-        (0, 16, 16, "mesh.data x mesh.fsdp"),
+        (0, 16, 16, "mesh.fsdp: 16 does not divide the 8 devices"),
         (0, 1, 12, "12 rows do not divide by 8 devices"),
     ],
 )
