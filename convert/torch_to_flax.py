@@ -5,8 +5,12 @@ python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--con
 
 import argparse
 import sys
+from pathlib import Path
 
 from absl import logging
+
+# Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
 from flax_ner.weights.convert import beside, convert, read_config, read_labels
