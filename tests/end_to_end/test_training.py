@@ -1,6 +1,7 @@
 """The whole way: train, interrupt, go on, load, evaluate, predict."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -143,3 +144,11 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
         assert 0 < entity["score"] <= 1
     marked = run(*command, "predict", f"{trained}/best", stdin=text)
     assert re.sub(r"\[(.*?) \w+\]", r"\1", marked) == text + "\n"
+
+
+@pytest.mark.slow
+def test_the_demo_finds_names_it_has_not_seen(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "train.py", "--config=configs/demo.py", f"--workdir={tmp_path}/demo"]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True, timeout=600)
+    assert metrics(tmp_path / "demo")[-1]["f1"] >= 0.90
