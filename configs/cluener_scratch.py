@@ -2,7 +2,7 @@
 
     python train.py --config configs/cluener_scratch.py --workdir runs/cluener_scratch
 
-Hardware: two CPU cores, 25 to 45 minutes. Strict F1 on dev: 0.7082 (seed 0).
+Hardware: two CPU cores, under 45 minutes. Strict F1 on dev: 0.7082 (seed 0).
 """
 
 from ml_collections import ConfigDict
