@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
     config.model.layer_norm_eps = 1e-12
     config.model.initializer_range = 0.02  # standard deviation of fresh weights
     config.model.head = "softmax"
-    config.model.compute_dtype = "float32"  # or bfloat16: twice the speed on TPU and recent GPUs
+    config.model.compute_dtype = "float32"  # or bfloat16: faster on TPU and recent GPUs
     config.model.attention = "xla"
     config.model.scan_layers = False  # True: compile time does not grow with depth; a slower step
 

@@ -1,4 +1,4 @@
-"""Dropout from a hash of each element's place: a tenth of the price of threefry on a CPU."""
+"""Dropout from a hash of each element's place, far cheaper than threefry on a CPU."""
 
 import math
 

@@ -114,7 +114,7 @@ class LabelSet:
             mask: bool or int [B, T], ones first.
             convention: `strict` (IOB2 or IOBES as they are defined; equals seqeval's strict mode),
                 `lenient` (an orphan I- begins an entity; equals conlleval and seqeval's default) or
-                `mmocr` (see `decode_spans`).
+                `mmocr` (its own rules, marked in `spans`).
         """
         spans = self.decode_spans(tags, mask, convention)
         rows: list[list[tuple[str, int, int]]] = [[] for _ in range(len(tags))]
