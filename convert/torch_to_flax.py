@@ -1,4 +1,4 @@
-"""Convert a PyTorch file into a model directory, without PyTorch.
+"""Convert PyTorch weights into a model directory, without PyTorch.
 
 python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--config FILE]
 """
@@ -13,50 +13,55 @@ from absl import logging
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
-from flax_ner.weights.convert import beside, convert, read_config, read_labels
+from flax_ner.weights.convert import convert, read_labels
+from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.source import open_source
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "source", metavar="SOURCE", help="MMOCR's bert_pretrain.pth or a trained checkpoint"
-    )
+        "source", metavar="SOURCE",
+        help="a file (.pth, .bin, .safetensors), a folder with one and its config.json and vocab.txt, or "
+        "owner/name[@revision] on the Hugging Face hub",
+    )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="model directory to write")
     parser.add_argument(
-        "--vocab", metavar="FILE", help="vocab.txt of the weights; default: beside SOURCE"
-    )
+        "--vocab", metavar="FILE",
+        help="vocab.txt or tokenizer.json of the weights; default: beside them",
+    )  # fmt: skip
     parser.add_argument(
         "--labels", metavar="FILE",
-        help="categories in the order of the head's outputs, one a line, or a labels.json; "
-        "default: those of CLUENER where the source has a head",
+        help="what the head's outputs mean: a labels.json, or one a line the tags (O, B-name, ...) or MMOCR's "
+        "categories; default: id2label of config.json, else the tags of MMOCR over CLUENER's categories",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="FILE",
-        help="config.json with num_attention_heads, hidden_act, layer_norm_eps; default: beside SOURCE, "
-        "else 64 wide heads and MMOCR's activation",
+        help="config.json with what tensors cannot tell (heads, activation, LayerNorm eps, dropout); default: "
+        "beside the weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-attention-heads", metavar="N", type=int,
+        help="where there is no config.json; default: one for each 64 of the width",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
+    heads = options.num_attention_heads
     try:
-        vocab = options.vocab or beside(options.source, "vocab.txt")
-        if vocab is None:
-            raise UserError(
-                f"--vocab: there is no vocab.txt beside {options.source}. Name the file."
-            )
-        config = options.config or beside(options.source, "config.json")
+        source = open_source(resolve(options.source, "SOURCE"), options.vocab, options.config)
         model, report = convert(
-            options.source,
-            vocab,
+            source,
             read_labels(options.labels) if options.labels else None,
-            read_config(config) if config else None,
+            {} if heads is None else {"num_attention_heads": heads},
         )
         save_model(options.out, model)
     except (UserError, OSError) as error:
         sys.exit(f"torch_to_flax: {error}")
     print(report)
     print(
-        f"Vocabulary: {vocab}. Configuration: {config or 'from the tensors'}. Written: {options.out}"
+        f"Vocabulary: {source.vocab_path}, {'' if model.lower_case else 'not '}lower-cased. "
+        f"Configuration: {source.config_path or 'from the tensors'}. Written: {options.out}"
     )
 
 

@@ -6,7 +6,7 @@ again: `--config.optimizer.learning_rate=5e-5`. Nothing else of a run has defaul
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from flax_ner.errors import UserError
 from flax_ner.text.batches import BATCHINGS
@@ -23,7 +23,8 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initial values, shuffling and dropout
     # Weights to start from: a model directory (convert/torch_to_flax.py makes one, training leaves
-    # `best` and `last`) or an MMOCR .pth file. Empty: from nothing.
+    # `best` and `last`), PyTorch weights (a file, or a folder as Hugging Face has them), or either
+    # on the Hugging Face hub: owner/name or owner/name@revision. Empty: from nothing.
     config.init_from = ""
 
     # Names as in a Hugging Face BERT config.json. Vocabulary size and number of tags come from the
@@ -50,6 +51,8 @@ def default_config() -> ConfigDict:
     config.tokenizer.kind = "char"  # one token a character
     # vocab.txt of the pre-trained weights. Empty: that of `init_from`, else built from data.train.
     config.tokenizer.vocab = ""
+    # Whether A is read as a. Not set: as `init_from` says, else yes.
+    config.tokenizer.lower_case = config_dict.placeholder(bool)
     config.tokenizer.min_count = 1  # a built vocabulary leaves rarer characters to [UNK]
 
     config.data = ConfigDict()

@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict."""
+"""Command line: python -m flax_ner evaluate | predict | inspect."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_cluener, read_examples
 from flax_ner.text.labels import CONVENTIONS
 from flax_ner.text.report import highlight, score_json, score_table
+from flax_ner.weights.describe import describe
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,14 +27,22 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
 
     evaluate = commands.add_parser("evaluate", help="score a model on labelled data")
-    evaluate.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    evaluate.add_argument(
+        "model",
+        metavar="MODEL",
+        help="model directory, as WORKDIR/best; or PyTorch weights, or a hub's owner/name",
+    )
     evaluate.add_argument("data", metavar="DATA", help="CLUENER JSON lines")
     evaluate.add_argument("--scoring", choices=CONVENTIONS, default="strict")
     evaluate.add_argument("--json", metavar="OUT", help="also write the figures to this file")
     evaluate.set_defaults(run=_evaluate)
 
     predict = commands.add_parser("predict", help="tag texts")
-    predict.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    predict.add_argument(
+        "model",
+        metavar="MODEL",
+        help="model directory, as WORKDIR/best; or PyTorch weights, or a hub's owner/name",
+    )
     predict.add_argument(
         "file", metavar="FILE", nargs="?", default="-",
         help="one text a line, or CLUENER JSON lines (*.json, *.jsonl); - is standard input",
@@ -43,6 +52,15 @@ def main(arguments: list[str] | None = None) -> None:
         help="text marks entities in the sentence, jsonl has offsets and scores",
     )  # fmt: skip
     predict.set_defaults(run=_predict)
+
+    inspect = commands.add_parser(
+        "inspect", help="say what weights are and what would become of them, without loading them"
+    )
+    inspect.add_argument(
+        "file", metavar="FILE",
+        help="file or folder of PyTorch weights, model directory, or owner/name[@revision] on the hub",
+    )  # fmt: skip
+    inspect.set_defaults(run=_inspect)
 
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # a lone surrogate, which UTF-8 lacks, is escaped
@@ -68,6 +86,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         Path(options.json).write_text(
             json.dumps(row | score_json(scores), indent=1) + "\n", "utf-8"
         )
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    description, faults = describe(options.file, "FILE")
+    print(description)
+    if faults:
+        raise UserError("not usable as it is:\n  " + "\n  ".join(faults))
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """A trained model in use: texts in, entities out."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,27 +20,35 @@ from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.metrics import Scores, score
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.weights.model_dir import load_model
+from flax_ner.weights.convert import open_model
 
 ROW_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # few, for each is compiled once
 CHUNK = 4096  # texts that are in memory at once
 
 
 def load(path: str | Path) -> "Tagger":
-    """Load a model directory (a work directory's `best` or `last`, or a converted model).
+    """Load a tagger: a model directory, PyTorch weights, or either in a repository of the Hugging Face hub.
+
+    Args:
+        path: a work directory's `best` or `last`, a converted model, a file or folder as
+            `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the hub.
+
+    Warns:
+        UserWarning: for PyTorch weights, what had to be assumed about them.
 
     Raises:
-        UserError: not a model directory, or an encoder without a head.
+        UserError: there is no such model, or it is an encoder without a head.
     """
-    model = load_model(path)
+    model, report = open_model(path, "path")
+    for note in report.notes if report else ():
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     if model.labels is None:
         raise UserError(
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
             f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
-    return Tagger(
-        model.config, model.params, CharTokenizer(model.vocab), model.labels, model.max_length
-    )
+    tokenizer = CharTokenizer(model.vocab, model.lower_case)
+    return Tagger(model.config, model.params, tokenizer, model.labels, model.max_length)
 
 
 class Tagger:

@@ -87,6 +87,9 @@ class BertConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)}, but it must lie in [0, 1).")
 
+        if not self.layer_norm_eps > 0:
+            raise UserError(f"model.layer_norm_eps: {self.layer_norm_eps}, but it must be above 0.")
+
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads

@@ -12,6 +12,12 @@ CONVENTIONS = ("strict", "lenient", "mmocr")
 
 # What a tag says of its place in an entity.
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
+# How tags write it: BIO, BIOES, BMES and BILOU.
+PLACES = {
+    "B": BEGIN, "I": INSIDE, "M": INSIDE, "E": END, "L": END, "S": SINGLE, "U": SINGLE,
+}  # fmt: skip
+# Outputs that some heads have for what is no character.
+UNUSED = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
 
 
 class Spans(NamedTuple):
@@ -26,7 +32,8 @@ class Spans(NamedTuple):
 class LabelSet:
     """The tags of a scheme over a list of categories.
 
-    Schemes: `bio` and `bioes` (O is tag 0), and `mmocr` (see `LabelSet.mmocr`).
+    Schemes: `bio` and `bioes` (O is tag 0), and `mmocr` (see `LabelSet.mmocr`). A head made
+    elsewhere may have its tags in another order (see `LabelSet.from_names`).
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
@@ -39,23 +46,26 @@ class LabelSet:
                 f"data.categories: {list(categories)} must be distinct, and at least one."
             )
         self.categories, self.scheme = tuple(categories), scheme
-        self._type_id = {category: i for i, category in enumerate(self.categories)}
         if scheme == "mmocr":
-            self.names = ["X", *self._tags("B"), *self._tags("I"), "O", "[START]", "[END]"]
+            names = ["X", *self._tags("B"), *self._tags("I"), "O", "[START]", "[END]"]
         else:
-            self.names = [
+            names = [
                 "O",
                 *(tag for prefix in scheme.upper() if prefix != "O" for tag in self._tags(prefix)),
             ]
-        self.outside = self.names.index("O")
-        places = {"B": BEGIN, "I": INSIDE, "E": END, "S": SINGLE}
-        split = [name.partition("-") for name in self.names]
-        self._place = np.array(
-            [places[p] if dash else OUTSIDE for p, dash, _ in split], np.int8
-        )  # [C]
-        self._type = np.array(
-            [self._type_id[t] if dash else -1 for _, dash, t in split], np.int32
-        )  # [C]
+        self._set_names(names)
+
+    def _set_names(self, names: list[str]) -> None:
+        self.names = names
+        self.outside = names.index("O")
+        self._type_id = {category: i for i, category in enumerate(self.categories)}
+        split = [name.partition("-") for name in names]
+        self._place = np.array([PLACES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
+        self._type = np.array([self._type_id[t] if dash else -1 for _, dash, t in split], np.int32)
+        # Tag of a category at a place, [categories, places]; -1 where there is none.
+        self._tag = np.full((len(self.categories), 5), -1, np.int32)
+        inside = self._place != OUTSIDE
+        self._tag[self._type[inside], self._place[inside]] = np.flatnonzero(inside)
 
     @classmethod
     def mmocr(cls, categories: Sequence[str]) -> "LabelSet":
@@ -65,6 +75,34 @@ class LabelSet:
         """
         return cls(categories, "mmocr")
 
+    @classmethod
+    def from_names(cls, names: Sequence[str]) -> "LabelSet":
+        """The tags of a head in the order of its outputs, as `id2label` or a label file lists them.
+
+        Tags are O and a place with a category, "B-name"; places are B, I or M, E or L, S or U. The
+        scheme follows from them. Names of what is no character ("[PAD]", "X") count as outside.
+
+        Raises:
+            UserError: a name is no tag, is there twice, or O or a category's B- is missing.
+        """
+        names = list(names)
+        split = [name.partition("-") for name in names]
+        tags = [(PLACES[p], category) for p, _, category in split if p in PLACES and category]
+        categories = list(dict.fromkeys(category for _, category in tags))
+        fault = _fault(names, tags)
+        if fault:
+            raise UserError(
+                f"labels {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}: {fault}. Expected O and, "
+                "for each category, B-NAME, I-NAME and so on, one name an output."
+            )
+        mmocr = cls.mmocr(categories)
+        if names == mmocr.names:
+            return mmocr
+        ends = any(place in (END, SINGLE) for place, _ in tags)
+        labels = cls(categories, "bioes" if ends else "bio")
+        labels._set_names(names)
+        return labels
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -73,6 +111,9 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "LabelSet":
+        """The inverse of `to_json`; `names` alone or `scheme` and `categories` are enough."""
+        if "names" in row:
+            return cls.from_names(row["names"])
         return cls(row["categories"], row["scheme"])
 
     def encode(self, entities: Iterable[Sequence[Any]], length: int) -> np.ndarray:
@@ -96,12 +137,16 @@ class LabelSet:
                     f"{category} has the span [{start}, {end}) in a text of {length} characters. "
                     f"Expected 0 <= start < end <= {length}."
                 )
-            first = self.names.index(f"B-{category}")
-            step = len(self.categories)  # tags of one place lie together: B..., I..., E..., S...
-            tags[start + 1] = first
-            tags[start + 2 : end + 1] = first + step
+            tag = self._tag[self._type_id[category]]
+            tags[start + 1] = tag[BEGIN]
+            tags[start + 2 : end + 1] = tag[INSIDE]
             if self.scheme == "bioes":
-                tags[end] = first + (2 if end - start > 1 else 3) * step
+                tags[end] = tag[END if end - start > 1 else SINGLE]
+        if (tags < 0).any():
+            raise UserError(
+                f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
+                "data.categories for a head with all tags."
+            )
         return tags
 
     def decode(
@@ -185,6 +230,24 @@ class LabelSet:
 
     def _tags(self, prefix: str) -> list[str]:
         return [f"{prefix}-{category}" for category in self.categories]
+
+
+def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:
+    """Why the names of a head's outputs are no label set."""
+    for name in names:
+        place, _, category = name.partition("-")
+        if name != "O" and name not in UNUSED and not (place in PLACES and category):
+            return f"{name!r} is no tag"
+    if "O" not in names:
+        return "there is no O"
+    if not tags:
+        return "none has a category"
+    if len(set(names)) < len(names) or len(set(tags)) < len(tags):
+        return "two mean the same"
+    for _, category in tags:
+        if (BEGIN, category) not in tags:
+            return f"there is no B-{category}"
+    return None
 
 
 def overlaps(entities: Sequence[Sequence[Any]]) -> int:

@@ -1,12 +1,21 @@
 """Text to token ids and character offsets, on the `tokenizers` library."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import (
+    Encoding,
+    Regex,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from flax_ner.errors import UserError
 
@@ -15,7 +24,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class CharTokenizer:
-    """One token a character, lower-cased, [CLS] in front and [SEP] behind.
+    """One token a character, [CLS] in front and [SEP] behind.
 
     Each character is lower-cased on its own, so that offsets stay true: "İ".lower() is two
     characters. What the vocabulary lacks (also a space) is [UNK].
@@ -24,10 +33,12 @@ class CharTokenizer:
 
     Args:
         vocab: a `vocab.txt` (one token a line, the line number is the id) or the tokens themselves.
+        lower_case: whether upper-case characters are read as their lower-case form.
     """
 
-    def __init__(self, vocab: str | Path | Sequence[str]):
+    def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
         self.tokens = read_vocab(vocab) if isinstance(vocab, str | Path) else list(vocab)
+        self.lower_case = lower_case
         ids = {token: i for i, token in enumerate(self.tokens)}
         missing = [token for token in SPECIAL_TOKENS[:4] if token not in ids]
         if missing:
@@ -36,16 +47,20 @@ class CharTokenizer:
                 f" lacks {', '.join(missing)}. A BERT vocab.txt has them."
             )
         self.unknown_id = ids["[UNK]"]
-        # Upper-case characters stand in the table beside their lower-case form: the library's own
-        # Lowercase would make two tokens of "İ".
-        table = {token: i for token, i in ids.items() if len(token) == 1 and token.lower() == token}
-        table |= {upper: ids[lower] for upper, lower in _lower_case().items() if lower in ids}
-        self._backend = Tokenizer(models.WordLevel(table | {"[UNK]": self.unknown_id}, "[UNK]"))
+        self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
+        if lower_case:
+            # "İ" alone would become two characters, so two tokens; U+FFFF is in no vocabulary.
+            one_to_one = normalizers.Replace("İ", "\uffff")
+            self._backend.normalizer = normalizers.Sequence([one_to_one, normalizers.Lowercase()])
         self._backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         self._backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`, which gives the `tokenizers` library this tokenizer."""
+        self._backend.save(str(path))
 
     def encode(self, text: str) -> Encoding:
         """Encode one text; `.ids` with [CLS] and [SEP], `.offsets` [start, end) a token, theirs (0, 0)."""
@@ -75,6 +90,50 @@ def read_vocab(path: str | Path) -> list[str]:
         ) from None
 
 
+def read_tokenizer_json(path: str | Path) -> tuple[list[str], bool, bool]:
+    """Read a `tokenizer.json` of a BERT, which is the `tokenizers` library's format.
+
+    Returns:
+        Tokens by id, whether text is lower-cased, and whether words are cut into pieces (False: every
+        character is looked up).
+
+    Raises:
+        UserError: a damaged file, or another kind of vocabulary, by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file. Give the tokenizer.json or vocab.txt of the weights."
+        )
+    try:
+        row = json.loads(path.read_text("utf-8"))
+        kind, ids = row["model"].get("type"), row["model"]["vocab"]
+        added = {token["content"]: token["id"] for token in row.get("added_tokens") or ()}
+        lower_case = _lowers(row.get("normalizer"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
+    if kind not in ("WordPiece", "WordLevel", None):  # old files do not say
+        raise UserError(
+            f"{path}: its vocabulary is of {kind}, not BERT's. Only models that read characters or "
+            "WordPieces can be converted."
+        )
+    if not isinstance(ids, dict):
+        raise UserError(f"{path}: its vocabulary is not a table of tokens and ids.")
+    tokens = {i: token for token, i in (ids | added).items()}
+    whole = all(type(i) is int for i in tokens)
+    if not whole or sorted(tokens) != list(range(len(tokens))):
+        raise UserError(f"{path}: its ids are not 0, 1, 2, ... without a gap.")
+    return [tokens[i] for i in range(len(tokens))], lower_case, kind != "WordLevel"
+
+
+def _lowers(normalizer: Any) -> bool:
+    if not normalizer:
+        return False
+    if normalizer["type"] == "Sequence":
+        return any(_lowers(part) for part in normalizer["normalizers"])
+    return normalizer["type"] == "Lowercase" or normalizer.get("lowercase") is True
+
+
 def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
     """Write a `vocab.txt`."""
     Path(path).write_text("\n".join(tokens) + "\n", encoding="utf-8", newline="\n")
@@ -89,10 +148,3 @@ def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
         if n >= min_count and len(c) == 1 and not c.isspace() and not _SURROGATES.match(c)
     ]
     return [*SPECIAL_TOKENS, *sorted(kept, key=lambda c: (-counts[c], c))]
-
-
-@cache
-def _lower_case() -> dict[str, str]:
-    """Every character that lower-casing changes into one other character."""
-    pairs = ((character, character.lower()) for character in map(chr, range(0x20000)))
-    return {upper: lower for upper, lower in pairs if upper != lower and len(lower) == 1}

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -16,8 +15,8 @@ from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
 from flax_ner.text.tokenizer import CharTokenizer, build_vocab, read_vocab
-from flax_ner.weights.convert import UNTOLD, beside, convert
-from flax_ner.weights.model_dir import ModelDir, load_model
+from flax_ner.weights.convert import UNTOLD, open_model
+from flax_ner.weights.model_dir import ModelDir
 
 # Fields of `BertConfig` in which a model and its weights must agree, whatever the shapes allow.
 SHAPE = (
@@ -103,29 +102,17 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
 
 
 def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
-    path = Path(config.init_from)
     if not config.init_from:
         return None, []
-    if path.is_dir():
-        return load_model(path), []
-    if not path.is_file():
-        raise UserError(
-            f"init_from: no file or directory {config.init_from!r}. MMOCR publishes bert_pretrain.pth with its "
-            "NER models, and bert-base-chinese's pytorch_model.bin has the same layout. Set init_from to such "
-            "a file, to a model directory made by convert/torch_to_flax.py, or to '' to train from nothing."
-        )
-    vocab = config.tokenizer.vocab or beside(path, "vocab.txt")
-    if vocab is None:
-        raise UserError(
-            f"tokenizer.vocab: is empty, and there is no vocab.txt beside {config.init_from}. "
-            "Set it to the vocab.txt that belongs to the weights."
-        )
-    source, report = convert(path, vocab, config={name: config.model[name] for name in UNTOLD})
+    defaults = {name: config.model[name] for name in UNTOLD}
+    source, report = open_model(config.init_from, "init_from", config.tokenizer.vocab, defaults)
+    if report is None:
+        return source, []
     note = (
-        f"{path}: {report.layout}, {len(report.used)} tensors used, {len(report.ignored)} ignored "
-        "(convert/torch_to_flax.py lists them)."
+        f"{config.init_from}: {report.layout}, {len(report.used)} tensors used, {len(report.ignored)} "
+        "ignored (python -m flax_ner inspect lists them)."
     )
-    return source, [note]
+    return source, [note, *report.notes]
 
 
 def _make_tokenizer(
@@ -138,20 +125,24 @@ def _make_tokenizer(
                 f"tokenizer.vocab: {config.tokenizer.vocab} ({len(tokens)} tokens) is not the vocabulary "
                 f"of {config.init_from} ({len(source.vocab)} tokens). Leave the field empty."
             )
-        return CharTokenizer(config.tokenizer.vocab)
     if source is not None:
-        return CharTokenizer(source.vocab)
-    return CharTokenizer(
-        build_vocab((example.text for example in train), config.tokenizer.min_count)
-    )
+        tokens = source.vocab
+    elif not config.tokenizer.vocab:
+        tokens = build_vocab((example.text for example in train), config.tokenizer.min_count)
+    lower_case = config.tokenizer.lower_case
+    if lower_case is None:
+        lower_case = True if source is None else source.lower_case
+    return CharTokenizer(tokens, lower_case)
 
 
 def _make_labels(config: ConfigDict, source: ModelDir | None, train: list[Example]) -> LabelSet:
     found = sorted({entity.type for example in train for entity in example.entities or ()})
     categories = tuple(config.data.categories)
-    known = source.labels.categories if source and source.labels else ()
-    if not categories and found and set(found) <= set(known):
-        categories = known
+    known = source.labels if source else None
+    if known and not categories and found and set(found) <= set(known.categories):
+        if known.scheme == config.data.scheme:
+            return known  # also where a head made elsewhere has its tags in another order
+        categories = known.categories
     if not categories and not found:
         raise UserError(
             f"data.train: {config.data.train} has no entity. Training needs labelled data."
@@ -175,4 +166,7 @@ def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> No
 def trained_model(task: Task, params: Params) -> ModelDir:
     """The model directory of this task with these parameters."""
     config = dataclasses.replace(task.model, scan_layers=False)
-    return ModelDir(config, task.labels, task.tokenizer.tokens, task.max_length, params)
+    tokenizer = task.tokenizer
+    return ModelDir(
+        config, task.labels, tokenizer.tokens, task.max_length, params, tokenizer.lower_case
+    )

@@ -1,20 +1,47 @@
-"""A PyTorch file to a model, with vocabulary and labels."""
+"""PyTorch weights to a model, with vocabulary and labels."""
 
+import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import read_vocab
-from flax_ner.weights.model_dir import ModelDir
-from flax_ner.weights.names import Report, read_shape, recognise, to_params
-from flax_ner.weights.torch_files import read_state_dict
+from flax_ner.weights.hub import resolve
+from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
+from flax_ner.weights.names import (
+    MMOCR,
+    NO_TAGGER,
+    Layout,
+    fill,
+    plan,
+    read_shape,
+    recognise,
+    refuse_model_type,
+)
+from flax_ner.weights.report import Report
+from flax_ner.weights.source import Source, find_weights, open_source
 
-# What the tensors cannot tell.
-UNTOLD = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+# What the tensors cannot tell, as a `config.json` names it.
+UNTOLD: dict[str, type] = {
+    "num_attention_heads": int,
+    "hidden_act": str,
+    "layer_norm_eps": float,
+    "hidden_dropout_prob": float,
+    "attention_probs_dropout_prob": float,
+    "classifier_dropout": float,
+    "initializer_range": float,
+}
+# Other names of the two activations.
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
+# Heads of BERT that score whole sentences, by a tensor that a tagger's head has too.
+SENTENCE_HEADS = ("BertForSequenceClassification", "BertForMultipleChoice")
 HEAD_DIM = 64  # the width of a head in every BERT that Google released
 CLUENER = (
     "address", "book", "company", "game", "government",
@@ -22,103 +49,235 @@ CLUENER = (
 )  # fmt: skip
 
 
-def convert(
-    source: str | Path,
-    vocab: str | Path,
-    labels: LabelSet | None = None,
-    config: dict[str, object] | None = None,
-) -> tuple[ModelDir, Report]:
-    """Convert an MMOCR file: a pre-trained encoder or a trained tagger.
+@dataclasses.dataclass
+class Plan:
+    """What a source would become; no tensor has been read yet."""
+
+    config: BertConfig
+    outputs: int | None  # of its head; None: an encoder
+    layout: Layout
+    report: Report
+
+
+def open_model(
+    path: str | Path, field: str, vocab: str = "", defaults: Mapping[str, Any] | None = None
+) -> tuple[ModelDir, Report | None]:
+    """A model from wherever it is: a model directory, PyTorch weights, or either in a hub's repository.
 
     Args:
-        source: the .pth file.
-        vocab: its vocab.txt.
-        labels: of its head. None: MMOCR's tags over the CLUENER categories where the file has a
-            head of that many outputs.
-        config: fields by the names of a Hugging Face `config.json` that the tensors cannot tell
-            (heads, activation, LayerNorm eps); shapes stated there must agree with the tensors.
+        path: directory, file, or repository id `owner/name[@revision]`.
+        field: what the user calls `path`, for messages.
+        vocab, defaults: as in `convert`, for PyTorch weights.
+
+    Returns:
+        The model, and of PyTorch weights the report of their conversion.
+    """
+    found = resolve(path, field)
+    if found.is_dir() and (is_model_dir(found) or find_weights(found) is None):
+        return load_model(found), None
+    return convert(open_source(found, vocab or None), defaults=defaults)
+
+
+def convert(
+    source: Source, labels: LabelSet | None = None, defaults: Mapping[str, Any] | None = None
+) -> tuple[ModelDir, Report]:
+    """Convert weights, float32; parameters come as arrays on the default device.
+
+    Args:
+        source: as `open_source` gives it.
+        labels: of its head. None: as its `config.json` names them, for MMOCR's files else its tags
+            over the CLUENER categories.
+        defaults: fields of `UNTOLD`, for where no `config.json` tells them.
 
     Raises:
         UserError: what is wrong with which file; for tensors, all faults together.
     """
-    source = str(source)
-    state_dict = read_state_dict(source)
-    layout = recognise(state_dict, source)
-    shape = read_shape(state_dict, layout, source)
-    tokens = read_vocab(vocab)
-    if len(tokens) != shape["vocab_size"]:
-        raise UserError(
-            f"{vocab}: {len(tokens)} tokens, but {source} has embeddings for {shape['vocab_size']}. "
-            "Give the vocab.txt that belongs to the weights."
-        )
-    outputs = shape.pop("num_labels", None)
-    if outputs is None:
-        labels = None  # an encoder; the head comes with fine-tuning
-    elif labels is None:
-        labels = LabelSet.mmocr(CLUENER)
-    if labels is not None and len(labels) != outputs:
-        raise UserError(
-            f"{source}: its head has {outputs} outputs, but the labels are {len(labels)} "
-            f"({labels.scheme} over {', '.join(labels.categories)}). "
-            "Convert it with convert/torch_to_flax.py --labels FILE."
-        )
+    planned = make_plan(source, defaults)
+    if planned.report.faults:
+        faults = "\n  ".join(planned.report.faults)
+        raise UserError(f"{source.path}: cannot be converted ({planned.layout.name}):\n  {faults}")
+    vocab, labels = make_vocab(source, planned), make_labels(source, planned, labels)
+    abstract = abstract_params(planned.config)
+    params = jax.device_put(fill(planned.report, source.tensors, abstract))
+    longest = planned.config.max_position_embeddings
+    max_length = min(source.max_length or longest, longest)
+    return ModelDir(
+        planned.config, labels, vocab, max_length, params, source.lower_case
+    ), planned.report
 
-    known = dict(config or {})
+
+def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan:
+    """What a source would become, from names, shapes and its `config.json` alone; faults are in the report.
+
+    Raises:
+        UserError: it is no BERT, or too much is missing to say more.
+    """
+    stated, where = source.config or {}, str(source.config_path)
+    _refuse_other_models(stated, where)
+    layout = recognise(source.tensors, source.path)
+    architectures = stated.get("architectures")
+    architectures = architectures if isinstance(architectures, list) else []
+    ignored = []
+    if any(name in SENTENCE_HEADS for name in architectures):
+        layout = dataclasses.replace(layout, name=f"Hugging Face {architectures[0]}", head=None)
+        ignored = [NO_TAGGER]
+    shape = read_shape(source.tensors, layout, source.path)
     for name, value in shape.items():
-        if known.get(name, value) != value:
+        if name != "num_labels" and stated.get(name, value) != value:
             raise UserError(
-                f"config: {name} is {known[name]}, but the tensors of {source} say {value}."
+                f"{where}: {name} is {stated[name]}, but the tensors of {source.path} say {value}."
             )
+    outputs = shape.pop("num_labels", None)
+    known = {**(defaults or {}), **_untold(stated, where)}
     notes = []
     if "num_attention_heads" not in known:
-        if shape["hidden_size"] % HEAD_DIM:
+        heads, left = divmod(shape["hidden_size"], HEAD_DIM)
+        if left:
             raise UserError(
-                f"{source}: its width {shape['hidden_size']} does not divide by {HEAD_DIM}, so the number "
-                "of heads must be told: give a config.json with num_attention_heads."
+                f"{source.path}: its width {shape['hidden_size']} does not divide by {HEAD_DIM}, so the number "
+                "of heads must be told: --num-attention-heads N, or a config.json with num_attention_heads."
             )
-        known["num_attention_heads"] = shape["hidden_size"] // HEAD_DIM
+        known["num_attention_heads"] = heads
         notes.append(
-            f"Attention heads: {known['num_attention_heads']}, by the convention of {HEAD_DIM} wide heads."
+            f"Attention heads: {heads}, by the convention of {HEAD_DIM} wide heads (no config.json)."
         )
     if "hidden_act" not in known:
         known["hidden_act"] = layout.hidden_act
-        notes.append(f"Activation: {layout.hidden_act}, as MMOCR runs it.")
-    fields: dict[str, Any] = shape | {name: known[name] for name in UNTOLD if name in known}
-    bert = BertConfig(**fields, num_labels=outputs or 1)
-    params, report = to_params(state_dict, layout, abstract_params(bert), source)
-    report.notes += notes
-    return ModelDir(bert, labels, tokens, bert.max_position_embeddings, params), report
+        family = "MMOCR" if layout.hidden_act == "gelu_new" else "Hugging Face"
+        notes.append(f"Activation: {layout.hidden_act}, as {family} runs it (no config.json).")
+    if source.words:
+        notes.append(
+            "Tokenizer: one token a character. Its own cuts words into pieces, so words of Latin letters and "
+            "numbers are read otherwise than in its training."
+        )
+    known.setdefault("classifier_dropout", known.get("hidden_dropout_prob", 0.1))
+    try:
+        fields: dict[str, Any] = {**shape, **known, "num_labels": outputs or 1}
+        config = BertConfig(**fields)
+    except UserError as error:
+        raise UserError(f"{where if stated else source.path}: {error}") from None
+    report = plan(source.tensors, layout, abstract_params(config), ignored)
+    report.notes = notes
+    return Plan(config, outputs, layout, report)
 
 
-def beside(source: str | Path, name: str) -> Path | None:
-    """A file of that name in the folder of `source`, if there is one."""
-    path = Path(source).with_name(name)
-    return path if path.is_file() else None
+def _refuse_other_models(stated: dict[str, Any], where: str) -> None:
+    """Raise `UserError` for a `config.json` of what is not a plain BERT encoder."""
+    refuse_model_type(str(stated.get("model_type", "bert")), where)
+    plain = {
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
+    for name, value in plain.items():
+        if (stated.get(name) or value) != value:
+            raise UserError(
+                f"{where}: {name} is {stated[name]!r}. Only encoders with {name} {value!r} can be converted."
+            )
+
+
+def _untold(stated: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a `config.json` that `BertConfig` takes and no tensor tells."""
+    known: dict[str, Any] = {}
+    for name, kind in UNTOLD.items():
+        value = stated.get(name)
+        if value is None:
+            continue
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or value in (math.inf, -math.inf) or value != value:
+            raise UserError(f"{where}: {name} is {value!r}, expected {kind.__name__}.")
+        known[name] = value
+    if "hidden_act" in known:
+        known["hidden_act"] = ACTIVATIONS.get(known["hidden_act"], known["hidden_act"])
+    return known
+
+
+def make_vocab(source: Source, planned: Plan) -> list[str]:
+    """The source's tokens by id.
+
+    Raises:
+        UserError: there are none, or not as many as embeddings.
+    """
+    size = planned.config.vocab_size
+    if source.vocab is None:
+        raise UserError(
+            f"--vocab: there is no vocab.txt or tokenizer.json beside {source.path}. Name the file "
+            "(in a training configuration: tokenizer.vocab)."
+        )
+    if len(source.vocab) != size:
+        raise UserError(
+            f"{source.vocab_path}: {len(source.vocab)} tokens, but {source.path} has embeddings for {size}. "
+            "Give the vocab.txt that belongs to the weights."
+        )
+    return source.vocab
+
+
+def make_labels(source: Source, planned: Plan, labels: LabelSet | None) -> LabelSet | None:
+    """What the outputs of the source's head mean; None for an encoder.
+
+    Raises:
+        UserError: nothing says it, or they are not as many as the outputs.
+    """
+    if planned.outputs is None:
+        return None  # an encoder; the head comes with fine-tuning
+    if labels is None:
+        names = _id2label(source, planned.outputs)
+        if names is not None:
+            try:
+                labels = LabelSet.from_names(names)
+            except UserError as error:
+                raise UserError(
+                    f"{source.config_path}: {error} If they mean that all the same, give --labels FILE."
+                ) from None
+        elif planned.layout is MMOCR:
+            labels = LabelSet.mmocr(CLUENER)
+        else:
+            raise UserError(
+                f"{source.path}: its head has {planned.outputs} outputs, and no config.json beside it says in "
+                "id2label what they mean. Give --labels FILE with the tags, one a line."
+            )
+    if len(labels) != planned.outputs:
+        raise UserError(
+            f"{source.path}: its head has {planned.outputs} outputs, but the labels are {len(labels)} "
+            f"({labels.scheme} over {', '.join(labels.categories)}). "
+            "Convert it with convert/torch_to_flax.py --labels FILE."
+        )
+    return labels
+
+
+def _id2label(source: Source, outputs: int) -> list[str] | None:
+    """The names of a head's outputs; None where `config.json` has none of its own."""
+    table = (source.config or {}).get("id2label")
+    if table is None or table == {str(i): f"LABEL_{i}" for i in range(outputs)}:
+        return None
+    rows = table if isinstance(table, dict) else {}
+    names = [name for i in range(outputs) if isinstance(name := rows.get(str(i)), str)]
+    if not len(names) == len(rows) == outputs:
+        raise UserError(
+            f"{source.config_path}: its id2label does not name the {outputs} outputs of the head, 0, 1, 2, ... "
+            "Correct it, or give --labels FILE."
+        )
+    return names
 
 
 def read_labels(path: str | Path) -> LabelSet:
-    """Read a label set: a `labels.json` of a model directory, or MMOCR's categories, one a line."""
+    """Read a label set: a `labels.json` of a model directory, or one line an item.
+
+    The items are the tags in the order of the outputs (O, B-name, ...), or MMOCR's categories.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"--labels: no file {str(path)!r}.")
-    text = path.read_text("utf-8")
-    if path.suffix != ".json":
-        return LabelSet.mmocr([line.strip() for line in text.splitlines() if line.strip()])
     try:
+        text = path.read_text("utf-8-sig")
+        if path.suffix != ".json":
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            return LabelSet.from_names(lines) if "O" in lines else LabelSet.mmocr(lines)
         return LabelSet.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{path}: expected {{"scheme": "bio", "categories": [...]}}.') from None
-
-
-def read_config(path: str | Path) -> dict[str, object]:
-    """Read a Hugging Face `config.json`."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--config: no file {str(path)!r}.")
-    try:
-        row = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}: not a JSON object.")
-    return row
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f'{path}: expected {{"scheme": "bio", "categories": [...]}}, or tags one a line.'
+        ) from None

@@ -1,6 +1,7 @@
 """A model directory: everything that a model needs to run or to start from, and nothing else.
 
-config.json   {"model": fields of BertConfig, "tokenizer": {...}, "max_length": tokens}
+config.json   {"model": fields of BertConfig, "max_length": tokens,
+              "tokenizer": {"kind": "char", "lower_case": true}}
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
 params/       float32 arrays, written by Orbax
@@ -32,6 +33,7 @@ class ModelDir:
     vocab: list[str]
     max_length: int  # tokens of the rows it was trained on
     params: Params
+    lower_case: bool = True
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
@@ -41,7 +43,7 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         UserError: something that is not a model directory is there.
     """
     path = Path(path).absolute()
-    if path.exists() and not _is_model(path) and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
             f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
         )
@@ -51,15 +53,16 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     new.mkdir(parents=True)
     row = {
         "model": model.config.to_json(),
-        "tokenizer": {"kind": "char"},
+        "tokenizer": {"kind": "char", "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
     _write_json(new / "config.json", row)
     if model.labels is not None:
         _write_json(new / "labels.json", model.labels.to_json())
     write_vocab(new / "vocab.txt", model.vocab)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(new / "params", model.params)
+    # Float32 hardly shrinks, and compressing it takes time and as much memory again.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        checkpointer.save(new / "params", args=ocp.args.PyTreeSave(model.params))
     if path.exists():
         os.rename(path, old)
     os.rename(new, path)
@@ -72,6 +75,25 @@ def load_model(path: str | Path) -> ModelDir:
     Raises:
         UserError: it is not a model directory, or part of it is missing or damaged.
     """
+    model = read_card(path)
+    abstract = abstract_params(model.config)
+    if model.labels is None:
+        del abstract["head"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target: Any = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        model.params = checkpointer.restore(Path(path).absolute() / "params", target)
+    return model
+
+
+def read_card(path: str | Path) -> ModelDir:
+    """As `load_model`, but with no parameters.
+
+    Raises:
+        UserError: likewise.
+    """
     path = Path(path).absolute()
     for name in ("config.json", "vocab.txt", "params"):
         if not (path / name).exists():
@@ -83,7 +105,8 @@ def load_model(path: str | Path) -> ModelDir:
     try:
         row = json.loads((path / "config.json").read_text("utf-8"))
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
-        if row["tokenizer"] != {"kind": "char"}:
+        lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
+        if row["tokenizer"] | {"lower_case": True} != {"kind": "char", "lower_case": True}:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
             labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
@@ -94,19 +117,11 @@ def load_model(path: str | Path) -> ModelDir:
             f"{path}: config.json or labels.json is damaged, or of another version ({error})."
         ) from None
     vocab = read_vocab(path / "vocab.txt")
-    abstract = abstract_params(config)
-    if labels is None:
-        del abstract["head"]
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target: Any = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
-    )
-    with ocp.StandardCheckpointer() as checkpointer:
-        params = checkpointer.restore(path / "params", target)
-    return ModelDir(config, labels, vocab, max_length, params)
+    return ModelDir(config, labels, vocab, max_length, {}, bool(lower_case))
 
 
-def _is_model(path: Path) -> bool:
+def is_model_dir(path: Path) -> bool:
+    """Whether a model directory is there (whole or not)."""
     return (path / "config.json").is_file() and (path / "params").is_dir()
 
 

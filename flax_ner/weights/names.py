@@ -1,17 +1,20 @@
-"""Tensor names of PyTorch checkpoints and where each goes, as one table.
+"""Tensor names of PyTorch checkpoints and where each goes, as one table, both ways.
 
 A PyTorch Linear keeps its weight as [out, in]; here a kernel is [in, out] with heads as axes of
 their own, and query, key and value lie in one tensor.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flax_ner.errors import UserError
+from flax_ner.weights.mapped import release
+from flax_ner.weights.report import Report, Used
 
 # Source name, target path, slot among query, key, value. "{i}" is the layer.
 ENCODER: list[tuple[str, str, int | None]] = [
@@ -42,163 +45,271 @@ ENCODER: list[tuple[str, str, int | None]] = [
     ("encoder.layer.{i}.output.LayerNorm.bias", "layers/{i}/mlp_norm/bias", None),
 ]
 HEAD: list[tuple[str, str, int | None]] = [
-    ("classifier.weight", "classifier/kernel", None),
-    ("classifier.bias", "classifier/bias", None),
+    ("weight", "classifier/kernel", None),
+    ("bias", "classifier/bias", None),
 ]
 # What a source may hold beyond that, and why it is left behind.
 IGNORED: list[tuple[str, str]] = [
     (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
     (r"^cls\.", "pre-training heads: tagging has no use for them"),
-    (r"(^|\.)embeddings\.position_ids$", "buffer: 0, 1, 2, ..."),
+    (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
+    (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not learnt"),
 ]
+NO_TAGGER = (r"^classifier\.", "head that scores whole sentences: tagging has no use for it")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+WORD = "embeddings.word_embeddings.weight"
+BLOCK = 16  # float32 of a cache line: transposing in blocks of so many rows is twice as fast
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a family of files keeps encoder and head; `head=None` where it has none for tagging."""
+    """A family of files.
+
+    Attributes:
+        name: what people call it.
+        encoder: what names of the encoder begin with.
+        head: what names of the tag scores begin with; None where the family has none.
+        hidden_act: what its models run with where no `config.json` says so.
+        mark: what some name begins with, besides.
+    """
 
     name: str
     encoder: str
     head: str | None
     hidden_act: str
+    mark: str = ""
 
 
+# The first that fits is taken.
+MMOCR = Layout("MMOCR trained checkpoint", "encoder.bert.", "decoder.classifier.", "gelu_new")
+TAGGER = Layout(
+    "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier."
+)
+PRETRAIN = Layout("Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation")
+ENCODER_ONLY = Layout("Hugging Face BertModel", "", None, "gelu")
 LAYOUTS = [
-    Layout("MMOCR trained checkpoint", "encoder.bert.", "decoder.", "gelu_new"),
+    MMOCR,
+    TAGGER,
+    PRETRAIN,
+    Layout(
+        "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder",
+        "bert.",
+        None,
+        "gelu_new",
+        "cls.",
+    ),
     Layout("MMOCR pre-trained encoder", "bert.", None, "gelu_new"),
+    Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier."),
+    ENCODER_ONLY,
 ]
+# Relatives of BERT: by `model_type` and by their tensors' names, and why they do not fit.
+RELATIVES = [
+    ("albert", r"^albert\.|albert_layer_groups", "ALBERT: its layers share one set of weights"),
+    ("electra", r"^electra\.|^discriminator_|^generator_", "ELECTRA: its embeddings are projected"),
+    ("roberta", r"^roberta\.|^lm_head\.", "RoBERTa: its vocabulary is byte-level BPE"),
+    ("xlm-roberta", r"^xlm", "XLM-RoBERTa: its vocabulary is SentencePiece"),
+    ("camembert", r"^camembert\.", "CamemBERT: its vocabulary is SentencePiece"),
+    ("distilbert", r"^distilbert\.|transformer\.layer\.", "DistilBERT: it has no token types"),
+    ("deberta", r"^deberta\.|rel_embeddings", "DeBERTa: its positions are relative"),
+    ("deberta-v2", r"^deberta\.", "DeBERTa: its positions are relative"),
+    ("nezha", r"^nezha\.", "NEZHA: its positions are relative"),
+    ("roformer", r"^roformer\.|embed_positions", "RoFormer: its positions are rotary"),
+    ("ernie", r"^ernie\.|task_type_embeddings", "ERNIE: it has task types"),
+    ("megatron-bert", r"encoder\.layer\.\d+\.attention\.ln\.", "Megatron-BERT: LayerNorm comes first"),
+    ("mobilebert", r"^mobilebert\.|bottleneck", "MobileBERT: its layers have bottlenecks"),
+    ("xlnet", r"^transformer\.mask_emb", "XLNet: it is another architecture"),
+    ("modernbert", r"^model\.embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
+    ("bert", r"distance_embedding", "BERT with relative positions"),
+    ("bert", r"(^|\.)crf\.|transitions$", "BERT with a CRF: its transitions have no place in a softmax head"),
+]  # fmt: skip
 
 
-@dataclass
-class Report:
-    """What became of every tensor of a conversion."""
+def current_names(names: Iterable[str], path: str) -> dict[str, str]:
+    """Each name as PyTorch models have it today, with the one in the file.
 
-    layout: str
-    used: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    fresh: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    LayerNorm's gamma and beta become weight and bias; data parallel's `module.` goes.
+    """
+    names = list(names)
+    parallel = bool(names) and all(name.startswith("module.") for name in names)
+    current: dict[str, str] = {}
+    for original in names:
+        name = original.removeprefix("module.") if parallel else original
+        for old, new in OLD_NAMES.items():
+            name = name.replace(old, new)
+        if name in current:
+            raise UserError(
+                f"{path}: {current[name]} and {original} are the old and the new name of one tensor. "
+                "Keep one of them."
+            )
+        current[name] = original
+    return current
 
-    def __str__(self) -> str:
-        lines = [f"Source layout: {self.layout}", *self.notes]
-        lines += [f"{len(self.used)} source tensors used:"]
-        lines += [f"  {source} -> {target} {list(shape)}" for source, target, shape in self.used]
-        lines += [f"{len(self.ignored)} source tensors ignored:"]
-        lines += [f"  {source}: {reason}" for source, reason in self.ignored]
-        lines += [f"{len(self.fresh)} target tensors freshly initialised:"]
-        lines += [f"  {target}: {reason}" for target, reason in self.fresh]
-        return "\n".join(lines)
 
+def recognise(names: Iterable[str], path: str) -> Layout:
+    """The layout of a file, from the (current) names in it.
 
-def recognise(state_dict: Mapping[str, Any], path: str) -> Layout:
-    """The layout of a file, from the names in it."""
-    names = {_current_name(name) for name in state_dict}
+    Raises:
+        UserError: a relative of BERT, named with the reason, or nothing known.
+    """
+    names = set(names)
+    refuse_relative(names, path)
     for layout in LAYOUTS:
-        if f"{layout.encoder}embeddings.word_embeddings.weight" in names:
+        marked = any(name.startswith(layout.mark) for name in names)
+        if layout.encoder + WORD in names and marked:
             return layout
-    expected = " or ".join(
-        f"{layout.encoder}embeddings.word_embeddings.weight" for layout in LAYOUTS
-    )
+    expected = ", ".join(dict.fromkeys(layout.encoder + WORD for layout in LAYOUTS))
     raise UserError(
-        f"{path}: no known layout. Its tensors begin with {', '.join(sorted(names)[:3])}; "
-        f"a BERT of MMOCR has {expected}."
+        f"{path}: no known layout. Its tensors begin with {', '.join(sorted(names)[:3]) or 'nothing'}; "
+        f"a BERT has one of {expected}."
     )
 
 
-def read_shape(state_dict: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
-    """The fields of `BertConfig` that the tensors' shapes tell (all but the number of heads)."""
-    tensors = {_current_name(name): tensor for name, tensor in state_dict.items()}
+def refuse_relative(names: Iterable[str], path: str) -> None:
+    """Raise `UserError` for tensors of a model that is like BERT and is none."""
+    for _, pattern, reason in RELATIVES:
+        found = sorted(name for name in names if re.search(pattern, name))
+        if found:
+            raise UserError(
+                f"{path}: {found[0]} belongs to {reason}. Only BERT with a softmax head, or with none, can "
+                "be converted."
+            )
 
-    def shape(name: str) -> tuple[int, ...]:
-        if layout.encoder + name not in tensors:
-            raise UserError(f"{path}: lacks {layout.encoder + name}; the file is incomplete.")
-        return tensors[layout.encoder + name].shape
 
-    vocab_size, hidden_size = shape("embeddings.word_embeddings.weight")
-    layer = re.compile(re.escape(layout.encoder) + r"encoder\.layer\.(\d+)\.")
-    layers = {int(match[1]) for name in tensors if (match := layer.match(name))}
+def refuse_model_type(model_type: str, path: str) -> None:
+    """Raise `UserError` for the `model_type` of a `config.json` that is not BERT's."""
+    if model_type != "bert":
+        reasons = {name: reason for name, _, reason in RELATIVES}
+        reason = reasons.get(model_type, "it is another architecture")
+        raise UserError(
+            f"{path}: model_type is {model_type!r} ({reason}). Only BERT can be converted; Chinese models "
+            "by names such as roberta-wwm or macbert are BERT, and say so."
+        )
+
+
+def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
+    """The fields of `BertConfig` that the shapes tell (all but the number of heads).
+
+    Args:
+        tensors: by their current names.
+    """
+
+    def shape(name: str, rank: int = 2) -> tuple[int, ...]:
+        if name not in tensors:
+            raise UserError(f"{path}: lacks {name}; the file is incomplete.")
+        if tensors[name].ndim != rank:
+            raise UserError(f"{path}: {name} has the shape {list(tensors[name].shape)}.")
+        return tensors[name].shape
+
+    encoder = layout.encoder
+    vocab_size, hidden_size = shape(encoder + WORD)
+    layer = re.compile(re.escape(encoder) + r"encoder\.layer\.(\d+)\.")
+    layers = {match[1] for name in tensors if (match := layer.match(name))}
+    if layers != {str(i) for i in range(len(layers))}:
+        raise UserError(
+            f"{path}: has the layers {', '.join(sorted(layers)[:20])}, not 0, 1, 2, ...; it is incomplete."
+        )
     fields = {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
-        "num_hidden_layers": max(layers, default=-1) + 1,
-        "intermediate_size": shape("encoder.layer.0.intermediate.dense.weight")[0],
-        "max_position_embeddings": shape("embeddings.position_embeddings.weight")[0],
-        "type_vocab_size": shape("embeddings.token_type_embeddings.weight")[0],
+        "num_hidden_layers": len(layers),
+        "intermediate_size": shape(encoder + "encoder.layer.0.intermediate.dense.weight")[0],
+        "max_position_embeddings": shape(encoder + "embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": shape(encoder + "embeddings.token_type_embeddings.weight")[0],
     }
-    if layout.head is not None and f"{layout.head}classifier.bias" in tensors:
-        fields["num_labels"] = tensors[f"{layout.head}classifier.bias"].shape[0]
+    if layout.head is not None and layout.head + "bias" in tensors:
+        fields["num_labels"] = shape(layout.head + "bias", 1)[0]
     return fields
 
 
-def to_params(
-    state_dict: Mapping[str, np.ndarray], layout: Layout, abstract: Mapping[str, Any], path: str
-) -> tuple[dict[str, Any], Report]:
-    """Map a state dict to parameters, float32.
+def plan(
+    tensors: Mapping[str, np.ndarray],
+    layout: Layout,
+    abstract: Mapping[str, Any],
+    ignored: Iterable[tuple[str, str]] = (),
+) -> Report:
+    """What becomes of every tensor, from names and shapes alone; nothing is read.
 
-    Every source tensor is used, ignored by a named rule, or an error; every target tensor is filled,
-    left to be freshly initialised (the head, where the layout has none), or an error.
+    Every source tensor is used, ignored by a named rule, or a fault; every target tensor is filled,
+    left to be freshly initialised (the head, where the layout has none), or a fault.
 
     Args:
-        state_dict: names to arrays.
+        tensors: the source's, by their current names.
         layout: as `recognise` found it.
         abstract: `abstract_params` of the model to fill.
-        path: of the source, for messages.
-
-    Returns:
-        The parameters, without those listed under `Report.fresh`, and the report.
-
-    Raises:
-        UserError: all faults together.
+        ignored: rules besides `IGNORED`.
     """
-    report, faults = Report(layout.name), []
+    report = Report(layout.name)
     targets = flatten(abstract)
-    sources = {_current_name(name): (name, tensor) for name, tensor in state_dict.items()}
-    if len(sources) < len(state_dict):
-        faults.append("some LayerNorm tensors are there under the old and the new name")
-    filled: dict[str, np.ndarray] = {}
+    left = dict(tensors)
     ruled = set()
-    for current, target, slot in rules(layout, targets):
+    for name, target, slot in rules(layout, targets):
         ruled.add(target)
-        if current not in sources:
-            faults.append(f"missing: {current}, for {target}")
+        tensor = left.pop(name, None)
+        if tensor is None:
+            report.faults.append(f"missing: {name}, for {target}")
             continue
-        name, tensor = sources.pop(current)
-        shape = targets[target].shape
-        array = filled.setdefault(target, np.empty(shape, np.float32))
-        view = _view(array, target, slot)
-        wanted = _torch_shape(view.shape, target)
+        wanted = _torch_shape(targets[target].shape, target, slot)
         if tensor.shape != wanted:
-            faults.append(
+            report.faults.append(
                 f"misshapen: {name} is {list(tensor.shape)}, the model needs {list(wanted)}"
             )
-            continue
-        view[...] = (tensor.T if target.endswith("kernel") else tensor).reshape(view.shape)
-        report.used.append((name, target, tensor.shape))
+        elif tensor.dtype.kind not in "fV":  # V: bfloat16
+            report.faults.append(
+                f"unusable: {name} holds {tensor.dtype}, weights are floating point"
+            )
+        else:
+            report.used.append(Used(name, target, slot, tensor.shape, tensor.dtype))
     for target in sorted(set(targets) - ruled):
         if target.startswith("head/") and layout.head is None:
             report.fresh.append((target, "the source has no head for tagging"))
         else:
-            faults.append(f"no rule fills {target}")
-    for current, (name, _) in sources.items():
-        reason = next((reason for pattern, reason in IGNORED if re.search(pattern, current)), None)
+            report.faults.append(f"no rule fills {target}")
+    for name in left:
+        reason = next((why for rule, why in [*ignored, *IGNORED] if re.search(rule, name)), None)
         if reason is None:
-            faults.append(f"unknown: {name} is not part of the model and no rule ignores it")
+            report.faults.append(f"unknown: {name} is not part of the model and no rule ignores it")
         else:
             report.ignored.append((name, reason))
-    if faults:
-        raise UserError(f"{path}: cannot be converted ({layout.name}):\n  " + "\n  ".join(faults))
-    return unflatten(filled), report
+    return report
 
 
-def rules(layout: Layout, targets: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
+def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:
+    """Parameters, float32, from the tensors as planned; those the report calls fresh are left out."""
+    targets, filled = flatten(abstract), {}
+    for name, target, slot, *_ in report.used:
+        if target not in filled:
+            filled[target] = _empty(targets[target].shape)
+        view, tensor = _torch_view(filled[target], target, slot), tensors[name]
+        if view.ndim == 2:
+            for row in range(0, len(tensor), BLOCK):
+                view[row : row + BLOCK] = tensor[row : row + BLOCK]
+        else:
+            view[...] = tensor
+        release(tensor)
+    return unflatten(filled)
+
+
+def to_torch(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
+    """The tensors that PyTorch names and shapes so, as views of the parameters; `fill` backwards."""
+    arrays = {target: np.asarray(array) for target, array in flatten(params).items()}
+    return {
+        name: _torch_view(arrays[target], target, slot)
+        for name, target, slot in rules(layout, arrays)
+    }
+
+
+def rules(layout: Layout, targets: Iterable[str]) -> Iterator[tuple[str, str, int | None]]:
     """Source name, target path and slot for every source tensor that a model with `targets` needs."""
+    targets = list(targets)
     layers = sorted(
         {int(target.split("/")[2]) for target in targets if target.startswith("encoder/layers/")}
     )
-    for source, target, slot in ENCODER:
-        for i in layers if "{i}" in source else [0]:
+    embeddings = [rule for rule in ENCODER if "{i}" not in rule[0]]
+    for source, target, slot in embeddings:
+        yield layout.encoder + source, "encoder/" + target, slot
+    for i in layers:
+        for source, target, slot in ENCODER[len(embeddings) :]:
             yield layout.encoder + source.format(i=i), "encoder/" + target.format(i=i), slot
     if layout.head is not None and any(target.startswith("head/") for target in targets):
         for source, target, slot in HEAD:
@@ -229,25 +340,30 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _current_name(name: str) -> str:
-    for old, new in OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
+def _torch_view(array: np.ndarray, target: str, slot: int | None) -> np.ndarray:
+    """The part of a target that one source tensor fills, as PyTorch shapes it; a view."""
+    if slot is not None:  # query, key and value share [D, 3, N, H] and [3, N, H]
+        array = array[:, slot] if target.endswith("kernel") else array[slot]
+    shape = _torch_shape(array.shape, target)
+    return array.reshape(shape[::-1]).T if target.endswith("kernel") else array.reshape(shape)
 
 
-def _view(array: np.ndarray, target: str, slot: int | None) -> np.ndarray:
-    """The part of a target that one source tensor fills: query, key and value share [D, 3, N, H]."""
-    if slot is None:
-        return array
-    return array[:, slot] if target.endswith("kernel") else array[slot]
-
-
-def _torch_shape(shape: tuple[int, ...], target: str) -> tuple[int, ...]:
-    """The shape PyTorch keeps a tensor of this (part of a) target in."""
+def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -> tuple[int, ...]:
+    """The shape in which PyTorch keeps (a part of) a target."""
+    if slot is not None:
+        shape = shape[:1] + shape[2:] if target.endswith("kernel") else shape[1:]
     if target.endswith("out/kernel") and len(shape) == 3:  # [N, H, D]
         return (shape[2], shape[0] * shape[1])
     if target.endswith("kernel"):  # [D, outputs...]
-        return (int(np.prod(shape[1:])), shape[0])
+        return (math.prod(shape[1:]), shape[0])
     if target.endswith("bias"):
-        return (int(np.prod(shape)),)
+        return (math.prod(shape),)
     return shape
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """An array at a multiple of 64 bytes, which jax on a CPU takes over without copying it."""
+    size = math.prod(shape)
+    room = np.empty(size + 16, np.float32)
+    begin = -(room.ctypes.data // 4) % 16
+    return room[begin : begin + size].reshape(shape)

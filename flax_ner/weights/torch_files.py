@@ -14,12 +14,12 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 
-from flax_ner.errors import UserError
+from flax_ner.weights.mapped import SAVE_WEIGHTS, WeightsFileError, map_file
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a stream begins
 NESTED = ("state_dict", "model", "module")  # where checkpoints keep their weights
@@ -50,14 +50,11 @@ NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
 }
-SAVE_WEIGHTS = "Save the weights alone: torch.save(model.state_dict(), path)."
+# A pickle of weights has some dozens of instructions and some hundred bytes a tensor.
+MOST_INSTRUCTIONS, MOST_BYTES = 1_000_000, 16 << 20
 NOT_LITTLE_ENDIAN = "was not written on a little-endian machine. Save it again on one that is."
 
 Places = dict[str, tuple[int, int]]  # of a storage, by its key: the first byte, how many bytes
-
-
-class WeightsFileError(UserError):
-    """A file that is not readable as weights, or that asks for more than weights need."""
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -72,10 +69,11 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
             Damage to the numbers alone is not noticed; not every file has right checksums.
     """
     try:
-        with open(path, "rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            read = _read_zip if data[:4] == b"PK\x03\x04" else _read_stream
-            return read(file, data)
+        data = map_file(path)
+        if data[:4] != b"PK\x03\x04":
+            return _read_stream(data)
+        with zipfile.ZipFile(path) as archive:
+            return _read_zip(archive.infolist(), data)
     except WeightsFileError as error:
         raise WeightsFileError(f"{path}: {error}") from None
     except OSError as error:
@@ -116,11 +114,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return weights
 
 
-def _read_zip(file: BinaryIO, data: mmap.mmap) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
+def _read_zip(members: list[zipfile.ZipInfo], data: mmap.mmap) -> Any:
     places: Places = {}
-    for member in members:
+    free = 0  # the first byte that no member before this one has
+    for member in sorted(members, key=lambda member: member.header_offset):
         # torch.save never compresses, and only what is not compressed can be mapped.
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise WeightsFileError(f"is compressed or encrypted. {SAVE_WEIGHTS}")
@@ -129,26 +126,32 @@ def _read_zip(file: BinaryIO, data: mmap.mmap) -> Any:
         begin = member.header_offset + 30 + name_length + extra_length
         if signature != b"PK\x03\x04" or begin + member.file_size > len(data):
             raise ValueError("a member of the archive is not where its directory says")
+        if member.header_offset < free or member.filename in places:
+            raise ValueError("members of the archive overlap")
         places[member.filename] = (begin, member.file_size)
+        free = begin + member.file_size
 
     pickles = [name for name in places if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsFileError(f"is a zip archive, but not of weights. {SAVE_WEIGHTS}")
     folder = pickles[0].removesuffix("data.pkl")
+    for name in places:
+        if not name.startswith(folder) or ".." in name.split("/"):
+            raise ValueError(f"member {_line(name)} lies outside of {_line(folder)}")
     begin, length = places.get(folder + "byteorder", (0, 0))  # older files have none
     if data[begin : begin + length] not in (b"little", b""):
         raise WeightsFileError(NOT_LITTLE_ENDIAN)
-    file.seek(places[pickles[0]][0])
     stored = folder + "data/"
     return _Unpickler(
         data,
         {name[len(stored) :]: place for name, place in places.items() if name.startswith(stored)},
-    ).load(file)
+    ).load(_Pickle(data, *places[pickles[0]]))
 
 
-def _read_stream(file: BinaryIO, data: mmap.mmap) -> Any:
+def _read_stream(data: mmap.mmap) -> Any:
     # The numbers come behind the pickle: one reading of it tells where, another makes the tensors.
     survey = _Unpickler(data, None)
+    file = _Pickle(data, 0, len(data))
     if survey.load(file) != MAGIC or survey.load(file) != PROTOCOL:
         raise ValueError("it does not begin as one")
     if survey.load(file).get("little_endian") is not True:
@@ -156,16 +159,42 @@ def _read_stream(file: BinaryIO, data: mmap.mmap) -> Any:
     begin = file.tell()
     survey.load(file)
     places: Places = {}
-    for key in survey.load(file):
+    keys, place = survey.load(file), file.tell()
+    for key in keys:
         if not isinstance(key, str) or key not in survey.dtypes:
             raise ValueError("it has a storage that belongs to no tensor")
-        (count,) = struct.unpack("<q", file.read(8))
-        places[key] = (file.tell(), _natural(count) * survey.dtypes[key].itemsize)
-        if sum(places[key]) > len(data):
+        (count,) = struct.unpack("<q", data[place : place + 8])
+        places[key] = (place + 8, _natural(count) * survey.dtypes[key].itemsize)
+        place = sum(places[key])
+        if place > len(data):
             raise ValueError("it ends within a storage")
-        file.seek(sum(places[key]))
-    file.seek(begin)
-    return _Unpickler(data, places).load(file)
+    return _Unpickler(data, places).load(_Pickle(data, begin, len(data) - begin))
+
+
+class _Pickle:
+    """A part of the file as `pickletools` reads it, as far as a pickle of weights may reach."""
+
+    def __init__(self, data: mmap.mmap, begin: int, length: int):
+        self.data, self.place = data, begin
+        self.end, self.most = begin + length, begin + MOST_BYTES
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, count: int) -> bytes:
+        return self._take(min(self.place + count, self.end))
+
+    def readline(self) -> bytes:
+        newline = self.data.find(b"\n", self.place, min(self.end, self.most))
+        return self._take(newline + 1 or self.end)
+
+    def _take(self, stop: int) -> bytes:
+        if stop > self.most:
+            raise WeightsFileError(
+                f"has a pickle of over {MOST_BYTES >> 20} MiB, far more than weights need. {SAVE_WEIGHTS}"
+            )
+        taken, self.place = self.data[self.place : stop], stop
+        return taken
 
 
 class _Unpickler:
@@ -199,12 +228,18 @@ class _Unpickler:
             **{f"torch {name}": name for name in DTYPES},
         }
 
-    def load(self, file: BinaryIO) -> Any:
+    def load(self, file: _Pickle) -> Any:
         """Carry out the pickle at the file's position, and leave the position behind it."""
         stack: list[Any] = []
         outer: list[list[Any]] = []  # the stacks below each mark
         memo: dict[Any, Any] = {}
-        for opcode, argument, _ in pickletools.genops(file):
+        steps = pickletools.genops(cast(Any, file))  # of a file, just what `_Pickle` has
+        for count, (opcode, argument, _) in enumerate(steps):
+            if count == MOST_INSTRUCTIONS:
+                raise WeightsFileError(
+                    f"has a pickle of over {MOST_INSTRUCTIONS:,} instructions, far more than weights "
+                    f"need. {SAVE_WEIGHTS}"
+                )
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass

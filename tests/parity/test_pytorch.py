@@ -10,12 +10,11 @@ import pytest
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import abstract_params, apply
-from flax_ner.weights.names import Layout, flatten, to_params
+from flax_ner.weights.names import TAGGER, fill, flatten, plan
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-HUGGING_FACE = Layout("Hugging Face", "bert.", "", "gelu")
 ROWS, WIDTH = 3, 40
 
 
@@ -38,8 +37,14 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, BertConfig, Any]:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = BertConfig(**fields)
     tensors = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
-    params, _ = to_params(tensors, HUGGING_FACE, abstract_params(config), "model")
-    return theirs, config, jax.tree.map(jnp.asarray, params)
+    return theirs, config, jax.tree.map(jnp.asarray, mapped(tensors, config))
+
+
+def mapped(tensors: dict[str, np.ndarray], config: BertConfig) -> Any:
+    """Tensors by PyTorch's names as a tree of parameters."""
+    report = plan(tensors, TAGGER, abstract_params(config))
+    assert report.faults == report.ignored == report.fresh == []
+    return fill(report, tensors, abstract_params(config))
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,8 +78,7 @@ def test_gradients_agree(pair: tuple[Any, BertConfig, Any]) -> None:
         return cross_entropy(apply(config, p, ids, mask, positions), jnp.asarray(labels), mask)
 
     named = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    expected, _ = to_params(named, HUGGING_FACE, abstract_params(config), "gradients")
-    got, expected = flatten(gradients(params)), flatten(expected)
+    got, expected = flatten(gradients(params)), flatten(mapped(named, config))
     assert got.keys() == expected.keys()
     for name, gradient in got.items():
         difference = np.linalg.norm(np.asarray(gradient) - expected[name])

@@ -17,8 +17,9 @@ from flax_ner.model.tagger import apply
 from flax_ner.text.batches import Batches
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
-from flax_ner.weights.convert import convert, read_config
-from flax_ner.weights.names import LAYOUTS, _view, flatten, rules
+from flax_ner.weights.convert import convert
+from flax_ner.weights.names import MMOCR, to_torch
+from flax_ner.weights.source import open_source
 
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0,
@@ -30,11 +31,7 @@ NO_DROPOUT = {
 @pytest.fixture(scope="module")
 def reference(golden: Path, cluener: Path) -> SimpleNamespace:
     """The converted tiny checkpoint and what the reference computed with it."""
-    model, _ = convert(
-        golden / "bert_softmax_tiny.pth",
-        cluener / "vocab.txt",
-        config=read_config(golden / "config.json"),
-    )
+    model, _ = convert(open_source(golden / "bert_softmax_tiny.pth", cluener / "vocab.txt"))
     arrays = np.load(golden / "parity.npz")
     ids, mask, labels = (arrays[name] for name in ("input_ids", "attention_mask", "labels"))
     positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
@@ -48,22 +45,7 @@ def reference(golden: Path, cluener: Path) -> SimpleNamespace:
 
 def by_source_name(tree: Any) -> dict[str, np.ndarray]:
     """Arrays of a parameter tree under PyTorch's names and in its orientation."""
-    flat = {target: np.asarray(array) for target, array in flatten(tree).items()}
-    named = {}
-    for source, target, slot in rules(LAYOUTS[0], flat):
-        view = _view(flat[target], target, slot)
-        if target.endswith("out/kernel") and view.ndim == 3:
-            view = view.reshape(-1, view.shape[-1])
-        elif target.endswith("kernel"):
-            view = view.reshape(view.shape[0], -1)
-        named[source] = (
-            view.T
-            if target.endswith("kernel")
-            else view.reshape(-1, *view.shape[2:])
-            if slot is not None
-            else view
-        )
-    return named
+    return to_torch(tree, MMOCR)
 
 
 def logits_of(config: BertConfig, params: Any, batch: Batches) -> jax.Array:

@@ -1,13 +1,25 @@
-"""A BERT of a few numbers, as PyTorch would name and shape it."""
+"""A BERT of a few numbers, as PyTorch would name, shape and store it."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import Params
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import SPECIAL_TOKENS, write_vocab
+from flax_ner.weights.names import flatten
+from flax_ner.weights.safetensors_files import write_safetensors
+from flax_ner.weights.torch_writer import write_torch_file
 
 CONFIG = BertConfig(
     vocab_size=11, num_labels=5, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
     intermediate_size=12, max_position_embeddings=6, hidden_act="gelu_new",
 )  # fmt: skip
+VOCAB = [*SPECIAL_TOKENS, *"abcdef"]  # as many as CONFIG says
+LABELS = LabelSet(["a", "b"])  # five tags
 TRAINED, PRETRAINED = "encoder.bert.", "bert."  # what encoder names begin with in MMOCR's files
 
 LAYER = {
@@ -55,3 +67,44 @@ def old_name(name: str) -> str:
     """What early PyTorch ports call a tensor."""
     name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     return name.replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def tagger_state_dict() -> dict[str, np.ndarray]:
+    """The same numbers by the names of Hugging Face's BertForTokenClassification."""
+    return {
+        name.replace("encoder.bert.", "bert.").replace("decoder.", ""): tensor
+        for name, tensor in tiny_state_dict(TRAINED).items()
+    }
+
+
+def tiny_config() -> dict[str, Any]:
+    """`CONFIG` and `LABELS` as a Hugging Face config.json."""
+    row = CONFIG.to_json()
+    names = ("num_labels", "head", "compute_dtype", "attention", "scan_layers")
+    id2label = {str(i): name for i, name in enumerate(LABELS.names)}
+    return {k: v for k, v in row.items() if k not in names} | {"id2label": id2label}
+
+
+def write_source(
+    folder: Path,
+    state: dict[str, np.ndarray],
+    file: str = "model.safetensors",
+    config: dict[str, Any] | None = None,
+) -> Path:
+    """A file of weights with vocab.txt and config.json beside it; the path of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write = write_safetensors if file.endswith(".safetensors") else write_torch_file
+    write(folder / file, state)
+    write_vocab(folder / "vocab.txt", VOCAB)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder / file
+
+
+def assert_same(one: Params, other: Params) -> None:
+    """Equal paths, and equal arrays to the last bit."""
+    one, other = flatten(one), flatten(other)
+    assert set(one) == set(other)
+    for path, array in one.items():
+        np.testing.assert_array_equal(array, other[path], err_msg=path)
+        assert array.dtype == other[path].dtype, path

@@ -1,61 +1,57 @@
-"""PyTorch files to model directories, and model directories to disk and back."""
+"""PyTorch weights to models: configuration, vocabulary, labels, and the command."""
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 import flax_ner
 from convert.torch_to_flax import main
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import Params, init_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS
-from flax_ner.weights import convert as convert_module
-from flax_ner.weights.convert import CLUENER, convert, read_config, read_labels
+from flax_ner.weights.convert import CLUENER, convert, open_model, read_labels
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
-from flax_ner.weights.names import Report, flatten
-from tests.weights.helpers import CONFIG, PRETRAINED, TRAINED, tiny_state_dict
+from flax_ner.weights.report import Report
+from flax_ner.weights.source import open_source, read_json
+from tests.weights.helpers import (
+    CONFIG,
+    LABELS,
+    PRETRAINED,
+    TRAINED,
+    VOCAB,
+    assert_same,
+    tagger_state_dict,
+    tiny_config,
+    tiny_state_dict,
+    write_source,
+)
 
-VOCAB = [*SPECIAL_TOKENS, *"abcdef"]  # as many as CONFIG says
-LABELS = LabelSet(["a", "b"])  # five tags
-
-
-def assert_same(one: Params, other: Params) -> None:
-    one, other = flatten(one), flatten(other)
-    assert set(one) == set(other)
-    for path, array in one.items():
-        np.testing.assert_array_equal(array, other[path], err_msg=path)
+HEADS = {"num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
 def converted(golden: Path, cluener: Path) -> dict[str, tuple[ModelDir, Report]]:
     """Both golden files, converted."""
-    config = read_config(golden / "config.json")
     return {
-        name: convert(golden / f"{name}.pth", cluener / "vocab.txt", config=config)
+        name: convert(open_source(golden / f"{name}.pth", cluener / "vocab.txt"))
         for name in ("bert_softmax_tiny", "bert_pretrain_tiny_legacy")
     }
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A vocabulary beside a file that reads as a trained tagger of `CONFIG`."""
-    monkeypatch.setattr(convert_module, "read_state_dict", lambda path: tiny_state_dict(TRAINED))
-    path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(VOCAB) + "\n", "utf-8")
-    return path
+def trained(tmp_path: Path) -> Path:
+    """A trained checkpoint of MMOCR with five outputs, and its vocabulary."""
+    return write_source(tmp_path / "source", tiny_state_dict(TRAINED), "f.pth")
 
 
 def test_a_trained_checkpoint_has_everything(
     converted: dict[str, tuple[ModelDir, Report]], golden: Path
 ) -> None:
     model, report = converted["bert_softmax_tiny"]
-    stated = read_config(golden / "config.json")
+    stated = read_json(golden / "config.json")
     row = model.config.to_json()
     assert {name: row[name] for name in stated if name in row} == {
         name: value for name, value in stated.items() if name not in ("categories", "id2label")
@@ -83,10 +79,11 @@ def test_the_legacy_file_gives_the_same_encoder(
     ]
 
 
-def test_another_vocabulary_is_refused_with_both_sizes(tiny: Path) -> None:
-    tiny.write_text("\n".join([*VOCAB, "g"]), "utf-8")
-    with pytest.raises(UserError, match=r"vocab\.txt: 12 tokens, but f\.pth has embeddings for 11"):
-        convert("f.pth", tiny, LABELS, {"num_attention_heads": 2})
+def test_another_vocabulary_is_refused_with_both_sizes(trained: Path) -> None:
+    trained.with_name("vocab.txt").write_text("\n".join([*VOCAB, "g"]), "utf-8")
+    message = rf"vocab\.txt: 12 tokens, but {re.escape(str(trained))} has embeddings for 11"
+    with pytest.raises(UserError, match=message):
+        convert(open_source(trained), LABELS, HEADS)
 
 
 @pytest.mark.parametrize(
@@ -95,111 +92,149 @@ def test_another_vocabulary_is_refused_with_both_sizes(tiny: Path) -> None:
      ("intermediate_size", 8, 12), ("max_position_embeddings", 512, 6), ("type_vocab_size", 1, 2)],
 )  # fmt: skip
 def test_a_config_that_contradicts_the_tensors_is_refused(
-    tiny: Path, name: str, value: int, truth: int
+    tmp_path: Path, name: str, value: int, truth: int
 ) -> None:
-    message = f"config: {name} is {value}, but the tensors of f.pth say {truth}"
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | {name: value})
+    message = f"config.json: {name} is {value}, but the tensors of {path} say {truth}"
     with pytest.raises(UserError, match=re.escape(message)):
-        convert("f.pth", tiny, LABELS, {"num_attention_heads": 2, name: value})
+        convert(open_source(path))
 
 
-def test_a_width_without_a_convention_needs_the_number_of_heads(tiny: Path) -> None:
-    with pytest.raises(UserError, match=r"f\.pth: its width 8 .*num_attention_heads"):
-        convert("f.pth", tiny, LABELS)
+def test_a_width_without_a_convention_needs_the_number_of_heads(trained: Path) -> None:
+    with pytest.raises(UserError, match=r"f\.pth: its width 8 .*--num-attention-heads N"):
+        convert(open_source(trained), LABELS)
 
 
-def test_what_the_tensors_cannot_tell_comes_from_the_config(tiny: Path) -> None:
-    config = {"num_attention_heads": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
-    model, report = convert("f.pth", tiny, LABELS, config)
-    assert {name: model.config.to_json()[name] for name in config} == config
+def test_what_the_tensors_cannot_tell_comes_from_the_config(tmp_path: Path) -> None:
+    stated = tiny_config() | {
+        "num_attention_heads": 4,
+        "hidden_act": "gelu_pytorch_tanh",  # another name of gelu_new
+        "layer_norm_eps": 1e-5,
+        "hidden_dropout_prob": 0.25,
+        "classifier_dropout": None,  # as the hidden layers'
+        "initializer_range": 1,
+    }
+    path = write_source(tmp_path, tagger_state_dict(), config=stated)
+    defaults = {"hidden_act": "gelu", "classifier_dropout": 0.5, "num_attention_heads": 8}
+    model, report = convert(open_source(path), None, defaults | {"classifier_dropout": 0.25})
     assert report.notes == []
-    model, report = convert("f.pth", tiny, LABELS, {"num_attention_heads": 2})
+    config = model.config
+    assert (config.num_attention_heads, config.hidden_act, config.layer_norm_eps) == (
+        4, "gelu_new", 1e-5,
+    )  # fmt: skip
+    assert (config.hidden_dropout_prob, config.classifier_dropout) == (0.25, 0.25)
+    assert config.initializer_range == 1.0 and type(config.initializer_range) is float
+
+
+def test_what_nothing_tells_is_assumed_and_said(trained: Path) -> None:
+    model, report = convert(open_source(trained), LABELS, HEADS)
     assert model.config == CONFIG
-    assert report.notes == ["Activation: gelu_new, as MMOCR runs it."]
+    assert report.notes == ["Activation: gelu_new, as MMOCR runs it (no config.json)."]
 
 
-def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path) -> None:
-    model, report = convert(golden / "bert_softmax_tiny.pth", cluener / "vocab.txt")
+def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.pth").symlink_to(golden / "bert_softmax_tiny.pth")
+    model, report = convert(open_source(tmp_path / "f.pth", cluener / "vocab.txt"))
     assert model.config.num_attention_heads == 1
-    assert "Attention heads: 1, by the convention of 64 wide heads." in report.notes
+    assert report.notes[0].startswith("Attention heads: 1, by the convention of 64 wide heads")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"model_type": "albert"}, "model_type is 'albert' (ALBERT: its layers share"),
+        ({"model_type": "roberta"}, "model_type is 'roberta' (RoBERTa: its vocabulary is byte"),
+        ({"model_type": "electra"}, "model_type is 'electra' (ELECTRA: "),
+        ({"model_type": "llama"}, "model_type is 'llama' (it is another architecture)"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"hidden_act": "relu"}, "model.hidden_act: 'relu' is unknown"),
+        ({"hidden_act": 7}, "hidden_act is 7, expected str"),
+        ({"num_attention_heads": "2"}, "num_attention_heads is '2', expected int"),
+        ({"num_attention_heads": True}, "num_attention_heads is True, expected int"),
+        ({"num_attention_heads": 0}, "model.num_attention_heads: 0"),
+        ({"num_attention_heads": -8}, "model.num_attention_heads: -8"),
+        ({"num_attention_heads": 3}, "8 does not divide by"),
+        ({"num_attention_heads": 10**30}, "does not divide by"),
+        ({"layer_norm_eps": "tiny"}, "layer_norm_eps is 'tiny', expected float"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, expected float"),
+        ({"hidden_dropout_prob": 1.5}, "model.hidden_dropout_prob: 1.5"),
+        ({"id2label": {"0": "O"}}, "id2label does not name the 5 outputs"),
+        ({"id2label": ["O"] * 5}, "id2label does not name the 5 outputs"),
+        ({"id2label": {str(i): i for i in range(5)}}, "id2label does not name the 5 outputs"),
+        ({"id2label": {str(i): f"T{i}" for i in range(5)}}, "'T0' is no tag"),
+        ({"id2label": {str(i): f"LABEL_{i}" for i in range(5)}}, "Give --labels FILE"),
+        ({"id2label": None}, "Give --labels FILE"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_by_name(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | row)
+    with pytest.raises(UserError) as caught:
+        convert(open_source(path))
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("labels", "size"), [(None, 24), (LabelSet(["a"]), 3), (LabelSet(["a"], "mmocr"), 6)]
 )
 def test_labels_must_be_as_many_as_the_outputs(
-    tiny: Path, labels: LabelSet | None, size: int
+    trained: Path, labels: LabelSet | None, size: int
 ) -> None:
     with pytest.raises(
         UserError, match=rf"head has 5 outputs, but the labels are {size} .*--labels"
     ):
-        convert("f.pth", tiny, labels, {"num_attention_heads": 2})
+        convert(open_source(trained), labels, HEADS)
 
 
-def test_an_encoder_takes_no_labels(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert_module, "read_state_dict", lambda path: tiny_state_dict(PRETRAINED))
-    model, report = convert("f.pth", tiny, LABELS, {"num_attention_heads": 2})
+def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tiny_state_dict(PRETRAINED), "f.pth")
+    model, report = convert(open_source(path), LABELS, HEADS)
     assert model.labels is None
     assert len(report.fresh) == 2
 
 
-def test_a_head_without_its_bias_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_without_its_bias_is_refused(tmp_path: Path) -> None:
     state = tiny_state_dict(TRAINED)
     del state["decoder.classifier.bias"]
-    monkeypatch.setattr(convert_module, "read_state_dict", lambda path: state)
+    path = write_source(tmp_path, state, "f.pth")
     with pytest.raises(UserError, match=r"missing: decoder\.classifier\.bias"):
-        convert("f.pth", tiny, LABELS, {"num_attention_heads": 2})
+        convert(open_source(path), LABELS, HEADS)
 
 
-@pytest.mark.parametrize("labels", [LABELS, LabelSet(["人-名", "b"], "bio")])
-def test_a_model_directory_comes_back_bit_for_bit(tmp_path: Path, labels: LabelSet) -> None:
-    params = init_params(CONFIG, jax.random.key(0))
-    save_model(tmp_path / "model", ModelDir(CONFIG, labels, VOCAB, 100, params))
-    model = load_model(tmp_path / "model")
-    assert_same(model.params, params)
-    assert (model.config, model.vocab, model.max_length) == (CONFIG, VOCAB, 100)
-    assert model.labels is not None
-    assert model.labels.to_json() == labels.to_json()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "BertForMultipleChoice"])
+def test_the_head_of_whole_sentences_is_left_behind(tmp_path: Path, name: str) -> None:
+    state = tagger_state_dict() | {
+        "bert.pooler.dense.weight": np.zeros((8, 8), np.float32),
+        "bert.pooler.dense.bias": np.zeros(8, np.float32),
+    }
+    path = write_source(tmp_path, state, config=tiny_config() | {"architectures": [name]})
+    model, report = convert(open_source(path))
+    assert model.labels is None and set(model.params) == {"encoder"}
+    assert report.layout == f"Hugging Face {name}"
+    assert dict(report.ignored)["classifier.weight"].startswith("head that scores whole sentences")
 
 
-def test_an_encoder_directory_has_no_head_and_no_labels(tmp_path: Path) -> None:
-    params = init_params(CONFIG, jax.random.key(0))
-    del params["head"]
-    save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
-    model = load_model(tmp_path / "model")
-    assert_same(model.params, params)
-    assert model.labels is None
-    assert not (tmp_path / "model" / "labels.json").exists()
+def test_all_faults_of_the_tensors_are_one_error(tmp_path: Path) -> None:
+    """A missing, an extra and a misshapen tensor, each by name."""
+    state = tagger_state_dict()
+    del state["bert.encoder.layer.1.output.dense.bias"]
+    state["bert.encoder.layer.0.output.dense.weight"] = np.zeros((12, 8), np.float32)
+    state["lstm.weight"] = np.zeros(3, np.float32)
+    path = write_source(tmp_path, state, config=tiny_config())
+    with pytest.raises(UserError) as caught:
+        convert(open_source(path))
+    assert str(caught.value).splitlines() == [
+        f"{path}: cannot be converted (Hugging Face BertForTokenClassification):",
+        "  misshapen: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
+        "  missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
+        "  unknown: lstm.weight is not part of the model and no rule ignores it",
+    ]
 
 
-def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "model"
-    for key, labels in ((0, LABELS), (1, None)):
-        params = init_params(CONFIG, jax.random.key(key))
-        if labels is None:
-            del params["head"]
-        save_model(path, ModelDir(CONFIG, labels, VOCAB, 6, params))
-    model = load_model(path)
-    assert model.labels is None
-    assert_same(model.params, params)
-    assert [other.name for other in path.parent.iterdir()] == ["model"]
-
-
-def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
-    config = replace(CONFIG, scan_layers=True)
-    params = init_params(config, jax.random.key(0))
-    save_model(tmp_path / "model", ModelDir(config, LABELS, VOCAB, 6, params))
-    assert set(load_model(tmp_path / "model").params["encoder"]["layers"]) == {"0", "1"}
-
-
-@pytest.mark.parametrize("missing", ["config.json", "vocab.txt", "params"])
-def test_a_directory_with_a_part_missing_is_refused(tmp_path: Path, missing: str) -> None:
-    path = tmp_path / "model"
-    path.mkdir()
-    for name in {"config.json", "vocab.txt", "params"} - {missing}:
-        (path / name).touch()
-    with pytest.raises(UserError, match=rf"{path}: not a model directory, it has no {missing}"):
-        load_model(path)
+# --- The command ---------------------------------------------------------------------------------
 
 
 def test_the_command_converts_a_trained_checkpoint(
@@ -234,33 +269,45 @@ def test_an_encoder_cannot_be_loaded_as_a_tagger(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--vocab: there is no vocab.txt beside"),
+        ([], "--vocab: there is no vocab.txt or tokenizer.json beside"),
         (["--vocab", "nowhere.txt"], "no file 'nowhere.txt'"),
+        (["--vocab", "nowhere.json"], "nowhere.json: no such file"),
         (["--vocab", "VOCAB", "--labels", "nowhere.txt"], "--labels: no file 'nowhere.txt'"),
-        (["--vocab", "VOCAB", "--config", "nowhere.json"], "--config: no file 'nowhere.json'"),
+        (["--vocab", "VOCAB", "--config", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--vocab", "VOCAB", "--num-attention-heads", "3"], "8 does not divide by"),
     ],
 )
 def test_the_command_ends_in_one_clear_message(
-    tiny: Path, tmp_path: Path, options: list[str], message: str
+    trained: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    options = [str(tiny) if option == "VOCAB" else option for option in options]
+    vocab = trained.with_name("vocab.txt").rename(tmp_path / "vocab.txt")
+    options = [str(vocab) if option == "VOCAB" else option for option in options]
+    heads = [] if "--num-attention-heads" in options else ["--num-attention-heads", "2"]
     with pytest.raises(SystemExit, match=f"torch_to_flax: .*{re.escape(message)}"):
-        main([str(tmp_path / "elsewhere" / "f.pth"), str(tmp_path / "model"), *options])
+        main([str(trained), str(tmp_path / "model"), *heads, *options])
     assert not (tmp_path / "model").exists()
 
 
+def test_a_missing_source_is_one_clear_message(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"torch_to_flax: SOURCE: no file or directory .*f\.pth"):
+        main([str(tmp_path / "f.pth"), str(tmp_path / "model")])
+
+
 def test_files_beside_the_source_are_found(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
-    (tmp_path / "labels.json").write_text(json.dumps(LABELS.to_json()))
-    labels = ["--labels", str(tmp_path / "labels.json")]
-    main([str(tmp_path / "f.pth"), str(tmp_path / "model"), *labels])
-    assert f"Vocabulary: {tiny}. " in capsys.readouterr().out
+    trained.with_name("config.json").write_text('{"num_attention_heads": 2}')
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(LABELS.to_json()))
+    main([str(trained), str(tmp_path / "model"), "--labels", str(labels)])
+    assert f"Vocabulary: {trained.with_name('vocab.txt')}, lower" in capsys.readouterr().out
     model = load_model(tmp_path / "model")
     assert (model.config, model.vocab) == (CONFIG, VOCAB)
     assert model.labels is not None
     assert model.labels.names == LABELS.names
+
+
+# --- Labels --------------------------------------------------------------------------------------
 
 
 def test_labels_are_read_one_a_line_or_as_json(tmp_path: Path) -> None:
@@ -269,6 +316,10 @@ def test_labels_are_read_one_a_line_or_as_json(tmp_path: Path) -> None:
     assert read_labels(text).to_json() == LabelSet.mmocr(["人名", "place"]).to_json()
     row.write_text(json.dumps(LABELS.to_json()), "utf-8")
     assert read_labels(row).to_json() == LABELS.to_json()
+    text.write_text("O\nB-a\nI-a\nB-b\nI-b\n")
+    assert read_labels(text).names == ["O", "B-a", "I-a", "B-b", "I-b"]
+    row.write_text('{"names": ["O", "B-a", "I-a"]}')
+    assert read_labels(row).to_json() == LabelSet(["a"]).to_json()
 
 
 def test_a_category_may_hold_a_space(tmp_path: Path) -> None:
@@ -277,7 +328,9 @@ def test_a_category_may_hold_a_space(tmp_path: Path) -> None:
     assert read_labels(path).categories == ("work of art", "place")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}', '{"names": [1]}']
+)
 def test_a_labels_file_of_another_form_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.json"
     path.write_text(text)
@@ -285,9 +338,32 @@ def test_a_labels_file_of_another_form_is_named(tmp_path: Path, text: str) -> No
         read_labels(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "not a JSON object")])
-def test_a_config_file_of_another_form_is_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=f"{re.escape(str(path))}: {message}"):
-        read_config(path)
+def test_tags_that_are_none_are_named_with_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("O\nNOUN\n")
+    with pytest.raises(UserError, match=r"labels\.txt: labels O, NOUN: 'NOUN' is no tag"):
+        read_labels(path)
+
+
+# --- Opening a model wherever it is --------------------------------------------------------------
+
+
+def test_a_model_is_opened_in_any_form(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
+    model, report = open_model(path.parent, "path")
+    assert report is not None and report.layout.endswith("BertForTokenClassification")
+    save_model(tmp_path / "model", model)
+    for other in (path, tmp_path / "model"):
+        again, _ = open_model(other, "path")
+        assert_same(again.params, model.params)
+        assert (again.config, again.vocab) == (model.config, model.vocab)
+        assert again.labels is not None and again.labels.names == LABELS.names
+
+
+def test_load_says_what_it_assumed(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.warns(UserWarning, match="one token a character. Its own cuts words"):
+        tagger = flax_ner.load(path)
+    assert tagger.tokenizer.lower_case is False
+    assert tagger.tokenizer.encode("aA").ids[1:-1] == [VOCAB.index("a"), 1]

@@ -1,7 +1,7 @@
 """PyTorch files: the same numbers as PyTorch, and one clear error for everything else."""
 
-import pickle
-import struct
+import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,68 +13,27 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flax_ner.weights.torch_files import WeightsFileError, read_state_dict, read_torch_file
-
-# --- Files written by hand -----------------------------------------------------------------------
-
-FLOATS = np.arange(6, dtype="<f4")
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
-def number(value: int) -> bytes:
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def pair(*values: int) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def storage(count: int = 6, key: str = "0", kind: str = "FloatStorage", view: bytes = b"") -> bytes:
-    return (
-        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu")
-        + number(count) + view + b"tQ"
-    )  # fmt: skip
-
-
-def tensor(
-    offset: int = 0,
-    size: bytes = pair(2, 3),
-    stride: bytes = pair(3, 1),
-    over: bytes = storage(),
-) -> bytes:
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + over + number(offset) + size + stride
-        + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
-
-
-def program(body: bytes) -> bytes:
-    return b"\x80\x02" + body + b"."
-
-
-def state(value: bytes) -> bytes:
-    return program(b"}" + text("w") + value + b"s")
-
-
-def write_zip(path: Path, pickled: bytes, **members: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        for name, content in ({"data/0": FLOATS.tobytes()} | members).items():
-            archive.writestr(f"archive/{name}", content)
-    return path
-
-
-def write_stream(path: Path, pickled: bytes, keys: bytes = b"]" + text("0") + b"a") -> Path:
-    head = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    numbers = struct.pack("<q", len(FLOATS)) + FLOATS.tobytes()
-    path.write_bytes(b"".join(head) + pickled + program(keys) + numbers)
-    return path
-
-
-WRITERS = [write_zip, write_stream]
+from flax_ner.weights.mapped import WeightsFileError
+from flax_ner.weights.torch_files import read_state_dict, read_torch_file
+from tests.weights.hostile import (
+    ARCHIVES,
+    BOMBS,
+    CALLS,
+    DAMAGED,
+    IMPOSSIBLE,
+    INSTRUCTIONS,
+    WRITERS,
+    files,
+    number,
+    pair,
+    program,
+    state,
+    storage,
+    tensor,
+    text,
+    write_stream,
+    write_zip,
+)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -125,11 +84,17 @@ def test_maps_the_file_and_does_not_copy_it(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"])
-def test_a_truncated_file_is_one_clear_error(golden: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_cut_off_anywhere_is_one_clear_error(
+    golden: Path, tmp_path: Path, name: str
+) -> None:
     whole = (golden / name).read_bytes()
-    for length in (0, 1, 7, 100, 2000, 50_000, len(whole) // 2, len(whole) - 1):
-        path = tmp_path / "cut.pth"
-        path.write_bytes(whole[:length])
+    random = np.random.default_rng(0)
+    # Half of the places among the first bytes, where the pickles lie.
+    places = [*random.integers(20_000, size=100), *random.integers(len(whole), size=100)]
+    path = tmp_path / "cut.pth"
+    path.write_bytes(whole)
+    for length in sorted({0, 1, 7, len(whole) - 1, *map(int, places)}, reverse=True):
+        os.truncate(path, length)
         refuses(path)
 
 
@@ -274,18 +239,6 @@ def refuses(path: Path) -> str:
     return message
 
 
-CALLS = {
-    "posix.system": b"cposix\nsystem\n" + text("touch ran") + b"\x85R",
-    "os.system": text("os") + text("system") + b"\x93" + text("touch ran") + b"\x85R",
-    "builtins.eval": b"cbuiltins\neval\n" + text("open('ran', 'w')") + b"\x85R",
-    "builtins.getattr": b"cbuiltins\ngetattr\nccollections\nOrderedDict\n" + text("pop") + b"\x86R",
-    "torch.load": b"ctorch\nload\n" + text("x") + b"\x85R",
-    "torch.FloatStorage.from_file": b"ctorch\nFloatStorage.from_file\n" + text("x") + b"\x85R",
-    "collections.OrderedDict.fromkeys": b"ccollections\nOrderedDict.fromkeys\n)R",
-    "numpy.core.multiarray._reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n)R",
-}
-
-
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_is_refused_by_name_and_does_not_run(
@@ -298,48 +251,9 @@ def test_a_call_is_refused_by_name_and_does_not_run(
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 
-INSTRUCTIONS = {
-    "EXT1": b"\x82\x01",
-    "EXT4": b"\x84\x01\x00\x00\x00",
-    "INST": b"(iposix\nsystem\n",
-    "OBJ": b"(ccollections\nOrderedDict\no",
-    "NEWOBJ": b"ccollections\nOrderedDict\n)\x81",
-    "PERSID": b"P0\n",
-}
-
-
 @pytest.mark.parametrize("name", INSTRUCTIONS)
 def test_an_instruction_that_weights_do_not_need_is_refused(tmp_path: Path, name: str) -> None:
     assert name in refuses(write_zip(tmp_path / "x.pth", program(INSTRUCTIONS[name])))
-
-
-HUGE = 2**61
-IMPOSSIBLE = {
-    "offset past the end": tensor(offset=6),
-    "size past the end": tensor(size=pair(3, 3)),
-    "stride past the end": tensor(stride=pair(4, 1)),
-    "negative offset": tensor(offset=-1),
-    "negative stride": tensor(offset=5, stride=pair(-3, -1)),
-    "negative size": tensor(size=pair(-2, 3)),
-    "huge size": tensor(size=pair(HUGE, HUGE)),
-    "huge size, repeated": tensor(size=pair(HUGE), stride=pair(0)),
-    "huge empty size": tensor(size=pair(0, HUGE, HUGE)),
-    "huge stride": tensor(stride=pair(HUGE, HUGE)),
-    "beyond 64 bits": tensor(offset=2**80),
-    "more sizes than strides": tensor(stride=pair(1)),
-    "too many dimensions": tensor(size=pair(*[1] * 65), stride=pair(*[1] * 65)),
-    "sizes of text": tensor(size=text("23")),
-    "no storage": tensor(over=number(0)),
-    "a tensor for a storage": tensor(over=tensor(size=pair(3), stride=pair(2))),
-    "storage longer than its data": tensor(over=storage(count=7)),
-    "storage of wider numbers": tensor(over=storage(kind="DoubleStorage")),
-    "negative storage": tensor(over=storage(count=-1)),
-    "huge storage": tensor(over=storage(count=HUGE)),
-    "another storage": tensor(over=storage(key="1")),
-    "storage of two dtypes": tensor() + tensor(over=storage(kind="IntStorage")),
-    "unknown storage": tensor(over=storage(kind="QInt8Storage")),
-    "lazy negation": tensor()[:-2] + b"}" + text("neg") + b"\x88stR",
-}
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -347,19 +261,6 @@ IMPOSSIBLE = {
 def test_an_impossible_tensor_is_refused(tmp_path: Path, write: Any, name: str) -> None:
     body = b"(" + IMPOSSIBLE[name] + b"t"
     refuses(write(tmp_path / "x.pth", program(body)))
-
-
-NESTED_TUPLES = b")" + b"\x85" * 300_000
-BOMBS = {
-    "memo number": b"}r\xff\xff\xff\x7fNs",
-    "deep key": b"}" + NESTED_TUPLES + b"Ns",
-    "wide key": b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(100)) + b"Ns",
-    "wide storage key": storage().replace(text("0"), b")" + b"q\x00h\x00\x86" * 100),
-    "length": b"\x8e" + struct.pack("<Q", 2**40) + b"x",
-    "text length": b"X\xff\xff\xff\xffx",
-    "frame": b"\x95" + struct.pack("<Q", 2**62),
-    "list in itself as a size": b"]q\x00h\x00a" + tensor(size=b"h\x00"),
-}
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -370,24 +271,36 @@ def test_a_small_file_cannot_take_much_memory_or_time(
     refuses(write(tmp_path / "x.pth", program(BOMBS[name])))
 
 
-DAMAGED = {
-    "nothing": b"",
-    "underflow": b"\x85.",
-    "no mark": b"}t.",
-    "unknown memo": b"h\x05.",
-    "not a container": b"NNNs.",
-    "odd items": b"}(NNNu.",
-    "not callable": b"N)R.",
-    "no stop": b"}",
-    "bad text": b"X\x01\x00\x00\x00\xff.",
-    "terminal escapes": b"\x8c\x06\x1b[2Jos\x8c\x06system\x93.",
-}
-
-
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_pickle_is_one_clear_error(tmp_path: Path, write: Any, name: str) -> None:
     refuses(write(tmp_path / "x.pth", DAMAGED[name]))
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_an_archive_that_lies_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(ARCHIVES[name])
+    refuses(path)
+
+
+def test_no_hostile_file_runs_or_takes_much() -> None:
+    """Each in a process of its own: one clear error, nothing run, little memory and time."""
+    assert len(files()) > 150
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.weights.hostile"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["file"] for row in rows] == list(files())
+    for row in rows:
+        assert row["refused"] and not row["ran"], row
+        assert row["outcome"].startswith("x.") and row["outcome"].isprintable(), row
+        assert row["mib"] < 200 and row["seconds"] < 20, row
 
 
 def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Write a model for PyTorch, without PyTorch: for Hugging Face transformers or for MMOCR.
+
+python convert/flax_to_torch.py MODEL OUT --layout hf|mmocr
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from absl import logging
+
+# Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from flax_ner.errors import UserError
+from flax_ner.weights.export import LAYOUTS, export
+from flax_ner.weights.model_dir import load_model
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    parser.add_argument("out", metavar="OUT", help="hf: folder to make; mmocr: .pth file to make")
+    parser.add_argument("--layout", choices=LAYOUTS, required=True, help="who is to read it")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.WARNING)
+    try:
+        print(export(load_model(options.model), options.out, options.layout))
+    except (UserError, OSError) as error:
+        sys.exit(f"flax_to_torch: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A model as PyTorch knows it: a folder for Hugging Face transformers, or a .pth for MMOCR."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flax_ner.errors import UserError
+from flax_ner.text.tokenizer import CharTokenizer, write_vocab
+from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.names import ENCODER_ONLY, MMOCR, PRETRAIN, TAGGER, Layout, to_torch
+from flax_ner.weights.safetensors_files import write_safetensors
+from flax_ner.weights.torch_writer import write_torch_file
+
+LAYOUTS = ("hf", "mmocr")
+# `BertConfig` fields that a Hugging Face config.json has no place for.
+OWN_FIELDS = ("num_labels", "head", "compute_dtype", "attention", "scan_layers")
+
+
+def export(model: ModelDir, out: str | Path, layout: str) -> str:
+    """Write a model for PyTorch, float32.
+
+    `hf` makes a folder: `config.json`, `model.safetensors`, `vocab.txt`, `tokenizer.json` and
+    `tokenizer_config.json`; transformers' AutoModelForTokenClassification (AutoModel, of an encoder)
+    and AutoTokenizer load it. `mmocr` makes a .pth with MMOCR's names, tensors only.
+
+    Returns:
+        What was written, for the user.
+
+    Raises:
+        UserError: `out` is there already, or the layout cannot hold the model.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
+    new = out.with_name(f".{out.name}.writing")  # `out` is there whole or not at all
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    new.unlink(missing_ok=True)
+    write = {"hf": _write_hugging_face, "mmocr": _write_mmocr}[layout]
+    said = write(model, new)
+    new.rename(out)
+    return f"{said} Written: {out}"
+
+
+def _write_hugging_face(model: ModelDir, folder: Path) -> str:
+    tagger = model.labels is not None
+    layout = TAGGER if tagger else ENCODER_ONLY
+    ids = {token: i for i, token in enumerate(model.vocab)}
+    row: dict[str, Any] = {
+        "architectures": [layout.name.removeprefix("Hugging Face ")],
+        "model_type": "bert",
+        **model.config.to_json(),
+        "position_embedding_type": "absolute",
+        "pad_token_id": ids["[PAD]"],
+        "torch_dtype": "float32",
+    }
+    for name in OWN_FIELDS:
+        del row[name]
+    if model.labels is not None:
+        row["id2label"] = {str(i): name for i, name in enumerate(model.labels.names)}
+        row["label2id"] = {name: i for i, name in enumerate(model.labels.names)}
+    special = {
+        f"{name}_token": token
+        for name in ("pad", "unk", "cls", "sep", "mask")
+        if (token := f"[{name.upper()}]") in ids
+    }
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "do_lower_case": model.lower_case,
+        "model_max_length": model.max_length,
+        **special,
+    }
+    folder.mkdir()
+    _write_json(folder / "config.json", row)
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+    write_vocab(folder / "vocab.txt", model.vocab)
+    CharTokenizer(model.vocab, model.lower_case).save(folder / "tokenizer.json")
+    tensors = to_torch(model.params, layout)
+    write_safetensors(folder / "model.safetensors", tensors)
+    return f"{layout.name}: {len(tensors)} tensors."
+
+
+def _write_mmocr(model: ModelDir, path: Path) -> str:
+    if model.labels is not None and model.labels.scheme != "mmocr":
+        raise UserError(
+            f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
+            "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
+        )
+    layout = MMOCR if model.labels is not None else PRETRAIN
+    tensors = _with_pooler(to_torch(model.params, layout), layout, model.config.hidden_size)
+    write_torch_file(path, tensors)
+    lines = [
+        f"{layout.name if model.labels else 'MMOCR pre-trained encoder'}: {len(tensors)} tensors, "
+        "of which the pooler's two are zero: nothing in MMOCR's tagger reads it.",
+        f"MMOCR runs it with hidden_act gelu_new; this model has {model.config.hidden_act}.",
+    ]
+    if model.labels is not None:
+        lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
+    return "\n".join(lines)
+
+
+def _with_pooler(
+    tensors: dict[str, np.ndarray], layout: Layout, width: int
+) -> dict[str, np.ndarray]:
+    """With the pooler where PyTorch has it, behind the encoder."""
+    head = {name: tensor for name, tensor in tensors.items() if not name.startswith(layout.encoder)}
+    encoder = {name: tensor for name, tensor in tensors.items() if name not in head}
+    pooler = {
+        f"{layout.encoder}pooler.dense.weight": np.zeros((width, width), np.float32),
+        f"{layout.encoder}pooler.dense.bias": np.zeros(width, np.float32),
+    }
+    return encoder | pooler | head
+
+
+def _write_json(path: Path, row: dict[str, Any]) -> None:
+    path.write_text(json.dumps(row, ensure_ascii=False, indent=2) + "\n", "utf-8", newline="\n")

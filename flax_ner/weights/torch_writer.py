@@ -1,0 +1,59 @@
+"""PyTorch files written without PyTorch: the zip form, with a pickle of nothing but tensors.
+
+Source: PyTorch's torch/serialization.py and caffe2/serialize, format version 3.
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes; where PyTorch puts numbers, so that it can map them
+# What torch.save's pickles say around each tensor.
+DICT = b"ccollections\nOrderedDict\n)R"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORAGE = b"ctorch\nFloatStorage\n"
+
+
+def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write float32 arrays by name, as `torch.save(state_dict, path)` would."""
+    pickled = [b"\x80\x02", DICT, b"("]
+    for key, (name, array) in enumerate(tensors.items()):
+        if array.dtype != np.float32:
+            raise TypeError(f"{name}: {array.dtype}, but only float32 is written")
+        strides = [int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim)]
+        storage = [_text("storage"), STORAGE, _text(str(key)), _text("cpu"), _int(array.size)]
+        pickled += [_text(name), TENSOR, b"((", *storage, b"tQ", _int(0)]
+        pickled += [_ints(array.shape), _ints(strides), b"\x89", DICT, b"tR"]
+    pickled += [b"u."]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        _write(archive, "data.pkl", b"".join(pickled))
+        _write(archive, "byteorder", b"little")
+        for key, array in enumerate(tensors.values()):
+            _write(archive, f"data/{key}", array.tobytes())
+        _write(archive, "version", b"3\n")
+
+
+def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    member = zipfile.ZipInfo(f"archive/{name}")  # of 1980: equal models make equal files
+    # PyTorch pads with a field of its own in front of the numbers.
+    begin = archive.start_dir + 30 + len(member.filename) + 4
+    padding = -begin % ALIGNMENT
+    member.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+    archive.writestr(member, content)
+
+
+def _text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def _int(value: int) -> bytes:
+    if value < 2**31:
+        return b"J" + struct.pack("<i", value)
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _ints(values: tuple[int, ...] | list[int]) -> bytes:
+    return b"(" + b"".join(map(_int, values)) + b"t"

@@ -1,0 +1,88 @@
+"""Model directories to disk and back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.model.tagger import init_params
+from flax_ner.text.labels import LabelSet
+from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model
+from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
+
+
+@pytest.mark.parametrize("labels", [LABELS, LabelSet(["人-名", "b"], "bio")])
+def test_a_model_directory_comes_back_bit_for_bit(tmp_path: Path, labels: LabelSet) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, labels, VOCAB, 100, params))
+    model = load_model(tmp_path / "model")
+    assert_same(model.params, params)
+    assert (model.config, model.vocab, model.max_length) == (CONFIG, VOCAB, 100)
+    assert model.labels is not None
+    assert model.labels.to_json() == labels.to_json()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_an_encoder_directory_has_no_head_and_no_labels(tmp_path: Path) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    del params["head"]
+    save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
+    model = load_model(tmp_path / "model")
+    assert_same(model.params, params)
+    assert model.labels is None
+    assert not (tmp_path / "model" / "labels.json").exists()
+
+
+def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model"
+    for key, labels in ((0, LABELS), (1, None)):
+        params = init_params(CONFIG, jax.random.key(key))
+        if labels is None:
+            del params["head"]
+        save_model(path, ModelDir(CONFIG, labels, VOCAB, 6, params))
+    model = load_model(path)
+    assert model.labels is None
+    assert_same(model.params, params)
+    assert [other.name for other in path.parent.iterdir()] == ["model"]
+
+
+def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
+    config = replace(CONFIG, scan_layers=True)
+    params = init_params(config, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(config, LABELS, VOCAB, 6, params))
+    assert set(load_model(tmp_path / "model").params["encoder"]["layers"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize("missing", ["config.json", "vocab.txt", "params"])
+def test_a_directory_with_a_part_missing_is_refused(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    for name in {"config.json", "vocab.txt", "params"} - {missing}:
+        (path / name).touch()
+    with pytest.raises(UserError, match=rf"{path}: not a model directory, it has no {missing}"):
+        load_model(path)
+
+
+def test_lower_casing_and_an_order_of_tags_come_back(tmp_path: Path) -> None:
+    labels = LabelSet.from_names(["O", "B-a", "I-a", "B-b", "I-b"])
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, labels, VOCAB, 6, params, lower_case=False))
+    model = read_card(tmp_path / "model")
+    assert model.labels is not None
+    assert (model.labels.names, model.lower_case, model.params) == (labels.names, False, {})
+
+
+def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    path = tmp_path / "model" / "config.json"
+    row = json.loads(path.read_text())
+    del row["tokenizer"]["lower_case"]
+    path.write_text(json.dumps(row))
+    assert read_card(tmp_path / "model").lower_case
+    path.write_text(json.dumps(row | {"tokenizer": {"kind": "bytes"}}))
+    with pytest.raises(UserError, match="'bytes'} is unknown"):
+        read_card(tmp_path / "model")
