@@ -26,7 +26,7 @@ from flax_ner.weights.names import (
     refuse_model_type,
 )
 from flax_ner.weights.report import Report
-from flax_ner.weights.source import Source, find_weights, open_source
+from flax_ner.weights.source import Source, holds_weights, open_source
 
 # What the tensors cannot tell, as a `config.json` names it.
 UNTOLD: dict[str, type] = {
@@ -73,7 +73,7 @@ def open_model(
         The model, and of PyTorch weights the report of their conversion.
     """
     found = resolve(path, field)
-    if found.is_dir() and (is_model_dir(found) or find_weights(found) is None):
+    if found.is_dir() and (is_model_dir(found) or not holds_weights(found)):
         return load_model(found), None
     return convert(open_source(found, vocab or None), defaults=defaults)
 

@@ -21,6 +21,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 INDEX = ".index.json"
 CONVERSIONS = ("flax_model.msgpack", "tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
 
@@ -66,9 +67,7 @@ def open_source(
         UserError: what is missing or damaged, by file.
     """
     path = Path(path)
-    weights = find_weights(path) if path.is_dir() else path
-    if weights is None:
-        raise UserError(f"{path}: {_what_is_there(path)}")
+    weights = _find_weights(path) if path.is_dir() else path
     tensors = _read_shards(weights) if weights.name.endswith(INDEX) else _read(weights)
     names = current_names(tensors, str(weights))
     folder = weights.parent
@@ -102,9 +101,12 @@ def open_source(
     )
 
 
-def find_weights(folder: Path) -> Path | None:
-    """The weights in a folder by Hugging Face's names; safetensors before pickles."""
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+def holds_weights(folder: Path) -> bool:
+    """Whether files in a folder look like weights, of a kind that can be read or not."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names & {*WEIGHTS, *CONVERSIONS}) or any(
+        Path(name).suffix in SUFFIXES for name in names
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -155,19 +157,21 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _what_is_there(folder: Path) -> str:
-    """Why a folder is no source of weights, and what to do."""
+def _find_weights(folder: Path) -> Path:
+    """The weights in a folder by Hugging Face's names; safetensors before pickles."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is not None:
+        return found
     other = next((name for name in CONVERSIONS if (folder / name).exists()), None)
     if other is not None:
-        return f"has {other} only. Save the model with PyTorch first: save_pretrained(folder)."
-    files = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix in (".pth", ".pt", ".bin", ".safetensors")
+        raise UserError(
+            f"{folder}: has {other} only. Save the model with PyTorch first: save_pretrained(folder)."
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    raise UserError(
+        f"{folder}: has none of {', '.join(WEIGHTS)}. "
+        f"Name the file itself{': ' if files else '.'}{files[0] if files else ''}"
     )
-    if files:
-        return f"has none of {', '.join(WEIGHTS)}. Name the file itself: {folder / files[0]}"
-    return f"holds no weights: none of {', '.join(WEIGHTS)}."
 
 
 def _typed(row: dict[str, Any], name: str, kind: type, path: Path, default: Any) -> Any:

@@ -232,6 +232,79 @@ def test_json_keeps_a_label_set(scheme: str) -> None:
     assert len(again) == len(labels.names)
 
 
+# --- Heads made elsewhere: any order, any of the usual letters -----------------------------------
+
+
+@st.composite
+def foreign(draw: st.DrawFn) -> list[str]:
+    """The tags of a head made elsewhere, in any order."""
+    letters = draw(st.sampled_from(["BI", "BIES", "BMES", "BILU"]))
+    names = ["O", *(f"{letter}-{category}" for letter in letters for category in CATEGORIES)]
+    unused = draw(st.sets(st.sampled_from(["X", "[PAD]", "[START]"])))
+    return draw(st.permutations([*names, *unused]))
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient"])
+@settings(max_examples=50, deadline=None)
+@given(names=foreign(), found=entities(LENGTH))
+def test_any_order_of_tags_encodes_and_decodes(
+    convention: str, names: list[str], found: Found
+) -> None:
+    labels = LabelSet.from_names(names)
+    assert labels.names == names and set(labels.categories) == set(CATEGORIES)
+    assert labels.scheme == ("bio" if len(names) < 2 * len(CATEGORIES) + 5 else "bioes")
+    assert round_trip(labels, found, convention) == found
+    assert LabelSet.from_json(json.loads(json.dumps(labels.to_json()))).names == names
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(LabelSet(CATEGORIES, "bioes").names), st.integers(0, 2**32 - 1))
+def test_the_order_of_tags_changes_no_entity(names: list[str], seed: int) -> None:
+    one, other = LabelSet(CATEGORIES, "bioes"), LabelSet.from_names(names)
+    tags = np.random.default_rng(seed).integers(0, len(names), (20, LENGTH))
+    same = np.array([names.index(name) for name in one.names])[tags]
+    mask = np.ones(tags.shape)
+    for convention in ("strict", "lenient"):
+        assert one.decode(tags, mask, convention) == other.decode(same, mask, convention)
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
+def test_names_of_our_own_are_recognised(scheme: str) -> None:
+    labels = LabelSet(["b", "a-c", "人名"], scheme)
+    again = LabelSet.from_names(labels.names)
+    assert again.to_json() == labels.to_json()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("", "there is no O"),
+        ("B-a I-a", "there is no O"),
+        ("O", "none has a category"),
+        ("O X [START]", "none has a category"),
+        ("LABEL_0 LABEL_1", "'LABEL_0' is no tag"),
+        ("O PER LOC", "'PER' is no tag"),
+        ("O B-", "'B-' is no tag"),
+        ("O Q-a", "'Q-a' is no tag"),
+        ("O I-a", "there is no B-a"),
+        ("O B-a I-a I-b", "there is no B-b"),
+        ("O B-a B-a", "two mean the same"),
+        ("O B-a I-a M-a", "two mean the same"),
+        ("O O B-a", "two mean the same"),
+    ],
+)
+def test_names_that_are_no_tags_are_refused(names: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^labels .*: {message}. Expected O and"):
+        LabelSet.from_names(names.split())
+
+
+def test_an_entity_that_the_tags_cannot_mark_is_refused() -> None:
+    labels = LabelSet.from_names(["O", "B-a", "I-a", "E-a"])
+    assert labels.decode([[0, 1, 2, 3, 0]], [[1] * 5])[0] == [("a", 0, 3)]
+    with pytest.raises(UserError, match=r"cannot mark every entity: O, B-a, I-a, E-a\."):
+        labels.encode([("a", 1, 2)], 4)
+
+
 @pytest.mark.parametrize(
     ("spans", "count"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from flax_ner.errors import UserError
 from flax_ner.text.formats import read_cluener
@@ -15,6 +16,7 @@ from flax_ner.text.tokenizer import (
     SPECIAL_TOKENS,
     CharTokenizer,
     build_vocab,
+    read_tokenizer_json,
     read_vocab,
     write_vocab,
 )
@@ -70,6 +72,29 @@ def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
     assert len(upper) > 1000
     assert CharTokenizer(vocab).encode("".join(upper)).ids[1:-1] == expected
     assert sorted(set(changed) - set(upper)) == ["İ"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(ANY_TEXT)
+def test_without_lower_casing_every_character_stands_for_itself(text: str) -> None:
+    vocab = [*SPECIAL_TOKENS, *"aAbBİ中"]
+    encoding = CharTokenizer(vocab, lower_case=False).encode(text)
+    assert encoding.ids[1:-1] == [vocab.index(c) if c in vocab else UNKNOWN for c in text]
+    assert encoding.offsets[1:-1] == [(i, i + 1) for i in range(len(text))]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: bool) -> None:
+    path = tmp_path / "tokenizer.json"
+    vocab = [*SPECIAL_TOKENS, *"aAbcls中国，[]", "##b", "上海"]
+    tokenizer = CharTokenizer(vocab, lower_case)
+    tokenizer.save(path)
+    assert read_tokenizer_json(path) == (vocab, lower_case, False)
+    theirs = Tokenizer.from_file(str(path))
+    for text in ("aAB [CLS] 中国İ", "", "\n\0", "上海##b"):
+        expected = tokenizer.encode(text)
+        found = theirs.encode(text)
+        assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
 
 
 def test_an_upper_case_vocabulary_entry_is_out_of_reach() -> None:

@@ -1,0 +1,126 @@
+"""What a run starts from: sources of every form, their vocabulary, labels and lower-casing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from configs import demo
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import abstract_params, init_params
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.synthetic import synthetic
+from flax_ner.text.tokenizer import build_vocab
+from flax_ner.training.task import initial_params, make_task
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.weights.helpers import assert_same
+
+TEXTS = synthetic("train", 60)
+CATEGORIES = sorted({entity.type for text in TEXTS for entity in text.entities or ()})
+VOCAB = [*build_vocab(text.text for text in TEXTS), "A"]
+
+
+def model(labels: LabelSet | None, lower_case: bool = True) -> ModelDir:
+    config = BertConfig(
+        vocab_size=len(VOCAB), num_labels=len(labels) if labels else 1, hidden_size=16,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    )  # fmt: skip
+    params = init_params(config, jax.random.key(7))
+    if labels is None:
+        del params["head"]
+    return ModelDir(config, labels, VOCAB, 64, params, lower_case)
+
+
+def config(init_from: Path, **changes: Any) -> ConfigDict:
+    made = demo.get_config()
+    made.update_from_flattened_dict(
+        {"model.hidden_size": 16, "model.num_hidden_layers": 1, "model.num_attention_heads": 2,
+         "model.intermediate_size": 16, "data.train": "train 60", "data.dev": "dev 5",
+         "data.scheme": "bio", "init_from": str(init_from)}
+        | {name.replace("__", "."): value for name, value in changes.items()}
+    )  # fmt: skip
+    made.model.max_position_embeddings = 512
+    return made
+
+
+def start(made: ConfigDict) -> tuple[Any, Any]:
+    task = make_task(made)
+    device = SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: device, abstract_params(task.model))
+    return task, initial_params(task, jax.random.key(0), shardings)
+
+
+@pytest.mark.parametrize("form", ["directory", "hf", "mmocr"])
+def test_a_tagger_of_any_form_goes_on_with_its_head(tmp_path: Path, form: str) -> None:
+    # In another order than ours: the head is the source's all the same.
+    names = LabelSet(CATEGORIES).names
+    labels = LabelSet.from_names([names[0], *names[:0:-1]])
+    if form == "mmocr":
+        labels = LabelSet.mmocr(CATEGORIES)
+    source, path = model(labels), tmp_path / "source"
+    if form == "directory":
+        save_model(path, source)
+    else:
+        export(source, path, form)
+    if form == "mmocr":
+        (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", "utf-8")
+        row = {"id2label": dict(enumerate(labels.names)), "num_attention_heads": 2}
+        (tmp_path / "config.json").write_text(json.dumps(row))
+    scheme = "mmocr" if form == "mmocr" else "bio"
+    task, params = start(
+        config(
+            path, data__scheme=scheme, model__hidden_act="gelu" if form != "mmocr" else "gelu_new"
+        )
+    )
+    assert task.labels.names == labels.names
+    assert_same(params, source.params)
+    assert not [note for note in task.notes if "freshly" in note]
+
+
+def test_an_encoder_gets_a_fresh_head(tmp_path: Path) -> None:
+    source = model(None)
+    export(source, tmp_path / "hf", "hf")
+    task, params = start(config(tmp_path / "hf"))
+    assert_same(params["encoder"], source.params["encoder"])
+    assert params["head"]["classifier"]["kernel"].shape == (16, len(task.labels))
+    assert any("head is freshly initialised" in note for note in task.notes)
+    assert any("Hugging Face BertModel, 21 tensors used, 0 ignored" in note for note in task.notes)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_lower_casing_comes_from_the_source_unless_set(tmp_path: Path, stated: bool) -> None:
+    export(model(None, stated), tmp_path / "hf", "hf")
+    assert make_task(config(tmp_path / "hf")).tokenizer.lower_case is stated
+    for value in (True, False):
+        task = make_task(config(tmp_path / "hf", tokenizer__lower_case=value))
+        assert task.tokenizer.lower_case is value
+    capital = VOCAB.index("A") if not stated else VOCAB.index("[UNK]")
+    assert make_task(config(tmp_path / "hf")).tokenizer.encode("A").ids[1] == capital
+
+
+def test_a_config_beside_the_weights_rules_the_shape(tmp_path: Path) -> None:
+    source = model(None)
+    source.config = replace(source.config, hidden_act="gelu_new")
+    export(source, tmp_path / "hf", "hf")
+    with pytest.raises(UserError, match=r"Set --config\.model\.hidden_act=gelu_new"):
+        make_task(config(tmp_path / "hf"))
+    # Where there is none, the training configuration tells what tensors cannot.
+    (tmp_path / "hf" / "config.json").unlink()
+    task = make_task(config(tmp_path / "hf", model__num_attention_heads=4))
+    assert task.source.config.num_attention_heads == 4
+
+
+def test_what_is_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"init_from: no file or directory .*none\.pth"):
+        make_task(config(tmp_path / "none.pth"))
+    np.save(tmp_path / "weights.npy", np.zeros(3))
+    with pytest.raises(UserError, match="not a PyTorch file, or a damaged one"):
+        make_task(config(tmp_path / "weights.npy"))

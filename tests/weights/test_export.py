@@ -1,0 +1,172 @@
+"""Models back to PyTorch, and there and back again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from convert.flax_to_torch import main
+from flax_ner.errors import UserError
+from flax_ner.model.tagger import init_params
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import SPECIAL_TOKENS
+from flax_ner.weights.convert import convert
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.safetensors_files import read_safetensors
+from flax_ner.weights.source import open_source
+from flax_ner.weights.torch_files import read_state_dict, read_torch_file
+from flax_ner.weights.torch_writer import write_torch_file
+from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
+
+MMOCR_LABELS = LabelSet.mmocr(["人-名", "b"])
+WIDE = replace(CONFIG, hidden_size=64, num_attention_heads=1, num_labels=len(MMOCR_LABELS))
+
+
+def model(labels: LabelSet | None = LABELS, lower_case: bool = True) -> ModelDir:
+    """A model with every tensor away from its initial value."""
+    config = WIDE if labels is not None and labels.scheme == "mmocr" else CONFIG
+    params = init_params(config, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    params = jax.tree.map(lambda x: x + jax.random.normal(next(keys), x.shape), params)
+    if labels is None:
+        del params["head"]
+    return ModelDir(config, labels, VOCAB, 5, params, lower_case)
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, LabelSet.from_names(["B-b", "I-b", "O", "B-a-1", "I-a-1"]), None],
+    ids=["bio", "another order", "encoder"],
+)
+def test_hugging_face_and_back_is_the_same_model(
+    tmp_path: Path, labels: LabelSet | None, lower_case: bool
+) -> None:
+    ours = model(labels, lower_case)
+    export(ours, tmp_path / "hf", "hf")
+    assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == [
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    ]  # fmt: skip
+    back, report = convert(open_source(tmp_path / "hf"))
+    assert_same(back.params, ours.params)
+    # Without a head their number means nothing.
+    assert back.config == replace(ours.config, num_labels=1 if labels is None else 5)
+    assert (back.vocab, back.max_length, back.lower_case) == (VOCAB, 5, lower_case)
+    assert (back.labels and back.labels.names) == (labels and labels.names)
+    assert report.notes == report.ignored == []
+
+
+@pytest.mark.parametrize("labels", [MMOCR_LABELS, None], ids=["trained", "encoder"])
+def test_mmocr_and_back_is_the_same_model(tmp_path: Path, labels: LabelSet | None) -> None:
+    ours = model(labels)
+    said = export(ours, tmp_path / "out" / "f.pth", "mmocr")
+    assert "the pooler's two are zero" in said
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    source = open_source(tmp_path / "out" / "f.pth", tmp_path / "vocab.txt")
+    back, _ = convert(source, labels, {"num_attention_heads": ours.config.num_attention_heads})
+    assert_same(back.params, ours.params)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["f.pth"]
+
+
+def test_the_names_are_exactly_mmocrs(golden: Path, cluener: Path, tmp_path: Path) -> None:
+    ours, _ = convert(open_source(golden / "bert_softmax_tiny.pth", cluener / "vocab.txt"))
+    export(ours, tmp_path / "f.pth", "mmocr")
+    theirs = read_state_dict(golden / "bert_softmax_tiny.pth")
+    found = read_torch_file(tmp_path / "f.pth")  # tensors alone, with nothing around them
+    assert list(found) == list(theirs)
+    for name, tensor in theirs.items():
+        assert found[name].shape == tensor.shape and found[name].dtype == tensor.dtype
+        if "pooler" not in name:
+            np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+        else:
+            assert not found[name].any()
+
+
+def test_pytorch_reads_what_is_written(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    arrays = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "scalar": np.float32(3.5).reshape(()),
+        "none": np.zeros((0, 4), np.float32),
+        "名": np.ones(1000, np.float32),
+    }
+    write_torch_file(tmp_path / "f.pth", arrays)
+    for mapped in (False, True):
+        found = torch.load(tmp_path / "f.pth", weights_only=True, mmap=mapped)
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert found[name].is_contiguous() and not found[name].requires_grad
+            np.testing.assert_array_equal(found[name].numpy(), array)
+            # Where numbers are mapped, vector instructions want them aligned.
+            assert not mapped or found[name].data_ptr() % 64 == 0
+    with pytest.raises(TypeError, match="w: float64, but only float32"):
+        write_torch_file(tmp_path / "g.pth", {"w": np.zeros(1)})
+
+
+def test_equal_models_make_equal_files(tmp_path: Path) -> None:
+    for layout, labels in (("hf", LABELS), ("mmocr", MMOCR_LABELS)):
+        for name in ("a", "b"):
+            export(model(labels), tmp_path / (layout + name), layout)
+    for file in (tmp_path / "hfa").iterdir():
+        assert file.read_bytes() == (tmp_path / "hfb" / file.name).read_bytes()
+    assert (tmp_path / "mmocra").read_bytes() == (tmp_path / "mmocrb").read_bytes()
+
+
+def test_the_configuration_is_hugging_faces(tmp_path: Path) -> None:
+    export(model(), tmp_path / "hf", "hf")
+    row = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert row["architectures"] == ["BertForTokenClassification"]
+    assert row["model_type"] == "bert"
+    assert row["id2label"] == {"0": "O", "1": "B-a", "2": "B-b", "3": "I-a", "4": "I-b"}
+    assert row["label2id"] == {"O": 0, "B-a": 1, "B-b": 2, "I-a": 3, "I-b": 4}
+    assert row["pad_token_id"] == VOCAB.index("[PAD]")
+    assert not {"head", "scan_layers", "attention", "compute_dtype"} & row.keys()
+    tokenizer = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    assert {tokenizer[f"{name}_token"] for name in ("pad", "unk", "cls", "sep", "mask")} == set(
+        SPECIAL_TOKENS
+    )
+    tensors = read_safetensors(tmp_path / "hf" / "model.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {"bert", "classifier"}
+
+
+def test_other_tags_are_not_mmocrs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"this model's tags are bio, .*--layout hf"):
+        export(model(LABELS), tmp_path / "f.pth", "mmocr")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["hf", "mmocr"])
+def test_nothing_is_overwritten(tmp_path: Path, layout: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(UserError, match="out: exists"):
+        export(model(MMOCR_LABELS), tmp_path / "out", layout)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious"]
+
+
+def test_what_an_interrupted_export_left_is_replaced(tmp_path: Path) -> None:
+    for name in (".hf.writing", ".f.pth.writing"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    export(model(MMOCR_LABELS), tmp_path / "hf", "hf")
+    export(model(MMOCR_LABELS), tmp_path / "f.pth", "mmocr")
+    (tmp_path / ".g.pth.writing").touch()
+    export(model(MMOCR_LABELS), tmp_path / "g.pth", "mmocr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pth", "g.pth", "hf"]
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(tmp_path / "model", model(MMOCR_LABELS))
+    main([str(tmp_path / "model"), str(tmp_path / "f.pth"), "--layout", "mmocr"])
+    printed = capsys.readouterr().out
+    assert "Categories, in order: 人-名, b." in printed
+    assert f"Written: {tmp_path / 'f.pth'}" in printed
+    with pytest.raises(SystemExit, match=r"flax_to_torch: .*f\.pth: exists"):
+        main([str(tmp_path / "model"), str(tmp_path / "f.pth"), "--layout", "mmocr"])
+    with pytest.raises(SystemExit, match=r"flax_to_torch: .*nothing: not a model directory"):
+        main([str(tmp_path / "nothing"), str(tmp_path / "g.pth"), "--layout", "hf"])
