@@ -48,7 +48,8 @@ def load(path: str | Path) -> "Tagger":
             f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
     tokenizer = CharTokenizer(model.vocab, model.lower_case)
-    return Tagger(model.config, model.params, tokenizer, model.labels, model.max_length)
+    params = jax.device_put(model.params)
+    return Tagger(model.config, params, tokenizer, model.labels, model.max_length)
 
 
 class Tagger:

@@ -1,5 +1,6 @@
 """The tagger network: encoder and head, and its parameters as a plain tree of arrays."""
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -44,7 +45,14 @@ def init_params(config: BertConfig, key: Array) -> Params:
 
 def abstract_params(config: BertConfig) -> Params:
     """The tree of `init_params` with shapes in place of arrays."""
-    shapes: Params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    one_layer = dataclasses.replace(
+        config, num_hidden_layers=1
+    )  # all are alike, tracing takes time
+    shapes: Params = jax.eval_shape(lambda: init_params(one_layer, jax.random.key(0)))
+    layer = shapes["encoder"]["layers"]["0"]
+    shapes["encoder"]["layers"] = {
+        str(i): jax.tree.map(lambda x: x, layer) for i in range(config.num_hidden_layers)
+    }
     return shapes
 
 

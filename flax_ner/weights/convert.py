@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import abstract_params
+from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
@@ -56,6 +54,7 @@ class Plan:
     config: BertConfig
     outputs: int | None  # of its head; None: an encoder
     layout: Layout
+    abstract: Params
     report: Report
 
 
@@ -81,7 +80,7 @@ def open_model(
 def convert(
     source: Source, labels: LabelSet | None = None, defaults: Mapping[str, Any] | None = None
 ) -> tuple[ModelDir, Report]:
-    """Convert weights, float32; parameters come as arrays on the default device.
+    """Convert weights; parameters come as NumPy arrays, float32.
 
     Args:
         source: as `open_source` gives it.
@@ -97,8 +96,7 @@ def convert(
         faults = "\n  ".join(planned.report.faults)
         raise UserError(f"{source.path}: cannot be converted ({planned.layout.name}):\n  {faults}")
     vocab, labels = make_vocab(source, planned), make_labels(source, planned, labels)
-    abstract = abstract_params(planned.config)
-    params = jax.device_put(fill(planned.report, source.tensors, abstract))
+    params = fill(planned.report, source.tensors, planned.abstract)
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
     return ModelDir(
@@ -156,9 +154,10 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
         config = BertConfig(**fields)
     except UserError as error:
         raise UserError(f"{where if stated else source.path}: {error}") from None
-    report = plan(source.tensors, layout, abstract_params(config), ignored)
+    abstract = abstract_params(config)
+    report = plan(source.tensors, layout, abstract, ignored)
     report.notes = notes
-    return Plan(config, outputs, layout, report)
+    return Plan(config, outputs, layout, abstract, report)
 
 
 def _refuse_other_models(stated: dict[str, Any], where: str) -> None:

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from flax_ner.errors import UserError
 
@@ -27,9 +28,18 @@ def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of the file under `array`; reading the array again fetches it again."""
+    """Give back the memory of the part of a file under `array`; reading it again fetches it again.
+
+    An array over no mapped file is left as it is.
+    """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        base.madvise(mmap.MADV_DONTNEED)
+    if base is None or not hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        return
+    (start, _), (first, last) = byte_bounds(np.frombuffer(base, np.uint8)), byte_bounds(array)
+    # Whole pages that are this array's alone; all of the file's would be several times slower.
+    begin = -(-(first - start) // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (last - start) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, begin, length)

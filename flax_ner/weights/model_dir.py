@@ -62,7 +62,9 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     write_vocab(new / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
-        checkpointer.save(new / "params", args=ocp.args.PyTreeSave(model.params))
+        # Orbax would copy NumPy arrays first; jax on a CPU takes them over.
+        params = jax.device_put(model.params)
+        checkpointer.save(new / "params", args=ocp.args.PyTreeSave(params))
     if path.exists():
         os.rename(path, old)
     os.rename(new, path)

@@ -7,6 +7,7 @@ their own, and query, key and value lie in one tensor.
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,17 +277,23 @@ def plan(
 
 def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:
     """Parameters, float32, from the tensors as planned; those the report calls fresh are left out."""
-    targets, filled = flatten(abstract), {}
-    for name, target, slot, *_ in report.used:
-        if target not in filled:
-            filled[target] = _empty(targets[target].shape)
-        view, tensor = _torch_view(filled[target], target, slot), tensors[name]
+    targets = flatten(abstract)
+    filled = {used.target: _empty(targets[used.target].shape) for used in report.used}
+
+    def copy(used: Used) -> None:
+        view, tensor = (
+            _torch_view(filled[used.target], used.target, used.slot),
+            tensors[used.source],
+        )
         if view.ndim == 2:
             for row in range(0, len(tensor), BLOCK):
                 view[row : row + BLOCK] = tensor[row : row + BLOCK]
         else:
             view[...] = tensor
         release(tensor)
+
+    with ThreadPoolExecutor() as pool:  # NumPy copies without holding the interpreter
+        list(pool.map(copy, report.used))
     return unflatten(filled)
 
 
