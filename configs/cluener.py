@@ -3,8 +3,9 @@
     python train.py --config configs/cluener.py --workdir runs/cluener \
         --config.init_from=weights/bert_pretrain.pth
 
-`init_from` is MMOCR's bert_pretrain.pth (or another BERT in that layout) with its vocab.txt beside it, or
-a model directory made from it by convert/torch_to_flax.py. Hardware: a GPU or TPU, then add
+`init_from` is MMOCR's bert_pretrain.pth with its vocab.txt beside it, a folder of Hugging Face or a
+repository on its hub (then with --config.model.hidden_act=gelu, as their BERT is run), or a model
+directory made from one of these. Hardware: a GPU or TPU, then add
 --config.model.compute_dtype=bfloat16; on two CPU cores it runs, half an hour an epoch. Its F1 has not been
 measured: the published weights are not at hand here (MMOCR's own recipe reached 0.7941 with them).
 """

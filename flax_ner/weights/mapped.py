@@ -16,7 +16,11 @@ class WeightsFileError(UserError):
     """A file that is not readable as weights, or that asks for more than weights need."""
 
 
-def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
+class MappedFile(mmap.mmap):
+    """Its pages can be given back at any time: the file has what they hold."""
+
+
+def map_file(path: str | os.PathLike[str]) -> MappedFile:
     """Map a file, read-only.
 
     Raises:
@@ -24,7 +28,7 @@ def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
         ValueError: it is empty.
     """
     with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def release(array: np.ndarray) -> None:
@@ -33,7 +37,7 @@ def release(array: np.ndarray) -> None:
     An array over no mapped file is left as it is.
     """
     base: Any = array
-    while base is not None and not isinstance(base, mmap.mmap):
+    while base is not None and not isinstance(base, MappedFile):
         base = getattr(base, "base", None)
     if base is None or not hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         return

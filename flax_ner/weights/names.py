@@ -5,10 +5,12 @@ their own, and query, key and value lie in one tensor.
 """
 
 import math
+import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -278,7 +280,7 @@ def plan(
 def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:
     """Parameters, float32, from the tensors as planned; those the report calls fresh are left out."""
     targets = flatten(abstract)
-    filled = {used.target: _empty(targets[used.target].shape) for used in report.used}
+    filled = _allocate({used.target: targets[used.target].shape for used in report.used})
 
     def copy(used: Used) -> None:
         view, tensor = (
@@ -368,9 +370,19 @@ def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -
     return shape
 
 
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An array at a multiple of 64 bytes, which jax on a CPU takes over without copying it."""
-    size = math.prod(shape)
-    room = np.empty(size + 16, np.float32)
-    begin = -(room.ctypes.data // 4) % 16
-    return room[begin : begin + size].reshape(shape)
+def _allocate(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Float32 arrays of these shapes, side by side in one piece of memory, not yet written to.
+
+    Each begins at a multiple of 64 bytes, so that jax on a CPU takes it over without copying it. The
+    memory is an anonymous map, as NumPy's own comes in huge pages, which a virtual machine may have
+    to fetch from its host: measured, that takes longer than the whole copying.
+    """
+    lengths = [-(-math.prod(shape) // 16) * 16 for shape in shapes.values()]
+    room = np.frombuffer(
+        mmap.mmap(-1, 4 * max(sum(lengths), 1), access=mmap.ACCESS_COPY), np.float32
+    )
+    begins = [0, *accumulate(lengths)]
+    return {
+        target: room[begin : begin + math.prod(shape)].reshape(shape)
+        for (target, shape), begin in zip(shapes.items(), begins, strict=False)
+    }
