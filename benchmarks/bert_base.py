@@ -1,11 +1,10 @@
-"""BERT-base from a PyTorch file of real size: time to convert, time a step, memory.
+"""BERT-base from a PyTorch file of real size: time a step, memory.
 
     python benchmarks/bert_base.py data/cluener vocab.txt [--steps 6]
 
 Makes a random bert_pretrain.pth of MMOCR's shape (102 M parameters, 409 MB; needs PyTorch for that),
-converts it with convert/torch_to_flax.py, then trains a few steps of configs/cluener.py from it and
-scores 64 sentences. Each command is a process of its own, and its peak memory is what the operating
-system counted.
+trains a few steps of configs/cluener.py from it and scores 64 sentences. The peak memory is what the
+operating system counted. benchmarks/convert.py has what the conversion alone takes.
 """
 
 import argparse
@@ -82,15 +81,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        source, model, workdir = (
-            Path(folder, name) for name in ("bert_pretrain.pth", "model", "run")
-        )
+        source, workdir = Path(folder, "bert_pretrain.pth"), Path(folder, "run")
         parameters = make_random_file(source)
         dev = Path(folder, "dev.json")
         dev.write_text("".join((options.data / "dev.json").read_text().splitlines(True)[:64]))
-        convert = measure(
-            "convert/torch_to_flax.py", source, model, "--vocab", options.vocab.absolute()
-        )
         train = measure(
             *("train.py", "--config=configs/cluener.py", f"--workdir={workdir}"),
             *(
@@ -106,8 +100,6 @@ def main() -> None:
         rate = last_rate(workdir)
     row = {
         "parameters": parameters,
-        "convert_seconds": round(convert[0], 1),
-        "convert_peak_mib": round(convert[1]),
         "train_steps": options.steps,
         "train_seconds": round(train[0], 1),
         "train_peak_mib": round(train[1]),
@@ -116,7 +108,6 @@ def main() -> None:
         "versions": {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
     }
     print("| what | seconds | peak memory, MiB |\n| --- | --- | --- |")
-    print(f"| convert {parameters / 1e6:.0f} M parameters | {convert[0]:.1f} | {convert[1]:.0f} |")
     print(
         f"| train {options.steps} steps of 16 x 128, score 64 sentences | {train[0]:.1f} | {train[1]:.0f} |"
     )

@@ -13,19 +13,25 @@ from absl import logging
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
+from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import LAYOUTS, export
-from flax_ner.weights.model_dir import load_model
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL", help="model directory, as WORKDIR/best")
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="model directory, as WORKDIR/best; or whatever else convert/torch_to_flax.py takes",
+    )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="hf: folder to make; mmocr: .pth file to make")
     parser.add_argument("--layout", choices=LAYOUTS, required=True, help="who is to read it")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     try:
-        print(export(load_model(options.model), options.out, options.layout))
+        model, report = open_model(options.model, "MODEL")
+        for note in report.notes if report else ():
+            print(note)
+        print(export(model, options.out, options.layout))
     except (UserError, OSError) as error:
         sys.exit(f"flax_to_torch: {error}")
 

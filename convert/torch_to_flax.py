@@ -55,6 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
             read_labels(options.labels) if options.labels else None,
             {} if heads is None else {"num_attention_heads": heads},
         )
+        if heads not in (None, model.config.num_attention_heads):
+            raise UserError(
+                f"--num-attention-heads: {heads}, but {source.config_path} says "
+                f"{model.config.num_attention_heads}. Leave the option out, or correct the file."
+            )
         save_model(options.out, model)
     except (UserError, OSError) as error:
         sys.exit(f"torch_to_flax: {error}")

@@ -127,28 +127,12 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
             )
     outputs = shape.pop("num_labels", None)
     known = {**(defaults or {}), **_untold(stated, where)}
-    notes = []
-    if "num_attention_heads" not in known:
-        heads, left = divmod(shape["hidden_size"], HEAD_DIM)
-        if left:
-            raise UserError(
-                f"{source.path}: its width {shape['hidden_size']} does not divide by {HEAD_DIM}, so the number "
-                "of heads must be told: --num-attention-heads N, or a config.json with num_attention_heads."
-            )
-        known["num_attention_heads"] = heads
-        notes.append(
-            f"Attention heads: {heads}, by the convention of {HEAD_DIM} wide heads (no config.json)."
-        )
-    if "hidden_act" not in known:
-        known["hidden_act"] = layout.hidden_act
-        family = "MMOCR" if layout.hidden_act == "gelu_new" else "Hugging Face"
-        notes.append(f"Activation: {layout.hidden_act}, as {family} runs it (no config.json).")
+    notes = _assume(known, shape["hidden_size"], layout, source.path)
     if source.words:
         notes.append(
             "Tokenizer: one token a character. Its own cuts words into pieces, so words of Latin letters and "
             "numbers are read otherwise than in its training."
         )
-    known.setdefault("classifier_dropout", known.get("hidden_dropout_prob", 0.1))
     try:
         fields: dict[str, Any] = {**shape, **known, "num_labels": outputs or 1}
         config = BertConfig(**fields)
@@ -158,6 +142,28 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     report = plan(source.tensors, layout, abstract, ignored)
     report.notes = notes
     return Plan(config, outputs, layout, abstract, report)
+
+
+def _assume(known: dict[str, Any], width: int, layout: Layout, path: str) -> list[str]:
+    """Complete what a `config.json` would have told; what was assumed, for the report."""
+    notes = []
+    if "num_attention_heads" not in known:
+        heads, left = divmod(width, HEAD_DIM)
+        if left:
+            raise UserError(
+                f"{path}: its width {width} does not divide by {HEAD_DIM}, so the number of heads must be "
+                "told: --num-attention-heads N, or a config.json with num_attention_heads."
+            )
+        known["num_attention_heads"] = heads
+        notes.append(
+            f"Attention heads: {heads}, by the convention of {HEAD_DIM} wide heads (no config.json)."
+        )
+    if "hidden_act" not in known:
+        known["hidden_act"] = layout.hidden_act
+        family = "MMOCR" if layout.hidden_act == "gelu_new" else "Hugging Face"
+        notes.append(f"Activation: {layout.hidden_act}, as {family} runs it (no config.json).")
+    known.setdefault("classifier_dropout", known.get("hidden_dropout_prob", 0.1))
+    return notes
 
 
 def _refuse_other_models(stated: dict[str, Any], where: str) -> None:

@@ -87,6 +87,10 @@ def open_source(
         row = read_json(tokenizer_path)
         lower_case = _typed(row, "do_lower_case", bool, tokenizer_path, lower_case)
         max_length = _typed(row, "model_max_length", int, tokenizer_path, None)
+        if max_length is not None and max_length < 3:
+            raise UserError(
+                f"{tokenizer_path}: model_max_length is {max_length}, less than a character."
+            )
     config_path = Path(config) if config else beside("config.json")
     return Source(
         str(weights),

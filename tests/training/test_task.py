@@ -18,9 +18,10 @@ from flax_ner.model.tagger import abstract_params, init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.tokenizer import build_vocab
+from flax_ner.training.loop import fit
 from flax_ner.training.task import initial_params, make_task
 from flax_ner.weights.export import export
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.weights.helpers import assert_same
 
 TEXTS = synthetic("train", 60)
@@ -96,6 +97,18 @@ def test_an_encoder_gets_a_fresh_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", [True, False])
+def test_training_goes_the_same_way_from_either_form(tmp_path: Path) -> None:
+    """Converted parameters lie in memory of NumPy's that jax takes over, and training donates them."""
+    source = model(LabelSet(CATEGORIES))
+    save_model(tmp_path / "directory", source)
+    export(source, tmp_path / "hf", "hf")
+    for form in ("directory", "hf"):
+        made = config(tmp_path / form, train__steps=4, train__steps_per_dispatch=2, mesh__data=1)
+        fit(made, tmp_path / "runs" / form)
+    one, other = (load_model(tmp_path / "runs" / form / "last") for form in ("directory", "hf"))
+    assert_same(one.params, other.params)
+
+
 def test_lower_casing_comes_from_the_source_unless_set(tmp_path: Path, stated: bool) -> None:
     export(model(None, stated), tmp_path / "hf", "hf")
     assert make_task(config(tmp_path / "hf")).tokenizer.lower_case is stated

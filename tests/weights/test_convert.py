@@ -288,6 +288,14 @@ def test_the_command_ends_in_one_clear_message(
     assert not (tmp_path / "model").exists()
 
 
+def test_an_option_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
+    with pytest.raises(SystemExit, match=r"heads: 4, but .*config\.json says 2\. Leave"):
+        main([str(path), str(tmp_path / "model"), "--num-attention-heads", "4"])
+    assert not (tmp_path / "model").exists()
+    main([str(path), str(tmp_path / "model"), "--num-attention-heads", "2"])
+
+
 def test_a_missing_source_is_one_clear_message(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"torch_to_flax: SOURCE: no file or directory .*f\.pth"):
         main([str(tmp_path / "f.pth"), str(tmp_path / "model")])

@@ -94,6 +94,15 @@ def test_an_honest_header_of_that_form_is_read(tmp_path: Path) -> None:
     assert read_safetensors(path)["w"].tolist() == [1, 2]
 
 
+def test_a_file_cut_off_anywhere_is_one_clear_error(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x.safetensors", ARRAYS)
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "cut.safetensors").write_bytes(whole[:length])
+        with pytest.raises(WeightsFileError, match="a damaged one"):
+            read_safetensors(tmp_path / "cut.safetensors")
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsFileError, match=r"none\.safetensors: cannot be read"):
         read_safetensors(tmp_path / "none.safetensors")

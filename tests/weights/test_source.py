@@ -220,6 +220,7 @@ def test_tokenizer_config_says_how_text_is_read(
         ("tokenizer_config.json", "[]", "not a JSON object"),
         ("tokenizer_config.json", '{"do_lower_case": "no"}', "expected bool"),
         ("tokenizer_config.json", '{"model_max_length": "long"}', "expected int"),
+        ("tokenizer_config.json", '{"model_max_length": 0}', "model_max_length is 0, less than"),
         ("config.json", "{", "not JSON"),
         ("config.json", "[]", "not a JSON object"),
         ("config.json", '{"a":' * 10**5, "not JSON"),
