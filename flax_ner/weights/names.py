@@ -374,8 +374,8 @@ def _allocate(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Float32 arrays of these shapes, side by side in one piece of memory, not yet written to.
 
     Each begins at a multiple of 64 bytes, so that jax on a CPU takes it over without copying it. The
-    memory is an anonymous map, as NumPy's own comes in huge pages, which a virtual machine may have
-    to fetch from its host: measured, that takes longer than the whole copying.
+    memory is an anonymous map: NumPy's own comes in huge pages, which a virtual machine may have to
+    fetch from its host, and that took longer than the whole copying.
     """
     lengths = [-(-math.prod(shape) // 16) * 16 for shape in shapes.values()]
     room = np.frombuffer(

@@ -96,7 +96,6 @@ def test_an_encoder_gets_a_fresh_head(tmp_path: Path) -> None:
     assert any("Hugging Face BertModel, 21 tensors used, 0 ignored" in note for note in task.notes)
 
 
-@pytest.mark.parametrize("stated", [True, False])
 def test_training_goes_the_same_way_from_either_form(tmp_path: Path) -> None:
     """Converted parameters lie in memory of NumPy's that jax takes over, and training donates them."""
     source = model(LabelSet(CATEGORIES))
@@ -109,6 +108,7 @@ def test_training_goes_the_same_way_from_either_form(tmp_path: Path) -> None:
     assert_same(one.params, other.params)
 
 
+@pytest.mark.parametrize("stated", [True, False])
 def test_lower_casing_comes_from_the_source_unless_set(tmp_path: Path, stated: bool) -> None:
     export(model(None, stated), tmp_path / "hf", "hf")
     assert make_task(config(tmp_path / "hf")).tokenizer.lower_case is stated
