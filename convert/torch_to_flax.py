@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from flax_ner.errors import UserError
 from flax_ner.weights.convert import convert, read_labels
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.model_dir import is_model_dir, save_model
 from flax_ner.weights.source import open_source
 
 
@@ -49,7 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.WARNING)
     heads = options.num_attention_heads
     try:
-        source = open_source(resolve(options.source, "SOURCE"), options.vocab, options.config)
+        path = resolve(options.source, "SOURCE")
+        if is_model_dir(path):
+            raise UserError(
+                f"{path}: is a model directory already, so there is nothing to convert."
+            )
+        source = open_source(path, options.vocab, options.config)
         model, report = convert(
             source,
             read_labels(options.labels) if options.labels else None,

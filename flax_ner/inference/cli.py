@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import islice
@@ -67,7 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(
+                f"flax_ner: {message}", file=sys.stderr
+            )
+            options.run(options)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stderr.close()
     except (UserError, OSError) as error:

@@ -41,9 +41,9 @@ class LabelSet:
             raise UserError(
                 f"data.scheme: {scheme!r} is unknown. Choose one of {', '.join(SCHEMES)}."
             )
-        if not categories or len(set(categories)) != len(categories):
+        if not categories or len(set(categories)) != len(categories) or "" in categories:
             raise UserError(
-                f"data.categories: {list(categories)} must be distinct, and at least one."
+                f"data.categories: {list(categories)} must be distinct, not empty, and at least one."
             )
         self.categories, self.scheme = tuple(categories), scheme
         if scheme == "mmocr":
@@ -140,8 +140,9 @@ class LabelSet:
             tag = self._tag[self._type_id[category]]
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
-            if self.scheme == "bioes":
-                tags[end] = tag[END if end - start > 1 else SINGLE]
+            last = tag[END if end - start > 1 else SINGLE]
+            if last >= 0:
+                tags[end] = last
         if (tags < 0).any():
             raise UserError(
                 f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
@@ -220,10 +221,11 @@ class LabelSet:
             own = joined & (kind == kind[head][chunk])
             last = np.maximum.reduceat(np.where(own, np.arange(len(row)), -1), head)
             keep &= last >= 0
-        elif self.scheme == "bioes":
-            keep = (place[head] == SINGLE) | ((place[head] == BEGIN) & (place[last] == END))
         else:
-            keep = place[head] == BEGIN
+            # A category with a tag for the end, or for a single character, must show it.
+            ends, singles = (self._tag[kind[head], place] >= 0 for place in (END, SINGLE))
+            whole = np.where(last > head, ~ends | (place[last] == END), ~singles)
+            keep = (place[head] == SINGLE) | ((place[head] == BEGIN) & whole)
         head, last = head[keep], last[keep]
         columns = (row[head], kind[head], character[head], character[last] + 1)
         return Spans(*(values.astype(np.int32) for values in columns))

@@ -46,6 +46,9 @@ class CharTokenizer:
                 f"tokenizer.vocab: {'the tokens given' if not isinstance(vocab, str | Path) else vocab}"
                 f" lacks {', '.join(missing)}. A BERT vocab.txt has them."
             )
+        if len(ids) < len(self.tokens):
+            twice = next(token for i, token in enumerate(self.tokens) if ids[token] != i)
+            raise UserError(f"tokenizer.vocab: {twice!r} is there twice. A token has one line.")
         self.unknown_id = ids["[UNK]"]
         self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
         if lower_case:
@@ -75,8 +78,10 @@ class CharTokenizer:
 
 
 def read_vocab(path: str | Path) -> list[str]:
-    """Read a BERT `vocab.txt`: one token a line, the line number is the id."""
+    """Read the tokens by id of a BERT `vocab.txt` (one a line) or of a `tokenizer.json`."""
     path = Path(path)
+    if path.suffix == ".json":
+        return read_tokenizer_json(path)[0]
     if not path.is_file():
         raise UserError(
             f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
@@ -135,7 +140,16 @@ def _lowers(normalizer: Any) -> bool:
 
 
 def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
-    """Write a `vocab.txt`."""
+    """Write a `vocab.txt`.
+
+    Raises:
+        UserError: a token has a line break in it.
+    """
+    broken = next((token for token in tokens if "\n" in token or "\r" in token), None)
+    if broken is not None:
+        raise UserError(
+            f"{path}: the token {broken!r} has a line break, which vocab.txt cannot hold."
+        )
     Path(path).write_text("\n".join(tokens) + "\n", encoding="utf-8", newline="\n")
 
 

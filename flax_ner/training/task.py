@@ -105,7 +105,9 @@ def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
     if not config.init_from:
         return None, []
     defaults = {name: config.model[name] for name in UNTOLD}
-    source, report = open_model(config.init_from, "init_from", config.tokenizer.vocab, defaults)
+    source, report = open_model(
+        config.init_from, "init_from", config.tokenizer.vocab, defaults, encoder_will_do=True
+    )
     if report is None:
         return source, []
     note = (

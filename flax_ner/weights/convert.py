@@ -11,6 +11,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
@@ -59,14 +60,19 @@ class Plan:
 
 
 def open_model(
-    path: str | Path, field: str, vocab: str = "", defaults: Mapping[str, Any] | None = None
+    path: str | Path,
+    field: str,
+    vocab: str = "",
+    defaults: Mapping[str, Any] | None = None,
+    encoder_will_do: bool = False,
 ) -> tuple[ModelDir, Report | None]:
     """A model from wherever it is: a model directory, PyTorch weights, or either in a hub's repository.
 
     Args:
         path: directory, file, or repository id `owner/name[@revision]`.
         field: what the user calls `path`, for messages.
-        vocab, defaults: as in `convert`, for PyTorch weights.
+        vocab: for PyTorch weights, as in `open_source`.
+        defaults, encoder_will_do: likewise, as in `convert`.
 
     Returns:
         The model, and of PyTorch weights the report of their conversion.
@@ -74,11 +80,14 @@ def open_model(
     found = resolve(path, field)
     if found.is_dir() and (is_model_dir(found) or not holds_weights(found)):
         return load_model(found), None
-    return convert(open_source(found, vocab or None), defaults=defaults)
+    return convert(open_source(found, vocab or None), None, defaults, encoder_will_do)
 
 
 def convert(
-    source: Source, labels: LabelSet | None = None, defaults: Mapping[str, Any] | None = None
+    source: Source,
+    labels: LabelSet | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    encoder_will_do: bool = False,
 ) -> tuple[ModelDir, Report]:
     """Convert weights; parameters come as NumPy arrays, float32.
 
@@ -87,6 +96,7 @@ def convert(
         labels: of its head. None: as its `config.json` names them, for MMOCR's files else its tags
             over the CLUENER categories.
         defaults: fields of `UNTOLD`, for where no `config.json` tells them.
+        encoder_will_do: leave out a head whose outputs have no known meaning, and note it.
 
     Raises:
         UserError: what is wrong with which file; for tensors, all faults together.
@@ -95,8 +105,17 @@ def convert(
     if planned.report.faults:
         faults = "\n  ".join(planned.report.faults)
         raise UserError(f"{source.path}: cannot be converted ({planned.layout.name}):\n  {faults}")
-    vocab, labels = make_vocab(source, planned), make_labels(source, planned, labels)
+    vocab = make_vocab(source, planned)
+    try:
+        labels = make_labels(source, planned, labels)
+    except UserError as error:
+        if not encoder_will_do:
+            raise
+        labels = None
+        planned.report.notes.append(f"Its head is left out. {error}")
     params = fill(planned.report, source.tensors, planned.abstract)
+    if labels is None:
+        params.pop("head", None)
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
     return ModelDir(
@@ -127,7 +146,7 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
             )
     outputs = shape.pop("num_labels", None)
     known = {**(defaults or {}), **_untold(stated, where)}
-    notes = _assume(known, shape["hidden_size"], layout, source.path)
+    notes = _assume(known, shape["hidden_size"], layout, source)
     if source.words:
         notes.append(
             "Tokenizer: one token a character. Its own cuts words into pieces, so words of Latin letters and "
@@ -144,31 +163,38 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     return Plan(config, outputs, layout, abstract, report)
 
 
-def _assume(known: dict[str, Any], width: int, layout: Layout, path: str) -> list[str]:
+def _assume(known: dict[str, Any], width: int, layout: Layout, source: Source) -> list[str]:
     """Complete what a `config.json` would have told; what was assumed, for the report."""
-    notes = []
+    path, notes = source.path, []
+    why = "no config.json" if source.config is None else "config.json does not say"
     if "num_attention_heads" not in known:
         heads, left = divmod(width, HEAD_DIM)
         if left:
             raise UserError(
                 f"{path}: its width {width} does not divide by {HEAD_DIM}, so the number of heads must be "
-                "told: --num-attention-heads N, or a config.json with num_attention_heads."
+                "told: by a config.json with num_attention_heads, or --num-attention-heads of "
+                "convert/torch_to_flax.py."
             )
         known["num_attention_heads"] = heads
         notes.append(
-            f"Attention heads: {heads}, by the convention of {HEAD_DIM} wide heads (no config.json)."
+            f"Attention heads: {heads}, by the convention of {HEAD_DIM} wide heads ({why})."
         )
     if "hidden_act" not in known:
-        known["hidden_act"] = layout.hidden_act
-        family = "MMOCR" if layout.hidden_act == "gelu_new" else "Hugging Face"
-        notes.append(f"Activation: {layout.hidden_act}, as {family} runs it (no config.json).")
+        theirs = "model_type" in (source.config or {})
+        act = "gelu" if theirs else layout.hidden_act
+        known["hidden_act"] = act
+        family = "MMOCR" if act == "gelu_new" else "Hugging Face"
+        notes.append(f"Activation: {act}, as {family} runs it ({why}).")
+    if "layer_norm_eps" not in known:
+        known["layer_norm_eps"] = 1e-12
+        notes.append(f"LayerNorm eps: 1e-12, as every BERT has it ({why}).")
     known.setdefault("classifier_dropout", known.get("hidden_dropout_prob", 0.1))
     return notes
 
 
 def _refuse_other_models(stated: dict[str, Any], where: str) -> None:
     """Raise `UserError` for a `config.json` of what is not a plain BERT encoder."""
-    refuse_model_type(str(stated.get("model_type", "bert")), where)
+    refuse_model_type(str(stated.get("model_type") or "bert"), where)
     plain = {
         "position_embedding_type": "absolute",
         "is_decoder": False,
@@ -207,14 +233,18 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
     size = planned.config.vocab_size
     if source.vocab is None:
         raise UserError(
-            f"--vocab: there is no vocab.txt or tokenizer.json beside {source.path}. Name the file "
-            "(in a training configuration: tokenizer.vocab)."
+            f"{source.path}: there is no vocab.txt or tokenizer.json beside it. Put it there, or name it: "
+            "--vocab of convert/torch_to_flax.py, tokenizer.vocab of a training configuration."
         )
     if len(source.vocab) != size:
         raise UserError(
             f"{source.vocab_path}: {len(source.vocab)} tokens, but {source.path} has embeddings for {size}. "
             "Give the vocab.txt that belongs to the weights."
         )
+    try:
+        CharTokenizer(source.vocab)
+    except UserError as error:
+        raise UserError(f"{source.vocab_path}: {error}") from None
     return source.vocab
 
 
@@ -225,7 +255,12 @@ def make_labels(source: Source, planned: Plan, labels: LabelSet | None) -> Label
         UserError: nothing says it, or they are not as many as the outputs.
     """
     if planned.outputs is None:
-        return None  # an encoder; the head comes with fine-tuning
+        if labels is not None:
+            raise UserError(
+                f"--labels: {source.path} has no head for tagging, so there is nothing for them to name. Leave "
+                "them out; the head comes with fine-tuning."
+            )
+        return None
     if labels is None:
         names = _id2label(source, planned.outputs)
         if names is not None:
@@ -233,14 +268,15 @@ def make_labels(source: Source, planned: Plan, labels: LabelSet | None) -> Label
                 labels = LabelSet.from_names(names)
             except UserError as error:
                 raise UserError(
-                    f"{source.config_path}: {error} If they mean that all the same, give --labels FILE."
+                    f"{source.config_path}: {error} If they mean that all the same, convert it with "
+                    "convert/torch_to_flax.py --labels FILE."
                 ) from None
         elif planned.layout is MMOCR:
             labels = LabelSet.mmocr(CLUENER)
         else:
             raise UserError(
                 f"{source.path}: its head has {planned.outputs} outputs, and no config.json beside it says in "
-                "id2label what they mean. Give --labels FILE with the tags, one a line."
+                "id2label what they mean. Convert it with convert/torch_to_flax.py --labels FILE."
             )
     if len(labels) != planned.outputs:
         raise UserError(
@@ -261,7 +297,7 @@ def _id2label(source: Source, outputs: int) -> list[str] | None:
     if not len(names) == len(rows) == outputs:
         raise UserError(
             f"{source.config_path}: its id2label does not name the {outputs} outputs of the head, 0, 1, 2, ... "
-            "Correct it, or give --labels FILE."
+            "Correct it, or convert it with convert/torch_to_flax.py --labels FILE."
         )
     return names
 

@@ -44,7 +44,12 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
     faults = [f"{source.path}: {fault}" for fault in planned.report.faults]
     try:
         make_vocab(source, planned)
-        make_labels(source, planned, None)
+    except UserError as error:
+        faults.append(str(error))
+    try:
+        labels = make_labels(source, planned, None)
+        if labels is not None:
+            lines.append(f"Labels: {', '.join(labels.names)}.")
     except UserError as error:
         faults.append(str(error))
     return "\n".join(lines), faults
@@ -53,8 +58,10 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
 def _describe_model_dir(path: Path) -> str:
     card = read_card(path)
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path / "params").item_metadata
-    arrays = flatten(tree.tree if hasattr(tree, "tree") else tree)
+        found = checkpointer.metadata((path / "params").absolute()).item_metadata
+    if found is None:
+        raise UserError(f"{path}: its params are missing or damaged. Make the directory anew.")
+    arrays = flatten(found.tree)
     labels = (
         "no head"
         if card.labels is None
@@ -83,7 +90,8 @@ def _model_line(config: BertConfig, outputs: int | None) -> str:
 
 def _companions(source: Source) -> str:
     vocab = "none" if source.vocab is None else f"{source.vocab_path}, {len(source.vocab)} tokens"
-    return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}."
+    case = "lower-cased" if source.lower_case else "not lower-cased"
+    return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case}."
 
 
 def _count(arrays: Mapping[str, Any]) -> str:

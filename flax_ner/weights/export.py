@@ -35,6 +35,11 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     out = Path(out)
     if out.exists():
         raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
+    if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
+        raise UserError(
+            f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
+            "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
+        )
     new = out.with_name(f".{out.name}.writing")  # `out` is there whole or not at all
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
@@ -84,19 +89,15 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
 
 
 def _write_mmocr(model: ModelDir, path: Path) -> str:
-    if model.labels is not None and model.labels.scheme != "mmocr":
-        raise UserError(
-            f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
-            "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
-        )
     layout = MMOCR if model.labels is not None else PRETRAIN
     tensors = _with_pooler(to_torch(model.params, layout), layout, model.config.hidden_size)
     write_torch_file(path, tensors)
     lines = [
         f"{layout.name if model.labels else 'MMOCR pre-trained encoder'}: {len(tensors)} tensors, "
         "of which the pooler's two are zero: nothing in MMOCR's tagger reads it.",
-        f"MMOCR runs it with hidden_act gelu_new; this model has {model.config.hidden_act}.",
     ]
+    if model.config.hidden_act != "gelu_new":
+        lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
     if model.labels is not None:
         lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
     return "\n".join(lines)

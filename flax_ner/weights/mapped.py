@@ -31,6 +31,12 @@ def map_file(path: str | os.PathLike[str]) -> MappedFile:
         return MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def refuse_pointer(data: mmap.mmap) -> None:
+    """Raise `WeightsFileError` where Git LFS left a pointer in the place of a file."""
+    if data[:40].startswith(b"version https://git-lfs"):
+        raise WeightsFileError("is a pointer of Git LFS, not the file itself. Run: git lfs pull")
+
+
 def release(array: np.ndarray) -> None:
     """Give back the memory of the part of a file under `array`; reading it again fetches it again.
 

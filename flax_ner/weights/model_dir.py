@@ -85,8 +85,15 @@ def load_model(path: str | Path) -> ModelDir:
     target: Any = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        model.params = checkpointer.restore(Path(path).absolute() / "params", target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            model.params = checkpointer.restore(Path(path).absolute() / "params", target)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path}: its params are damaged, or of another shape than config.json and labels.json say "
+            f"({reason[:200]}). Make the directory anew."
+        ) from None
     return model
 
 
@@ -108,7 +115,8 @@ def read_card(path: str | Path) -> ModelDir:
         row = json.loads((path / "config.json").read_text("utf-8"))
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
         lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
-        if row["tokenizer"] | {"lower_case": True} != {"kind": "char", "lower_case": True}:
+        stated = row["tokenizer"] | {"lower_case": True}
+        if stated != {"kind": "char", "lower_case": True} or type(lower_case) is not bool:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
             labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
@@ -119,7 +127,15 @@ def read_card(path: str | Path) -> ModelDir:
             f"{path}: config.json or labels.json is damaged, or of another version ({error})."
         ) from None
     vocab = read_vocab(path / "vocab.txt")
-    return ModelDir(config, labels, vocab, max_length, {}, bool(lower_case))
+    for file, found, wanted in (
+        ("vocab.txt", len(vocab), config.vocab_size),
+        ("labels.json", len(labels) if labels else config.num_labels, config.num_labels),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed."
+            )
+    return ModelDir(config, labels, vocab, max_length, {}, lower_case)
 
 
 def is_model_dir(path: Path) -> bool:

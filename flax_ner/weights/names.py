@@ -109,7 +109,7 @@ LAYOUTS = [
 # Relatives of BERT: by `model_type` and by their tensors' names, and why they do not fit.
 RELATIVES = [
     ("albert", r"^albert\.|albert_layer_groups", "ALBERT: its layers share one set of weights"),
-    ("electra", r"^electra\.|^discriminator_|^generator_", "ELECTRA: its embeddings are projected"),
+    ("electra", r"^electra\.|^discriminator_|^embeddings_project", "ELECTRA: its embeddings are projected"),
     ("roberta", r"^roberta\.|^lm_head\.", "RoBERTa: its vocabulary is byte-level BPE"),
     ("xlm-roberta", r"^xlm", "XLM-RoBERTa: its vocabulary is SentencePiece"),
     ("camembert", r"^camembert\.", "CamemBERT: its vocabulary is SentencePiece"),
@@ -220,8 +220,8 @@ def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> 
         "max_position_embeddings": shape(encoder + "embeddings.position_embeddings.weight")[0],
         "type_vocab_size": shape(encoder + "embeddings.token_type_embeddings.weight")[0],
     }
-    if layout.head is not None and layout.head + "bias" in tensors:
-        fields["num_labels"] = shape(layout.head + "bias", 1)[0]
+    if layout.head is not None and layout.head + "weight" in tensors:
+        fields["num_labels"] = shape(layout.head + "weight")[0]
     return fields
 
 
@@ -283,15 +283,14 @@ def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[st
     filled = _allocate({used.target: targets[used.target].shape for used in report.used})
 
     def copy(used: Used) -> None:
-        view, tensor = (
-            _torch_view(filled[used.target], used.target, used.slot),
-            tensors[used.source],
-        )
-        if view.ndim == 2:
-            for row in range(0, len(tensor), BLOCK):
-                view[row : row + BLOCK] = tensor[row : row + BLOCK]
-        else:
-            view[...] = tensor
+        view = _torch_view(filled[used.target], used.target, used.slot)
+        tensor = tensors[used.source]
+        step = BLOCK if view.ndim == 2 else max(len(tensor), 1)
+        with np.errstate(over="ignore"):  # it is an error below
+            for row in range(0, len(tensor), step):
+                view[row : row + step] = tensor[row : row + step]
+        if tensor.dtype == np.float64 and not np.isfinite(view).all():
+            raise UserError(f"{used.source}: holds numbers that are not finite as float32.")
         release(tensor)
 
     with ThreadPoolExecutor() as pool:  # NumPy copies without holding the interpreter

@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flax_ner.weights.mapped import WeightsFileError, map_file
+from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_pointer
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -42,9 +42,12 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         data = map_file(path)
+        refuse_pointer(data)
         begin, rows = _read_header(data)
         tensors, end = {}, 0
         for name, row in sorted(rows.items(), key=lambda item: item[1]["data_offsets"]):
+            if isinstance(row["dtype"], str) and row["dtype"] not in DTYPES:
+                raise ValueError(f"{name!r} holds {row['dtype']}, which is not supported")
             dtype, shape = DTYPES[row["dtype"]], row["shape"]
             if any(type(n) is not int or n < 0 for n in shape) or len(shape) > 64:
                 raise ValueError(f"{name!r} has an impossible shape")
@@ -58,6 +61,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if begin + end != len(data):
             raise ValueError("there is more behind the last tensor")
         return {name: tensors[name] for name in rows}
+    except WeightsFileError as error:
+        raise WeightsFileError(f"{path}: {error}") from None
     except OSError as error:
         raise WeightsFileError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:

@@ -75,14 +75,20 @@ def open_source(
     def beside(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
-    vocab_path = Path(vocab) if vocab else beside("tokenizer.json") or beside("vocab.txt")
+    config_path = Path(config) if config else beside("config.json")
+    stated = read_json(config_path) if config_path else None
+    tokenizer_json = beside("tokenizer.json")
+    vocab_path = Path(vocab) if vocab else tokenizer_json or beside("vocab.txt")
     tokenizer_path, max_length = beside("tokenizer_config.json"), None
     # MMOCR's files have a vocab.txt alone; its tokenizer is ours.
-    tokens, lower_case, words = None, True, tokenizer_path is not None
-    if vocab_path is not None and vocab_path.suffix == ".json":
-        tokens, lower_case, words = read_tokenizer_json(vocab_path)
-    elif vocab_path is not None:
+    theirs = tokenizer_path is not None or "model_type" in (stated or {})
+    tokens, lower_case, words = None, True, theirs
+    if tokenizer_json is not None:
+        tokens, lower_case, words = read_tokenizer_json(tokenizer_json)
+    if vocab_path is not None and vocab_path != tokenizer_json:
         tokens = read_vocab(vocab_path)
+        if vocab_path == beside("vocab.txt") and (added := beside("added_tokens.json")):
+            tokens += _added_tokens(added, len(tokens))
     if tokenizer_path is not None:
         row = read_json(tokenizer_path)
         lower_case = _typed(row, "do_lower_case", bool, tokenizer_path, lower_case)
@@ -91,11 +97,10 @@ def open_source(
             raise UserError(
                 f"{tokenizer_path}: model_max_length is {max_length}, less than a character."
             )
-    config_path = Path(config) if config else beside("config.json")
     return Source(
         str(weights),
         {name: tensors[original] for name, original in names.items()},
-        read_json(config_path) if config_path else None,
+        stated,
         config_path,
         tokens,
         vocab_path,
@@ -120,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: there is none in the file.
     """
     try:
-        row = json.loads(path.read_text("utf-8"))
+        row = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -176,6 +181,15 @@ def _find_weights(folder: Path) -> Path:
         f"{folder}: has none of {', '.join(WEIGHTS)}. "
         f"Name the file itself{': ' if files else '.'}{files[0] if files else ''}"
     )
+
+
+def _added_tokens(path: Path, first: int) -> list[str]:
+    """Tokens that were added behind a `vocab.txt`, in the order of their ids."""
+    ids = read_json(path)
+    tokens = sorted(ids, key=lambda token: str(ids[token]).zfill(20))
+    if [ids[token] for token in tokens] != list(range(first, first + len(tokens))):
+        raise UserError(f"{path}: its ids do not go on where vocab.txt ends, at {first}.")
+    return tokens
 
 
 def _typed(row: dict[str, Any], name: str, kind: type, path: Path, default: Any) -> Any:

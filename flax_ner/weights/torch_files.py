@@ -19,10 +19,15 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from flax_ner.weights.mapped import SAVE_WEIGHTS, WeightsFileError, map_file
+from flax_ner.weights.mapped import SAVE_WEIGHTS, WeightsFileError, map_file, refuse_pointer
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a stream begins
-NESTED = ("state_dict", "model", "module")  # where checkpoints keep their weights
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+)  # where checkpoints keep their weights
 DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -70,6 +75,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """
     try:
         data = map_file(path)
+        refuse_pointer(data)
         if data[:4] != b"PK\x03\x04":
             return _read_stream(data)
         with zipfile.ZipFile(path) as archive:
@@ -104,8 +110,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         for name, value in rows.items()
         if isinstance(name, str) and isinstance(value, np.ndarray)
     }
-    # Leaving out a dict could lose weights unseen.
-    if not weights or any(isinstance(value, dict) and value for value in rows.values()):
+    # Leaving out a container could lose weights unseen.
+    if not weights or any(
+        isinstance(value, dict | list | tuple) and value for value in rows.values()
+    ):
         names = _line(", ".join(name for name in rows if isinstance(name, str)))
         raise WeightsFileError(
             f"{path}: not a state dict: a {type(found).__name__} of {names or 'nothing by name'}. "
@@ -212,9 +220,10 @@ class _Unpickler:
         self.data = data
         self.places = places
         self.dtypes: dict[str, np.dtype] = {}  # of the storages met
+        self.spent = 0
         self.allowed: dict[str, Any] = {
-            "collections OrderedDict": _dict,
-            "torch Size": tuple,
+            "collections OrderedDict": self.ordered_dict,
+            "torch Size": _size,
             "torch device": lambda *parts: parts,
             # NumPy scalars, such as the best score that MMCV keeps in `meta`: read over, not made.
             "numpy dtype": lambda *_: None,
@@ -234,12 +243,8 @@ class _Unpickler:
         outer: list[list[Any]] = []  # the stacks below each mark
         memo: dict[Any, Any] = {}
         steps = pickletools.genops(cast(Any, file))  # of a file, just what `_Pickle` has
-        for count, (opcode, argument, _) in enumerate(steps):
-            if count == MOST_INSTRUCTIONS:
-                raise WeightsFileError(
-                    f"has a pickle of over {MOST_INSTRUCTIONS:,} instructions, far more than weights "
-                    f"need. {SAVE_WEIGHTS}"
-                )
+        for opcode, argument, _ in steps:
+            self.spend(1)
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -285,12 +290,29 @@ class _Unpickler:
                     stack.append(self.storage(*stack.pop()))
                 case "REDUCE":
                     arguments, function = stack.pop(), stack.pop()
+                    if type(arguments) is not tuple:
+                        raise ValueError("it has a call without arguments")
                     stack.append(function(*arguments))  # callable is only what `find` gave
                 case "BUILD":
                     stack.pop()  # attributes, such as a state dict's `_metadata`
                 case name:
                     raise WeightsFileError(f"has a pickle with {name}: refused. {SAVE_WEIGHTS}")
         raise EOFError
+
+    def spend(self, count: int) -> None:
+        """Count instructions, and what they handle at once; far more than weights need is refused."""
+        self.spent += count
+        if self.spent > MOST_INSTRUCTIONS:
+            raise WeightsFileError(
+                f"has a pickle of over {MOST_INSTRUCTIONS:,} instructions, far more than weights need. "
+                f"{SAVE_WEIGHTS}"
+            )
+
+    def ordered_dict(self, items: Any = ()) -> dict[Any, Any]:
+        if not isinstance(items, list | tuple):
+            raise ValueError("it has a dictionary of what is no list")
+        self.spend(len(items))  # one list can be used again and again
+        return _dict(items)
 
     def find(self, name: Any) -> Any:
         """What a pickle may name, by module and name."""
@@ -353,6 +375,13 @@ def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
             raise WeightsFileError(f"has a {type(key).__name__} for a key. {SAVE_WEIGHTS}")
         result[key] = value
     return result
+
+
+def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    # Not a tensor, whose every number would become an object, and not a list used without end.
+    if not isinstance(sizes, list | tuple) or len(sizes) > 64:
+        raise ValueError("it has a size that is none")
+    return tuple(sizes)
 
 
 def _natural(value: Any) -> int:

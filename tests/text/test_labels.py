@@ -299,10 +299,25 @@ def test_names_that_are_no_tags_are_refused(names: str, message: str) -> None:
 
 
 def test_an_entity_that_the_tags_cannot_mark_is_refused() -> None:
-    labels = LabelSet.from_names(["O", "B-a", "I-a", "E-a"])
-    assert labels.decode([[0, 1, 2, 3, 0]], [[1] * 5])[0] == [("a", 0, 3)]
-    with pytest.raises(UserError, match=r"cannot mark every entity: O, B-a, I-a, E-a\."):
-        labels.encode([("a", 1, 2)], 4)
+    labels = LabelSet.from_names(["O", "B-a", "S-a"])
+    assert labels.decode([[0, 1, 2, 0]], [[1] * 4])[0] == [("a", 1, 2)]
+    with pytest.raises(UserError, match=r"cannot mark every entity: O, B-a, S-a\."):
+        labels.encode([("a", 1, 4)], 4)
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient"])
+@pytest.mark.parametrize("letters", ["BI", "BIS", "BIE", "BIES"])
+@settings(max_examples=50, deadline=None)
+@given(found=entities(LENGTH))
+def test_what_a_scheme_lacks_is_not_asked_for(letters: str, convention: str, found: Found) -> None:
+    """Without E- an entity ends where it ends, without S- a B- alone is one."""
+    names = ["O", *(f"{letter}-{category}" for letter in letters for category in CATEGORIES)]
+    assert round_trip(LabelSet.from_names(names), found, convention) == found
+
+
+def test_a_category_is_not_empty() -> None:
+    with pytest.raises(UserError, match="distinct, not empty"):
+        LabelSet(["a", ""])
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ def test_special_ids_follow_the_vocabulary() -> None:
     assert tokenizer.encode("ab").ids == [2, 0, 3, 1]
 
 
+def test_a_token_is_there_once_and_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab: 'a' is there twice"):
+        CharTokenizer([*SPECIAL_TOKENS, "a", "b", "a"])
+    for token in ("\n", "a\r"):
+        with pytest.raises(UserError, match=r"vocab\.txt: the token .* has a line break"):
+            write_vocab(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, token])
+
+
 def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.vocab: no file .*nowhere\.txt"):
         CharTokenizer(tmp_path / "nowhere.txt")

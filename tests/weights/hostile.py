@@ -157,6 +157,20 @@ BOMBS = {
     "list in itself as a size": b"]q\x00h\x00a" + tensor(size=b"h\x00"),
     "a million dictionaries": b"(" + b"}" * 1_100_000 + b"t",
     "a million in the memo": b"(" + b"]\x94" * 600_000 + b"t",
+    # A small list, or the numbers of a tensor, turned into objects over and over.
+    "sizes of a tensor": tensor(size=pair(1000), stride=pair(0))
+    + b"q\x00"
+    + b"ctorch\nSize\nh\x00\x85R" * 100,
+    "sizes of a long list": b"]("
+    + b"K\x01" * 100_000
+    + b"eq\x00"
+    + b"ctorch\nSize\nh\x00\x85R" * 1000,
+    "dictionaries of a long list": b"]("
+    + b"K\x01K\x01\x86" * 50_000
+    + b"eq\x00"
+    + b"ccollections\nOrderedDict\nh\x00\x85R" * 1000,
+    "dictionary of a tensor": b"ccollections\nOrderedDict\n" + tensor() + b"\x85R",
+    "a tensor for arguments": b"ctorch\nSize\n" + tensor() + b"R",
     "a long pickle": b"X" + struct.pack("<I", 17 << 20) + b"x" * (17 << 20),
 }
 DAMAGED = {
@@ -239,6 +253,7 @@ SAFETENSORS = {
     "header of 2^63 bytes": _safe(_row(), length=2**63),
     "header of 5 MiB": _safe(b'{"a": "' + b"x" * (5 << 20) + b'"}'),
     "no JSON": _safe(b"{"),
+    "eight-bit floats": _safe(_row(dtype="F8_E4M3", shape=[8])),
     "not UTF-8": _safe(b'{"\xff": 1}'),
     "deep JSON": _safe(b'{"a":' + b"[" * 200_000),
     "a list": _safe([1]),

@@ -15,6 +15,7 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.weights.convert import CLUENER, convert, open_model, read_labels
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from flax_ner.weights.report import Report
+from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source, read_json
 from tests.weights.helpers import (
     CONFIG,
@@ -101,7 +102,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused(
 
 
 def test_a_width_without_a_convention_needs_the_number_of_heads(trained: Path) -> None:
-    with pytest.raises(UserError, match=r"f\.pth: its width 8 .*--num-attention-heads N"):
+    with pytest.raises(UserError, match=r"f\.pth: its width 8 .*--num-attention-heads of"):
         convert(open_source(trained), LABELS)
 
 
@@ -129,7 +130,21 @@ def test_what_the_tensors_cannot_tell_comes_from_the_config(tmp_path: Path) -> N
 def test_what_nothing_tells_is_assumed_and_said(trained: Path) -> None:
     model, report = convert(open_source(trained), LABELS, HEADS)
     assert model.config == CONFIG
-    assert report.notes == ["Activation: gelu_new, as MMOCR runs it (no config.json)."]
+    assert report.notes == [
+        "Activation: gelu_new, as MMOCR runs it (no config.json).",
+        "LayerNorm eps: 1e-12, as every BERT has it (no config.json).",
+    ]
+
+
+def test_a_config_that_does_not_say_is_taken_as_its_family_does(tmp_path: Path) -> None:
+    state = tiny_state_dict(PRETRAINED)
+    for row, activation in (
+        ({"model_type": "bert"} | HEADS, "gelu, as Hugging Face runs it"),
+        (HEADS, "gelu_new, as MMOCR runs it"),
+    ):
+        source = open_source(write_source(tmp_path, state, "f.pth", row))
+        _, report = convert(source)
+        assert f"Activation: {activation} (config.json does not say)." in report.notes
 
 
 def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path, tmp_path: Path) -> None:
@@ -163,8 +178,8 @@ def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path, tmp_path: Pa
         ({"id2label": ["O"] * 5}, "id2label does not name the 5 outputs"),
         ({"id2label": {str(i): i for i in range(5)}}, "id2label does not name the 5 outputs"),
         ({"id2label": {str(i): f"T{i}" for i in range(5)}}, "'T0' is no tag"),
-        ({"id2label": {str(i): f"LABEL_{i}" for i in range(5)}}, "Give --labels FILE"),
-        ({"id2label": None}, "Give --labels FILE"),
+        ({"id2label": {str(i): f"LABEL_{i}" for i in range(5)}}, "torch_to_flax.py --labels FILE"),
+        ({"id2label": None}, "torch_to_flax.py --labels FILE"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_name(
@@ -191,9 +206,37 @@ def test_labels_must_be_as_many_as_the_outputs(
 
 def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
     path = write_source(tmp_path, tiny_state_dict(PRETRAINED), "f.pth")
-    model, report = convert(open_source(path), LABELS, HEADS)
+    model, report = convert(open_source(path), None, HEADS)
     assert model.labels is None
     assert len(report.fresh) == 2
+    with pytest.raises(UserError, match=r"--labels: .*f\.pth has no head for tagging"):
+        convert(open_source(path), LABELS, HEADS)
+
+
+def test_a_head_without_a_meaning_is_left_out_where_an_encoder_will_do(tmp_path: Path) -> None:
+    names = {str(i): name for i, name in enumerate(["O", "NOUN", "VERB", "ADJ", "X"])}
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | {"id2label": names})
+    with pytest.raises(UserError, match="'NOUN' is no tag"):
+        open_model(path, "path")
+    model, report = open_model(path, "init_from", encoder_will_do=True)
+    assert model.labels is None and set(model.params) == {"encoder"}
+    assert report is not None and report.notes[-1].startswith("Its head is left out. ")
+
+
+def test_numbers_beyond_float32_are_refused(tmp_path: Path) -> None:
+    state = {name: tensor.astype(np.float64) for name, tensor in tagger_state_dict().items()}
+    state["classifier.bias"][0] = 1e300
+    path = write_source(tmp_path, {}, config=tiny_config())
+    write_safetensors(path, state)
+    with pytest.raises(UserError, match=r"classifier\.bias: holds numbers that are not finite"):
+        convert(open_source(path))
+
+
+def test_a_model_directory_is_not_converted_again(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
+    main([str(path), str(tmp_path / "model")])
+    with pytest.raises(SystemExit, match="model: is a model directory already"):
+        main([str(tmp_path / "model"), str(tmp_path / "again")])
 
 
 def test_a_head_without_its_bias_is_refused(tmp_path: Path) -> None:
@@ -269,7 +312,7 @@ def test_an_encoder_cannot_be_loaded_as_a_tagger(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--vocab: there is no vocab.txt or tokenizer.json beside"),
+        ([], "there is no vocab.txt or tokenizer.json beside it"),
         (["--vocab", "nowhere.txt"], "no file 'nowhere.txt'"),
         (["--vocab", "nowhere.json"], "nowhere.json: no such file"),
         (["--vocab", "VOCAB", "--labels", "nowhere.txt"], "--labels: no file 'nowhere.txt'"),

@@ -1,6 +1,7 @@
 """Model directories to disk and back."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,38 @@ def test_lower_casing_and_an_order_of_tags_come_back(tmp_path: Path) -> None:
     assert (model.labels.names, model.lower_case, model.params) == (labels.names, False, {})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("vocab.txt", "\n".join(VOCAB[:-1]), "vocab.txt has 10 entries, but config.json says 11"),
+        (
+            "labels.json",
+            '{"names": ["O", "B-a"]}',
+            "labels.json has 2 entries, but config.json says 5",
+        ),
+        ("labels.json", None, "its params are damaged, or of another shape"),
+        ("params", None, "its params are damaged"),
+        ("params/manifest.ocdbt", "", "its params are damaged"),
+        ("params/_METADATA", "{", "its params are damaged"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    part = tmp_path / "model" / name
+    if text is not None:
+        part.write_text(text)
+    elif part.is_dir():
+        shutil.rmtree(part)
+        part.mkdir()
+    else:
+        part.unlink()
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "model")
+
+
 def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
@@ -85,4 +118,7 @@ def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
     assert read_card(tmp_path / "model").lower_case
     path.write_text(json.dumps(row | {"tokenizer": {"kind": "bytes"}}))
     with pytest.raises(UserError, match="'bytes'} is unknown"):
+        read_card(tmp_path / "model")
+    path.write_text(json.dumps(row | {"tokenizer": {"kind": "char", "lower_case": "false"}}))
+    with pytest.raises(UserError, match="'lower_case': 'false'} is unknown"):
         read_card(tmp_path / "model")

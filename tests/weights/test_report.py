@@ -70,7 +70,8 @@ def test_every_tensor_of_a_source_is_in_the_description(tmp_path: Path) -> None:
     assert lines[0] == str(path)
     numbers = sum(tensor.size for tensor in state.values())
     assert lines[1] == f"Tensors: {len(state)} with {numbers:,} float32"
-    assert f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens." in text
+    assert f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens; text is lower-cased." in text
+    assert "Labels: O, B-a, B-b, I-a, I-b." in lines
     assert (
         "2 layers of width 8, 2 heads, MLP 12 gelu_new, 6 positions, vocabulary of 11, 5 out"
         in text
@@ -132,10 +133,13 @@ def test_mmocrs_files_need_no_config(tmp_path: Path) -> None:
     assert "its head has 5 outputs, but the labels are 24" in fault
 
 
-def test_a_model_directory_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_directory_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
-    main(["inspect", str(tmp_path / "model")])
+    monkeypatch.chdir(tmp_path)
+    main(["inspect", "model"])
     printed = capsys.readouterr().out
     numbers = sum(x.size for x in jax.tree.leaves(params))
     assert f"Parameters: {len(jax.tree.leaves(params))} with {numbers:,} float32" in printed

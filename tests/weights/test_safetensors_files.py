@@ -103,6 +103,15 @@ def test_a_file_cut_off_anywhere_is_one_clear_error(tmp_path: Path) -> None:
             read_safetensors(tmp_path / "cut.safetensors")
 
 
+def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        WeightsFileError, match=r"x\.safetensors: is a pointer of Git LFS.*lfs pull"
+    ):
+        read_safetensors(path)
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsFileError, match=r"none\.safetensors: cannot be read"):
         read_safetensors(tmp_path / "none.safetensors")

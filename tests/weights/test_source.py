@@ -180,6 +180,33 @@ def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
         assert (source.vocab, source.lower_case, source.words) == (VOCAB, lower, True)
 
 
+def test_tokens_added_behind_vocab_txt_come_along(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    path.with_name("vocab.txt").write_text("\n".join(VOCAB[:8]) + "\n")
+    added = {VOCAB[10]: 10, VOCAB[8]: 8, VOCAB[9]: 9}
+    path.with_name("added_tokens.json").write_text(json.dumps(added))
+    assert open_source(path).vocab == VOCAB
+    for wrong in ({"x": 9}, {"x": "8"}, {"x": None}, {"x": 8, "y": 8}):
+        path.with_name("added_tokens.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"added_tokens\.json: its ids do not go on .* at 8"):
+            open_source(path)
+
+
+def test_a_named_vocabulary_leaves_the_lower_casing_to_the_tokenizer(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
+    CharTokenizer(VOCAB, False).save(path.with_name("tokenizer.json"))
+    other = path.with_name("vocab.txt").rename(tmp_path / "other.txt")
+    source = open_source(path, other)
+    assert (source.vocab, source.vocab_path, source.lower_case) == (VOCAB, other, False)
+
+
+def test_a_folder_of_hugging_face_cuts_words(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    assert not open_source(path).words  # nothing says that it is theirs
+    path.with_name("config.json").write_text(json.dumps(tiny_config() | {"model_type": "bert"}))
+    assert open_source(path).words
+
+
 def test_our_own_tokenizer_json_comes_back(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     for lower in (True, False):

@@ -199,7 +199,9 @@ def test_shared_storages_share_memory(tmp_path: Path, new: bool) -> None:
 # --- State dicts ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outer", [[], ["state_dict"], ["model"], ["state_dict", "module"]])
+@pytest.mark.parametrize(
+    "outer", [[], ["state_dict"], ["model_state_dict"], ["model"], ["state_dict", "module"]]
+)
 def test_unwraps_a_checkpoint(tmp_path: Path, outer: list[str]) -> None:
     body = b"}" + text("w") + tensor() + b"s" + text("epoch") + number(3) + b"s"
     for name in reversed(outer):
@@ -217,8 +219,17 @@ def test_unwraps_a_checkpoint(tmp_path: Path, outer: list[str]) -> None:
         b"}" + text("epoch") + number(1) + b"s",
         b"}" + text("net") + b"}" + text("w") + tensor() + b"ss" + text("v") + tensor() + b"s",
         b"}q\x00" + text("state_dict") + b"h\x00s",  # inside itself
+        b"}" + text("w") + tensor() + b"s" + text("rest") + b"](" + tensor() + b"es",
     ],
-    ids=["empty", "tensor", "number", "no tensor", "weights one level down", "itself"],
+    ids=[
+        "empty",
+        "tensor",
+        "number",
+        "no tensor",
+        "weights one level down",
+        "itself",
+        "weights in a list",
+    ],
 )
 def test_what_is_no_state_dict_is_an_error(tmp_path: Path, body: bytes) -> None:
     path = write_zip(tmp_path / "x.pth", program(body))
@@ -320,6 +331,8 @@ def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:
         archive.writestr("other.txt", "")
     assert "not of weights" in refuses(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "is a pointer of Git LFS" in refuses(path)
+    path.write_text("<html>not found</html>")
     assert "not a PyTorch file" in refuses(path)
 
 
