@@ -167,7 +167,7 @@ def test_says_what_the_hub_refuses(tmp_path: Path) -> None:
     repos = {f"owner/{name}": source for name in ("model", "private", "gated", "down", "limited")}
     faults = {"owner/private": 401, "owner/gated": 403, "owner/down": 503, "owner/limited": 429}
     expected = {
-        "runs/demo": "no file or directory 'runs/demo', and the hub has no model of that name",
+        "runs/nowhere": "no file or directory 'runs/nowhere', and the hub has no model of that name",
         "owner/private": "hub has no model of that name, or a private one. Check the spelling; for a",
         "owner/gated": "/owner/gated, and log in by `hf auth login`",
         "owner/model@v9": "the hub's 'owner/model' has no revision 'v9'. Give one of its branches",
@@ -221,7 +221,16 @@ FILE_NAMES = (
     "owner/x.bin@main",
     "owner/x@a.pt",
 )
-PATHS = ("", "./demo/x", "../demo", "~/demo", "/no/such", "runs/demo/best", "runs/demo/", "C:\\x")
+PATHS = (
+    "",
+    "./demo/x",
+    "../demo",
+    "~/demo",
+    "/no/such",
+    "runs/nowhere/best",
+    "runs/nowhere/",
+    "C:\\x",
+)
 NO_REVISIONS = ("owner/model@", "owner/model@../../x", "owner/model@a b", "@main", "a/b/c@main")
 NO_NAMES = ("模型/最好", "a--b", "-a/b")
 
