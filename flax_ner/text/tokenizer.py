@@ -39,16 +39,8 @@ class CharTokenizer:
     def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
         self.tokens = read_vocab(vocab) if isinstance(vocab, str | Path) else list(vocab)
         self.lower_case = lower_case
-        ids = {token: i for i, token in enumerate(self.tokens)}
-        missing = [token for token in SPECIAL_TOKENS[:4] if token not in ids]
-        if missing:
-            raise UserError(
-                f"tokenizer.vocab: {'the tokens given' if not isinstance(vocab, str | Path) else vocab}"
-                f" lacks {', '.join(missing)}. A BERT vocab.txt has them."
-            )
-        if len(ids) < len(self.tokens):
-            twice = next(token for i, token in enumerate(self.tokens) if ids[token] != i)
-            raise UserError(f"tokenizer.vocab: {twice!r} is there twice. A token has one line.")
+        named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
+        ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
         self.unknown_id = ids["[UNK]"]
         self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
         if lower_case:
@@ -75,6 +67,22 @@ class CharTokenizer:
         clean = [text if text.isascii() else _SURROGATES.sub("\ufffd", text) for text in texts]
         encodings: list[Encoding] = self._backend.encode_batch(clean, is_pretokenized=False)
         return encodings
+
+
+def token_ids(tokens: Sequence[str], source: str) -> dict[str, int]:
+    """The id of each token.
+
+    Raises:
+        UserError: a special token is missing or one is there twice; begins with `source`.
+    """
+    ids = {token: i for i, token in enumerate(tokens)}
+    missing = [token for token in SPECIAL_TOKENS[:4] if token not in ids]
+    if missing:
+        raise UserError(f"{source} lacks {', '.join(missing)}. A BERT vocab.txt has them.")
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(f"{source} has {twice!r} twice. A token has one line.")
+    return ids
 
 
 def read_vocab(path: str | Path) -> list[str]:

@@ -11,7 +11,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.tokenizer import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
@@ -78,9 +78,14 @@ def open_model(
         The model, and of PyTorch weights the report of their conversion.
     """
     found = resolve(path, field)
-    if found.is_dir() and (is_model_dir(found) or not holds_weights(found)):
+    if is_ours(found):
         return load_model(found), None
     return convert(open_source(found, vocab or None), None, defaults, encoder_will_do)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether to read a path as a model directory; a folder without any weights too, to say what it lacks."""
+    return path.is_dir() and (is_model_dir(path) or not holds_weights(path))
 
 
 def convert(
@@ -186,9 +191,10 @@ def _assume(known: dict[str, Any], width: int, layout: Layout, source: Source) -
         family = "MMOCR" if act == "gelu_new" else "Hugging Face"
         notes.append(f"Activation: {act}, as {family} runs it ({why}).")
     if "layer_norm_eps" not in known:
-        known["layer_norm_eps"] = 1e-12
-        notes.append(f"LayerNorm eps: 1e-12, as every BERT has it ({why}).")
-    known.setdefault("classifier_dropout", known.get("hidden_dropout_prob", 0.1))
+        known["layer_norm_eps"] = BertConfig.layer_norm_eps
+        notes.append(f"LayerNorm eps: {BertConfig.layer_norm_eps}, as every BERT has it ({why}).")
+    if "hidden_dropout_prob" in known:
+        known.setdefault("classifier_dropout", known["hidden_dropout_prob"])
     return notes
 
 
@@ -228,7 +234,7 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
     """The source's tokens by id.
 
     Raises:
-        UserError: there are none, or not as many as embeddings.
+        UserError: there are none, not as many as embeddings, or not those of a BERT.
     """
     size = planned.config.vocab_size
     if source.vocab is None:
@@ -241,10 +247,7 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
             f"{source.vocab_path}: {len(source.vocab)} tokens, but {source.path} has embeddings for {size}. "
             "Give the vocab.txt that belongs to the weights."
         )
-    try:
-        CharTokenizer(source.vocab)
-    except UserError as error:
-        raise UserError(f"{source.vocab_path}: {error}") from None
+    token_ids(source.vocab, str(source.vocab_path))
     return source.vocab
 
 

@@ -10,12 +10,12 @@ import orbax.checkpoint as ocp
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.weights.convert import make_labels, make_plan, make_vocab
+from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import is_model_dir, read_card
+from flax_ner.weights.model_dir import read_card
 from flax_ner.weights.names import flatten
 from flax_ner.weights.report import table
-from flax_ner.weights.source import Source, holds_weights, open_source
+from flax_ner.weights.source import Source, open_source
 
 
 def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
@@ -32,7 +32,7 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
         UserError: there is nothing to describe.
     """
     found = resolve(path, field)
-    if found.is_dir() and (is_model_dir(found) or not holds_weights(found)):
+    if is_ours(found):
         return _describe_model_dir(found), []
     source = open_source(found)
     lines = [source.path, f"Tensors: {_count(source.tensors)}", _companions(source)]

@@ -1,6 +1,5 @@
 """A model as PyTorch knows it: a folder for Hugging Face transformers, or a .pth for MMOCR."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from flax_ner.errors import UserError
 from flax_ner.text.tokenizer import CharTokenizer, write_vocab
-from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.model_dir import ModelDir, write_json
 from flax_ner.weights.names import ENCODER_ONLY, MMOCR, PRETRAIN, TAGGER, Layout, to_torch
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
@@ -79,8 +78,8 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
         **special,
     }
     folder.mkdir()
-    _write_json(folder / "config.json", row)
-    _write_json(folder / "tokenizer_config.json", tokenizer)
+    write_json(folder / "config.json", row)
+    write_json(folder / "tokenizer_config.json", tokenizer)
     write_vocab(folder / "vocab.txt", model.vocab)
     CharTokenizer(model.vocab, model.lower_case).save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
@@ -114,7 +113,3 @@ def _with_pooler(
         f"{layout.encoder}pooler.dense.bias": np.zeros(width, np.float32),
     }
     return encoder | pooler | head
-
-
-def _write_json(path: Path, row: dict[str, Any]) -> None:
-    path.write_text(json.dumps(row, ensure_ascii=False, indent=2) + "\n", "utf-8", newline="\n")

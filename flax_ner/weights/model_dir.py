@@ -56,9 +56,9 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         "tokenizer": {"kind": "char", "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
-    _write_json(new / "config.json", row)
+    write_json(new / "config.json", row)
     if model.labels is not None:
-        _write_json(new / "labels.json", model.labels.to_json())
+        write_json(new / "labels.json", model.labels.to_json())
     write_vocab(new / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
@@ -143,5 +143,6 @@ def is_model_dir(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "params").is_dir()
 
 
-def _write_json(path: Path, row: dict[str, Any]) -> None:
+def write_json(path: Path, row: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, too."""
     path.write_text(json.dumps(row, ensure_ascii=False, indent=1) + "\n", "utf-8", newline="\n")

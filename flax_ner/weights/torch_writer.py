@@ -50,9 +50,7 @@ def _text(value: str) -> bytes:
 
 
 def _int(value: int) -> bytes:
-    if value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    return b"\x8a\x08" + struct.pack("<q", value)
+    return b"J" + struct.pack("<i", value)
 
 
 def _ints(values: tuple[int, ...] | list[int]) -> bytes:

@@ -126,7 +126,7 @@ def test_special_ids_follow_the_vocabulary() -> None:
 
 
 def test_a_token_is_there_once_and_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab: 'a' is there twice"):
+    with pytest.raises(UserError, match=r"the vocabulary given has 'a' twice"):
         CharTokenizer([*SPECIAL_TOKENS, "a", "b", "a"])
     for token in ("\n", "a\r"):
         with pytest.raises(UserError, match=r"vocab\.txt: the token .* has a line break"):
@@ -143,7 +143,7 @@ def test_missing_special_tokens_are_named(tmp_path: Path) -> None:
     path.write_text("[PAD]\n[CLS]\na\n")
     with pytest.raises(UserError, match=r"vocab\.txt lacks \[UNK\], \[SEP\]"):
         CharTokenizer(path)
-    with pytest.raises(UserError, match=r"the tokens given lacks \[PAD\]"):
+    with pytest.raises(UserError, match=r"the vocabulary given lacks \[PAD\]"):
         CharTokenizer(["[UNK]", "[CLS]", "[SEP]"])
 
 
