@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
@@ -85,9 +86,15 @@ def load_model(path: str | Path) -> ModelDir:
     target: Any = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
+    params = Path(path).absolute() / "params"
     try:
+        # Orbax reads all arrays at once, and where one fails it leaves the others to complain on
+        # standard error, later. A damaged index would fail them all: look at it first.
+        files = {"driver": "file", "path": f"{params}/"}
+        index = ts.KvStore.open({"driver": "ocdbt", "base": files}).result()
+        index.list().result()
         with ocp.StandardCheckpointer() as checkpointer:
-            model.params = checkpointer.restore(Path(path).absolute() / "params", target)
+            model.params = checkpointer.restore(params, target)
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
