@@ -8,6 +8,7 @@ pooler: tagging has no use for it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from jax import Array
 
 from flax_ner.errors import UserError
 from flax_ner.model.dropout import dropout
+from flax_ner.model.products import between_products, matmul
 
 # `gelu` is exact (erf), `gelu_new` the tanh approximation of the first release and of MMOCR.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -49,7 +51,7 @@ class BertConfig:
     initializer_range: float = 0.02
     head: str = "softmax"
     compute_dtype: str = (
-        "float32"  # or bfloat16; parameters, statistics, softmax, logits are float32
+        "float32"  # of products; or bfloat16: parameters, statistics, softmax, logits are float32
     )
     attention: str = "xla"
     scan_layers: bool = False
@@ -95,15 +97,22 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def dtype(self) -> Any:
+    def operands(self) -> Any:
         return jnp.dtype(self.compute_dtype)
+
+    @property
+    def dtype(self) -> Any:
+        return between_products(self.operands)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
 class Dense(nnx.Module):
-    """`x` [B, T, inputs...] times a kernel [inputs..., outputs...], plus a bias, in the dtype of `x`."""
+    """`x` [B, T, inputs...] times a kernel [inputs..., outputs...], plus a bias, in the dtype of `x`.
+
+    `operands` is the dtype of the product's operands (see `matmul`).
+    """
 
     def __init__(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], std: float, rngs: nnx.Rngs
@@ -112,10 +121,11 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(initial(rngs.params(), (*inputs, *outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
-    def __call__(self, x: Array) -> Array:
-        rank = self.kernel[...].ndim - self.bias[...].ndim
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), rank)
-        return y + self.bias[...].astype(x.dtype)[None, None]
+    def __call__(self, x: Array, operands: Any) -> Array:
+        kernel, bias = self.kernel[...], self.bias[...]
+        width = math.prod(x.shape[2:])
+        y = matmul(x.reshape(-1, width), kernel.reshape(width, -1), operands)  # [B T, outputs]
+        return y.reshape(*x.shape[:2], *bias.shape) + bias.astype(x.dtype)[None, None]
 
 
 class LayerNorm(nnx.Module):
@@ -165,16 +175,16 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(self, x: Array, mask: Array, seed: Array | None) -> Array:
-        query, key, value = jnp.moveaxis(self.qkv(x), 2, 0)  # 3 x [B, T, N, H]
-        scores = jnp.einsum(
-            "btnh,bsnh->bnts",
-            query * self.config.head_dim**-0.5,
-            key,
-            preferred_element_type=jnp.float32,
-        )
-        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED))
-        probs = dropout(probs.astype(x.dtype), self.config.attention_probs_dropout_prob, seed)
-        return self.out(jnp.einsum("bnts,bsnh->btnh", probs, value))
+        operands = self.config.operands
+        query, key, value = jnp.transpose(
+            self.qkv(x, operands), (2, 0, 3, 1, 4)
+        )  # 3 x [B, N, T, H]
+        query = query * self.config.head_dim**-0.5
+        scores = matmul(query, key, operands, jnp.float32, transposed=True)  # [B, N, T, T]
+        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED)).astype(x.dtype)
+        probs = dropout(probs, self.config.attention_probs_dropout_prob, seed)
+        attended = matmul(probs, value, operands)  # [B, N, T, H]
+        return self.out(jnp.swapaxes(attended, 1, 2), operands)
 
 
 class Layer(nnx.Module):
@@ -194,8 +204,11 @@ class Layer(nnx.Module):
         probs_seed, attention_seed, mlp_seed = (None,) * 3 if seeds is None else seeds
         attended = dropout(self.attention(x, mask, probs_seed), rate, attention_seed)
         x = self.attention_norm(x + attended, x.dtype)
-        hidden = ACTIVATIONS[self.config.hidden_act](self.mlp_in(x))  # [B, T, F]
-        return self.mlp_norm(x + dropout(self.mlp_out(hidden), rate, mlp_seed), x.dtype)
+        hidden = ACTIVATIONS[self.config.hidden_act](
+            self.mlp_in(x, self.config.operands)
+        )  # [B, T, F]
+        hidden = dropout(self.mlp_out(hidden, self.config.operands), rate, mlp_seed)
+        return self.mlp_norm(x + hidden, x.dtype)
 
 
 class Bert(nnx.Module):

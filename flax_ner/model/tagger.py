@@ -64,14 +64,9 @@ def apply(
     positions: Array,
     key: Array | None = None,
 ) -> Array:
-    """`BertTagger.__call__` as a pure function of its parameters.
-
-    In float32 products are float32 on every device, where a GPU would take TF32 and a TPU bfloat16.
-    """
+    """`BertTagger.__call__` as a pure function of its parameters."""
     model: BertTagger = nnx.merge(_graphdef(config), params)
-    precision = "highest" if config.compute_dtype == "float32" else "default"
-    with jax.default_matmul_precision(precision):
-        return model(input_ids, segment_ids, positions, key)
+    return model(input_ids, segment_ids, positions, key)
 
 
 @lru_cache
