@@ -1,0 +1,304 @@
+"""Training speed on real CLUENER text, next to PyTorch: sentences a second.
+
+    python benchmarks/training.py data/cluener vocab.txt [--size small|base] [--rounds 5] [--compiled]
+
+The same parameters in number and shape, the same tokens, dropout on, clipping on:
+
+    (a) the recipe of MMOCR's bert_softmax in PyTorch: batch 8, padded to 128, float32, Adadelta
+    (b) transformers' Trainer as it comes: batch 32, dynamic padding, float32, AdamW (fused)
+    (c) the same at its best on a CPU: sentences of like lengths together, bfloat16 autocast, SDPA
+    flax_ner: packed rows, 8 of 128 a step, AdamW, in float32 and in bfloat16
+
+`--compiled` adds (c) through torch.compile. Each way is a process of its own that is ready and warm
+before anything is timed; then they take turns, one stretch of training each, for `--rounds` rounds.
+A stretch of (b) and (c) has batches of every length in proportion. Needs torch, transformers and
+accelerate: pip install '.[bench]'.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {
+    "small": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
+    "base": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+}
+WAYS = {
+    "a": "(a) MMOCR's recipe in PyTorch, float32",
+    "b": "(b) Trainer's defaults, float32",
+    "c": "(c) Trainer at its best, bfloat16",
+    "compiled": "(c) and torch.compile",
+    "float32": "flax_ner, float32",
+    "bfloat16": "flax_ner, bfloat16",
+}
+# Steps of a stretch: some seconds each.
+STEPS = {
+    "small": {"a": 20, "b": 20, "c": 25, "compiled": 25, "float32": 40, "bfloat16": 60},
+    "base": {"a": 3, "b": 4, "c": 8, "compiled": 8, "float32": 8, "bfloat16": 10},
+}
+LENGTH, LABELS = 128, 21
+Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
+
+
+def encoded(data: Path, vocab: Path) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and tag ids of each training sentence; the same for every way."""
+    from flax_ner.text.formats import read_examples
+    from flax_ner.text.labels import LabelSet
+    from flax_ner.text.tokenizer import CharTokenizer
+
+    examples = read_examples(str(data / "train.json"), "cluener")
+    tokenizer = CharTokenizer(vocab)
+    labels = LabelSet(sorted({e.type for example in examples for e in example.entities or ()}))
+    ids = [e.ids for e in tokenizer.encode_batch([example.text for example in examples])]
+    tags = [labels.encode(e.entities or (), len(e.text)).tolist() for e in examples]
+    return ids, tags
+
+
+def torch_model(size: str, attention: str) -> Any:
+    import torch
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=21128, num_labels=LABELS, attn_implementation=attention, **SIZES[size]
+    )
+    return BertForTokenClassification(config).train()
+
+
+def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
+    import torch
+
+    model = torch_model(size, "eager")
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=0.5)
+    ids, tags = encoded(data, vocab)
+
+    def padded(rows: list[list[int]], value: int) -> Any:
+        return torch.tensor([row + [value] * (LENGTH - len(row)) for row in rows])
+
+    def stretch() -> tuple[int, float]:
+        begin = time.perf_counter()
+        for step in range(steps):
+            rows = slice(8 * step, 8 * step + 8)
+            batch = padded(ids[rows], 0)
+            loss = model(
+                batch, attention_mask=(batch > 0).long(), labels=padded(tags[rows], -100)
+            ).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+        return 8 * steps, time.perf_counter() - begin
+
+    return stretch
+
+
+def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch:
+    import torch
+    from transformers import (
+        DataCollatorForTokenClassification,
+        PreTrainedTokenizerFast,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    from flax_ner.text.tokenizer import CharTokenizer
+
+    best = way != "b"
+    ids, tags = encoded(data, vocab)
+    # The order that Trainer's own sampler gives a whole epoch, as batches.
+    generator = torch.Generator().manual_seed(0)
+    if best:
+        lengths = [len(row) for row in ids]
+        order = list(LengthGroupedSampler(32, lengths=lengths, generator=generator))
+    else:
+        order = torch.randperm(len(ids), generator=generator).tolist()
+    batches = [order[i : i + 32] for i in range(0, len(order) - 31, 32)]
+    batches.sort(key=lambda batch: max(len(ids[i]) for i in batch))
+    batches = [batches[int((i + 0.5) / steps * len(batches))] for i in range(steps)]
+    chosen = [i for batch in batches for i in batch]
+    rows = [
+        {"input_ids": ids[i], "attention_mask": [1] * len(ids[i]), "labels": tags[i]}
+        for i in chosen
+    ]
+
+    class Clock(TrainerCallback):
+        begin = end = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 0:
+                self.begin = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.end = time.perf_counter()
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return torch.utils.data.SequentialSampler(rows)
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=CharTokenizer(vocab)._backend, pad_token="[PAD]"
+    )
+    arguments = TrainingArguments(
+        output_dir="unused", num_train_epochs=1, per_device_train_batch_size=32, use_cpu=True,
+        bf16=best, torch_compile=way == "compiled", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    clock = Clock()
+    run = InOrder(
+        torch_model(size, "sdpa"), arguments, train_dataset=rows, callbacks=[clock],
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+    )  # fmt: skip
+
+    def stretch() -> tuple[int, float]:
+        run.train()
+        # The first batch is collated before the clock starts; a thirtieth of one step.
+        return len(rows), clock.end - clock.begin
+
+    return stretch
+
+
+def ours(size: str, data: Path, vocab: Path, steps: int, dtype: str) -> Stretch:
+    import jax
+    import numpy as np
+
+    from flax_ner.config import default_config
+    from flax_ner.model.bert import BertConfig
+    from flax_ner.model.tagger import init_params
+    from flax_ner.text.batches import Batcher, TokenSet
+    from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
+    from flax_ner.training.optimizer import make_optimizer, make_schedule
+    from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+
+    ids, tags = encoded(data, vocab)
+    tokens = TokenSet(
+        np.concatenate(ids).astype(np.int32),
+        np.concatenate(tags).astype(np.int32),
+        np.array([len(row) for row in ids]),
+    )
+    batcher = Batcher(tokens, "pack", 8, LENGTH, seed=0)
+    model = BertConfig(vocab_size=21128, num_labels=LABELS, compute_dtype=dtype, **SIZES[size])
+    config = default_config()
+    schedule = make_schedule(config.optimizer, batcher.steps_per_epoch, batcher.steps_per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    state = init_state(optimizer, init_params(model, jax.random.key(0)))
+    mesh = make_mesh(1, 1, 8)
+    shardings = state_shardings(mesh, state)
+    run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
+    batches = batcher.epoch(0).shapes[0]
+    arrays = put_epoch(mesh, batches)
+    sentences = int(batches.segment_ids[:steps].max(-1).sum())
+    kept = [jax.device_put(state, shardings)]
+    del state
+
+    def stretch() -> tuple[int, float]:
+        begin = time.perf_counter()
+        kept[0], metrics = run(kept[0], arrays, 0, steps)
+        float(metrics["loss"])
+        return sentences, time.perf_counter() - begin
+
+    return stretch
+
+
+def work(way: str, size: str, data: Path, vocab: Path, steps: int) -> None:
+    """Get ready, warm up, then time a stretch for each line on standard input."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    if way == "a":
+        stretch = seed_recipe(size, data, vocab, steps)
+    elif way in ("b", "c", "compiled"):
+        stretch = trainer(size, data, vocab, steps, way)
+    else:
+        stretch = ours(size, data, vocab, steps, way)
+    stretch()
+    print("ready", file=out, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(stretch()), file=out, flush=True)
+
+
+def compare(size: str, ways: list[str], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Sentences a second of each round, by way."""
+    here = [str(options.data.absolute()), str(options.vocab.absolute())]
+    workers = {}
+    for way in ways:  # one after the other: warming up takes both cores
+        command = [sys.executable, __file__, *here, "--size", size, "--work", way]
+        workers[way] = subprocess.Popen(
+            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=None if options.verbose else subprocess.DEVNULL,
+        )  # fmt: skip
+        answer(workers[way], way)
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(options.rounds):
+        for way, worker in workers.items():
+            assert worker.stdin is not None
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            sentences, seconds = json.loads(answer(worker, way))
+            rates[way].append(sentences / seconds)
+    for worker in workers.values():
+        worker.communicate()
+    return rates
+
+
+def answer(worker: "subprocess.Popen[str]", way: str) -> str:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        sys.exit(f"{WAYS[way]}: stopped. --verbose shows why.")
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with train.json")
+    parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
+    parser.add_argument("--size", choices=SIZES, action="append")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--verbose", action="store_true", help="show what the ways say")
+    parser.add_argument("--work", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        size = options.size[0]
+        return work(options.work, size, options.data, options.vocab, STEPS[size][options.work])
+    ways = [way for way in WAYS if way != "compiled" or options.compiled]
+    row: dict[str, Any] = {"rounds": options.rounds}
+    for size in options.size or SIZES:
+        rates = compare(size, ways, options)
+        medians = {way: statistics.median(values) for way, values in rates.items()}
+        shape = SIZES[size]
+        print(f"\n{shape['num_hidden_layers']} layers x {shape['hidden_size']}\n")
+        print("| way | sentences/s, median (least, most) | of (a) | of (b) | of (c) |")
+        print("| --- | --- | --- | --- | --- |")
+        for way, values in rates.items():
+            of = " | ".join(f"{medians[way] / medians[other]:.2f}" for other in "abc")
+            spread = f"{medians[way]:.1f} ({min(values):.1f}, {max(values):.1f})"
+            print(f"| {WAYS[way]} | {spread} | {of} |", flush=True)
+        row[size] = {way: round(median, 2) for way, median in medians.items()}
+    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    names = ("jax", "flax", "optax", "torch", "transformers", "accelerate")
+    row["versions"] = {name: version(name) for name in names}
+    print(f"\n`{json.dumps(row)}`")
+
+
+if __name__ == "__main__":
+    main()
