@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
+STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
 MASKED = -1e9  # a score that no key with this value survives the softmax of
 
 
@@ -212,13 +213,16 @@ class Layer(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """The encoder: token ids to a vector a token."""
+    """The encoder: token ids to a vector a token.
+
+    With `scan_layers` it has one layer, "stacked", whose parameters are those of all layers along a
+    leading axis L (`stack_layers`), so that compile time does not grow with depth.
+    """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs)
-        self.layers = nnx.Dict(
-            {str(i): Layer(config, rngs) for i in range(config.num_hidden_layers)}
-        )
+        names = [STACKED] if config.scan_layers else map(str, range(config.num_hidden_layers))
+        self.layers = nnx.Dict({name: Layer(config, rngs) for name in names})
         self.config = config
 
     def __call__(
@@ -240,17 +244,12 @@ class Bert(nnx.Module):
         mask = (mine | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
         mask = mask[:, None]  # [B, 1, T, T]
         x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
-        layers = [self.layers[str(i)] for i in range(self.config.num_hidden_layers)]
-        layer_seeds = None if seeds is None else seeds[1:].reshape(len(layers), 3, 2)
+        layer_seeds = None if seeds is None else seeds[1:].reshape(-1, 3, 2)
         if not self.config.scan_layers:
-            for i, layer in enumerate(layers):
-                x = layer(x, mask, None if layer_seeds is None else layer_seeds[i])
+            for i in range(self.config.num_hidden_layers):
+                x = self.layers[str(i)](x, mask, None if layer_seeds is None else layer_seeds[i])
             return x
-        # Compile time does not grow with depth: one layer is compiled and run over stacked parameters.
-        graphdef = nnx.split(layers[0])[0]
-        stacked = jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(nnx.state(layer) for layer in layers)
-        )
+        graphdef, stacked = nnx.split(self.layers[STACKED])
 
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, seeds = layer

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from flax_ner.model.bert import Bert, BertConfig
+from flax_ner.model.bert import STACKED, Bert, BertConfig
 from flax_ner.model.heads import SoftmaxHead
 
 Params = dict[str, Any]  # nested dictionaries of float32 arrays
@@ -40,20 +40,39 @@ class BertTagger(nnx.Module):
 
 def init_params(config: BertConfig, key: Array) -> Params:
     """Fresh parameters: truncated normal of `initializer_range`, biases zero, LayerNorm scales one."""
-    return nnx.to_pure_dict(nnx.state(BertTagger(config, nnx.Rngs(params=key))))
+    layers = dataclasses.replace(config, scan_layers=False)
+    params: Params = nnx.to_pure_dict(nnx.state(BertTagger(layers, nnx.Rngs(params=key))))
+    return stack_layers(params) if config.scan_layers else params
 
 
 def abstract_params(config: BertConfig) -> Params:
     """The tree of `init_params` with shapes in place of arrays."""
-    one_layer = dataclasses.replace(
-        config, num_hidden_layers=1
-    )  # all are alike, tracing takes time
+    # All layers are alike, and tracing takes time.
+    one_layer = dataclasses.replace(config, num_hidden_layers=1, scan_layers=False)
     shapes: Params = jax.eval_shape(lambda: init_params(one_layer, jax.random.key(0)))
     layer = shapes["encoder"]["layers"]["0"]
     shapes["encoder"]["layers"] = {
         str(i): jax.tree.map(lambda x: x, layer) for i in range(config.num_hidden_layers)
     }
-    return shapes
+    return jax.eval_shape(stack_layers, shapes) if config.scan_layers else shapes
+
+
+def stack_layers(params: Params) -> Params:
+    """The parameters of `encoder.layers` 0, 1, ... as those of one layer with a leading axis L."""
+    layers = params["encoder"]["layers"]
+    one_by_one = [layers[str(i)] for i in range(len(layers))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    return params | {"encoder": params["encoder"] | {"layers": {STACKED: stacked}}}
+
+
+def unstack_layers(params: Params) -> Params:
+    """The inverse of `stack_layers`; parameters that are not stacked stay as they are."""
+    layers = params["encoder"]["layers"]
+    if STACKED not in layers:
+        return params
+    count = len(jax.tree.leaves(layers[STACKED])[0])
+    layers = {str(i): jax.tree.map(lambda x, i=i: x[i], layers[STACKED]) for i in range(count)}
+    return params | {"encoder": params["encoder"] | {"layers": layers}}
 
 
 def apply(

@@ -1,6 +1,5 @@
 """What a configuration asks for: data, tokenizer, labels, model, and the parameters to begin with."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +8,7 @@ from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import Params, init_params
+from flax_ner.model.tagger import Params, init_params, stack_layers
 from flax_ner.text.batches import Batcher, encode_examples
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
@@ -96,6 +95,8 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     if task.source is None:
         return jax.jit(fresh, out_shardings=shardings)(key)
     params = dict(task.source.params)
+    if task.model.scan_layers:
+        params = stack_layers(params)
     if not _has_head_for(task.source, task.labels):
         params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
     return jax.device_put(params, shardings)
@@ -167,8 +168,7 @@ def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> No
 
 def trained_model(task: Task, params: Params) -> ModelDir:
     """The model directory of this task with these parameters."""
-    config = dataclasses.replace(task.model, scan_layers=False)
     tokenizer = task.tokenizer
     return ModelDir(
-        config, task.labels, tokenizer.tokens, task.max_length, params, tokenizer.lower_case
+        task.model, task.labels, tokenizer.tokens, task.max_length, params, tokenizer.lower_case
     )

@@ -7,6 +7,7 @@ vocab.txt     one token a line
 params/       float32 arrays, written by Orbax
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import tensorstore as ts
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import Params, abstract_params
+from flax_ner.model.tagger import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import read_vocab, write_vocab
 
@@ -40,6 +41,8 @@ class ModelDir:
 def save_model(path: str | Path, model: ModelDir) -> None:
     """Write a model directory; an older one of that name is replaced once the new one is whole.
 
+    Layers are always stored one by one: `scan_layers` is a matter of training.
+
     Raises:
         UserError: something that is not a model directory is there.
     """
@@ -53,7 +56,7 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     row = {
-        "model": model.config.to_json(),
+        "model": dataclasses.replace(model.config, scan_layers=False).to_json(),
         "tokenizer": {"kind": "char", "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
@@ -64,7 +67,7 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
         # Orbax would copy NumPy arrays first; jax on a CPU takes them over.
-        params = jax.device_put(model.params)
+        params = jax.device_put(unstack_layers(model.params))
         checkpointer.save(new / "params", args=ocp.args.PyTreeSave(params))
     if path.exists():
         os.rename(path, old)

@@ -13,7 +13,7 @@ import pytest
 from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagger import apply
+from flax_ner.model.tagger import apply, stack_layers, unstack_layers
 from flax_ner.text.batches import Batches
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -88,7 +88,8 @@ def test_gradients_agree(reference: SimpleNamespace, scan_layers: bool) -> None:
         logits = apply(config, params, batch.input_ids, batch.segment_ids, batch.positions)
         return cross_entropy(logits, batch.labels, batch.segment_ids > 0)
 
-    named = by_source_name(gradients(reference.params))
+    params = stack_layers(reference.params) if scan_layers else reference.params
+    named = by_source_name(unstack_layers(gradients(params)))
     words = named.pop("encoder.bert.embeddings.word_embeddings.weight")
     rows, values = (
         arrays["grad_rows/word_embeddings/ids"],

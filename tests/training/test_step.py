@@ -10,7 +10,7 @@ import pytest
 from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagger import init_params, unstack_layers
 from flax_ner.text.batches import Batches
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
@@ -53,7 +53,7 @@ def train(
         state, figures = run(state, put_epoch(mesh, batches), first, count)
         losses.append(float(figures["loss"]))
     assert int(state["step"]) == STEPS
-    return jax.tree.map(np.asarray, state["params"]), losses
+    return jax.tree.map(np.asarray, unstack_layers(state["params"])), losses
 
 
 def largest_difference(a: Any, b: Any) -> float:

@@ -1,0 +1,45 @@
+"""Scan over layers keeps the compile time of a training step flat."""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flax_ner.config import default_config
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.losses import cross_entropy
+from flax_ner.model.tagger import abstract_params
+from flax_ner.text.batches import Batches
+from flax_ner.training.mesh import make_mesh, state_shardings
+from flax_ner.training.optimizer import make_optimizer, make_schedule
+from flax_ner.training.step import init_state, make_step, run_steps
+
+
+def compile_seconds(layers: int, scan_layers: bool = True) -> float:
+    """Processor time to compile a training step, whatever else the machine does."""
+    config = BertConfig(
+        vocab_size=100, num_labels=5, hidden_size=64, num_hidden_layers=layers,
+        num_attention_heads=4, intermediate_size=128, scan_layers=scan_layers,
+    )  # fmt: skip
+    options = default_config().optimizer
+    schedule = make_schedule(options, 10, 10)
+    optimizer = make_optimizer(options, schedule)
+    state = jax.eval_shape(partial(init_state, optimizer), abstract_params(config))
+    shardings = state_shardings(make_mesh(1, 1, 4), state)
+    run = run_steps(make_step(config, cross_entropy, optimizer, schedule, seed=0), shardings)
+    batches = Batches(*[jax.ShapeDtypeStruct((2, 4, 32), jnp.int32)] * 4)  # type: ignore[list-item]
+    begin = time.process_time()
+    run.lower(state, batches, 0, 1).compile()  # type: ignore[attr-defined]
+    return time.process_time() - begin
+
+
+@pytest.mark.slow
+def test_many_scanned_layers_compile_like_a_few() -> None:
+    compile_seconds(1)  # what only the first compilation pays
+    # In turn, as even processor time depends on what shares the core.
+    turns = [(compile_seconds(12), compile_seconds(48)) for _ in range(4)]
+    few, many = map(min, zip(*turns, strict=True))
+    assert many <= 1.3 * few
+    assert compile_seconds(12, scan_layers=False) > 1.3 * few  # or there would be no point
