@@ -8,6 +8,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.training.loop import fit
 
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
         CONFIG.value.lock()
     except OSError as error:
         sys.exit(f"train.py: --config: {error}")
+    keep_compiled_programs()
     try:
         fit(CONFIG.value, WORKDIR.value)
     except UserError as error:

@@ -22,6 +22,8 @@ def default_config() -> ConfigDict:
     """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
     config = ConfigDict()
     config.seed = 0  # of initial values, shuffling and dropout
+    # True: trace the second dispatch into WORKDIR/profile, for ui.perfetto.dev or TensorBoard.
+    config.profile = False
     # Weights to start from: a model directory (convert/torch_to_flax.py makes one, training leaves
     # `best` and `last`), PyTorch weights (a file, or a folder as Hugging Face has them), or either
     # on the Hugging Face hub: owner/name or owner/name@revision. Empty: from nothing.

@@ -12,8 +12,9 @@ ALLOWED = {
     "config": {"errors", "text"},
     "model": {"errors"},
     "weights": {"errors", "text", "model"},
-    "inference": {"errors", "text", "model", "weights"},
+    "inference": {"errors", "compilation", "text", "model", "weights"},
     "training": {"errors", "config", "text", "model", "weights", "inference"},
+    "compilation": set(),
     "errors": set(),
 }
 

@@ -13,6 +13,7 @@ from typing import TextIO
 from absl import logging
 from rich.console import Console
 
+from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import CHUNK, load
 from flax_ner.text.examples import Entity
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # a lone surrogate, which UTF-8 lacks, is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
+    keep_compiled_programs()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(

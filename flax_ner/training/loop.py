@@ -15,13 +15,22 @@ from rich.console import Console
 from flax_ner.config import check_config
 from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import abstract_params
+from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.mesh import BATCH, make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import (
+    Metrics,
+    RunSteps,
+    State,
+    init_state,
+    make_loss,
+    make_step,
+    run_steps,
+)
 from flax_ner.training.task import Task, initial_params, make_task, trained_model
 from flax_ner.training.workdir import claim_workdir
 from flax_ner.weights.model_dir import save_model
@@ -57,6 +66,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     shardings = state_shardings(mesh, shapes)
     step = make_step(task.model, make_loss(config.loss), optimizer, schedule, config.seed)
     run = run_steps(step, shardings)
+    if config.profile:
+        run = _profiled(run, workdir / "profile", console)
 
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     state = checkpoints.restore(shapes, shardings)
@@ -113,6 +124,27 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     save_model(workdir / "last", trained_model(task, state["params"]))
     del state, tagger  # room for the best model
     return _report(workdir, task, config, console)
+
+
+def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
+    """`run`, which leaves a trace in `folder` of its first call that need not compile."""
+    shapes: list[tuple[int, ...]] = []
+
+    def profiled(state: State, batches: Batches, first: int, count: int) -> tuple[State, Metrics]:
+        shape = batches.input_ids.shape
+        known, traced = shape in shapes, len(shapes) > len(set(shapes))
+        shapes.append(shape)
+        if traced or not known:
+            return run(state, batches, first, count)
+        with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+            done = jax.block_until_ready(run(state, batches, first, count))
+        console.print(
+            f"Trace of {count} steps under {folder}: open its perfetto_trace.json.gz in ui.perfetto.dev.",
+            highlight=False,
+        )
+        return done
+
+    return profiled
 
 
 def _stretches(

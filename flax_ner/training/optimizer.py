@@ -51,8 +51,22 @@ def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTran
     else:
         # MMOCR: Adadelta with PyTorch's rho and eps, no weight decay.
         update = optax.adadelta(schedule, rho=0.9, eps=1e-6)
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, update)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scale all gradients down to an L2 norm of `limit` where theirs is larger.
+
+    As `optax.clip_by_global_norm`, which divides every element: XLA makes that a pass of its own
+    through all gradients, and a factor is taken along in the passes behind it.
+    """
+
+    def update(grads: Any, state: optax.EmptyState, params: Any = None) -> Any:
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(grads))
+        return jax.tree.map(lambda g: g * factor, grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def decay_mask(params: Any) -> Any:

@@ -10,7 +10,13 @@ from flax_ner.errors import UserError
 from flax_ner.weights.names import flatten
 
 # Settings that change how a run goes, not what comes out of it.
-FREE = ("train.steps_per_dispatch", "train.tensorboard", "eval.batch_size", "checkpoint.keep")
+FREE = (
+    "profile",
+    "train.steps_per_dispatch",
+    "train.tensorboard",
+    "eval.batch_size",
+    "checkpoint.keep",
+)
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:

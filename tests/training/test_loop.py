@@ -128,3 +128,13 @@ def test_a_model_of_another_shape_is_refused_with_the_flags_to_set(tmp_path: Pat
 
 def test_eight_devices_are_there() -> None:
     assert jax.device_count() == 8
+
+
+def test_a_trace_is_left_of_a_dispatch_that_need_not_compile(tmp_path: Path) -> None:
+    changes = {"profile": True, "train__steps": 6, "train__steps_per_dispatch": 2}
+    fit(small(demo.get_config(), **changes), tmp_path / "run")
+    fit(small(demo.get_config(), **changes | {"profile": False}), tmp_path / "plain")
+    assert len(list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))) == 1
+    assert not (tmp_path / "plain" / "profile").exists()
+    expected, got = params(tmp_path / "plain"), params(tmp_path / "run")
+    assert all((got[name] == expected[name]).all() for name in expected)

@@ -1,0 +1,58 @@
+"""Compiled programs are kept between commands, and change nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ARGUMENTS = [
+    "--config.model.hidden_size=64",
+    "--config.model.intermediate_size=128",
+    "--config.data.train=train 300",
+    "--config.data.dev=dev 20",
+    "--config.train.steps=8",
+]
+
+
+def train(workdir: Path, **variables: str) -> bytes:
+    """The bytes of the final state, from a run in an environment of its own."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | variables
+    command = ["train.py", "--config=configs/demo.py", f"--workdir={workdir}", *ARGUMENTS]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cache" not in result.stderr
+    code = (
+        "import sys; from flax_ner.weights.model_dir import load_model; import jax, numpy as np; "
+        "[sys.stdout.buffer.write(np.asarray(x).tobytes())"
+        " for x in jax.tree.leaves(load_model(sys.argv[1]).params)]"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(workdir / "last")], cwd=ROOT, stdout=subprocess.PIPE
+    ).stdout
+
+
+def test_a_warm_cache_changes_no_bit(tmp_path: Path) -> None:
+    cold = train(tmp_path / "cold", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    kept = {p.name: p.stat().st_mtime for p in tmp_path.glob("cache/flax_ner/compiled/*-cache")}
+    assert any(name.startswith("jit_run") for name in kept)
+    warm = train(tmp_path / "warm", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    after = {p.name: p.stat().st_mtime for p in tmp_path.glob("cache/flax_ner/compiled/*-cache")}
+    assert after == kept
+    assert len(cold) > 100_000
+    assert warm == cold
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "file"))
+
+
+def test_a_folder_of_the_users_own_is_taken(tmp_path: Path) -> None:
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
+    train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"), **variables)
+    assert (tmp_path / "mine").is_dir()
+    assert not (tmp_path / "cache").exists()
