@@ -6,8 +6,8 @@ The same parameters in number and shape, the same tokens, dropout on, clipping o
 
     (a) the recipe of MMOCR's bert_softmax in PyTorch: batch 8, padded to 128, float32, Adadelta
     (b) transformers' Trainer as it comes: batch 32, dynamic padding, float32, AdamW (fused)
-    (c) the same at its best on a CPU: sentences of like lengths together, bfloat16 autocast, SDPA
-    flax_ner: packed rows, 8 of 128 a step, AdamW, in float32 and in bfloat16
+    (c) the same at its best: sentences of like lengths together, bfloat16 autocast, SDPA
+    flax_ner: packed rows of 128, 8 a step (64 on a GPU), AdamW, in float32 and in bfloat16
 
 `--compiled` adds (c) through torch.compile. Each way is a process of its own that is ready and warm
 before anything is timed; then they take turns, one stretch of training each, for `--rounds` rounds.
@@ -28,21 +28,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-SIZES = {
+HERE = Path(__file__).resolve().parent
+SIZES: dict[str, dict[str, int]] = {
     "small": {
         "hidden_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 1024,
     },
-    "base": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-    },
+    "base": {},  # what transformers and we have by default
 }
+NAMES = {"small": "4 layers x 256", "base": "BERT-base, 12 layers x 768"}
 WAYS = {
     "a": "(a) MMOCR's recipe in PyTorch, float32",
     "b": "(b) Trainer's defaults, float32",
@@ -82,7 +78,21 @@ def torch_model(size: str, attention: str) -> Any:
     config = BertConfig(
         vocab_size=21128, num_labels=LABELS, attn_implementation=attention, **SIZES[size]
     )
-    return BertForTokenClassification(config).train()
+    return BertForTokenClassification(config).train().to(device())
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wait() -> None:
+    """Until the device has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
@@ -93,7 +103,8 @@ def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
     ids, tags = encoded(data, vocab)
 
     def padded(rows: list[list[int]], value: int) -> Any:
-        return torch.tensor([row + [value] * (LENGTH - len(row)) for row in rows])
+        rows = [row + [value] * (LENGTH - len(row)) for row in rows]
+        return torch.tensor(rows, device=device())
 
     def stretch() -> tuple[int, float]:
         begin = time.perf_counter()
@@ -107,6 +118,7 @@ def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
             optimizer.zero_grad()
+        wait()
         return 8 * steps, time.perf_counter() - begin
 
     return stretch
@@ -151,7 +163,9 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
                 self.begin = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.end = time.perf_counter()
+            if state.global_step == state.max_steps:
+                wait()
+                self.end = time.perf_counter()
 
     class InOrder(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -161,7 +175,7 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
         tokenizer_object=CharTokenizer(vocab)._backend, pad_token="[PAD]"
     )
     arguments = TrainingArguments(
-        output_dir="unused", num_train_epochs=1, per_device_train_batch_size=32, use_cpu=True,
+        output_dir="unused", num_train_epochs=1, per_device_train_batch_size=32, use_cpu=device() == "cpu",
         bf16=best, torch_compile=way == "compiled", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     clock = Clock()
@@ -180,44 +194,14 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
 
 def ours(size: str, data: Path, vocab: Path, steps: int, dtype: str) -> Stretch:
     import jax
-    import numpy as np
+    from common import read_tokens, training
 
-    from flax_ner.config import default_config
     from flax_ner.model.bert import BertConfig
-    from flax_ner.model.tagger import init_params
-    from flax_ner.text.batches import Batcher, TokenSet
-    from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
-    from flax_ner.training.optimizer import make_optimizer, make_schedule
-    from flax_ner.training.step import init_state, make_loss, make_step, run_steps
 
-    ids, tags = encoded(data, vocab)
-    tokens = TokenSet(
-        np.concatenate(ids).astype(np.int32),
-        np.concatenate(tags).astype(np.int32),
-        np.array([len(row) for row in ids]),
-    )
-    batcher = Batcher(tokens, "pack", 8, LENGTH, seed=0)
-    model = BertConfig(vocab_size=21128, num_labels=LABELS, compute_dtype=dtype, **SIZES[size])
-    config = default_config()
-    schedule = make_schedule(config.optimizer, batcher.steps_per_epoch, batcher.steps_per_epoch)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    state = init_state(optimizer, init_params(model, jax.random.key(0)))
-    mesh = make_mesh(1, 1, 8)
-    shardings = state_shardings(mesh, state)
-    run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
-    batches = batcher.epoch(0).shapes[0]
-    arrays = put_epoch(mesh, batches)
-    sentences = int(batches.segment_ids[:steps].max(-1).sum())
-    kept = [jax.device_put(state, shardings)]
-    del state
-
-    def stretch() -> tuple[int, float]:
-        begin = time.perf_counter()
-        kept[0], metrics = run(kept[0], arrays, 0, steps)
-        float(metrics["loss"])
-        return sentences, time.perf_counter() - begin
-
-    return stretch
+    rows = 8 if jax.default_backend() == "cpu" else 64
+    tokens, tokenizer, labels = read_tokens(data, vocab)
+    model = BertConfig(len(tokenizer.tokens), len(labels), compute_dtype=dtype, **SIZES[size])
+    return training(tokens, model, rows, LENGTH, steps)[0]
 
 
 def work(way: str, size: str, data: Path, vocab: Path, steps: int) -> None:
@@ -242,7 +226,7 @@ def compare(size: str, ways: list[str], options: argparse.Namespace) -> dict[str
     for way in ways:  # one after the other: warming up takes both cores
         command = [sys.executable, __file__, *here, "--size", size, "--work", way]
         workers[way] = subprocess.Popen(
-            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command, cwd=HERE.parent, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=None if options.verbose else subprocess.DEVNULL,
         )  # fmt: skip
         answer(workers[way], way)
@@ -285,8 +269,7 @@ def main() -> None:
     for size in options.size or SIZES:
         rates = compare(size, ways, options)
         medians = {way: statistics.median(values) for way, values in rates.items()}
-        shape = SIZES[size]
-        print(f"\n{shape['num_hidden_layers']} layers x {shape['hidden_size']}\n")
+        print(f"\n{NAMES[size]}\n")
         print("| way | sentences/s, median (least, most) | of (a) | of (b) | of (c) |")
         print("| --- | --- | --- | --- | --- |")
         for way, values in rates.items():

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
+ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
 MASKED = -1e9  # a score that no key with this value survives the softmax of
 
@@ -62,7 +63,7 @@ class BertConfig:
             "hidden_act": tuple(ACTIVATIONS),
             "head": ("softmax",),
             "compute_dtype": ("float32", "bfloat16"),
-            "attention": ("xla",),
+            "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -90,6 +91,16 @@ class BertConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)}, but it must lie in [0, 1).")
 
+        if self.attention == "cudnn":
+            if self.compute_dtype != "bfloat16":
+                raise UserError(
+                    "model.attention: 'cudnn' takes bfloat16 only. Set model.compute_dtype=bfloat16."
+                )
+            if self.attention_probs_dropout_prob:
+                raise UserError(
+                    "model.attention: 'cudnn' has no dropout of attention probabilities. "
+                    "Set model.attention_probs_dropout_prob=0."
+                )
         if not self.layer_norm_eps > 0:
             raise UserError(f"model.layer_norm_eps: {self.layer_norm_eps}, but it must be above 0.")
 
@@ -166,6 +177,12 @@ class Embeddings(nnx.Module):
         return dropout(x, self.config.hidden_dropout_prob, seed)
 
 
+def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:
+    """Attention [B, T, N, H] of `qkv` [B, T, 3, N, H] in one kernel that never writes the scores."""
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
+
+
 class Attention(nnx.Module):
     """Self-attention; query, key and value come from one product."""
 
@@ -177,9 +194,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, mask: Array, seed: Array | None) -> Array:
         operands = self.config.operands
-        query, key, value = jnp.transpose(
-            self.qkv(x, operands), (2, 0, 3, 1, 4)
-        )  # 3 x [B, N, T, H]
+        qkv = self.qkv(x, operands)  # [B, T, 3, N, H]
+        if self.config.attention == "cudnn" and jax.default_backend() == "gpu":
+            return self.out(fused_attention(qkv, mask, "cudnn"), operands)
+        query, key, value = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # 3 x [B, N, T, H]
         query = query * self.config.head_dim**-0.5
         scores = matmul(query, key, operands, jnp.float32, transposed=True)  # [B, N, T, T]
         probs = jax.nn.softmax(jnp.where(mask, scores, MASKED)).astype(x.dtype)

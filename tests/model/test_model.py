@@ -1,14 +1,16 @@
 """Modules, dropout and losses."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from flax_ner.errors import UserError
-from flax_ner.model.bert import BertConfig
+from flax_ner.model.bert import Attention, BertConfig, fused_attention
 from flax_ner.model.dropout import dropout
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import abstract_params, apply, init_params
@@ -108,3 +110,28 @@ def test_losses_by_hand() -> None:
 def test_a_model_that_cannot_be_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(CONFIG, **fields)
+
+
+def test_fused_attention_computes_the_same() -> None:
+    """What cuDNN is asked for, computed by XLA: a GPU is not needed for it."""
+    config = replace(CONFIG, attention_probs_dropout_prob=0.0)
+    attention = Attention(config, nnx.Rngs(params=0))
+    segment_ids = jnp.array([[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 1, 1]])
+    mine = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]  # [B, 1, T, T]
+    x = jax.random.normal(jax.random.key(1), (*segment_ids.shape, config.hidden_size))
+    fused = fused_attention(attention.qkv(x, jnp.float32), mine, "xla")
+    np.testing.assert_allclose(
+        attention.out(fused, jnp.float32), attention(x, mine, None), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attention_probs_dropout_prob": 0.0}, "'cudnn' takes bfloat16 only"),
+        ({"compute_dtype": "bfloat16"}, "'cudnn' has no dropout"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, attention="cudnn", **{"attention_probs_dropout_prob": 0.1} | fields)

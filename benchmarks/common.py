@@ -1,0 +1,77 @@
+"""What several benchmarks share: model sizes, the tokens of CLUENER, a warm training step, the machine."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_ner.config import default_config
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import init_params
+from flax_ner.text.batches import Batcher, TokenSet, encode_examples
+from flax_ner.text.formats import read_examples
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
+from flax_ner.training.optimizer import make_optimizer, make_schedule
+from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+
+SMALL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
+BASE: dict[str, int] = {}  # what `BertConfig` has by default
+Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Processor, device and versions, for the JSON line of a benchmark."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, LabelSet]:
+    """The training set in `data` as tokens and tags."""
+    examples = read_examples(str(data / "train.json"), "cluener")
+    tokenizer = CharTokenizer(vocab)
+    labels = LabelSet(sorted({e.type for example in examples for e in example.entities or ()}))
+    return encode_examples(examples, tokenizer, labels, 128), tokenizer, labels
+
+
+def training(
+    tokens: TokenSet, model: BertConfig, rows: int, length: int, steps: int
+) -> tuple[Stretch, float]:
+    """Stretches of `steps` training steps, packed, AdamW, dropout on; and seconds to the end of the first."""
+    batcher = Batcher(tokens, "pack", rows, length, seed=0)
+    config = default_config()
+    schedule = make_schedule(config.optimizer, batcher.steps_per_epoch, batcher.steps_per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    mesh = make_mesh(1, 1, rows)
+    state = init_state(optimizer, init_params(model, jax.random.key(0)))
+    shardings = state_shardings(mesh, state)
+    kept = [jax.device_put(state, shardings)]
+    del state
+    run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
+    batches = batcher.epoch(0).shapes[0]
+    steps = min(steps, len(batches.segment_ids))
+    sentences = int(np.asarray(batches.segment_ids[:steps]).max(-1).sum())
+    arrays = put_epoch(mesh, batches)
+
+    def stretch() -> tuple[int, float]:
+        begin = time.perf_counter()
+        kept[0], metrics = run(kept[0], arrays, 0, steps)
+        float(metrics["loss"])  # waits
+        return sentences, time.perf_counter() - begin
+
+    return stretch, stretch()[1]
