@@ -94,9 +94,9 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     with progress_bar(console=console) as progress:
         sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
         log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
+        upcoming = task.batcher.epoch(done // per_epoch)
         while done < total:
-            epoch = done // per_epoch
-            batches = task.batcher.epoch(epoch)
+            epoch, batches = done // per_epoch, upcoming
             arrays = None  # room for the next epoch's
             arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
             for shape, first, count in _stretches(
@@ -108,6 +108,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
                 if every and done % every == 0 and done % per_epoch:
                     log.flush()  # a checkpoint stands behind all that led to it
                     checkpoints.save(done, state)
+            if done < total:  # the device is still at work on what it was given last
+                upcoming = task.batcher.epoch(epoch + 1)
             log.flush()
             if (epoch + 1) % config.eval.every == 0 or done == total:
                 best = metrics.best()
