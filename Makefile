@@ -2,12 +2,15 @@
 # .venv, installs the exact versions in constraints/ there, and runs. Nothing is installed outside
 # of it. Variables:
 #   make PYTHON=/path/to/python3.12 VENV=.venv312 test    another interpreter, another environment
+#   make DATA=folder VOCAB=vocab.txt bench               where CLUENER and the vocabulary are
 #   make PYTEST_ARGS='-k tokenizer -x' test               more arguments for pytest
 
 VENV = .venv
 PYTHON =
 JOBS = 2
 PYTEST_ARGS =
+DATA = data/cluener
+VOCAB = $(DATA)/vocab.txt
 
 # PYTHON if it is given, otherwise the first of these that runs and is new enough.
 CANDIDATES = $(or $(PYTHON),python3 python3.12 python3.13 python3.11)
@@ -15,13 +18,14 @@ BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n $(JOBS)
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-all lint types format install-dev clean
+.PHONY: help demo test test-slow test-all bench lint types format install-dev clean
 
 help:
 	@echo 'make demo         train, evaluate and predict on the embedded data: about a minute'
 	@echo 'make test         the tests, without the slow ones: under ten minutes on two cores'
 	@echo 'make test-slow    the slow tests only'
 	@echo 'make test-all     every test'
+	@echo 'make bench        the benchmarks, next to PyTorch: under 30 minutes; DATA=folder of CLUENER, VOCAB=vocab.txt'
 	@echo 'make lint         ruff: rules and formatting'
 	@echo 'make types        mypy'
 	@echo 'make format       let ruff fix what it can'
@@ -42,6 +46,16 @@ test-slow: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST) $(PYTEST_ARGS)
+
+# What they print goes into benchmarks/RESULTS.md by hand.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/training.py '$(DATA)' '$(VOCAB)'
+	$(BIN)/python benchmarks/inference.py '$(DATA)' '$(VOCAB)'
+	$(BIN)/python benchmarks/scoring.py '$(DATA)'
+	$(BIN)/python benchmarks/data.py '$(DATA)' '$(VOCAB)'
+	$(BIN)/python benchmarks/rows.py '$(DATA)' '$(VOCAB)'
+	$(BIN)/python benchmarks/start.py '$(DATA)' '$(VOCAB)'
+	$(BIN)/python benchmarks/convert.py '$(VOCAB)' --rounds 3
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -66,8 +80,9 @@ REQUIREMENTS = pyproject.toml requirements.txt constraints/py311.txt constraints
 $(VENV)/.installed-run: WHAT = .
 $(VENV)/.installed-test: WHAT = '.[test]'
 $(VENV)/.installed-dev: WHAT = '.[dev]'
+$(VENV)/.installed-bench: WHAT = '.[bench]'
 
-$(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-dev: $(REQUIREMENTS) | $(BIN)/pip
+$(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-bench: $(REQUIREMENTS) | $(BIN)/pip
 	@constraints=$$($(BIN)/python -c \
 	    'import sys; print("constraints/py3%d.txt" % min(sys.version_info[1], 12))') && \
 	echo "installing $(WHAT) into $(VENV) with $$constraints: about a minute" && \
