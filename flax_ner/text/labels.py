@@ -170,68 +170,86 @@ class LabelSet:
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
         """As `decode`, all rows at once, as arrays."""
-        lengths = np.asarray(mask).astype(bool).sum(1)
-        # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
-        ends = lengths if convention == "mmocr" else lengths - 1
-        column = np.arange(np.shape(tags)[1])
-        row, position = np.nonzero((column >= 1) & (column < ends[:, None]))
-        return self.spans(np.asarray(tags)[row, position], row, position - 1, convention)
+        tags, mask = np.ascontiguousarray(tags), np.ascontiguousarray(mask, bool)
+        inside = tags != self.outside  # most characters are O: what follows is cheap without them
+        if convention == "mmocr":
+            # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
+            inside &= mask
+        else:
+            # Inside is where the mask goes on behind; behind the last column lies the next row.
+            inside.reshape(-1)[:-1] &= mask.reshape(-1)[1:]
+            inside[:, -1:] = False
+        inside[:, :1] = False  # [CLS]
+        places = np.flatnonzero(inside)
+        return self._spans(tags.reshape(-1)[places], places - 1, tags.shape[1], convention)
 
     def spans(
         self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str
     ) -> Spans:
-        """Entities of rows that lie end to end.
+        """Entities of rows that lie end to end; characters that are left out are outside.
 
         Args:
             tag: int [M], a tag a character.
             row, character: int [M], whose and which character it is, ascending.
             convention: as in `decode`.
         """
-        if convention not in CONVENTIONS:
-            raise UserError(
-                f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
-            )
+        row, character = np.asarray(row, np.int64), np.asarray(character, np.int64)
+        width = int(character.max(initial=0)) + 2  # so that no two rows touch
+        return self._spans(np.asarray(tag), row * width + character, width, convention)
+
+    def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
+        """As `spans`; `place`, int64 [M], is row * width + character."""
+        check_convention(convention)
         if convention == "mmocr" and self.scheme == "bioes":
             raise UserError(
                 "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
                 "short. Choose strict or lenient."
             )
-        place, kind = self._place[tag], self._type[tag]
+        part, kind = self._place.take(tag), self._type.take(tag)
         # A chunk is a position and all that continue it.
-        joined = np.zeros(len(row), bool)
+        joined = np.zeros(len(place), bool)
+        joined[1:] = (part[:-1] == BEGIN) | (part[:-1] == INSIDE)
+        joined[1:] &= np.diff(place) == 1
         if convention == "mmocr":
             # MMOCR: an I- of another type neither ends nor extends the entity before it.
-            joined[1:] = (place[1:] == INSIDE) & np.isin(place[:-1], (BEGIN, INSIDE))
+            joined &= part == INSIDE
         else:
-            joined[1:] = np.isin(place[1:], (INSIDE, END)) & np.isin(place[:-1], (BEGIN, INSIDE))
+            joined &= (part == INSIDE) | (part == END)
             joined[1:] &= kind[1:] == kind[:-1]
-        joined[1:] &= row[1:] == row[:-1]
         head = np.flatnonzero(~joined)
         if not len(head):
             empty = np.zeros(0, np.int32)
             return Spans(empty, empty, empty, empty)
-        last = np.append(head[1:], len(row)) - 1
+        last = np.append(head[1:], len(place)) - 1
 
         if convention == "lenient":
-            keep = place[head] != OUTSIDE
+            keep = part[head] != OUTSIDE
         elif convention == "mmocr":
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
-            keep = place[head] == BEGIN
+            keep = part[head] == BEGIN
             chunk = np.cumsum(~joined) - 1
             own = joined & (kind == kind[head][chunk])
-            last = np.maximum.reduceat(np.where(own, np.arange(len(row)), -1), head)
+            last = np.maximum.reduceat(np.where(own, np.arange(len(place)), -1), head)
             keep &= last >= 0
         else:
             # A category with a tag for the end, or for a single character, must show it.
-            ends, singles = (self._tag[kind[head], place] >= 0 for place in (END, SINGLE))
-            whole = np.where(last > head, ~ends | (place[last] == END), ~singles)
-            keep = (place[head] == SINGLE) | ((place[head] == BEGIN) & whole)
+            ends, singles = (self._tag[kind[head], mark] >= 0 for mark in (END, SINGLE))
+            whole = np.where(last > head, ~ends | (part[last] == END), ~singles)
+            keep = (part[head] == SINGLE) | ((part[head] == BEGIN) & whole)
         head, last = head[keep], last[keep]
-        columns = (row[head], kind[head], character[head], character[last] + 1)
+        row, start = np.divmod(place[head], width)
+        columns = (row, kind[head], start, start + (place[last] - place[head]) + 1)
         return Spans(*(values.astype(np.int32) for values in columns))
 
     def _tags(self, prefix: str) -> list[str]:
         return [f"{prefix}-{category}" for category in self.categories]
+
+
+def check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise UserError(
+            f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
+        )
 
 
 def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:

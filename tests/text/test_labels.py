@@ -153,6 +153,28 @@ def test_rows_are_decoded_independently(convention: str) -> None:
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_decoding_does_not_depend_on_how_arrays_lie_in_memory(convention: str) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 50, seed=3)
+    expected = labels.decode(tags, mask, convention)
+    assert labels.decode(np.asfortranarray(tags), np.asfortranarray(mask), convention) == expected
+    assert labels.decode(np.repeat(tags, 2, 1)[:, ::2], mask.astype(float), convention) == expected
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_characters_left_out_are_outside(convention: str) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 200, seed=4)
+    row, position = np.nonzero((mask > 0) & (np.arange(mask.shape[1]) > 0))
+    tag = tags[row, position]
+    some = tag != labels.outside
+    whole = labels.spans(tag, row, position - 1, convention)
+    kept = labels.spans(tag[some], row[some], position[some] - 1, convention)
+    for column, expected in zip(kept, whole, strict=True):
+        np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
 def test_empty_rows_have_no_entities(convention: str) -> None:
     labels = LabelSet(["a"])
     tags = np.full((3, 4), labels.names.index("B-a"))
