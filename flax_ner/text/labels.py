@@ -66,6 +66,8 @@ class LabelSet:
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
         inside = self._place != OUTSIDE
         self._tag[self._type[inside], self._place[inside]] = np.flatnonzero(inside)
+        self._tag_rows = self._tag.tolist()
+        self._incomplete = bool((self._tag[:, [BEGIN, INSIDE]] < 0).any())
 
     @classmethod
     def mmocr(cls, categories: Sequence[str]) -> "LabelSet":
@@ -125,6 +127,12 @@ class LabelSet:
             UserError: for an unknown category or a span outside the text.
         """
         tags = np.full(length + 2, self.outside, np.int32)
+        self.mark(tags, entities)
+        return tags
+
+    def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
+        """Write a text's entities over its tags, int32 [length + 2], all O; otherwise as `encode`."""
+        length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
             if category not in self._type_id:
@@ -137,18 +145,17 @@ class LabelSet:
                     f"{category} has the span [{start}, {end}) in a text of {length} characters. "
                     f"Expected 0 <= start < end <= {length}."
                 )
-            tag = self._tag[self._type_id[category]]
+            tag = self._tag_rows[self._type_id[category]]
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
             last = tag[END if end - start > 1 else SINGLE]
             if last >= 0:
                 tags[end] = last
-        if (tags < 0).any():
+        if self._incomplete and (tags < 0).any():
             raise UserError(
                 f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
                 "data.categories for a head with all tags."
             )
-        return tags
 
     def decode(
         self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict"
