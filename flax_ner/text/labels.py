@@ -10,6 +10,7 @@ from flax_ner.errors import UserError
 SCHEMES = ("bio", "bioes", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
+PART = 8192  # rows that are decoded at once
 # What a tag says of its place in an entity.
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
 # How tags write it: BIO, BIOES, BMES and BILOU.
@@ -178,6 +179,15 @@ class LabelSet:
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
         """As `decode`, all rows at once, as arrays."""
         tags, mask = np.ascontiguousarray(tags), np.ascontiguousarray(mask, bool)
+        # In parts, so that what is made on the way stays in the processor's cache.
+        parts = [
+            self._part(tags[first : first + PART], mask[first : first + PART], first, convention)
+            for first in range(0, max(len(tags), 1), PART)
+        ]
+        return Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _part(self, tags: np.ndarray, mask: np.ndarray, first: int, convention: str) -> Spans:
+        """As `decode_spans`; the rows count from `first`."""
         inside = tags != self.outside  # most characters are O: what follows is cheap without them
         if convention == "mmocr":
             # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
@@ -187,8 +197,8 @@ class LabelSet:
             inside.reshape(-1)[:-1] &= mask.reshape(-1)[1:]
             inside[:, -1:] = False
         inside[:, :1] = False  # [CLS]
-        places = np.flatnonzero(inside)
-        return self._spans(tags.reshape(-1)[places], places - 1, tags.shape[1], convention)
+        places, width = np.flatnonzero(inside), tags.shape[1]
+        return self._spans(tags.reshape(-1)[places], first * width + places - 1, width, convention)
 
     def spans(
         self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str

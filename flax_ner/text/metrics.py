@@ -86,7 +86,7 @@ def score_spans(
         UserError: an unknown convention, or a type that has no name.
     """
     check_convention(convention)
-    columns = [np.concatenate(pair, dtype=np.int64) for pair in zip(gold, predicted, strict=True)]
+    columns = [np.concatenate(pair) for pair in zip(gold, predicted, strict=True)]
     kind = columns[1]
     if len(kind) and not 0 <= kind.min() <= kind.max() < len(categories):
         raise UserError(
@@ -107,10 +107,12 @@ def _integers(values: list[Any]) -> np.ndarray:
 def _score(
     columns: Sequence[np.ndarray], golds: int, categories: Sequence[str], convention: str
 ) -> Scores:
-    """Scores of entities in int64 columns like those of `Spans`; the first `golds` of them are gold."""
+    """Scores of entities in columns like those of `Spans`; the first `golds` of them are gold."""
     row, kind, start, end = columns
     size = len(categories)
-    keys = _number((row, start, end), 2**63 // max(size, 1)) * size + kind  # one for each entity
+    keys = _number((row, start, end), 2**63 // max(size, 1))
+    keys *= size
+    keys += kind
     gold, predicted = keys[:golds], keys[golds:]
     gold_set, predicted_set = _distinct(gold), _distinct(predicted)
     # Two sorted runs: a stable sort merges them.
@@ -133,7 +135,7 @@ def _score(
 
 
 def _number(columns: Sequence[np.ndarray], limit: int) -> np.ndarray:
-    """A number below `limit` for each line of int64 columns [E], the same for lines that are the same.
+    """A number below `limit` for each line of integer columns [E], the same for lines that are the same.
 
     Numbers ascend as lines do, so what comes in order needs no sorting.
     """

@@ -145,6 +145,19 @@ def test_strict_equals_seqeval(scheme: str, oracle: type) -> None:
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_rows_may_be_decoded_in_any_number_of_parts(
+    convention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 50, seed=3)
+    whole = labels.decode_spans(tags, mask, convention)
+    monkeypatch.setattr("flax_ner.text.labels.PART", 7)
+    for column, expected in zip(labels.decode_spans(tags, mask, convention), whole, strict=True):
+        assert column.dtype == expected.dtype == np.int32
+        np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
 def test_rows_are_decoded_independently(convention: str) -> None:
     labels = LabelSet(["a", "b"])
     tags, mask = random_tags(labels, 50, seed=3)
