@@ -17,6 +17,7 @@ from flax_ner.text.tokenizer import CharTokenizer
 
 BATCHINGS = ("pack", "bucket", "pad")
 BUCKET_STEP = 16  # bucket lengths are multiples of this: few shapes, little padding
+PART = 16384  # sentences that are dealt to their places at once
 
 
 class TokenSet(NamedTuple):
@@ -65,20 +66,20 @@ def encode_examples(
     if not examples:
         raise UserError("data: there are no examples.")
     pieces = [piece for example in examples for piece in split_example(example, max_length - 2)]
-    encodings = tokenizer.encode_batch([piece.text for piece in pieces])
-    labels = []
+    ids, lengths = tokenizer.encode_ids([piece.text for piece in pieces])
+    labels = np.full(len(ids), label_set.outside, np.int32)
+    stop = 0
     for piece in pieces:
         if piece.entities is None:
             raise UserError(
                 f"{piece.source}: has no label. Training and scoring need labelled data."
             )
+        start, stop = stop, stop + len(piece.text) + 2
         try:
-            labels.append(label_set.encode(piece.entities, len(piece.text)))
+            label_set.mark(labels[start:stop], piece.entities)
         except UserError as error:
             raise UserError(f"{piece.source}: {error}") from None
-    ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
-    lengths = np.array([len(row) for row in ids], np.int64)
-    return TokenSet(np.concatenate(ids), np.concatenate(labels), lengths)
+    return TokenSet(ids, labels, lengths)
 
 
 def split_example(example: Example, size: int) -> list[Example]:
@@ -180,22 +181,23 @@ class Batcher:
         return Epoch(shapes, random.permutation(order))
 
     def _fill(self, shape: _Shape, sentences: np.ndarray, row_order: np.ndarray) -> Batches:
-        lengths = shape.length
-        total = int(lengths.sum())
-        within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        source = np.repeat(self._starts[sentences], lengths) + within
-        target = np.repeat(row_order[shape.row] * shape.width + shape.column, lengths) + within
-        arrays = []
-        for values in (
-            self.tokens.ids[source],
-            np.repeat(shape.segment, lengths),
-            within,
-            self.tokens.labels[source],
-        ):
-            flat = np.zeros(shape.steps * self.batch_size * shape.width, np.int32)
-            flat[target] = values
-            arrays.append(flat.reshape(shape.steps, self.batch_size, shape.width))
-        return Batches(*arrays)
+        size = shape.steps * self.batch_size * shape.width
+        arrays = [np.zeros(size, np.int32) for _ in Batches._fields]
+        # In parts, so that what is needed on the way stays small.
+        for first in range(0, len(sentences), PART):
+            part = slice(first, first + PART)
+            lengths = shape.length[part]
+            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            source = np.repeat(self._starts[sentences[part]], lengths) + within
+            begins = row_order[shape.row[part]] * shape.width + shape.column[part]
+            target = np.repeat(begins, lengths) + within
+            segments = np.repeat(shape.segment[part], lengths)
+            values = (self.tokens.ids[source], segments, within, self.tokens.labels[source])
+            for array, value in zip(arrays, values, strict=True):
+                array[target] = value
+        return Batches(
+            *(array.reshape(shape.steps, self.batch_size, shape.width) for array in arrays)
+        )
 
 
 def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:

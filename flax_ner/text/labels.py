@@ -10,6 +10,7 @@ from flax_ner.errors import UserError
 SCHEMES = ("bio", "bioes", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
+PART = 8192  # rows that are decoded at once
 # What a tag says of its place in an entity.
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
 # How tags write it: BIO, BIOES, BMES and BILOU.
@@ -66,6 +67,8 @@ class LabelSet:
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
         inside = self._place != OUTSIDE
         self._tag[self._type[inside], self._place[inside]] = np.flatnonzero(inside)
+        self._tag_rows = self._tag.tolist()
+        self._incomplete = bool((self._tag[:, [BEGIN, INSIDE]] < 0).any())
 
     @classmethod
     def mmocr(cls, categories: Sequence[str]) -> "LabelSet":
@@ -125,6 +128,12 @@ class LabelSet:
             UserError: for an unknown category or a span outside the text.
         """
         tags = np.full(length + 2, self.outside, np.int32)
+        self.mark(tags, entities)
+        return tags
+
+    def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
+        """Write a text's entities over its tags, int32 [length + 2], all O; otherwise as `encode`."""
+        length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
             if category not in self._type_id:
@@ -137,18 +146,17 @@ class LabelSet:
                     f"{category} has the span [{start}, {end}) in a text of {length} characters. "
                     f"Expected 0 <= start < end <= {length}."
                 )
-            tag = self._tag[self._type_id[category]]
+            tag = self._tag_rows[self._type_id[category]]
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
             last = tag[END if end - start > 1 else SINGLE]
             if last >= 0:
                 tags[end] = last
-        if (tags < 0).any():
+        if self._incomplete and (tags < 0).any():
             raise UserError(
                 f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
                 "data.categories for a head with all tags."
             )
-        return tags
 
     def decode(
         self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict"
@@ -170,68 +178,95 @@ class LabelSet:
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
         """As `decode`, all rows at once, as arrays."""
-        lengths = np.asarray(mask).astype(bool).sum(1)
-        # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
-        ends = lengths if convention == "mmocr" else lengths - 1
-        column = np.arange(np.shape(tags)[1])
-        row, position = np.nonzero((column >= 1) & (column < ends[:, None]))
-        return self.spans(np.asarray(tags)[row, position], row, position - 1, convention)
+        tags, mask = np.ascontiguousarray(tags), np.ascontiguousarray(mask, bool)
+        # In parts, so that what is made on the way stays in the processor's cache.
+        parts = [
+            self._part(tags[first : first + PART], mask[first : first + PART], first, convention)
+            for first in range(0, max(len(tags), 1), PART)
+        ]
+        return Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _part(self, tags: np.ndarray, mask: np.ndarray, first: int, convention: str) -> Spans:
+        """As `decode_spans`; the rows count from `first`."""
+        inside = tags != self.outside  # most characters are O: what follows is cheap without them
+        if convention == "mmocr":
+            # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
+            inside &= mask
+        else:
+            # Inside is where the mask goes on behind; behind the last column lies the next row.
+            inside.reshape(-1)[:-1] &= mask.reshape(-1)[1:]
+            inside[:, -1:] = False
+        inside[:, :1] = False  # [CLS]
+        places, width = np.flatnonzero(inside), tags.shape[1]
+        return self._spans(tags.reshape(-1)[places], first * width + places - 1, width, convention)
 
     def spans(
         self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str
     ) -> Spans:
-        """Entities of rows that lie end to end.
+        """Entities of rows that lie end to end; characters that are left out are outside.
 
         Args:
             tag: int [M], a tag a character.
             row, character: int [M], whose and which character it is, ascending.
             convention: as in `decode`.
         """
-        if convention not in CONVENTIONS:
-            raise UserError(
-                f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
-            )
+        row, character = np.asarray(row, np.int64), np.asarray(character, np.int64)
+        width = int(character.max(initial=0)) + 2  # so that no two rows touch
+        return self._spans(np.asarray(tag), row * width + character, width, convention)
+
+    def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
+        """As `spans`; `place`, int64 [M], is row * width + character."""
+        check_convention(convention)
         if convention == "mmocr" and self.scheme == "bioes":
             raise UserError(
                 "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
                 "short. Choose strict or lenient."
             )
-        place, kind = self._place[tag], self._type[tag]
+        part, kind = self._place.take(tag), self._type.take(tag)
         # A chunk is a position and all that continue it.
-        joined = np.zeros(len(row), bool)
+        joined = np.zeros(len(place), bool)
+        joined[1:] = (part[:-1] == BEGIN) | (part[:-1] == INSIDE)
+        joined[1:] &= np.diff(place) == 1
         if convention == "mmocr":
             # MMOCR: an I- of another type neither ends nor extends the entity before it.
-            joined[1:] = (place[1:] == INSIDE) & np.isin(place[:-1], (BEGIN, INSIDE))
+            joined &= part == INSIDE
         else:
-            joined[1:] = np.isin(place[1:], (INSIDE, END)) & np.isin(place[:-1], (BEGIN, INSIDE))
+            joined &= (part == INSIDE) | (part == END)
             joined[1:] &= kind[1:] == kind[:-1]
-        joined[1:] &= row[1:] == row[:-1]
         head = np.flatnonzero(~joined)
         if not len(head):
             empty = np.zeros(0, np.int32)
             return Spans(empty, empty, empty, empty)
-        last = np.append(head[1:], len(row)) - 1
+        last = np.append(head[1:], len(place)) - 1
 
         if convention == "lenient":
-            keep = place[head] != OUTSIDE
+            keep = part[head] != OUTSIDE
         elif convention == "mmocr":
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
-            keep = place[head] == BEGIN
+            keep = part[head] == BEGIN
             chunk = np.cumsum(~joined) - 1
             own = joined & (kind == kind[head][chunk])
-            last = np.maximum.reduceat(np.where(own, np.arange(len(row)), -1), head)
+            last = np.maximum.reduceat(np.where(own, np.arange(len(place)), -1), head)
             keep &= last >= 0
         else:
             # A category with a tag for the end, or for a single character, must show it.
-            ends, singles = (self._tag[kind[head], place] >= 0 for place in (END, SINGLE))
-            whole = np.where(last > head, ~ends | (place[last] == END), ~singles)
-            keep = (place[head] == SINGLE) | ((place[head] == BEGIN) & whole)
+            ends, singles = (self._tag[kind[head], mark] >= 0 for mark in (END, SINGLE))
+            whole = np.where(last > head, ~ends | (part[last] == END), ~singles)
+            keep = (part[head] == SINGLE) | ((part[head] == BEGIN) & whole)
         head, last = head[keep], last[keep]
-        columns = (row[head], kind[head], character[head], character[last] + 1)
+        row, start = np.divmod(place[head], width)
+        columns = (row, kind[head], start, start + (place[last] - place[head]) + 1)
         return Spans(*(values.astype(np.int32) for values in columns))
 
     def _tags(self, prefix: str) -> list[str]:
         return [f"{prefix}-{category}" for category in self.categories]
+
+
+def check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise UserError(
+            f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
+        )
 
 
 def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:

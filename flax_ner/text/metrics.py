@@ -1,5 +1,6 @@
 """Entity precision, recall and F1 over whole data sets, vectorised."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.labels import CONVENTIONS
+from flax_ner.text.labels import Spans, check_convention
 
 
 @dataclass(frozen=True)
@@ -54,43 +55,104 @@ def score(gold: Rows, predicted: Rows, convention: str = "strict") -> Scores:
             Source: MMOCR 0.6.3, ner_metric.py; differs: it drops from the table a category that
             the gold data lack.
     """
-    if convention not in CONVENTIONS:
-        raise UserError(
-            f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
-        )
+    check_convention(convention)
     if len(gold) != len(predicted):
         raise UserError(
             f"predicted: {len(predicted)} rows for {len(gold)} gold rows. Give one row for each text."
         )
-    types: dict[str, int] = {}
-    gold_keys, predicted_keys = _keys(gold, types), _keys(predicted, types)
-    if convention != "mmocr":
-        gold_keys, predicted_keys = np.unique(gold_keys, axis=0), np.unique(predicted_keys, axis=0)
-    return _count(gold_keys, predicted_keys, sorted(types), types)
+    sides = [[tuple(entities) for entities in rows] for rows in (gold, predicted)]
+    counts = [len(entities) for rows in sides for entities in rows]
+    row = np.repeat(np.tile(np.arange(len(gold)), 2), counts)
+    flat = [entity for rows in sides for entities in rows for entity in entities]
+    names = [entity[0] for entity in flat]
+    types = {name: i for i, name in enumerate(sorted(set(names)))}
+    kind = np.array([types[name] for name in names], np.int64)
+    start, end = (_integers([entity[i] for entity in flat]) for i in (1, 2))
+    golds = sum(counts[: len(gold)])
+    return _score((row, kind, start, end), golds, list(types), convention)
 
 
-def _keys(rows: Rows, types: dict[str, int]) -> np.ndarray:
-    """One line `(row, type, start, end)` an entity, int64 [E, 4]; new types are added to `types`."""
-    flat = [
-        (row, types.setdefault(entity[0], len(types)), entity[1], entity[2])
-        for row, entities in enumerate(rows)
-        for entity in entities
-    ]
-    return np.array(flat, np.int64).reshape(-1, 4)
-
-
-def _count(
-    gold: np.ndarray, predicted: np.ndarray, names: list[str], types: dict[str, int]
+def score_spans(
+    gold: Spans, predicted: Spans, categories: Sequence[str], convention: str = "strict"
 ) -> Scores:
-    lines = np.ascontiguousarray(np.concatenate([gold, predicted]))
-    _, ids = np.unique(lines, axis=0, return_inverse=True)
-    ids = ids.reshape(-1)
-    correct = np.isin(ids[len(gold) :], ids[: len(gold)])
-    size = len(types)
-    totals = (
-        np.bincount(gold[:, 1], minlength=size),
-        np.bincount(predicted[:, 1], minlength=size),
-        np.bincount(predicted[correct, 1], minlength=size),
-    )
-    by_type = {name: Counts(*(int(total[types[name]]) for total in totals)) for name in names}
-    return Scores(len(gold), len(predicted), int(correct.sum()), by_type)
+    """As `score`, from arrays: what `LabelSet.decode_spans` makes of gold and of predicted tags.
+
+    Args:
+        gold, predicted: entities of the same rows, in any order.
+        categories: distinct names, which `Spans.type` counts (`LabelSet.categories`).
+        convention: as in `score`, and the one that the tags were decoded by.
+
+    Raises:
+        UserError: an unknown convention, or a type that has no name.
+    """
+    check_convention(convention)
+    columns = [np.concatenate(pair) for pair in zip(gold, predicted, strict=True)]
+    kind = columns[1]
+    if len(kind) and not 0 <= kind.min() <= kind.max() < len(categories):
+        raise UserError(
+            f"categories: {len(categories)} names, but types from {kind.min()} to {kind.max()}. Give the "
+            "categories of the label set that decoded the tags."
+        )
+    return _score(columns, len(gold.row), categories, convention)
+
+
+def _integers(values: list[Any]) -> np.ndarray:
+    """As int64; where one is too large for that, all by their rank, which compares alike."""
+    try:
+        return np.array(values, np.int64)
+    except OverflowError:
+        return np.unique(np.array(values, object), return_inverse=True)[1]
+
+
+def _score(
+    columns: Sequence[np.ndarray], golds: int, categories: Sequence[str], convention: str
+) -> Scores:
+    """Scores of entities in columns like those of `Spans`; the first `golds` of them are gold."""
+    row, kind, start, end = columns
+    size = len(categories)
+    keys = _number((row, start, end), 2**63 // max(size, 1))
+    keys *= size
+    keys += kind
+    gold, predicted = keys[:golds], keys[golds:]
+    gold_set, predicted_set = _distinct(gold), _distinct(predicted)
+    # Two sorted runs: a stable sort merges them.
+    both = np.sort(np.concatenate([gold_set, predicted_set]), kind="stable")
+    correct = both[1:][both[1:] == both[:-1]]
+    if convention == "mmocr":
+        predicted = np.sort(predicted)
+        left, right = (np.searchsorted(predicted, correct, side) for side in ("left", "right"))
+        correct = np.repeat(correct, right - left)
+    else:
+        gold, predicted = gold_set, predicted_set
+    totals = [
+        np.bincount(side % size, minlength=size).tolist() for side in (gold, predicted, correct)
+    ]
+    counts = {name: Counts(*figures) for name, *figures in zip(categories, *totals, strict=True)}
+    by_type = {
+        name: counts[name] for name in sorted(counts) if counts[name].gold or counts[name].predicted
+    }
+    return Scores(len(gold), len(predicted), len(correct), by_type)
+
+
+def _number(columns: Sequence[np.ndarray], limit: int) -> np.ndarray:
+    """A number below `limit` for each line of integer columns [E], the same for lines that are the same.
+
+    Numbers ascend as lines do, so what comes in order needs no sorting.
+    """
+    lows = [int(column.min(initial=0)) for column in columns]
+    highs = [int(column.max(initial=0)) for column in columns]
+    sizes = [high - low + 1 for low, high in zip(lows, highs, strict=True)]
+    if math.prod(sizes) >= limit:  # slower, and right for any values
+        return np.unique(np.stack(columns, 1), axis=0, return_inverse=True)[1].reshape(-1)
+    number = np.zeros(len(columns[0]), np.int64)
+    for column, low, size in zip(columns, lows, sizes, strict=True):
+        number *= size
+        number += column
+        number -= low
+    return number
+
+
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Sorted and each once. `np.unique` does not profit from keys that are in order already."""
+    keys = np.sort(keys, kind="stable")
+    return keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]

@@ -116,6 +116,18 @@ def test_epochs_can_be_made_in_any_order() -> None:
     np.testing.assert_array_equal(batcher.epoch(7).shapes[0].input_ids, late)
 
 
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_sentences_may_be_dealt_in_any_number_of_parts(
+    batching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = Batcher(token_set(MIXED), batching, 4, MAX_LENGTH, seed=0)
+    whole = batcher.epoch(0)
+    monkeypatch.setattr("flax_ner.text.batches.PART", 7)
+    for batches, expected in zip(batcher.epoch(0).shapes, whole.shapes, strict=True):
+        for array, one in zip(batches, expected, strict=True):
+            np.testing.assert_array_equal(array, one)
+
+
 def test_packing_mixes_sentences_anew_each_epoch() -> None:
     batcher = Batcher(token_set([8] * 50), "pack", 2, MAX_LENGTH, seed=0)
     rows = [batcher.epoch(i).shapes[0].input_ids.reshape(-1, MAX_LENGTH) for i in range(2)]

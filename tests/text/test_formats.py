@@ -1,6 +1,8 @@
 """Data files: what is read, what is refused, and with which words."""
 
 import codecs
+import contextlib
+import gc
 import json
 import re
 from pathlib import Path
@@ -152,6 +154,27 @@ def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: str, message
     path = write(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
     with pytest.raises(UserError, match=f"^{re.escape(f'{path}:3: ')}.*{re.escape(message)}"):
         read_cluener(path)
+
+
+def test_a_byte_order_mark_within_a_file_is_called_that(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{GOOD}\n\ufeff{GOOD}\n")  # two files in one
+    with pytest.raises(UserError, match=r":2: not JSON \(Unexpected UTF-8 BOM"):
+        read_cluener(path)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("data", [GOOD, "no JSON"])
+def test_reading_leaves_the_garbage_collector_as_it_was(
+    tmp_path: Path, data: str, enabled: bool
+) -> None:
+    path = write(tmp_path, data)
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with contextlib.suppress(UserError):
+            read_cluener(path)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:

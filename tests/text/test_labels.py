@@ -145,11 +145,46 @@ def test_strict_equals_seqeval(scheme: str, oracle: type) -> None:
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_rows_may_be_decoded_in_any_number_of_parts(
+    convention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 50, seed=3)
+    whole = labels.decode_spans(tags, mask, convention)
+    monkeypatch.setattr("flax_ner.text.labels.PART", 7)
+    for column, expected in zip(labels.decode_spans(tags, mask, convention), whole, strict=True):
+        assert column.dtype == expected.dtype == np.int32
+        np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
 def test_rows_are_decoded_independently(convention: str) -> None:
     labels = LabelSet(["a", "b"])
     tags, mask = random_tags(labels, 50, seed=3)
     alone = [labels.decode(tags[i : i + 1], mask[i : i + 1], convention)[0] for i in range(50)]
     assert labels.decode(tags, mask, convention) == alone
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_decoding_does_not_depend_on_how_arrays_lie_in_memory(convention: str) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 50, seed=3)
+    expected = labels.decode(tags, mask, convention)
+    assert labels.decode(np.asfortranarray(tags), np.asfortranarray(mask), convention) == expected
+    assert labels.decode(np.repeat(tags, 2, 1)[:, ::2], mask.astype(float), convention) == expected
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_characters_left_out_are_outside(convention: str) -> None:
+    labels = LabelSet(["a", "b"])
+    tags, mask = random_tags(labels, 200, seed=4)
+    row, position = np.nonzero((mask > 0) & (np.arange(mask.shape[1]) > 0))
+    tag = tags[row, position]
+    some = tag != labels.outside
+    whole = labels.spans(tag, row, position - 1, convention)
+    kept = labels.spans(tag[some], row[some], position[some] - 1, convention)
+    for column, expected in zip(kept, whole, strict=True):
+        np.testing.assert_array_equal(column, expected)
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])

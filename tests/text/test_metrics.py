@@ -14,8 +14,8 @@ from seqeval.scheme import IOB2, IOBES
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_cluener
-from flax_ner.text.labels import LabelSet
-from flax_ner.text.metrics import Counts, Scores, score
+from flax_ner.text.labels import LabelSet, Spans
+from flax_ner.text.metrics import Counts, Scores, score, score_spans
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
 
 ROWS = st.lists(st.tuples(entities(6, longest=2), entities(6, longest=2)), max_size=6)
@@ -78,6 +78,47 @@ def test_scores_equal_seqeval(scheme: str, oracle: type, convention: str, seed: 
         figures = (counts.precision, counts.recall, counts.f1)
         assert figures == pytest.approx((row["precision"], row["recall"], row["f1-score"])), name
     assert 0 < scores.correct < scores.predicted
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_scores_of_arrays_equal_those_of_lists(convention: str, seed: int) -> None:
+    labels = LabelSet(["c", "a", "never", "b"])
+    gold, mask = random_tags(labels, 60, seed)
+    noise, _ = random_tags(labels, 60, seed + 100)
+    found = np.where(np.random.default_rng(seed).random(gold.shape) < 0.2, noise, gold)
+    for tags in (gold, found):
+        tags[np.isin(tags, [labels.names.index(f"{place}-never") for place in "BI"])] = 0
+    sides = [labels.decode_spans(tags, mask, convention) for tags in (gold, found)]
+    scores = score_spans(*sides, labels.categories, convention)
+    decoded = [labels.decode(tags, mask, convention) for tags in (gold, found)]
+    assert scores == score(*decoded, convention)
+    assert list(scores.by_type) == ["a", "b", "c"]
+    assert 0 < scores.correct < scores.predicted
+
+
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [("strict", (2, 3, 1)), ("lenient", (2, 3, 1)), ("mmocr", (3, 5, 2))],
+)
+def test_arrays_may_repeat_entities_and_be_in_any_order(
+    convention: str, expected: tuple[int, int, int]
+) -> None:
+    def spans(*lines: tuple[int, int, int, int]) -> Spans:
+        return Spans(*np.array(lines, np.int32).T)
+
+    gold = spans((1, 0, 0, 2), (0, 0, 0, 2), (1, 0, 0, 2))
+    found = spans((2, 0, 0, 2), (1, 0, 0, 2), (1, 0, 1, 2), (1, 0, 0, 2), (2, 0, 0, 2))
+    assert score_spans(gold, found, ["a"], convention).by_type == {"a": Counts(*expected)}
+
+
+@pytest.mark.parametrize("kind", [-1, 2])
+def test_a_type_without_a_name_is_refused(kind: int) -> None:
+    spans = Spans(*np.array([[0, kind, 0, 1]], np.int32).T)
+    with pytest.raises(UserError, match=rf"categories: 2 names, but types from {kind} to {kind}"):
+        score_spans(spans, spans, ["a", "b"])
+    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+        score_spans(spans, spans, ["a", "b"], "exact")
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
@@ -157,6 +198,25 @@ def test_anything_that_starts_with_type_start_end_is_an_entity() -> None:
     gold = [[Entity("a", 0, 2, "上海", 1.0)], [Entity("b", 1, 2)]]
     found = [[("a", 0, 2)], [["b", np.int32(1), np.int64(2), "海", 0.3]]]
     assert score(gold, found).correct == 2
+
+
+# Offsets of which a product, a difference, or one alone is more than 64 bits hold.
+EDGES = [-(10**30), -(2**63), -(2**62), -(2**32), -1, 0, 2**32, 2**62, 2**63 - 1, 2**64, 10**30]
+WIDE = st.lists(st.tuples(st.sampled_from("ab"), *[st.sampled_from(EDGES)] * 2), max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(WIDE, WIDE), max_size=4))
+def test_offsets_may_be_of_any_size(rows: list[Any]) -> None:
+    scores = score([row[0] for row in rows], [row[1] for row in rows])
+    assert scores.gold == sum(len(set(gold)) for gold, _ in rows)
+    assert scores.predicted == sum(len(set(found)) for _, found in rows)
+    assert scores.correct == sum(len(set(gold) & set(found)) for gold, found in rows)
+
+
+def test_rows_may_be_any_iterables() -> None:
+    rows = [[("a", 0, 2)], [("b", 1, 2), ("a", 3, 4)]]
+    assert score([iter(row) for row in rows], [tuple(row) for row in rows]).correct == 3
 
 
 def test_rows_must_be_as_many() -> None:

@@ -64,6 +64,19 @@ def test_a_batch_equals_its_texts_one_by_one(texts: list[str]) -> None:
     assert [encoding.ids for encoding in batch] == [SMALL.encode(text).ids for text in texts]
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ANY_TEXT, max_size=5), st.booleans())
+@example(["a\ud83d", "\ude00b"], True)
+@example(["", ""], True)
+def test_ids_alone_equal_those_of_a_batch(texts: list[str], lower_case: bool) -> None:
+    tokenizer = CharTokenizer([*SPECIAL_TOKENS, *"aAß中Σσς\ufffd\uffff"], lower_case)
+    ids, lengths = tokenizer.encode_ids(texts)
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
+    assert lengths.tolist() == [len(row) for row in expected]
+    assert ids.tolist() == [i for row in expected for i in row]
+
+
 def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
     changed = [c for c in map(chr, range(sys.maxunicode + 1)) if c.lower() != c]
     upper = [c for c in changed if len(c.lower()) == 1]
