@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import (
     Encoding,
     Regex,
@@ -41,7 +43,8 @@ class CharTokenizer:
         self.lower_case = lower_case
         named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
         ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
-        self.unknown_id = ids["[UNK]"]
+        self.unknown_id, self.cls_id, self.sep_id = (ids[t] for t in ("[UNK]", "[CLS]", "[SEP]"))
+        self._id_of = np.full(sys.maxunicode + 1, -1, np.int32)  # by code point; -1: not asked yet
         self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
         if lower_case:
             # "İ" alone would become two characters, so two tokens; U+FFFF is in no vocabulary.
@@ -67,6 +70,19 @@ class CharTokenizer:
         clean = [text if text.isascii() else _SURROGATES.sub("\ufffd", text) for text in texts]
         encodings: list[Encoding] = self._backend.encode_batch(clean, is_pretokenized=False)
         return encodings
+
+    def character_ids(self, text: str) -> np.ndarray:
+        """The ids that `encode` gives the characters, int32 [len(text)], without [CLS] and [SEP].
+
+        A character's id is the same wherever it stands, so that each is looked up once.
+        """
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = self._id_of[codes]
+        if len(ids) and ids.min() < 0:
+            new = np.unique(codes[ids < 0])
+            self._id_of[new] = self.encode("".join(map(chr, new.tolist()))).ids[1:-1]
+            ids = self._id_of[codes]
+        return ids
 
 
 def token_ids(tokens: Sequence[str], source: str) -> dict[str, int]:
