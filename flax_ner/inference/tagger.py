@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
@@ -27,9 +27,10 @@ from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.convert import open_model
 
 CHUNK = 1024  # texts that are tokenised together
-# A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 512. Batches that
-# wait run beside one another, so that small ones do not leave cores idle.
-CPU_TOKENS = 512
+# A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
+CPU_TOKENS = 1024
+# Waits for a batch's best tags and their log probabilities, [B, T] each.
+Answer = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def load(path: str | Path) -> "Tagger":
@@ -89,8 +90,13 @@ class Tagger:
         self._best = jax.jit(partial(_best, config))
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
+        self._threads = None
         if jax.default_backend() == "cpu":
             tokens = min(tokens, CPU_TOKENS * devices)
+            # A CPU computes what one thread dispatches one after the other, and parts of a batch keep
+            # one core only busy. Several devices must all see the same order: there one thread it is.
+            if sharding is None:
+                self._threads = ThreadPoolExecutor(os.cpu_count())
         self._shapes = Shapes(self.max_length, tokens, devices)
 
     @overload
@@ -127,11 +133,8 @@ class Tagger:
 
         After it no text compiles anything, whatever its length. Each shape is run once.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # compiling takes one core
-            done = threads.map(
-                lambda shape: self._run(*np.zeros((3, *shape), np.int32)), self._shapes.all()
-            )
-            jax.block_until_ready(list(done))
+        for answer in [self._run(*np.zeros((3, *s), np.int32)) for s in self._shapes.all()]:
+            answer()
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C].
@@ -183,8 +186,8 @@ class Tagger:
 
         running = []
         for batch in batches(tokens, lengths, self._shapes):
-            outputs = self._run(batch.input_ids, batch.segment_ids, batch.positions)
-            running.append((batch.source, batch.target, outputs))
+            answer = self._run(batch.input_ids, batch.segment_ids, batch.positions)
+            running.append((batch.source, batch.target, answer))
         # Tags are read from the kept characters; `mmocr` reads a text's last [SEP] too.
         keep_stop = pieces.keep_stop
         if convention == "mmocr":
@@ -193,20 +196,24 @@ class Tagger:
         kept &= character < np.repeat(keep_stop, lengths)
         return _Work(texts, convention, np.repeat(pieces.text, lengths), character, kept, running)
 
-    def _run(self, *batch: np.ndarray) -> tuple[Array, Array]:
-        """Best tag and its log probability, [B, T], not waited for."""
+    def _run(self, *batch: np.ndarray) -> Answer:
+        """Have the best tag and its log probability computed, [B, T]; waits when asked for them."""
+        if self._threads:
+            params = self.params
+            run = lambda: jax.device_get(self._best(params, *batch))  # noqa: E731
+            return self._threads.submit(run).result
         outputs = self._best(self.params, *jax.device_put(batch, self.sharding))
         for output in outputs:
             output.copy_to_host_async()
-        return outputs
+        return partial(jax.device_get, outputs)
 
     def _finish(self, work: "_Work") -> list[list[Entity]]:
         """Wait for the device and read its tags."""
         tag = np.zeros(len(work.kept), np.int32)
         log_p = np.zeros(len(work.kept), np.float32)
-        for source, target, (best, best_log_p) in work.running:
-            tag[source] = np.asarray(best).ravel()[target]
-            log_p[source] = np.asarray(best_log_p).ravel()[target]
+        for source, target, answer in work.running:
+            best, best_log_p = answer()
+            tag[source], log_p[source] = best.ravel()[target], best_log_p.ravel()[target]
         row, tag, log_p = work.text[work.kept], tag[work.kept], log_p[work.kept]
         spans = self.labels.spans(tag, row, work.character[work.kept], work.convention)
 
@@ -230,7 +237,7 @@ class _Work(NamedTuple):
     text: np.ndarray  # whose token it is
     character: np.ndarray  # which of its characters it is
     kept: np.ndarray  # whether its tag counts
-    running: list[tuple[np.ndarray, np.ndarray, tuple[Array, Array]]]  # source, target, outputs
+    running: list[tuple[np.ndarray, np.ndarray, Answer]]  # source, target (see `Batch`)
 
 
 def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:
