@@ -1,10 +1,13 @@
 """A trained model in use: texts in, entities out."""
 
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,8 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from flax_ner.errors import UserError
-from flax_ner.inference.windows import windows
+from flax_ner.inference.rows import WIDTHS, Shapes, batches
+from flax_ner.inference.windows import split
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, apply
 from flax_ner.text.examples import Entity, Example
@@ -22,8 +26,11 @@ from flax_ner.text.metrics import Scores, score
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.convert import open_model
 
-ROW_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # few, for each is compiled once
-CHUNK = 4096  # texts that are in memory at once
+CHUNK = 1024  # texts that are tokenised together
+# A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
+CPU_TOKENS = 1024
+# Waits for a batch's best tags and their log probabilities, [B, T] each.
+Answer = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def load(path: str | Path) -> "Tagger":
@@ -62,7 +69,7 @@ class Tagger:
         labels: tag ids to entities.
         max_length: tokens a row at most, [CLS] and [SEP] included; longer texts go through
             overlapping windows.
-        batch_size: rows a batch at most.
+        batch_size: rows of 128 tokens a batch at most, fewer where rows are wider, and on a CPU.
         sharding: of a batch [B, T], for several devices.
     """
 
@@ -81,6 +88,16 @@ class Tagger:
         self.batch_size, self.sharding = batch_size, sharding
         self._logits = jax.jit(partial(_logits, config))
         self._best = jax.jit(partial(_best, config))
+        devices = 1 if sharding is None else sharding.num_devices
+        tokens = batch_size * WIDTHS[0]
+        self._threads = None
+        if jax.default_backend() == "cpu":
+            tokens = min(tokens, CPU_TOKENS * devices)
+            # A CPU computes what one thread dispatches one after the other, and parts of a batch keep
+            # one core only busy. Several devices must all see the same order: there one thread it is.
+            if sharding is None:
+                self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._shapes = Shapes(self.max_length, tokens, devices)
 
     @overload
     def __call__(self, texts: str, convention: str = ...) -> list[Entity]: ...  # type: ignore[overload-overlap]
@@ -95,12 +112,29 @@ class Tagger:
         entity's tags together, taken as independent. `convention` is one of `LabelSet.decode`.
         """
         if isinstance(texts, str):
-            return self._tag([texts], convention)[0]
-        found: list[list[Entity]] = []
+            return self._finish(self._start([texts], convention))[0]
         texts = list(texts)
+        if not all(map(isinstance, texts, repeat(str))):
+            i = next(i for i, text in enumerate(texts) if not isinstance(text, str))
+            raise UserError(f"texts[{i}]: {type(texts[i]).__name__}, but a text is a string.")
+        found: list[list[Entity]] = []
+        started: list[_Work] = []
         for first in range(0, len(texts), CHUNK):
-            found += self._tag(texts[first : first + CHUNK], convention)
+            # The device has the next chunk before this one's answers are looked at.
+            started.append(self._start(texts[first : first + CHUNK], convention))
+            if len(started) > 1:
+                found += self._finish(started.pop(0))
+        for work in started:
+            found += self._finish(work)
         return found
+
+    def compile(self) -> None:
+        """Compile ahead what the first use of each shape of batch would compile otherwise.
+
+        After it no text compiles anything, whatever its length. Each shape is run once.
+        """
+        for answer in [self._run(*np.zeros((3, *s), np.int32)) for s in self._shapes.all()]:
+            answer()
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C].
@@ -134,73 +168,76 @@ class Tagger:
             gold.append(example.entities)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _tag(self, texts: Sequence[str], convention: str) -> list[list[Entity]]:
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"texts[{i}]: {type(text).__name__}, but a text is a string.")
-        parts = [
-            (i, window, window.stop == len(text))
-            for i, text in enumerate(texts)
-            if text
-            for window in windows(len(text), self.max_length - 2)
-        ]
-        found: list[list[Entity]] = [[] for _ in texts]
-        if not parts:
-            return found
-        pieces = [texts[i][window.start : window.stop] for i, window, _ in parts]
-        tags, log_p = self._run([encoding.ids for encoding in self.tokenizer.encode_batch(pieces)])
+    def _start(self, texts: Sequence[str], convention: str) -> "_Work":
+        """Tokenise and hand to the device, without waiting for it."""
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        pieces = split(sizes, self.max_length - 2)
+        # All pieces end to end, each with its [CLS] and [SEP].
+        lengths = pieces.stop - pieces.start + 2
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        character = np.repeat(pieces.start - 1, lengths) + within
+        first, last = within == 0, within == np.repeat(lengths - 1, lengths)
+        text_starts = np.cumsum(sizes) - sizes
+        source = np.repeat(text_starts[pieces.text], lengths) + character
+        tokens = np.zeros(len(source), np.int32)
+        inside = ~(first | last)
+        tokens[inside] = self.tokenizer.character_ids("".join(texts))[source[inside]]
+        tokens[first], tokens[last] = self.tokenizer.cls_id, self.tokenizer.sep_id
 
-        # All kept characters end to end; behind the last window of a text its [SEP], for `mmocr`.
-        kept = np.array([w.keep_stop - w.keep_start + last for _, w, last in parts])
-        offset = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
-        part = np.repeat(np.arange(len(parts)), kept)
-        column = np.array([1 + w.keep_start - w.start for _, w, _ in parts])[part] + offset
-        character = np.array([w.keep_start for _, w, _ in parts])[part] + offset
-        row = np.array([i for i, _, _ in parts])[part]
-        tag, log_p = tags[part, column], log_p[part, column]
-        if convention != "mmocr":
-            inside = character < np.array([len(text) for text in texts])[row]
-            tag, log_p, row, character = tag[inside], log_p[inside], row[inside], character[inside]
+        running = []
+        for batch in batches(tokens, lengths, self._shapes):
+            answer = self._run(batch.input_ids, batch.segment_ids, batch.positions)
+            running.append((batch.source, batch.target, answer))
+        # Tags are read from the kept characters; `mmocr` reads a text's last [SEP] too.
+        keep_stop = pieces.keep_stop
+        if convention == "mmocr":
+            keep_stop = keep_stop + (pieces.stop == sizes[pieces.text])
+        kept = character >= np.repeat(pieces.keep_start, lengths)
+        kept &= character < np.repeat(keep_stop, lengths)
+        return _Work(texts, convention, np.repeat(pieces.text, lengths), character, kept, running)
 
-        spans = self.labels.spans(tag, row, character, convention)
+    def _run(self, *batch: np.ndarray) -> Answer:
+        """Have the best tag and its log probability computed, [B, T]; waits when asked for them."""
+        if self._threads:
+            params = self.params
+            run = lambda: jax.device_get(self._best(params, *batch))  # noqa: E731
+            return self._threads.submit(run).result
+        outputs = self._best(self.params, *jax.device_put(batch, self.sharding))
+        for output in outputs:
+            output.copy_to_host_async()
+        return partial(jax.device_get, outputs)
+
+    def _finish(self, work: "_Work") -> list[list[Entity]]:
+        """Wait for the device and read its tags."""
+        tag = np.zeros(len(work.kept), np.int32)
+        log_p = np.zeros(len(work.kept), np.float32)
+        for source, target, answer in work.running:
+            best, best_log_p = answer()
+            tag[source], log_p[source] = best.ravel()[target], best_log_p.ravel()[target]
+        row, tag, log_p = work.text[work.kept], tag[work.kept], log_p[work.kept]
+        spans = self.labels.spans(tag, row, work.character[work.kept], work.convention)
+
         begins = np.searchsorted(row, spans.row) + spans.start
         ends = begins + spans.end - spans.start
         total = np.concatenate([[0.0], np.cumsum(log_p, dtype=np.float64)])
         scores = np.exp(total[ends] - total[begins])
-        for i, kind, start, end, p in zip(*(x.tolist() for x in (*spans, scores)), strict=True):
-            found[i].append(
-                Entity(self.labels.categories[kind], start, end, texts[i][start:end], p)
-            )
+        found: list[list[Entity]] = [[] for _ in work.texts]
+        columns = (*spans, scores)
+        for i, kind, start, end, p in zip(*(x.tolist() for x in columns), strict=True):
+            surface = work.texts[i][start:end]
+            found[i].append(Entity(self.labels.categories[kind], start, end, surface, p))
         return found
 
-    def _run(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Best tag and its log probability for each token: int32 and float32 [rows, longest]."""
-        lengths = np.array([len(row) for row in ids])
-        tags = np.zeros((len(ids), lengths.max()), np.int32)
-        log_p = np.zeros(tags.shape, np.float32)
-        devices = 1 if self.sharding is None else self.sharding.num_devices
-        order = np.argsort(lengths, kind="stable")
-        choices = np.array([*(w for w in ROW_LENGTHS if w < self.max_length), self.max_length])
-        widths = choices[np.searchsorted(choices, lengths)]
-        pending = []
-        for width in np.unique(widths):
-            rows = order[widths[order] == width]
-            for first in range(0, len(rows), self.batch_size):
-                batch = rows[first : first + self.batch_size]
-                # A power of two of rows: few shapes to compile.
-                height = min(1 << (len(batch) - 1).bit_length(), self.batch_size)
-                height = -(-height // devices) * devices
-                input_ids = np.zeros((height, width), np.int32)
-                mask = np.arange(width) < np.pad(lengths[batch], (0, height - len(batch)))[:, None]
-                for place, i in enumerate(batch):
-                    input_ids[place, : lengths[i]] = ids[i]
-                inputs = jax.device_put((input_ids, mask.astype(np.int32)), self.sharding)
-                pending.append((batch, self._best(self.params, *inputs)))
-        for batch, (best, best_log_p) in pending:
-            width = min(best.shape[1], tags.shape[1])
-            tags[batch, :width] = np.asarray(best)[: len(batch), :width]
-            log_p[batch, :width] = np.asarray(best_log_p)[: len(batch), :width]
-        return tags, log_p
+
+class _Work(NamedTuple):
+    """Texts that the device is at. Arrays are over all tokens of all pieces, in the order of the texts."""
+
+    texts: Sequence[str]
+    convention: str
+    text: np.ndarray  # whose token it is
+    character: np.ndarray  # which of its characters it is
+    kept: np.ndarray  # whether its tag counts
+    running: list[tuple[np.ndarray, np.ndarray, Answer]]  # source, target (see `Batch`)
 
 
 def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:
@@ -208,6 +245,8 @@ def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -
     return apply(config, params, input_ids, mask, positions)
 
 
-def _best(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> tuple[Array, Array]:
-    log_p = jax.nn.log_softmax(_logits(config, params, input_ids, mask))
+def _best(
+    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+) -> tuple[Array, Array]:
+    log_p = jax.nn.log_softmax(apply(config, params, input_ids, segment_ids, positions))
     return log_p.argmax(-1), log_p.max(-1)

@@ -43,7 +43,8 @@ class CharTokenizer:
         self.lower_case = lower_case
         named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
         ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
-        self.unknown_id = ids["[UNK]"]
+        self.unknown_id, self.cls_id, self.sep_id = (ids[t] for t in ("[UNK]", "[CLS]", "[SEP]"))
+        self._id_of = np.full(sys.maxunicode + 1, -1, np.int32)  # by code point; -1: not asked yet
         self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
         if lower_case:
             # "İ" alone would become two characters, so two tokens; U+FFFF is in no vocabulary.
@@ -70,6 +71,19 @@ class CharTokenizer:
         encodings: list[Encoding] = self._backend.encode_batch(clean, is_pretokenized=False)
         return encodings
 
+    def character_ids(self, text: str) -> np.ndarray:
+        """The ids that `encode` gives the characters, int32 [len(text)], without [CLS] and [SEP].
+
+        A character's id is the same wherever it stands, so that each is looked up once.
+        """
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = self._id_of[codes]
+        if len(ids) and ids.min() < 0:
+            new = np.unique(codes[ids < 0])
+            self._id_of[new] = self.encode("".join(map(chr, new.tolist()))).ids[1:-1]
+            ids = self._id_of[codes]
+        return ids
+
     def encode_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts end to end, [CLS] and [SEP] included, and nothing else of `encode_batch`.
 
@@ -77,20 +91,12 @@ class CharTokenizer:
             ids int32 [sum of lengths] and lengths int64 [texts].
         """
         lengths = np.array([len(text) + 2 for text in texts], np.int64)
-        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
-        # Neighbours do not matter to a character's id, so that each character is looked up once.
-        occurs = np.zeros(sys.maxunicode + 1, bool)
-        occurs[codes] = True
-        distinct = np.flatnonzero(occurs)
-        cls, *found, sep = self.encode("".join(map(chr, distinct.tolist()))).ids
-        table = np.zeros(len(occurs), np.int32)
-        table[distinct] = found
+        stops = np.cumsum(lengths)
         ids = np.empty(lengths.sum(), np.int32)
         inside = np.ones(len(ids), bool)
-        stops = np.cumsum(lengths)
-        for places, special in ((stops - lengths, cls), (stops - 1, sep)):
+        for places, special in ((stops - lengths, self.cls_id), (stops - 1, self.sep_id)):
             ids[places], inside[places] = special, False
-        ids[inside] = table[codes]
+        ids[inside] = self.character_ids("".join(texts))
         return ids, lengths
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flax_ner import Entity, Tagger, load
 from flax_ner.errors import UserError
@@ -94,6 +96,49 @@ def test_long_texts_lose_and_invent_nothing(make: Callable[..., Tagger], max_len
         for span in ((i + 1, i + 4), (i + 5, i + 6))
     ]
     assert [(entity.start, entity.end) for entity in found] == expected
+
+
+def test_chunks_join_without_a_seam(
+    make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["ob" * (i % 40) + "o" * (i % 7) for i in range(100)]
+    tagger = make()
+    expected = [tagger(text) for text in texts]
+    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 9)
+    assert tagger(texts) == expected
+    with pytest.raises(UserError, match=r"texts\[99\]: bytes"):
+        tagger([*texts[:-1], b"o"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("max_length", [7, 64])
+def test_no_text_compiles_anything_after_compile(
+    make: Callable[..., Tagger], max_length: int
+) -> None:
+    tagger = make(max_length)
+    tagger.compile()
+    shapes = tagger._best._cache_size()
+    assert shapes == len(tagger._shapes.all()) < 15
+    for length in range(140):
+        tagger("o" * length)
+    for count in (2, 3, 5, 8, 13, 100):
+        tagger(["ob" * i for i in range(count)])
+    tagger.params = jax.tree.map(lambda x: x + 1, tagger.params)
+    tagger(["obi"])
+    assert tagger._best._cache_size() == shapes
+
+
+def test_several_devices_find_the_same(make: Callable[..., Tagger]) -> None:
+    one = make()
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    rows, whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+    params = jax.device_put(one.params, whole)
+    many = Tagger(one.config, params, one.tokenizer, LABELS, 64, 4, rows)
+    many.compile()
+    texts = ["ob" * i for i in range(90)]
+    assert [[e[:4] for e in row] for row in many(texts)] == [
+        [e[:4] for e in row] for row in one(texts)
+    ]
+    assert many._best._cache_size() == len(many._shapes.all())
 
 
 def test_conventions_differ_as_documented(make: Callable[..., Tagger]) -> None:

@@ -1,10 +1,11 @@
 """Long texts in pieces."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_ner.inference.windows import windows
+from flax_ner.inference.windows import split, windows
 
 
 @given(st.integers(0, 5000), st.integers(1, 200))
@@ -25,3 +26,11 @@ def test_kept_characters_stand_away_from_a_window_edge(length: int, size: int) -
     for window in parts:
         assert window.keep_start == 0 or window.keep_start - window.start >= size // 8 - 1
         assert window.keep_stop == length or window.stop - window.keep_stop >= size // 8 - 1
+
+
+@given(st.lists(st.integers(0, 300), max_size=20), st.integers(1, 200))
+def test_many_texts_are_split_as_each_alone(lengths: list[int], size: int) -> None:
+    found = list(
+        zip(*(column.tolist() for column in split(np.array(lengths, int), size)), strict=True)
+    )
+    assert found == [(i, *w) for i, n in enumerate(lengths) if n for w in windows(n, size)]

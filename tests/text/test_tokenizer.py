@@ -203,3 +203,12 @@ def test_a_built_vocabulary_knows_just_the_characters_that_are_frequent(
 def test_a_built_vocabulary_does_not_depend_on_the_order_of_texts() -> None:
     expected = [*SPECIAL_TOKENS, "b", "a", "c"]
     assert build_vocab(["ba", "Bc"]) == build_vocab(["cB", "ab"]) == expected
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_character_ids_are_those_of_encode(lower_case: bool) -> None:
+    vocab = [*SPECIAL_TOKENS, *"abßσςéi中😀", "\ufffd", "\ufffe", "\u0307"]
+    tokenizer = CharTokenizer(vocab, lower_case)
+    every = "".join(map(chr, range(sys.maxunicode + 1)))
+    for text in ("", "ΑΣ ẞ\ud83d\ude00İ\n", every, "ab" + every[::-1]):
+        assert tokenizer.character_ids(text).tolist() == tokenizer.encode(text).ids[1:-1]

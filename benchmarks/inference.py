@@ -1,0 +1,187 @@
+"""Tagging next to transformers' token-classification pipeline on the same weights: throughput and latency.
+
+    python benchmarks/inference.py data/cluener vocab.txt [--rounds 5] [--size small|base|both]
+
+Makes a random model (small: 4 layers of width 256; base: 12 of 768), exports it for transformers and
+tags CLUENER's dev texts with both, float32 on the CPU, each with the threads it takes by itself.
+Both find the same entities or the run fails; a text may differ where two tags are as good as equal.
+The ways take turns; compiling is timed on its own, before. Needs PyTorch and transformers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from flax_ner import Tagger, load
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import init_params
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.tokenizer import read_vocab
+from flax_ner.weights.convert import CLUENER
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, save_model
+
+SIZES: dict[str, tuple[dict[str, int], int]] = {  # shape, texts
+    "small": (
+        {
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+        },
+        1343,
+    ),
+    "base": ({}, 128),
+}
+BATCH = 32
+SINGLE = 500  # sentences, one at a time
+TURN = 25  # of them before the other's turn: PyTorch's threads spin for a while after each call
+ROUNDING = 1e-4  # of the largest logit
+
+
+def make_model(folder: Path, vocab: list[str], shape: dict[str, int]) -> None:
+    """Write a random model to `folder`/ours and, for transformers, to `folder`/theirs."""
+    labels = LabelSet(CLUENER)
+    config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **shape)
+    params = init_params(config, jax.random.key(0))
+    # Characters differ enough for all tags to come out, and O for most.
+    params["encoder"]["embeddings"]["word"] *= 50
+    head = params["head"]["classifier"]
+    head["kernel"] *= 50
+    head["bias"] = head["bias"].at[labels.outside].add(2.5 * np.sqrt(config.hidden_size))
+    model = ModelDir(config, labels, vocab, 128, params)
+    save_model(folder / "ours", model)
+    export(model, folder / "theirs", "hf")
+
+
+def check(tagger: Tagger, pipeline: Any, texts: list[str]) -> tuple[int, int]:
+    """Entities found, and texts in which the two differ by rounding; ends the run where it is more."""
+    ours = [[entity[:3] for entity in row] for row in tagger(texts, "lenient")]
+    theirs = [
+        [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
+        for row in pipeline(texts, batch_size=BATCH)
+    ]
+    differ = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    for i in differ:
+        ids = np.array([tagger.tokenizer.encode(texts[i]).ids])
+        logits = np.sort(np.asarray(tagger.logits(ids, np.ones_like(ids)))[0])
+        if (logits[:, -1] - logits[:, -2]).min() > ROUNDING * np.abs(logits).max():
+            sys.exit(f"text {i}: {ours[i]} here, {theirs[i]} in transformers")
+    return sum(map(len, ours)), len(differ)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str, Any]:
+    count = SIZES[size][1]
+    single_texts = list(dict.fromkeys(texts))[:SINGLE]
+    texts = texts[:count]
+    tagger = load(folder / "ours")
+    pipeline = transformers.pipeline(
+        "token-classification", str(folder / "theirs"), aggregation_strategy="simple", device="cpu"
+    )
+    compile_seconds = timed(tagger.compile)
+    found, differ = check(tagger, pipeline, texts)  # warms up, too
+    shapes = tagger._best._cache_size()
+
+    padded = [
+        pipeline.tokenizer(texts[i : i + BATCH], padding=True, return_tensors="pt")
+        for i in range(0, count, BATCH)
+    ]
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch in padded:
+            pipeline.model(**batch)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "flax_ner": lambda: tagger(texts, "lenient"),
+        "pipeline": lambda: pipeline(texts, batch_size=BATCH),
+        "its forward pass alone": forward,
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            seconds[way].append(timed(call))
+
+    one: dict[str, Callable[[str], Any]] = {"flax_ner": tagger, "pipeline": pipeline}
+    latency: dict[str, list[float]] = {way: [] for way in one}
+    for first in range(0, len(single_texts), TURN):
+        for way, tag in one.items():
+            for text in single_texts[first : first + TURN]:
+                latency[way].append(1e3 * timed(lambda tag=tag, text=text: tag(text)))
+    if tagger._best._cache_size() != shapes:
+        sys.exit("a shape was compiled after compile()")
+
+    print(
+        f"\n{size}: {count} texts, {rounds} rounds; {found} entities, {differ} texts differ by rounding; "
+        f"{shapes} shapes compiled ahead in {compile_seconds:.1f} s\n"
+    )
+    print("| way | sentences a second: median (least, most) | flax_ner is faster, times |")
+    print("| --- | --- | --- |")
+    row: dict[str, Any] = {"texts": count, "entities": found, "differ": differ}
+    row |= {"shapes": shapes, "compile_seconds": round(compile_seconds, 1)}
+    for way, runs in seconds.items():
+        rates = [count / s for s in runs]
+        # Of the same round: what else the machine did fell on both.
+        times = statistics.median(s / own for s, own in zip(runs, seconds["flax_ner"], strict=True))
+        print(
+            f"| {way} | {statistics.median(rates):.1f} ({min(rates):.1f}, {max(rates):.1f}) | {times:.2f} |"
+        )
+        row[way] = {
+            "sentences_per_second": round(statistics.median(rates), 1),
+            "times": round(times, 2),
+        }
+    print(f"\n| one sentence, of {len(single_texts)} | median, ms | p99, ms |\n| --- | --- | --- |")
+    for way, runs in latency.items():
+        median, p99 = np.percentile(runs, [50, 99]).tolist()
+        print(f"| {way} | {median:.1f} | {p99:.1f} |", flush=True)
+        row[way] |= {"single_ms": round(median, 1), "single_p99_ms": round(p99, 1)}
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with dev.json")
+    parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=(*SIZES, "both"), default="both")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    warnings.simplefilter("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    texts = [example.text for example in read_cluener(options.data / "dev.json")]
+    vocab = read_vocab(options.vocab)
+    row: dict[str, Any] = {"rounds": options.rounds}
+    for size in SIZES if options.size == "both" else (options.size,):
+        with tempfile.TemporaryDirectory() as folder:
+            make_model(Path(folder), vocab, SIZES[size][0])
+            row[size] = measure(size, Path(folder), texts, options.rounds)
+    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    row["versions"] = {name: version(name) for name in ("jax", "flax", "torch", "transformers")}
+    print(f"\n`{json.dumps(row)}`")
+
+
+if __name__ == "__main__":
+    main()
