@@ -5,6 +5,8 @@
 Makes a random model (small: 4 layers of width 256; base: 12 of 768), exports it for transformers and
 tags CLUENER's dev texts with both, float32 on the CPU, each with the threads it takes by itself.
 Both find the same entities or the run fails; a text may differ where two tags are as good as equal.
+PyTorch's threads wait for one another at every step, so where other processes keep a core busy it is
+many times slower, which says nothing of either: look at the last column of the table first.
 The ways take turns; compiling is timed on its own, before. Needs PyTorch and transformers.
 """
 
@@ -92,6 +94,13 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
+def others_seconds() -> float:
+    """Core seconds that other processes have had so far (Linux counts them)."""
+    busy = list(map(int, Path("/proc/stat").read_text().split()[1:9]))
+    del busy[3:5]  # idle and waiting for a disk
+    return sum(busy) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str, Any]:
     count = SIZES[size][1]
     single_texts = list(dict.fromkeys(texts))[:SINGLE]
@@ -120,9 +129,13 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         "its forward pass alone": forward,
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    others: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, call in ways.items():
+            before = others_seconds()
             seconds[way].append(timed(call))
+            cores = (os.cpu_count() or 1) * seconds[way][-1]
+            others[way].append(100 * (others_seconds() - before) / cores)
 
     one: dict[str, Callable[[str], Any]] = {"flax_ner": tagger, "pipeline": pipeline}
     latency: dict[str, list[float]] = {way: [] for way in one}
@@ -137,20 +150,24 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         f"\n{size}: {count} texts, {rounds} rounds; {found} entities, {differ} texts differ by rounding; "
         f"{shapes} shapes compiled ahead in {compile_seconds:.1f} s\n"
     )
-    print("| way | sentences a second: median (least, most) | flax_ner is faster, times |")
-    print("| --- | --- | --- |")
+    print(
+        "| way | sentences a second: median (least, most) | flax_ner is faster, times | "
+        "others had of the cores, % |"
+    )
+    print("| --- | --- | --- | --- |")
     row: dict[str, Any] = {"texts": count, "entities": found, "differ": differ}
     row |= {"shapes": shapes, "compile_seconds": round(compile_seconds, 1)}
     for way, runs in seconds.items():
         rates = [count / s for s in runs]
         # Of the same round: what else the machine did fell on both.
         times = statistics.median(s / own for s, own in zip(runs, seconds["flax_ner"], strict=True))
-        print(
-            f"| {way} | {statistics.median(rates):.1f} ({min(rates):.1f}, {max(rates):.1f}) | {times:.2f} |"
-        )
+        rate = f"{statistics.median(rates):.1f} ({min(rates):.1f}, {max(rates):.1f})"
+        taken = statistics.median(others[way])
+        print(f"| {way} | {rate} | {times:.2f} | {taken:.0f} |")
         row[way] = {
             "sentences_per_second": round(statistics.median(rates), 1),
             "times": round(times, 2),
+            "others_percent": round(taken),
         }
     print(f"\n| one sentence, of {len(single_texts)} | median, ms | p99, ms |\n| --- | --- | --- |")
     for way, runs in latency.items():
