@@ -107,7 +107,7 @@ def _predict(options: argparse.Namespace) -> None:
     texts = _texts(options.file)
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.
-    size = 1 if options.file == "-" and sys.stdin.isatty() else CHUNK
+    size = 1 if options.file == "-" and sys.stdin.isatty() else 8 * CHUNK
     while chunk := list(islice(texts, size)):
         for text, entities in zip(chunk, tagger(chunk), strict=True):
             if options.format == "jsonl":
