@@ -14,15 +14,12 @@ The ways take turns; compiling is timed on its own, before. Needs PyTorch and tr
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import jax
 import numpy as np
 import torch
 import transformers
+from common import BASE, SMALL, machine
 
 from flax_ner import Tagger, load
 from flax_ner.model.bert import BertConfig
@@ -41,18 +39,7 @@ from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
 
-SIZES: dict[str, tuple[dict[str, int], int]] = {  # shape, texts
-    "small": (
-        {
-            "hidden_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-        },
-        1343,
-    ),
-    "base": ({}, 128),
-}
+SIZES: dict[str, tuple[dict[str, int], int]] = {"small": (SMALL, 1343), "base": (BASE, 128)}
 BATCH = 32
 SINGLE = 500  # sentences, one at a time
 TURN = 25  # of them before the other's turn: PyTorch's threads spin for a while after each call
@@ -115,11 +102,18 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         aggregation_strategy="simple",
         device=0 if GPU else "cpu",
     )
-    half_config = replace(tagger.config, compute_dtype="bfloat16")
-    half = Tagger(half_config, tagger.params, tagger.tokenizer, tagger.labels, tagger.max_length)
+    half = load(folder / "ours", compute_dtype="bfloat16")
+    half_pipeline = transformers.pipeline(
+        "token-classification",
+        str(folder / "theirs"),
+        aggregation_strategy="simple",
+        device=0 if GPU else "cpu",
+        dtype=torch.bfloat16,
+    )
     compile_seconds = timed(tagger.compile)
     half.compile()
     found, differ = check(tagger, pipeline, texts)  # warms up, too
+    half_pipeline(texts, batch_size=BATCH)
     exact, rounded = (
         [[entity[:3] for entity in row] for row in t(texts, "lenient")] for t in (tagger, half)
     )
@@ -143,6 +137,7 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         "flax_ner": lambda: tagger(texts, "lenient"),
         "flax_ner, bfloat16": lambda: half(texts, "lenient"),
         "pipeline": lambda: pipeline(texts, batch_size=BATCH),
+        "pipeline, bfloat16": lambda: half_pipeline(texts, batch_size=BATCH),
         "its forward pass alone": forward,
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -158,6 +153,7 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         "flax_ner": tagger,
         "flax_ner, bfloat16": half,
         "pipeline": pipeline,
+        "pipeline, bfloat16": half_pipeline,
     }
     latency: dict[str, list[float]] = {way: [] for way in one}
     for first in range(0, len(single_texts), TURN):
@@ -217,8 +213,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_model(Path(folder), vocab, SIZES[size][0])
             row[size] = measure(size, Path(folder), texts, options.rounds)
-    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    row["versions"] = {name: version(name) for name in ("jax", "flax", "torch", "transformers")}
+    row |= machine("jax", "flax", "torch", "transformers")
     print(f"\n`{json.dumps(row)}`")
 
 

@@ -22,7 +22,8 @@ def default_config() -> ConfigDict:
     """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
     config = ConfigDict()
     config.seed = 0  # of initial values, shuffling and dropout
-    # True: trace the second dispatch into WORKDIR/profile, for ui.perfetto.dev or TensorBoard.
+    # True: trace the first dispatch that need not compile into WORKDIR/profile, for ui.perfetto.dev
+    # or TensorBoard.
     config.profile = False
     # Weights to start from: a model directory (convert/torch_to_flax.py makes one, training leaves
     # `best` and `last`), PyTorch weights (a file, or a folder as Hugging Face has them), or either
@@ -50,7 +51,8 @@ def default_config() -> ConfigDict:
     # xla; or cudnn: one kernel, on a GPU, in bfloat16, without dropout of attention probabilities
     # (elsewhere xla computes the same).
     config.model.attention = "xla"
-    config.model.scan_layers = False  # True: compile time does not grow with depth; a slower step
+    # True: a training step's compile time does not grow with depth; a slower step.
+    config.model.scan_layers = False
 
     config.tokenizer = ConfigDict()
     config.tokenizer.kind = "char"  # one token a character
@@ -98,7 +100,7 @@ def default_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.scoring = "strict"  # or lenient, mmocr: how tags become entities
     config.eval.every = 1  # epochs; the last one is always evaluated
-    config.eval.batch_size = 32  # rows
+    config.eval.batch_size = 32  # rows of 128 tokens at most
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 0  # steps; 0: at the end of each epoch
@@ -165,6 +167,10 @@ def check_config(config: ConfigDict) -> None:
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."
+        )
+    if config.model.attention == "cudnn" and config.data.max_length % 2:
+        raise UserError(
+            f"data.max_length: {config.data.max_length}, but model.attention 'cudnn' takes even lengths only."
         )
     if config.data.max_length > config.model.max_position_embeddings:
         raise UserError(

@@ -64,6 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
+    for command in (evaluate, predict):
+        command.add_argument(
+            "--compute-dtype", choices=("float32", "bfloat16"),
+            help="of products; bfloat16 is faster where the device has it. Default: as trained",
+        )  # fmt: skip
+
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # a lone surrogate, which UTF-8 lacks, is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -85,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise UserError(f"--json: no folder {str(Path(options.json).parent)!r} to write to.")
     examples = read_examples(options.data, "cluener", "DATA")
-    tagger = load(options.model)
+    tagger = load(options.model, options.compute_dtype)
     scores = tagger.score(examples, options.scoring)
     Console().print(score_table(scores, f"{options.model} on {options.data}, {options.scoring}"))
     if options.json:
@@ -103,11 +109,11 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    tagger = load(options.model)
+    tagger = load(options.model, options.compute_dtype)
     texts = _texts(options.file)
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.
-    size = 1 if options.file == "-" and sys.stdin.isatty() else 8 * CHUNK
+    size = 1 if options.file == "-" and sys.stdin.isatty() else 2 * CHUNK
     while chunk := list(islice(texts, size)):
         for text, entities in zip(chunk, tagger(chunk), strict=True):
             if options.format == "jsonl":

@@ -1,11 +1,12 @@
 """Pieces of text in rows of a few static shapes, several pieces a row, so that little is padding."""
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from flax_ner.text.batches import pack
 
 # Rows that are full of pieces; a piece goes into the narrowest that holds it.
 WIDTHS = (128, 256, 512)
@@ -77,7 +78,8 @@ def batches(tokens: np.ndarray, lengths: np.ndarray, shapes: Shapes) -> Iterator
     wide = widths[np.searchsorted(widths, lengths)]
     for width in np.unique(wide).tolist():
         pieces = np.flatnonzero(wide == width)
-        row, column = pack(lengths[pieces], width)
+        pieces = pieces[np.argsort(lengths[pieces], kind="stable")]
+        row, column, _ = pack(lengths[pieces], width)
         most = shapes.most_rows(width)
         for first in range(0, int(row.max()) + 1, most):
             here = (row >= first) & (row < first + most)
@@ -92,19 +94,3 @@ def batches(tokens: np.ndarray, lengths: np.ndarray, shapes: Shapes) -> Iterator
             inputs[:, target] = tokens[source], np.repeat(own + 1, n), within
             ids, segments, positions = inputs.reshape(3, height, T)
             yield Batch(ids, segments, positions, source, target)
-
-
-def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and first column of each piece; a row takes the longest piece that still fits."""
-    row, column = np.zeros_like(lengths), np.zeros_like(lengths)
-    order = np.argsort(lengths, kind="stable").tolist()
-    sizes = lengths[order].tolist()  # ascending, as `order`
-    rows = 0
-    while sizes:
-        free = width
-        while place := bisect_right(sizes, free):
-            piece = order.pop(place - 1)
-            row[piece], column[piece] = rows, width - free
-            free -= sizes.pop(place - 1)
-        rows += 1
-    return row, column

@@ -1,9 +1,8 @@
 """A trained model in use: texts in, entities out."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -33,12 +32,13 @@ CPU_TOKENS = 1024
 Answer = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
-def load(path: str | Path) -> "Tagger":
+def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
     """Load a tagger: a model directory, PyTorch weights, or either in a repository of the Hugging Face hub.
 
     Args:
         path: a work directory's `best` or `last`, a converted model, a file or folder as
             `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the hub.
+        compute_dtype: `bfloat16` for speed or `float32`; by default what the model was trained in.
 
     Warns:
         UserWarning: for PyTorch weights, what had to be assumed about them.
@@ -56,7 +56,8 @@ def load(path: str | Path) -> "Tagger":
         )
     tokenizer = CharTokenizer(model.vocab, model.lower_case)
     params = jax.device_put(model.params)
-    return Tagger(model.config, params, tokenizer, model.labels, model.max_length)
+    config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
+    return Tagger(config, params, tokenizer, model.labels, model.max_length)
 
 
 class Tagger:
@@ -90,13 +91,8 @@ class Tagger:
         self._best = jax.jit(partial(_best, config))
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
-        self._threads = None
         if jax.default_backend() == "cpu":
             tokens = min(tokens, CPU_TOKENS * devices)
-            # A CPU computes what one thread dispatches one after the other, and parts of a batch keep
-            # one core only busy. Several devices must all see the same order: there one thread it is.
-            if sharding is None:
-                self._threads = ThreadPoolExecutor(os.cpu_count())
         self._shapes = Shapes(self.max_length, tokens, devices)
 
     @overload
@@ -111,6 +107,7 @@ class Tagger:
         Offsets count characters of the text given; `score` is the probability of all the
         entity's tags together, taken as independent. `convention` is one of `LabelSet.decode`.
         """
+        self.labels.check(convention)
         if isinstance(texts, str):
             return self._finish(self._start([texts], convention))[0]
         texts = list(texts)
@@ -198,10 +195,6 @@ class Tagger:
 
     def _run(self, *batch: np.ndarray) -> Answer:
         """Have the best tag and its log probability computed, [B, T]; waits when asked for them."""
-        if self._threads:
-            params = self.params
-            run = lambda: jax.device_get(self._best(params, *batch))  # noqa: E731
-            return self._threads.submit(run).result
         outputs = self._best(self.params, *jax.device_put(batch, self.sharding))
         for output in outputs:
             output.copy_to_host_async()

@@ -96,6 +96,10 @@ class BertConfig:
                 raise UserError(
                     "model.attention: 'cudnn' takes bfloat16 only. Set model.compute_dtype=bfloat16."
                 )
+            if self.head_dim % 8:
+                raise UserError(
+                    f"model.attention: 'cudnn' takes heads of a multiple of 8, not of {self.head_dim}."
+                )
             if self.attention_probs_dropout_prob:
                 raise UserError(
                     "model.attention: 'cudnn' has no dropout of attention probabilities. "
@@ -177,6 +181,14 @@ class Embeddings(nnx.Module):
         return dropout(x, self.config.hidden_dropout_prob, seed)
 
 
+def attention_mask(segment_ids: Array) -> Array:
+    """Which tokens [B, 1, T, T] attend to which: those of a segment to one another, padding to no padding."""
+    # Padding attends to all of its row, as in the reference, so that its output agrees too.
+    mine = segment_ids[:, :, None] == segment_ids[:, None, :]
+    mask = (mine | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
+    return mask[:, None]
+
+
 def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:
     """Attention [B, T, N, H] of `qkv` [B, T, 3, N, H] in one kernel that never writes the scores."""
     query, key, value = (qkv[:, :, i] for i in range(3))
@@ -255,12 +267,9 @@ class Bert(nnx.Module):
             seeds: uint32 [1 + 3 L, 2] for dropout, None for none.
 
         Returns:
-            [B, T, D] in the compute dtype.
+            [B, T, D] in `config.dtype`.
         """
-        # Padding attends to all of its row, as in the reference, so that its output agrees too.
-        mine = segment_ids[:, :, None] == segment_ids[:, None, :]
-        mask = (mine | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
-        mask = mask[:, None]  # [B, 1, T, T]
+        mask = attention_mask(segment_ids)
         x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
         layer_seeds = None if seeds is None else seeds[1:].reshape(-1, 3, 2)
         if not self.config.scan_layers:

@@ -152,7 +152,7 @@ class Batcher:
         self._by_length = np.argsort(tokens.lengths, kind="stable")
         lengths = tokens.lengths[self._by_length]
         if batching == "pack":
-            self._shapes = [_pack(lengths, batch_size, max_length)]
+            self._shapes = [_packed(lengths, batch_size, max_length)]
         elif batching == "pad":
             self._shapes = [_one_per_row(lengths, batch_size, max_length)]
         else:
@@ -206,11 +206,23 @@ def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
     return _Shape(-(-rows // batch_size), width, np.arange(rows), zeros, zeros + 1, lengths)
 
 
-def _pack(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
-    """Fill rows with the longest sentences that still fit, over the histogram of lengths.
+def _packed(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
+    row, column, segment = pack(lengths, width)
+    steps = -(-(int(row.max()) + 1) // batch_size)
+    return _Shape(steps, width, row, column, segment, lengths)
 
-    A row's pattern of lengths is repeated for as long as the histogram allows, so the work grows
-    with the number of different patterns, not of sentences.
+
+def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fill rows of `width` tokens, each with the longest sentences that still fit.
+
+    A row's pattern of lengths is repeated for as long as the histogram of lengths allows, so the work
+    grows with the number of different patterns, not of sentences.
+
+    Args:
+        lengths: int [sentences], ascending, none above `width`.
+
+    Returns:
+        Row, first column, and number in the row (from 1) of each sentence, int64 [sentences].
     """
     left = np.bincount(lengths, minlength=width + 1)
     patterns: list[tuple[list[int], int]] = []
@@ -241,12 +253,5 @@ def _pack(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:
         )
     ]
     row, column, segment, length = (np.concatenate(parts) for parts in zip(*slots, strict=True))
-    order = np.argsort(length, kind="stable")  # as sentences are dealt
-    return _Shape(
-        -(-int(rows[-1]) // batch_size),
-        width,
-        row[order],
-        column[order],
-        segment[order],
-        length[order],
-    )
+    order = np.argsort(length, kind="stable")  # as the sentences come
+    return row[order], column[order], segment[order]

@@ -158,6 +158,15 @@ class LabelSet:
                 "data.categories for a head with all tags."
             )
 
+    def check(self, convention: str) -> None:
+        """Raise `UserError` for a convention that is unknown, or cannot read these tags."""
+        check_convention(convention)
+        if convention == "mmocr" and self.scheme == "bioes":
+            raise UserError(
+                "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
+                "short. Choose strict or lenient."
+            )
+
     def decode(
         self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict"
     ) -> list[list[tuple[str, int, int]]]:
@@ -216,12 +225,7 @@ class LabelSet:
 
     def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
         """As `spans`; `place`, int64 [M], is row * width + character."""
-        check_convention(convention)
-        if convention == "mmocr" and self.scheme == "bioes":
-            raise UserError(
-                "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
-                "short. Choose strict or lenient."
-            )
+        self.check(convention)
         part, kind = self._place.take(tag), self._type.take(tag)
         # A chunk is a position and all that continue it.
         joined = np.zeros(len(place), bool)

@@ -123,6 +123,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
             log.resume_clock()
     checkpoints.close()
     metrics.close()
+    if config.profile and not (workdir / "profile").exists():
+        console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
     save_model(workdir / "last", trained_model(task, state["params"]))
     del state, tagger  # room for the best model
     return _report(workdir, task, config, console)
@@ -130,14 +132,15 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
     """`run`, which leaves a trace in `folder` of its first call that need not compile."""
-    shapes: list[tuple[int, ...]] = []
+    compiled: set[tuple[int, ...]] = set()
+    traced = False
 
     def profiled(state: State, batches: Batches, first: int, count: int) -> tuple[State, Metrics]:
-        shape = batches.input_ids.shape
-        known, traced = shape in shapes, len(shapes) > len(set(shapes))
-        shapes.append(shape)
-        if traced or not known:
+        nonlocal traced
+        if traced or batches.input_ids.shape not in compiled:
+            compiled.add(batches.input_ids.shape)
             return run(state, batches, first, count)
+        traced = True
         with jax.profiler.trace(str(folder), create_perfetto_trace=True):
             done = jax.block_until_ready(run(state, batches, first, count))
         console.print(

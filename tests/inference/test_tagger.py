@@ -202,3 +202,25 @@ def test_rows_longer_than_usual_are_tagged(make: Callable[..., Tagger]) -> None:
 def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a model directory, it has no config\.json"):
         load(tmp_path)
+
+
+def test_a_convention_is_checked_before_any_work(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    with pytest.raises(UserError, match="'loose' is unknown"):
+        tagger(["ob"] * 10, "loose")
+    assert tagger._best._cache_size() == 0
+
+
+def test_products_may_be_in_bfloat16(make: Callable[..., Tagger], tmp_path: Path) -> None:
+    made = make()
+    params = jax.tree.map(lambda x: 5 * x, init_params(made.config, jax.random.key(1)))
+    model = ModelDir(made.config, LABELS, made.tokenizer.tokens, 64, params)
+    save_model(tmp_path / "model", model)
+    exact, half = load(tmp_path / "model"), load(tmp_path / "model", compute_dtype="bfloat16")
+    assert (exact.config.compute_dtype, half.config.compute_dtype) == ("float32", "bfloat16")
+    ids = np.array([made.tokenizer.encode("obob").ids])
+    one, other = (np.asarray(t.logits(ids, np.ones_like(ids))) for t in (exact, half))
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(other, one, rtol=0, atol=0.05 * np.abs(one).max())
+    with pytest.raises(UserError, match=r"model.compute_dtype: 'half' is unknown"):
+        load(tmp_path / "model", compute_dtype="half")

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from flax_ner.errors import UserError
-from flax_ner.model.bert import Attention, BertConfig, fused_attention
+from flax_ner.model.bert import Attention, BertConfig, attention_mask, fused_attention
 from flax_ner.model.dropout import dropout
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import abstract_params, apply, init_params
@@ -116,13 +116,22 @@ def test_fused_attention_computes_the_same() -> None:
     """What cuDNN is asked for, computed by XLA: a GPU is not needed for it."""
     config = replace(CONFIG, attention_probs_dropout_prob=0.0)
     attention = Attention(config, nnx.Rngs(params=0))
-    segment_ids = jnp.array([[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 1, 1]])
-    mine = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]  # [B, 1, T, T]
+    # Three sentences in a row, padding, a row of nothing.
+    segment_ids = jnp.array([[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
+    mask = attention_mask(segment_ids)
     x = jax.random.normal(jax.random.key(1), (*segment_ids.shape, config.hidden_size))
-    fused = fused_attention(attention.qkv(x, jnp.float32), mine, "xla")
-    np.testing.assert_allclose(
-        attention.out(fused, jnp.float32), attention(x, mine, None), rtol=0, atol=1e-6
-    )
+
+    def fused(x: jax.Array) -> jax.Array:
+        return attention.out(
+            fused_attention(attention.qkv(x, jnp.float32), mask, "xla"), jnp.float32
+        )
+
+    def plain(x: jax.Array) -> jax.Array:
+        return attention(x, mask, None)
+
+    np.testing.assert_allclose(fused(x), plain(x), rtol=0, atol=1e-6)
+    gradients = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (fused, plain))
+    np.testing.assert_allclose(*gradients, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +139,10 @@ def test_fused_attention_computes_the_same() -> None:
     [
         ({"attention_probs_dropout_prob": 0.0}, "'cudnn' takes bfloat16 only"),
         ({"compute_dtype": "bfloat16"}, "'cudnn' has no dropout"),
+        (
+            {"compute_dtype": "bfloat16", "hidden_size": 24},
+            "'cudnn' takes heads of a multiple of 8",
+        ),
     ],
 )
 def test_what_cudnn_cannot_do_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -138,3 +138,10 @@ def test_a_trace_is_left_of_a_dispatch_that_need_not_compile(tmp_path: Path) -> 
     assert not (tmp_path / "plain" / "profile").exists()
     expected, got = params(tmp_path / "plain"), params(tmp_path / "run")
     assert all((got[name] == expected[name]).all() for name in expected)
+
+
+def test_a_trace_that_was_asked_for_and_not_made_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(small(demo.get_config(), profile=True, train__steps=2), tmp_path / "run")
+    assert "No trace: every dispatch compiled" in capsys.readouterr().out

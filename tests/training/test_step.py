@@ -60,19 +60,24 @@ def largest_difference(a: Any, b: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
-def test_stretches_of_any_length_end_in_the_same_bits() -> None:
-    whole, (mean,) = train([(0, 6)])
-    parts, losses = train([(0, 1), (1, 4), (5, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stretches_of_any_length_end_in_the_same_bits(dtype: str) -> None:
+    whole, (mean,) = train([(0, 6)], compute_dtype=dtype)
+    parts, losses = train([(0, 1), (1, 4), (5, 1)], compute_dtype=dtype)
     assert largest_difference(whole, parts) == 0
     assert mean == pytest.approx((losses[0] + 4 * losses[1] + losses[2]) / 6, rel=1e-6)
 
 
+# A sum in another order can end in the next bfloat16, 2**-8 away.
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2**-8)])
 @pytest.mark.parametrize("mesh_shape", [(8, 1), (2, 4), (1, 8)])
-def test_devices_change_nothing_but_rounding(mesh_shape: tuple[int, int]) -> None:
+def test_devices_change_nothing_but_rounding(
+    mesh_shape: tuple[int, int], dtype: str, tolerance: float
+) -> None:
     single = [(i, 1) for i in range(STEPS)]
-    _, losses = train(single)
-    _, sharded = train(single, mesh_shape)
-    np.testing.assert_allclose(sharded, losses, rtol=0, atol=1e-5)
+    _, losses = train(single, compute_dtype=dtype)
+    _, sharded = train(single, mesh_shape, compute_dtype=dtype)
+    np.testing.assert_allclose(sharded, losses, rtol=0, atol=tolerance)
 
 
 def test_scan_over_layers_changes_nothing_but_rounding() -> None:
