@@ -18,7 +18,7 @@ from flax_ner.errors import UserError
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
 from flax_ner.inference.windows import split
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import Params, apply
+from flax_ner.model.tagger import Params, apply, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.metrics import Scores, score
@@ -55,8 +55,8 @@ def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
             f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
     tokenizer = CharTokenizer(model.vocab, model.lower_case)
-    params = jax.device_put(model.params)
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
+    params = cast_kernels(config, jax.device_put(model.params))
     return Tagger(config, params, tokenizer, model.labels, model.max_length)
 
 

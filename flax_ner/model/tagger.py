@@ -75,6 +75,18 @@ def unstack_layers(params: Params) -> Params:
     return params | {"encoder": params["encoder"] | {"layers": layers}}
 
 
+def cast_kernels(config: BertConfig, params: Params) -> Params:
+    """The encoder's kernels in the dtype that products take them in: no call casts them again.
+
+    Changes no result. For use, not for training.
+    """
+    encoder = jax.tree.map_with_path(
+        lambda path, x: x.astype(config.operands) if path[-1].key == "kernel" else x,
+        params["encoder"],
+    )
+    return params | {"encoder": encoder}
+
+
 def apply(
     config: BertConfig,
     params: Params,

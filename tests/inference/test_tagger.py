@@ -221,6 +221,9 @@ def test_products_may_be_in_bfloat16(make: Callable[..., Tagger], tmp_path: Path
     ids = np.array([made.tokenizer.encode("obob").ids])
     one, other = (np.asarray(t.logits(ids, np.ones_like(ids))) for t in (exact, half))
     assert not np.array_equal(one, other)
+    assert half.params["encoder"]["layers"]["0"]["mlp_in"]["kernel"].dtype == jnp.bfloat16
+    half.params = exact.params  # cast on the way instead
+    assert np.array_equal(half.logits(ids, np.ones_like(ids)), other)
     np.testing.assert_allclose(other, one, rtol=0, atol=0.05 * np.abs(one).max())
     with pytest.raises(UserError, match=r"model.compute_dtype: 'half' is unknown"):
         load(tmp_path / "model", compute_dtype="half")
