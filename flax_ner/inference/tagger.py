@@ -1,7 +1,7 @@
 """A trained model in use: texts in, entities out."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -28,8 +28,6 @@ from flax_ner.weights.convert import open_model
 CHUNK = 1024  # texts that are tokenised together
 # A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
 CPU_TOKENS = 1024
-# Waits for a batch's best tags and their log probabilities, [B, T] each.
-Answer = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
@@ -130,8 +128,7 @@ class Tagger:
 
         After it no text compiles anything, whatever its length. Each shape is run once.
         """
-        for answer in [self._run(*np.zeros((3, *s), np.int32)) for s in self._shapes.all()]:
-            answer()
+        jax.block_until_ready([self._run(*np.zeros((3, *s), np.int32)) for s in self._shapes.all()])
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C].
@@ -183,8 +180,8 @@ class Tagger:
 
         running = []
         for batch in batches(tokens, lengths, self._shapes):
-            answer = self._run(batch.input_ids, batch.segment_ids, batch.positions)
-            running.append((batch.source, batch.target, answer))
+            outputs = self._run(batch.input_ids, batch.segment_ids, batch.positions)
+            running.append((batch.source, batch.target, outputs))
         # Tags are read from the kept characters; `mmocr` reads a text's last [SEP] too.
         keep_stop = pieces.keep_stop
         if convention == "mmocr":
@@ -193,20 +190,19 @@ class Tagger:
         kept &= character < np.repeat(keep_stop, lengths)
         return _Work(texts, convention, np.repeat(pieces.text, lengths), character, kept, running)
 
-    def _run(self, *batch: np.ndarray) -> Answer:
-        """Have the best tag and its log probability computed, [B, T]; waits when asked for them."""
+    def _run(self, *batch: np.ndarray) -> tuple[Array, Array]:
+        """Best tag and its log probability, [B, T], not waited for."""
         outputs = self._best(self.params, *jax.device_put(batch, self.sharding))
         for output in outputs:
             output.copy_to_host_async()
-        return partial(jax.device_get, outputs)
+        return outputs
 
     def _finish(self, work: "_Work") -> list[list[Entity]]:
         """Wait for the device and read its tags."""
         tag = np.zeros(len(work.kept), np.int32)
         log_p = np.zeros(len(work.kept), np.float32)
-        for source, target, answer in work.running:
-            best, best_log_p = answer()
-            tag[source], log_p[source] = best.ravel()[target], best_log_p.ravel()[target]
+        for source, target, outputs in work.running:
+            tag[source], log_p[source] = (np.asarray(x).ravel()[target] for x in outputs)
         row, tag, log_p = work.text[work.kept], tag[work.kept], log_p[work.kept]
         spans = self.labels.spans(tag, row, work.character[work.kept], work.convention)
 
@@ -230,7 +226,8 @@ class _Work(NamedTuple):
     text: np.ndarray  # whose token it is
     character: np.ndarray  # which of its characters it is
     kept: np.ndarray  # whether its tag counts
-    running: list[tuple[np.ndarray, np.ndarray, Answer]]  # source, target (see `Batch`)
+    # Source and target of each batch (see `Batch`), and what the device makes of it.
+    running: list[tuple[np.ndarray, np.ndarray, tuple[Array, Array]]]
 
 
 def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:

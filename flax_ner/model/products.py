@@ -34,7 +34,7 @@ def matmul(
         result: dtype of the result; that of `a` by default.
         transposed: how `b` lies.
     """
-    return _dot(a.astype(operands), b.astype(operands), result or a.dtype, transposed)
+    return _forward(a, b, operands, result, transposed)[0]
 
 
 def _forward(a: Array, b: Array, operands: Any, result: Any, transposed: bool) -> Any:
