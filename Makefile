@@ -25,7 +25,7 @@ help:
 	@echo 'make test         the tests, without the slow ones: under ten minutes on two cores'
 	@echo 'make test-slow    the slow tests only'
 	@echo 'make test-all     every test'
-	@echo 'make bench        the benchmarks, next to PyTorch: under 30 minutes; DATA=folder of CLUENER, VOCAB=vocab.txt'
+	@echo 'make bench        the benchmarks, next to PyTorch: half an hour; DATA=folder of CLUENER, VOCAB=vocab.txt'
 	@echo 'make lint         ruff: rules and formatting'
 	@echo 'make types        mypy'
 	@echo 'make format       let ruff fix what it can'

@@ -10,13 +10,13 @@ operating system counted. benchmarks/convert.py has what the conversion alone ta
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,9 +104,7 @@ def main() -> None:
         "train_seconds": round(train[0], 1),
         "train_peak_mib": round(train[1]),
         "sentences_per_second": round(rate, 2),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-    }
+    } | machine("jax", "flax", "optax", "orbax-checkpoint")
     print("| what | seconds | peak memory, MiB |\n| --- | --- | --- |")
     print(
         f"| train {options.steps} steps of 16 x 128, score 64 sentences | {train[0]:.1f} | {train[1]:.0f} |"

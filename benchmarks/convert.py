@@ -11,16 +11,15 @@ imports, by the operating system's count (Linux).
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from bert_base import make_random_file
+from common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 5  # seconds
@@ -123,10 +122,7 @@ def main() -> None:
         cells[-1] = f"{medians[-1]:.0f}"
         print(f"| {way} | {' | '.join(cells)} | {medians[-1] / size:.2f} |")
         row[way] = dict(zip(("seconds", "whole_seconds", "peak_mib"), medians, strict=True))
-    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    row["versions"] = {
-        name: version(name) for name in ("jax", "flax", "orbax-checkpoint", "torch", "transformers")
-    }
+    row |= machine("jax", "flax", "orbax-checkpoint", "torch", "transformers")
     print(f"\n`{json.dumps(row)}`")
 
 

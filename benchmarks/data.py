@@ -9,13 +9,12 @@ count (Linux).
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
+
+from common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = {1: 7, 10: 3, 100: 1}  # of each size
@@ -95,8 +94,7 @@ def main() -> None:
             row[f"{sentences}"] = dict(zip((*PARTS, "all"), seconds, strict=True)) | {
                 "peak_mib": round(memory)
             }
-    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    row["versions"] = {name: version(name) for name in ("numpy", "tokenizers")}
+    row |= machine("numpy", "tokenizers")
     print(f"\n`{json.dumps(row)}`")
 
 

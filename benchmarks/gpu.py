@@ -31,7 +31,7 @@ from common import BASE, machine, read_tokens, training
 from flax_ner.config import default_config
 from flax_ner.inference.tagger import Tagger
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagger import cast_kernels, init_params
 from flax_ner.text.formats import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
@@ -136,9 +136,8 @@ def inference(data: Path, vocab: Path) -> float:
     labels = LabelSet([f"type{i}" for i in range(10)])
     tokenizer = CharTokenizer(vocab)
     model = BertConfig(len(tokenizer.tokens), len(labels), **SIZE, compute_dtype="bfloat16")
-    tagger = Tagger(
-        model, init_params(model, jax.random.key(0)), tokenizer, labels, 128, batch_size=256
-    )
+    params = cast_kernels(model, init_params(model, jax.random.key(0)))  # as `load` does
+    tagger = Tagger(model, params, tokenizer, labels, 128, batch_size=256)
     tagger(texts)
     rates = []
     for _ in range(ROUNDS):

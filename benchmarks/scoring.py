@@ -9,18 +9,16 @@ taken, and is asked for no more than it needs for the figures. They must be equa
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import machine
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as lenient
 from seqeval.metrics.v1 import precision_recall_fscore_support as strict
 from seqeval.scheme import IOB2
@@ -116,8 +114,7 @@ def main() -> None:
             cells = f"{seconds:.3f} | {options.sentences / seconds:,.0f} | {seqeval / seconds:.0f}"
             print(f"| {convention}: {way} | {scores.f1:.4f} | {cells} |", flush=True)
         row[convention] = {way: round(seconds, 4) for way, seconds in ways.items()}
-    row["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    row["versions"] = {name: version(name) for name in ("numpy", "seqeval")}
+    row |= machine("numpy", "seqeval")
     print(f"\n`{json.dumps(row)}`")
 
 

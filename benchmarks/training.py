@@ -172,7 +172,7 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
 
     def stretch() -> tuple[int, float]:
         run.train()
-        # The first batch is collated before the clock starts; a thirtieth of one step.
+        # The first batch is collated before the clock starts.
         return len(rows), clock.end - clock.begin
 
     return stretch
