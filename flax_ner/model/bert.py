@@ -272,14 +272,16 @@ class Bert(nnx.Module):
         mask = attention_mask(segment_ids)
         x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
         layer_seeds = None if seeds is None else seeds[1:].reshape(-1, 3, 2)
-        if not self.config.scan_layers:
-            for i in range(self.config.num_hidden_layers):
-                x = self.layers[str(i)](x, mask, None if layer_seeds is None else layer_seeds[i])
-            return x
-        graphdef, stacked = nnx.split(self.layers[STACKED])
+        graphdefs, params = zip(*(nnx.split(layer) for layer in self.layers.values()), strict=True)
 
+        # One jitted function for all layers, which are alike: it is traced once, not L times.
+        @jax.jit
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, seeds = layer
-            return nnx.merge(graphdef, params)(x, mask, seeds), None
+            return nnx.merge(graphdefs[0], params)(x, mask, seeds), None
 
-        return jax.lax.scan(step, x, (stacked, layer_seeds))[0]
+        if self.config.scan_layers:
+            return jax.lax.scan(step, x, (params[0], layer_seeds))[0]
+        for i, layer in enumerate(params):
+            x, _ = step(x, (layer, None if layer_seeds is None else layer_seeds[i]))
+        return x
