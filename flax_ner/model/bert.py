@@ -272,16 +272,18 @@ class Bert(nnx.Module):
         mask = attention_mask(segment_ids)
         x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
         layer_seeds = None if seeds is None else seeds[1:].reshape(-1, 3, 2)
-        graphdefs, params = zip(*(nnx.split(layer) for layer in self.layers.values()), strict=True)
+        scanned = self.config.scan_layers
+        graphdef = nnx.graphdef(self.layers[STACKED if scanned else "0"])
 
         # One jitted function for all layers, which are alike: it is traced once, not L times.
         @jax.jit
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, seeds = layer
-            return nnx.merge(graphdefs[0], params)(x, mask, seeds), None
+            return nnx.merge(graphdef, params)(x, mask, seeds), None
 
-        if self.config.scan_layers:
-            return jax.lax.scan(step, x, (params[0], layer_seeds))[0]
-        for i, layer in enumerate(params):
-            x, _ = step(x, (layer, None if layer_seeds is None else layer_seeds[i]))
+        if scanned:
+            return jax.lax.scan(step, x, (nnx.state(self.layers[STACKED]), layer_seeds))[0]
+        for i in range(self.config.num_hidden_layers):
+            params = nnx.state(self.layers[str(i)])
+            x, _ = step(x, (params, None if layer_seeds is None else layer_seeds[i]))
         return x

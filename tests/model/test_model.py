@@ -13,7 +13,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import Attention, BertConfig, attention_mask, fused_attention
 from flax_ner.model.dropout import dropout
 from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagger import abstract_params, apply, init_params
+from flax_ner.model.tagger import abstract_params, apply, init_params, stack_layers
 
 CONFIG = BertConfig(
     vocab_size=30,
@@ -54,6 +54,18 @@ def test_a_key_turns_dropout_on() -> None:
     assert bool((one == again).all())
     assert float(jnp.abs(one - two).max()) > 1e-3
     assert float(jnp.abs(one - plain).max()) > 1e-3
+
+
+def test_more_than_ten_layers_stay_in_order() -> None:
+    """As numbers, not as words: 2 comes before 10."""
+    config = replace(CONFIG, num_hidden_layers=12)
+    params = jax.tree.map(lambda x: 10 * x, init_params(config, jax.random.key(0)))
+    logits = apply(config, params, *rows())
+    stacked = apply(replace(config, scan_layers=True), stack_layers(params), *rows())
+    np.testing.assert_allclose(logits, stacked, rtol=0, atol=1e-3)
+    layers = params["encoder"]["layers"]
+    layers["2"], layers["10"] = layers["10"], layers["2"]
+    assert float(jnp.abs(apply(config, params, *rows()) - logits).max()) > 0.1
 
 
 def test_abstract_params_have_the_shapes_of_the_real_ones() -> None:
