@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
+from flax_ner.training.interruption import EXIT_STATUS, Interrupted
 from flax_ner.training.loop import fit
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, one of configs/.")
@@ -38,7 +39,10 @@ def main(arguments: list[str]) -> None:
     keep_compiled_programs()
     try:
         fit(CONFIG.value, WORKDIR.value)
-    except UserError as error:
+    except Interrupted as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
+    except (UserError, OSError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("train.py: interrupted. The same command goes on from the last checkpoint.")

@@ -75,7 +75,7 @@ def compile_seconds(layers: int) -> float:
     run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
     batches = Batches(*[jax.ShapeDtypeStruct((2, 8, 128), jnp.int32)] * 4)
     begin = time.perf_counter()
-    run.lower(state, batches, 0, 1).compile()
+    run.lower(state, batches, 0, 1, 0).compile()
     return time.perf_counter() - begin
 
 

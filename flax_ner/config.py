@@ -66,6 +66,8 @@ def default_config() -> ConfigDict:
     config.data.train = "data/cluener/train.json"
     config.data.dev = "data/cluener/dev.json"
     config.data.format = "cluener"  # or synthetic: data.train = "train 4000", data.dev = "dev 500"
+    # What becomes of a line of data that cannot be read: stop; or skip, which counts and lists them.
+    config.data.on_error = "stop"
     config.data.max_length = (
         128  # tokens of a row, [CLS] and [SEP] included; longer texts are split
     )
@@ -78,6 +80,7 @@ def default_config() -> ConfigDict:
     config.train.epochs = 10
     config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
+    config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
     config.train.tensorboard = False  # True: event files beside metrics.jsonl; needs tensorboardX
 
     config.optimizer = ConfigDict()
@@ -117,6 +120,7 @@ def check_config(config: ConfigDict) -> None:
     choices = {
         "tokenizer.kind": ("char",),
         "data.format": FORMATS,
+        "data.on_error": ("stop", "skip"),
         "data.batching": BATCHINGS,
         "data.scheme": SCHEMES,
         "optimizer.name": OPTIMIZERS,

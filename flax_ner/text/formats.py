@@ -1,8 +1,9 @@
 """Readers and writers of data files. A fault in the data is a `UserError` that names file and line."""
 
+import codecs
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ from flax_ner.text.examples import Entity, Example
 from flax_ner.text.synthetic import synthetic
 
 FORMATS = ("cluener", "synthetic")
+FOREIGN = {  # how files begin that are taken for text and are not UTF-8
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
-def read_examples(source: str, data_format: str, field: str = "data") -> list[Example]:
+def read_examples(
+    source: str, data_format: str, field: str = "data", skipped: list[str] | None = None
+) -> list[Example]:
     """Read a data set.
 
     Args:
@@ -22,9 +31,10 @@ def read_examples(source: str, data_format: str, field: str = "data") -> list[Ex
             make, as in "train 4000".
         data_format: one of `FORMATS`.
         field: the config field or argument `source` came from, for messages.
+        skipped: takes the fault of each line that cannot be read. Without it the first one raises.
 
     Raises:
-        UserError: no such file, an unknown format, or a line that cannot be read.
+        UserError: no such file, an unknown format, a line that cannot be read, or none that can.
     """
     if data_format == "cluener":
         path = Path(source)
@@ -35,7 +45,7 @@ def read_examples(source: str, data_format: str, field: str = "data") -> list[Ex
                 f"{field} to the file, or give your own data in that form, one JSON object a line: "
                 '{"text": ..., "label": {category: {surface: [[start, end], ...]}}}'
             )
-        return read_cluener(path)
+        return read_cluener(path, skipped)
     if data_format == "synthetic":
         match source.split():
             case [split, count] if count.isdigit():
@@ -47,27 +57,29 @@ def read_examples(source: str, data_format: str, field: str = "data") -> list[Ex
     raise UserError(f"data.format: {data_format!r} is unknown. Choose one of {', '.join(FORMATS)}.")
 
 
-def read_cluener(path: str | Path) -> list[Example]:
+def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Example]:
     """Read CLUENER JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
 
     Offsets count characters and `end` is inclusive in the file, exclusive in the result. A line
-    without `label` gives an unlabelled example. Entities keep the order of the file.
+    without `label` gives an unlabelled example. Entities keep the order of the file. `skipped` is
+    as in `read_examples`.
 
     Raises:
         UserError: with file and line, for anything that is not of that form.
     """
     path = Path(path)
     examples = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
-        ) from None
     with _collector_paused():
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                examples.append(_cluener_example(line, f"{path}:{number}"))
+        for number, line in enumerate(_lines(path), 1):
+            source = f"{path}:{number}"
+            try:
+                text = _decoded(line, source)
+                if text.strip():
+                    examples.append(_cluener_example(text, source))
+            except UserError as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
     if not examples:
         raise UserError(f"{path}: holds no examples. One JSON object a line is expected.")
     return examples
@@ -87,6 +99,28 @@ def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
                     spans.append([entity.start, entity.end - 1])
                 row["label"] = label
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _lines(path: Path) -> Sequence[str | bytes]:
+    """The lines of a file; as bytes where it is not all UTF-8."""
+    content = path.read_bytes()
+    for start, kind in FOREIGN.items():
+        if content.startswith(start):
+            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
+    try:
+        return content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+
+
+def _decoded(line: str | bytes, source: str) -> str:
+    try:
+        return line if isinstance(line, str) else line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source}: not UTF-8 ({error.reason} at byte {error.start} of the line). "
+            "Save the file as UTF-8."
+        ) from None
 
 
 @contextmanager
@@ -154,4 +188,9 @@ def _cluener_example(line: str, source: str) -> Example:
                 f"{source}: {category} {surface!r} at [{start}, {end}], where the text has "
                 f"{text[start : end + 1]!r}. Correct the span or the surface."
             )
+    if len(set(entities)) < len(entities):
+        category, surface, start, end = next(e for e in entities if entities.count(e) > 1)
+        raise UserError(
+            f"{source}: {category} {surface!r} at [{start}, {end}] is there twice. Delete one."
+        )
     return Example(text, tuple(Entity(c, s, e + 1, t) for c, t, s, e in entities), source)

@@ -1,41 +1,173 @@
-"""Training state on disk: asynchronous, atomic, the newest few."""
+"""Training state on disk: asynchronous, atomic, the newest few, each with checksums."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+
+from flax_ner.errors import UserError
+
+CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
+WRITING = ".writing"  # behind the name of one that is not whole yet
 
 
 class Checkpoints:
     """The states of one run under `path`, by step.
 
+    Damaged ones that are newer than the newest sound one are renamed to `STEP.damaged`, and `notes`
+    says so.
+
     Args:
         path: a directory, made if it is missing.
         keep: how many of the newest to keep.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
     """
 
     def __init__(self, path: str | Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(Path(path).absolute(), options=options)
+        self._path, self._keep = Path(path).absolute(), keep
+        for leftover in self._path.glob(f"*{WRITING}*"):
+            shutil.rmtree(leftover)
+        self.notes = _set_damaged_aside(self._path)
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._thread = ThreadPoolExecutor(1)
+        self._saving, self._saved = 0, Future[None]()
+        self._saved.set_result(None)
 
     def save(self, step: int, state: Any) -> None:
-        """Start writing a state; it is copied first, so training may go on at once."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        """Start writing a state; it is copied first, so training may go on at once.
+
+        Raises:
+            UserError: this state, or the one before, cannot be written. Earlier ones are whole.
+        """
+        self.wait()
+        if step in _steps(self._path):
+            return
+        self._saving = step
+        with self._faults_told():
+            self._check_room(sum(x.nbytes for x in jax.tree.leaves(state)))
+            self._checkpointer.save(self._path / f"{step}{WRITING}", state)
+        self._saved = self._thread.submit(self._commit)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk; raises as `save`."""
+        with self._faults_told():
+            self._saved.result()
 
     def restore(self, shapes: Any, shardings: Any) -> Any | None:
         """The newest state, of these shapes and placed like this; None if there is none."""
-        step = self._manager.latest_step()
-        if step is None:
+        steps = _steps(self._path)
+        if not steps:
             return None
         abstract = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
             shardings,
         )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return self._checkpointer.restore(self._path / str(steps[-1]), abstract)
 
-    def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if error is None:  # otherwise what is on its way out comes first
+                raise
+        finally:
+            self._thread.shutdown()
+            self._checkpointer.close()
+
+    def _check_room(self, needed: int) -> None:
+        """Orbax notices a full disk too, but with a trace for each array on standard error."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._path).free
+        if free < needed:
+            raise OSError(
+                f"it takes {needed / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB left"
+            )
+
+    def _commit(self) -> None:
+        """Behind the writing: checksums, and only then the name that counts."""
+        self._checkpointer.wait_until_finished()
+        folder = self._path / f"{self._saving}{WRITING}"
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        sums = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+        (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
+        folder.rename(self._path / str(self._saving))
+        for step in _steps(self._path)[: -self._keep]:
+            shutil.rmtree(self._path / str(step))
+
+    @contextmanager
+    def _faults_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            reason = str(error).splitlines()[0].rsplit(": ", 1)[-1][:200]
+            raise UserError(
+                f"{self._path}: the state of step {self._saving} cannot be written ({reason}). "
+                "Earlier checkpoints are whole: mend that and repeat the command to go on from there."
+            ) from error
+
+
+def _steps(path: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in path.glob("*") if folder.name.isdecimal())
+
+
+def _set_damaged_aside(path: Path) -> list[str]:
+    """Rename what is damaged and newer than the newest sound checkpoint; a line about each."""
+    damaged: list[tuple[int, str]] = []
+    for step in reversed(_steps(path)):
+        fault = _fault(path / str(step))
+        if fault is None:
+            break
+        damaged.append((step, fault))
+    else:
+        if damaged:
+            faults = "; ".join(f"{step}: {fault}" for step, fault in damaged)
+            raise UserError(
+                f"{path}: no checkpoint is sound ({faults}). Copy one back, or name another work "
+                "directory to start anew."
+            )
+    notes = []
+    for step, fault in damaged:
+        aside = path / f"{step}.damaged"
+        (path / str(step)).rename(aside)
+        notes.append(f"Checkpoint {step} is damaged ({fault}); it is now {aside}.")
+    return notes
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing is."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text("utf-8"))
+        for name, expected in sums.items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if _sha256(folder / name) != expected:
+                return f"{name} is not as it was written"
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing"
+    except (ValueError, AttributeError):
+        return f"{CHECKSUMS} is not as it was written"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,16 @@
 """What a run reports while it goes: metrics.jsonl, TensorBoard where asked for, a progress bar."""
 
 import json
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_ner.errors import UserError
 from flax_ner.text.metrics import Scores
+from flax_ner.training.nonfinite import NotFinite
 
 
 class MetricsFile:
@@ -24,9 +26,8 @@ class MetricsFile:
         path = workdir / "metrics.jsonl"
         # A line that has no end was cut off by whatever stopped the run.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-        self.rows: list[dict[str, Any]] = [
-            row for row in map(json.loads, lines) if row["step"] <= step
-        ]
+        rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        self.rows = [row for row in rows if row["step"] <= step]
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
         new.replace(path)
@@ -40,14 +41,21 @@ class MetricsFile:
         self._file.flush()
         if self._events is not None:
             for name, value in row.items():
-                if name not in ("step", "split"):
+                if name not in ("step", "split") and value is not None:
                     self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def best(self) -> float:
         """The best F1 on dev so far, -1 before the first."""
         return max((row["f1"] for row in self.rows if row["split"] == "dev"), default=-1.0)
 
-    def close(self) -> None:
+    def skipped(self) -> int:
+        """How many steps were left out so far."""
+        return sum(row.get("skipped", 0) for row in self.rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._file.close()
         if self._events is not None:
             self._events.close()
@@ -83,18 +91,30 @@ class RunLog:
         self._pending = (step, count, figures)
 
     def flush(self) -> None:
-        """Write what `train` still holds back."""
+        """Write what `train` still holds back.
+
+        Raises:
+            NotFinite: it did not come to its end.
+        """
         if self._pending is None:
             return
         step, count, figures = self._pending
         self._pending = None
-        row = self._row(step, "train") | {name: float(value) for name, value in figures.items()}
+        reached, skipped = int(figures["step"]), int(figures["skipped"])
+        if reached < step:
+            raise NotFinite(reached)
+        values = {name: float(figures[name]) for name in ("loss", "grad_norm", "learning_rate")}
+        row = self._row(step, "train") | {
+            name: value if math.isfinite(value) else None for name, value in values.items()
+        }  # JSON has no NaN
+        if skipped:
+            row["skipped"] = skipped
         now = time.monotonic()
         rate = self._sentences * count / (now - self._last)
         self._last = now
         self._metrics.write(row | {"sentences_per_second": rate, "seconds": self._seconds()})
         self._progress.update(
-            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {row['loss']:.3f}"
+            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {values['loss']:.3f}"
         )
 
     def dev(self, step: int, scores: Scores, sentences: int) -> None:
@@ -132,6 +152,17 @@ def progress_bar(**options: Any) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, **options)
+
+
+def _parse(line: str, source: str) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        row["step"], row["split"], row["f1" if row["split"] == "dev" else "step"]
+        return row
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{source}: not a line of metrics. Mend or delete it; whoever goes on needs those before."
+        ) from None
 
 
 def _event_writer(workdir: Path, step: int) -> Any:

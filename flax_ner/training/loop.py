@@ -1,38 +1,43 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from flax_ner.config import check_config
+from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import abstract_params
-from flax_ner.text.batches import Batches
+from flax_ner.text.batches import Batches, Epoch
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.mesh import BATCH, make_mesh, put_epoch, state_shardings
+from flax_ner.training.nonfinite import NotFinite, explain
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import (
     Metrics,
     RunSteps,
     State,
     init_state,
+    make_gradients,
     make_loss,
     make_step,
     run_steps,
 )
 from flax_ner.training.task import Task, initial_params, make_task, trained_model
-from flax_ner.training.workdir import claim_workdir
+from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model
 
 EXAMPLES = 6  # tagged sentences shown at the end
@@ -48,86 +53,122 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
         The scores of `best` on dev.
 
     Raises:
-        UserError: anything in the configuration that a user can mend.
+        UserError: anything that a user can mend.
+        Interrupted: by SIGTERM or SIGINT, which end the run behind the dispatch it is at.
     """
     check_config(config)
     workdir, console = Path(workdir), Console()
     task = make_task(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    claim_workdir(workdir, config)
-    for note in task.notes:
-        console.print(note, highlight=False)
+    with claimed(workdir, config), DeferredSignals() as signals:
+        _list_skipped(task, workdir / "skipped.txt")
+        _train(config, workdir, task, mesh, signals, console)
+        return _report(workdir, task, config, console)
 
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    task: Task,
+    mesh: Mesh,
+    signals: DeferredSignals,
+    console: Console,
+) -> None:
     per_epoch = task.batcher.steps_per_epoch
     total = config.train.steps or config.train.epochs * per_epoch
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(task.model))
     shardings = state_shardings(mesh, shapes)
-    step = make_step(task.model, make_loss(config.loss), optimizer, schedule, config.seed)
+    loss_of, skip = make_loss(config.loss), config.train.skip_nonfinite
+    step = make_step(task.model, loss_of, optimizer, schedule, config.seed, skip)
     run = run_steps(step, shardings)
     if config.profile:
         run = _profiled(run, workdir / "profile", console)
 
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    state = checkpoints.restore(shapes, shardings)
-    if state is None:
-        params = initial_params(task, jax.random.key(config.seed), shardings["params"])
-        state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)(params)
-        del params
-    task.source = None  # its weights are in the state now; no second copy of them
-    done = int(state["step"])
-    metrics = MetricsFile(workdir, done, config.train.tensorboard)
-    if done:
-        more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
-        console.print(more, highlight=False)
-    tagger = Tagger(
-        task.model,
-        state["params"],
-        task.tokenizer,
-        task.labels,
-        task.max_length,
-        config.eval.batch_size,
-        NamedSharding(mesh, P(BATCH)),
-    )
-    every = config.checkpoint.every
-    with progress_bar(console=console) as progress:
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+        )
+        for note in (*task.notes, *checkpoints.notes):
+            console.print(note, highlight=False)
+        state = checkpoints.restore(shapes, shardings)
+        if state is None:
+            params = initial_params(task, jax.random.key(config.seed), shardings["params"])
+            state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)(params)
+            del params
+        task.source = None  # its weights are in the state now; no second copy of them
+        done = int(state["step"])
+        if done:
+            more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
+            console.print(more, highlight=False)
+        metrics = stack.enter_context(MetricsFile(workdir, done, config.train.tensorboard))
+        progress = stack.enter_context(progress_bar(console=console))
         sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
         log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
+        tagger = Tagger(
+            task.model,
+            state["params"],
+            task.tokenizer,
+            task.labels,
+            task.max_length,
+            config.eval.batch_size,
+            NamedSharding(mesh, P(BATCH)),
+        )
+        every = config.checkpoint.every
         upcoming = task.batcher.epoch(done // per_epoch)
-        while done < total:
-            epoch, batches = done // per_epoch, upcoming
-            arrays = None  # room for the next epoch's
-            arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
-            for shape, first, count in _stretches(
-                batches.order, epoch * per_epoch, done, total, config
-            ):
-                state, figures = run(state, arrays[shape], first, count)
-                done += count
-                log.train(done, count, figures)
-                if every and done % every == 0 and done % per_epoch:
-                    log.flush()  # a checkpoint stands behind all that led to it
+        try:
+            while done < total:
+                epoch, batches = done // per_epoch, upcoming
+                arrays = None  # room for the next epoch's
+                arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
+                for shape, first, count in _stretches(
+                    batches.order, epoch * per_epoch, done, total, config
+                ):
+                    state, figures = run(state, arrays[shape], first, count, done)
+                    done += count
+                    log.train(done, count, figures)
+                    if done % per_epoch == 0 or done == total:
+                        break  # scored first, so that whoever goes on need not
+                    asked = signals.received
+                    if asked or (every and done % every == 0):
+                        log.flush()  # a checkpoint stands behind all that led to it
+                        checkpoints.save(done, state)
+                    if asked:
+                        raise Interrupted(asked, done, total)
+                if done < total:  # the device is still at work on what it was given last
+                    upcoming = task.batcher.epoch(epoch + 1)
+                log.flush()
+                if (epoch + 1) % config.eval.every == 0 or done == total:
+                    best = metrics.best()
+                    tagger.params = state["params"]
+                    scores = tagger.score(task.dev, config.eval.scoring)
+                    log.dev(done, scores, len(task.dev))
+                    if scores.f1 > best:
+                        save_model(workdir / "best", trained_model(task, state["params"]))
+                asked = signals.received
+                if asked or not every or done % every == 0 or done == total:
                     checkpoints.save(done, state)
-            if done < total:  # the device is still at work on what it was given last
-                upcoming = task.batcher.epoch(epoch + 1)
-            log.flush()
-            if (epoch + 1) % config.eval.every == 0 or done == total:
-                best = metrics.best()
-                tagger.params = state["params"]
-                scores = tagger.score(task.dev, config.eval.scoring)
-                log.dev(done, scores, len(task.dev))
-                if scores.f1 > best:
-                    save_model(workdir / "best", trained_model(task, state["params"]))
-            if not every or done % every == 0 or done == total:
-                checkpoints.save(done, state)
-            log.resume_clock()
-    checkpoints.close()
-    metrics.close()
+                if asked and done < total:
+                    raise Interrupted(asked, done, total)
+                log.resume_clock()
+        except NotFinite as error:
+            checkpoints.save(error.step, state)
+            place = error.step - epoch * per_epoch
+            batch = _batch(batches, place)
+            why = explain(make_gradients(task.model, loss_of, config.seed), state, batch)
+            raise UserError(
+                f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch}): {why}. "
+                "The state before it is saved. The same command with --config.train.skip_nonfinite=True "
+                "leaves such steps out; a lower optimizer.learning_rate or optimizer.clip_norm in another "
+                "work directory may avoid them."
+            ) from None
+        checkpoints.wait()
+    if metrics.skipped():
+        console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
         console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
     save_model(workdir / "last", trained_model(task, state["params"]))
-    del state, tagger  # room for the best model
-    return _report(workdir, task, config, console)
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
@@ -135,14 +176,16 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
     compiled: set[tuple[int, ...]] = set()
     traced = False
 
-    def profiled(state: State, batches: Batches, first: int, count: int) -> tuple[State, Metrics]:
+    def profiled(
+        state: State, batches: Batches, first: int, count: int, begin: int
+    ) -> tuple[State, Metrics]:
         nonlocal traced
         if traced or batches.input_ids.shape not in compiled:
             compiled.add(batches.input_ids.shape)
-            return run(state, batches, first, count)
+            return run(state, batches, first, count, begin)
         traced = True
         with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-            done = jax.block_until_ready(run(state, batches, first, count))
+            done = jax.block_until_ready(run(state, batches, first, count, begin))
         console.print(
             f"Trace of {count} steps under {folder}: open its perfetto_trace.json.gz in ui.perfetto.dev.",
             highlight=False,
@@ -150,6 +193,22 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
         return done
 
     return profiled
+
+
+def _list_skipped(task: Task, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if task.skipped:
+        path.write_text(
+            "".join(f"{fault}\n" for fault in task.skipped), "utf-8", "backslashreplace"
+        )
+        task.notes.append(f"{len(task.skipped)} lines of data were skipped; {path} lists them.")
+
+
+def _batch(epoch: Epoch, step: int) -> Batches:
+    """The arrays [B, T] of a step of an epoch."""
+    shape = int(epoch.order[step])
+    index = int((epoch.order[:step] == shape).sum())
+    return jax.tree.map(lambda x: x[index], epoch.shapes[shape])
 
 
 def _stretches(

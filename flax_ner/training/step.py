@@ -19,7 +19,8 @@ from flax_ner.training.optimizer import Schedule
 State = dict[str, Any]  # {"params", "opt_state", "step"}
 Metrics = dict[str, Array]
 Step = Callable[[State, Any], tuple[State, Metrics]]  # the batch: `Batches` of arrays [B, T]
-RunSteps = Callable[[State, Batches, int, int], tuple[State, Metrics]]
+Gradients = Callable[[State, Any], tuple[Array, Params]]
+RunSteps = Callable[[State, Batches, int, int, int], tuple[State, Metrics]]
 
 
 def init_state(optimizer: optax.GradientTransformation, params: Params) -> State:
@@ -34,56 +35,97 @@ def make_loss(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:
     )
 
 
+def make_gradients(
+    model: BertConfig, loss_of: Callable[[Array, Array, Array], Array], seed: int
+) -> Gradients:
+    """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
+
+    def gradients(state: State, batch: Any) -> tuple[Array, Params]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+
+        def loss_fn(params: Params) -> Array:
+            logits = apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
+            return loss_of(logits, batch.labels, batch.segment_ids > 0)
+
+        return jax.value_and_grad(loss_fn)(state["params"])
+
+    return gradients
+
+
 def make_step(
     model: BertConfig,
     loss_of: Callable[[Array, Array, Array], Array],
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     seed: int,
+    skip_nonfinite: bool = False,
 ) -> Step:
-    """One step as a pure function of (state, batch [B, T]); dropout depends on seed and step alone.
+    """One step as a pure function of (state, batch [B, T]).
 
-    Metrics are float32 scalars: `loss`, `grad_norm` before clipping, the `learning_rate` used.
+    Where loss or gradients are not finite, the state stays as it is, its step number too; with
+    `skip_nonfinite` that goes on, and so does the run.
+
+    Metrics are float32 scalars: `loss`, `grad_norm` before clipping, the `learning_rate` used; and
+    `skipped`, 1 where the update was left out.
     """
 
+    gradients = make_gradients(model, loss_of, seed)
+
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
-
-        def loss_fn(params: Any) -> Array:
-            logits = apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
-            return loss_of(logits, batch.labels, batch.segment_ids > 0)
-
-        loss, grads = jax.value_and_grad(loss_fn)(state["params"])
+        loss, grads = gradients(state, batch)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = {"params": params, "opt_state": opt_state}
+        old = {name: state[name] for name in new}
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": schedule(state["step"]),
+            "skipped": 1 - finite.astype(jnp.float32),
         }
-        params = optax.apply_updates(state["params"], updates)
-        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+        return kept | {"step": state["step"] + (1 if skip_nonfinite else finite)}, metrics
 
     return step
 
 
 def run_steps(step: Step, shardings: Any) -> RunSteps:
-    """Compile `(state, batches [S, B, T], first, count) -> (state, metrics)` around a step.
+    """Compile `(state, batches [S, B, T], first, count, begin) -> (state, metrics)` around a step.
 
-    `first` and `count` are traced, so that one compilation serves every stretch of an epoch. The
-    state is donated. Metrics are those of the last step, `loss` the mean over all of them.
+    Takes the batches from `first` on, `count` of them, as steps `begin`, `begin` + 1, ... It ends
+    where the state's step number does not keep up, and does nothing where that is not `begin`: a
+    call that was queued behind one that ended early leaves the state as it was.
+
+    `first`, `count` and `begin` are traced, so that one compilation serves every stretch of an
+    epoch. The state is donated. Metrics are those of the last step; `loss` is the mean over the
+    steps that were not skipped (NaN if none is left), `skipped` how many were.
     """
 
-    def run(state: State, batches: Batches, first: Array, count: Array) -> tuple[State, Metrics]:
-        def body(i: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
-            state, before = carry
+    def run(
+        state: State, batches: Batches, first: Array, count: Array, begin: Array
+    ) -> tuple[State, Metrics]:
+        def keeps_up(carry: tuple[Array, State, Metrics]) -> Array:
+            i, state, _ = carry
+            return (i < count) & (state["step"] == begin + i)
+
+        def body(carry: tuple[Array, State, Metrics]) -> tuple[Array, State, Metrics]:
+            i, state, before = carry
             batch = jax.tree.map(
-                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches
+                lambda x: jax.lax.dynamic_index_in_dim(x, first + i, keepdims=False), batches
             )
             state, metrics = step(state, batch)
-            return state, metrics | {"loss": before["loss"] + metrics["loss"]}
+            loss = jnp.where(metrics["skipped"], 0, metrics["loss"])
+            sums = {
+                "loss": before["loss"] + loss,
+                "skipped": before["skipped"] + metrics["skipped"],
+            }
+            return i + 1, state, metrics | sums
 
-        zero = {name: jnp.float32(0) for name in ("loss", "grad_norm", "learning_rate")}
-        state, metrics = jax.lax.fori_loop(first, first + count, body, (state, zero))
-        return state, metrics | {"loss": metrics["loss"] / count}
+        zero = dict.fromkeys(("loss", "grad_norm", "learning_rate", "skipped"), jnp.float32(0))
+        _, state, metrics = jax.lax.while_loop(keeps_up, body, (jnp.int32(0), state, zero))
+        mean = metrics["loss"] / (count - metrics["skipped"])
+        return state, metrics | {"loss": mean, "step": state["step"]}
 
     return jax.jit(run, donate_argnums=0, out_shardings=(shardings, None))

@@ -42,6 +42,7 @@ class Task:
     max_length: int  # tokens of the rows that the model will be used with
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
+    skipped: list[str]  # faults of the lines of data that were left out
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -50,8 +51,11 @@ def make_task(config: ConfigDict) -> Task:
     Raises:
         UserError: what is missing or does not fit, and which field says so.
     """
-    train = read_examples(config.data.train, config.data.format, "data.train")
-    dev = read_examples(config.data.dev, config.data.format, "data.dev")
+    skipped: list[str] | None = [] if config.data.on_error == "skip" else None
+    train, dev = (
+        read_examples(config.data[split], config.data.format, f"data.{split}", skipped)
+        for split in ("train", "dev")
+    )
     for example in dev:
         if example.entities is None:
             raise UserError(
@@ -86,7 +90,7 @@ def make_task(config: ConfigDict) -> Task:
     # Positions that were never trained are of no use, so no row is longer than those seen.
     seen = int(tokens.lengths.max())
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
-    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes)
+    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped or [])
 
 
 def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:

@@ -1,50 +1,78 @@
-"""The work directory of a run belongs to one configuration."""
+"""The work directory of a run belongs to one configuration, and to one process at a time."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
 from flax_ner.weights.names import flatten
 
-# Settings that change how a run goes, not what comes out of it.
+# Settings that change how a run goes, not what comes out of it; but for one.
 FREE = (
     "profile",
     "train.steps_per_dispatch",
     "train.tensorboard",
+    "train.skip_nonfinite",  # a run that stopped at such a step may go on without it
     "eval.batch_size",
     "checkpoint.keep",
 )
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Make the directory and write `config.json`.
+@contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Make the directory, keep other runs out of it while this lasts, and write `config.json`.
 
     Raises:
         UserError: a run of another configuration has checkpoints there; each difference is named.
-            Or the directory cannot be made.
+            Or another run is using the directory, or it cannot be made.
     """
-    wanted = _fields(json.loads(config.to_json()))
-    path = workdir / "config.json"
-    if path.is_file() and any((workdir / "checkpoints").glob("*")):
-        found = _fields(json.loads(path.read_text("utf-8")))
-        differences = [
-            f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
-            for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name)
-        ]
-        if differences:
-            raise UserError(
-                f"--workdir: {workdir} has a run of another configuration: {'; '.join(differences)}. "
-                "Repeat the command of that run to go on with it, or name another directory."
-            )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(config.to_json(indent=1) + "\n", "utf-8")
+        lock = FileLock(workdir / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"--workdir: another run is using {workdir}. Wait for its end, or name another directory."
+        ) from None
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}).") from None
+    try:
+        _check_same_run(workdir, config)
+        new = workdir / ".config.json.new"
+        new.write_text(config.to_json(indent=1) + "\n", "utf-8")
+        new.replace(workdir / "config.json")
+        yield
+    finally:
+        lock.release()
+
+
+def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+    wanted = _fields(json.loads(config.to_json()))
+    path = workdir / "config.json"
+    if not path.is_file() or not any((workdir / "checkpoints").glob("*")):
+        return
+    try:
+        found = _fields(json.loads(path.read_text("utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"--workdir: {path} is damaged ({error}), so it is not known whether its checkpoints are of this "
+            "configuration. Delete the file if they are, or name another directory."
+        ) from None
+    differences = [
+        f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"--workdir: {workdir} has a run of another configuration: {'; '.join(differences)}. "
+            "Repeat the command of that run to go on with it, or name another directory."
+        )
 
 
 def _fields(config: dict[str, Any]) -> dict[str, Any]:

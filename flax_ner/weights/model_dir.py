@@ -44,7 +44,8 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     Layers are always stored one by one: `scan_layers` is a matter of training.
 
     Raises:
-        UserError: something that is not a model directory is there.
+        UserError: something that is not a model directory is there, or there is no writing; what is
+            there stays.
     """
     path = Path(path).absolute()
     if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
@@ -54,25 +55,36 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     new, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("writing", "replaced"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
+    try:
+        _write(new, model)
+    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        reason = str(error).splitlines()[0].rsplit(": ", 1)[-1][:200]
+        raise UserError(
+            f"{path}: cannot be written ({reason}). What was there before is whole."
+        ) from error
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, model: ModelDir) -> None:
+    folder.mkdir(parents=True)
     row = {
         "model": dataclasses.replace(model.config, scan_layers=False).to_json(),
         "tokenizer": {"kind": "char", "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
-    write_json(new / "config.json", row)
+    write_json(folder / "config.json", row)
     if model.labels is not None:
-        write_json(new / "labels.json", model.labels.to_json())
-    write_vocab(new / "vocab.txt", model.vocab)
+        write_json(folder / "labels.json", model.labels.to_json())
+    write_vocab(folder / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
         # Orbax would copy NumPy arrays first; jax on a CPU takes them over.
         params = jax.device_put(unstack_layers(model.params))
-        checkpointer.save(new / "params", args=ocp.args.PyTreeSave(params))
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+        checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
 
 
 def load_model(path: str | Path) -> ModelDir:

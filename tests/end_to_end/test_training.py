@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,12 +101,68 @@ def test_a_killed_run_goes_on_to_the_same_bits(trained: Path, tmp_path: Path) ->
         assert process.wait() == -signal.SIGKILL
     output = run(*train(workdir))
     assert "Going on at step" in output
+    assert_same_run(workdir, trained)
+
+
+def assert_same_run(got: Path, expected: Path) -> None:
+    """Bit-identical models, and the same lines of metrics."""
     for model in ("best", "last"):
-        expected, got = params(trained / model), params(workdir / model)
-        assert expected.keys() == got.keys()
-        for name in expected:
-            np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{model} {name}")
-    assert metrics(workdir) == metrics(trained)
+        found, wanted = params(got / model), params(expected / model)
+        assert wanted.keys() == found.keys()
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{model} {name}")
+    assert metrics(got) == metrics(expected)
+
+
+def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "stopped"
+    never = "--config.checkpoint.every=0"  # but at the end of an epoch
+    fit_whole = tmp_path / "whole"
+    run(*train(fit_whole, never))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = (workdir / "metrics.jsonl").read_text() if workdir.exists() else ""
+        process = subprocess.Popen(
+            train(workdir, never),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not (workdir / "metrics.jsonl").exists() or (
+            len((workdir / "metrics.jsonl").read_text()) <= len(before)
+        ):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 75, errors
+        step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+        assert f"stopped by {number.name} behind step {step} of {STEPS}" in errors
+        assert "The same command goes on from there." in errors
+        assert [row["step"] for row in metrics(workdir)][-1] == step
+    run(*train(workdir, never))
+    assert_same_run(workdir, fit_whole)
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
+    workdir, rest = tmp_path / "killed", random.Random(0)
+    kills = 0
+    while kills < 30:
+        process = subprocess.Popen(
+            train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            _, errors = process.communicate(timeout=rest.uniform(1, 12))
+            assert process.returncode == 0, errors
+            shutil.rmtree(workdir)  # it came to its end; once more from the beginning
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    run(*train(workdir))
+    assert_same_run(workdir, trained)
 
 
 def test_repeating_a_finished_run_changes_nothing(trained: Path) -> None:

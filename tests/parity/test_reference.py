@@ -119,7 +119,7 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
     rows = (8 * np.arange(40)[:, None] + np.arange(8)) % 16
     batches = Batches(*(array[rows] for array in reference.batch))
     for i in range(40):
-        state, figures = run(state, batches, i, 1)
+        state, figures = run(state, batches, i, 1, i)
         assert abs(float(figures["loss"]) - arrays["train/loss"][i]) < 1e-4, i
         assert np.float32(figures["learning_rate"]) == np.float32(arrays["train/lr"][i]), i
         assert float(figures["grad_norm"]) == pytest.approx(

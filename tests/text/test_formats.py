@@ -3,9 +3,11 @@
 import codecs
 import contextlib
 import gc
+import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -145,6 +147,7 @@ BAD = {
     "flat span": ('{"text": "ab", "label": {"x": {"ab": [0, 1]}}}', '"label" is not of the form'),
     "span of one": ('{"text": "ab", "label": {"x": {"ab": [[0]]}}}', '"label" is not of the form'),
     "span of three": ('{"text": "ab", "label": {"x": {"ab": [[0, 1, 2]]}}}', "is not of the form"),
+    "twice": ('{"text": "ab", "label": {"x": {"ab": [[0, 1], [0, 1]]}}}', "there twice"),
     "no spans": ('{"text": "ab", "label": {"x": {"ab": null}}}', '"label" is not of the form'),
 }
 
@@ -179,8 +182,117 @@ def test_reading_leaves_the_garbage_collector_as_it_was(
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.encode("gb18030"))
-    with pytest.raises(UserError, match=f"{re.escape(str(path))}: not UTF-8 .* at byte 10"):
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}:1: not UTF-8 .* at byte 10 of"):
         read_cluener(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(GOOD.encode()), "compressed by gzip"),
+        (GOOD.encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"), "UTF-16"),
+        (b"PK\x03\x04\x14\x00", "a zip archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_that(tmp_path: Path, data: bytes, kind: str) -> None:
+    with pytest.raises(UserError, match=f"data.json: is {kind}. Save the file as plain UTF-8"):
+        read_cluener(write(tmp_path, data))
+
+
+def test_a_line_of_fifty_megabytes_is_read_or_refused_by_number(tmp_path: Path) -> None:
+    text = "浙商银行" * 4_000_000  # 48 MB in UTF-8
+    last = len(text) - 1
+    good = json.dumps({"text": text, "label": {"x": {"行": [[last, last]]}}}, ensure_ascii=False)
+    path = write(tmp_path, f"{GOOD}\n{good}\n{good[:-9]}\n")
+    skipped: list[str] = []
+    first, long = read_cluener(path, skipped)
+    assert (first.entities, long.entities) == (EXPECTED, (Entity("x", last, last + 1, "行"),))
+    (fault,) = skipped
+    assert fault.startswith(f"{path}:3: not JSON") and len(fault) < 300
+
+
+def test_lines_that_cannot_be_read_are_skipped_and_listed_where_asked_for(tmp_path: Path) -> None:
+    bad = [line.encode() for line, _ in BAD.values()] + [GOOD.encode("gb18030")]
+    lines = [line for other in bad for line in (GOOD.encode(), other)]
+    path, skipped = write(tmp_path, b"\n".join(lines)), list[str]()
+    examples = read_cluener(path, skipped)
+    assert [e.source for e in examples] == [f"{path}:{2 * i + 1}" for i in range(len(bad))]
+    assert {e.entities for e in examples} == {EXPECTED}
+    for i, fault in enumerate(skipped):
+        assert fault.startswith(f"{path}:{2 * i + 2}: ")
+    assert len(skipped) == len(bad)
+    with pytest.raises(UserError, match="holds no examples"):
+        read_cluener(write(tmp_path, "no\nexample\n"), skipped)
+
+
+# Values that stand where others should, at random.
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(CHARACTERS, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["x", "ab", "text", "label"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def cluener_lines(draw: st.DrawFn) -> bytes:
+    """A line of CLUENER JSON, right or with anything wrong with it."""
+    text = draw(st.text(CHARACTERS, max_size=8))
+    label: dict[str, Any] = {}
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(-1, len(text)))
+        end = draw(st.integers(start, len(text)))
+        spans = label.setdefault(draw(st.sampled_from("xyz")), {})
+        spans.setdefault(text[max(start, 0) : end + 1], []).append([start, end])
+    row: Any = {"text": text, "label": label}
+    match draw(st.integers(0, 5)):
+        case 0:
+            row[draw(st.sampled_from(["text", "label"]))] = draw(VALUES)
+        case 1:
+            label[draw(st.sampled_from("xyz"))] = draw(VALUES)
+        case 2:
+            label["x"] = {text[:1]: draw(VALUES)}
+        case 3:
+            row = draw(VALUES)
+    line = json.dumps(row, ensure_ascii=draw(st.booleans())).encode("utf-8", "backslashreplace")
+    if draw(st.integers(0, 4)) == 0:
+        place = draw(st.integers(0, len(line)))
+        line = line[:place] + draw(st.binary(max_size=3)) + line[place + draw(st.integers(0, 2)) :]
+    return line.replace(b"\n", b" ")
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(cluener_lines(), min_size=5, max_size=5))
+def test_every_line_is_read_exactly_or_refused_by_number(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    folder, skipped = tmp_path_factory.getbasetemp(), list[str]()
+    path = write(folder, b"\n".join([GOOD.encode(), *lines]))
+    read = {e.source: e for e in read_cluener(path, skipped)}
+    for number, line in enumerate([GOOD.encode(), *lines], 1):
+        source = f"{path}:{number}"
+        faults = [fault for fault in skipped if fault.startswith(f"{source}: ")]
+        if not line.decode("utf-8", "replace").strip():
+            assert source not in read and not faults
+        elif source not in read:
+            assert len(faults) == 1
+        else:
+            row, example = json.loads(line.decode()), read[source]
+            assert not faults and example.text == row["text"]
+            wanted = [
+                (category, start, end + 1, surface)
+                for category, surfaces in (row.get("label") or {}).items()
+                for surface, spans in surfaces.items()
+                for start, end in spans
+            ]
+            assert [entity[:4] for entity in example.entities or ()] == wanted
+            assert all(example.text[s:e] == surface and s < e for _, s, e, surface in wanted)
+    assert len(read) + len(skipped) == sum(
+        bool(line.decode("utf-8", "replace").strip()) for line in [GOOD.encode(), *lines]
+    )
 
 
 @pytest.mark.parametrize("data", ["", "\n", " \r\n\n", codecs.BOM_UTF8])

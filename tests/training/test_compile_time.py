@@ -31,7 +31,7 @@ def compile_seconds(layers: int, scan_layers: bool = True) -> float:
     run = run_steps(make_step(config, cross_entropy, optimizer, schedule, seed=0), shardings)
     batches = Batches(*[jax.ShapeDtypeStruct((2, 4, 32), jnp.int32)] * 4)  # type: ignore[list-item]
     begin = time.process_time()
-    run.lower(state, batches, 0, 1).compile()  # type: ignore[attr-defined]
+    run.lower(state, batches, 0, 1, 0).compile()  # type: ignore[attr-defined]
     return time.process_time() - begin
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flax_ner.errors import UserError
 from flax_ner.training.log import MetricsFile
 
 
@@ -17,26 +18,29 @@ def test_lines_behind_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
         {"step": step, "split": "dev", "f1": step / 10, "seconds": 1.0} for step in (1, 2, 3, 4)
     ]
     write_lines(tmp_path, *map(json.dumps, rows), "")
-    metrics = MetricsFile(tmp_path, 2, tensorboard=False)
-    assert metrics.best() == 0.2
-    metrics.write({"step": 3, "split": "train"})
-    metrics.close()
+    with MetricsFile(tmp_path, 2, tensorboard=False) as metrics:
+        assert metrics.best() == 0.2
+        metrics.write({"step": 3, "split": "train"})
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["split"]) for row in kept] == [(1, "dev"), (2, "dev"), (3, "train")]
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
     write_lines(tmp_path, '{"step": 1, "split": "train"}', '{"step": 2, "spl')
-    metrics = MetricsFile(tmp_path, 9, tensorboard=False)
-    assert [row["step"] for row in metrics.rows] == [1]
-    assert metrics.best() == -1
-    metrics.close()
+    with MetricsFile(tmp_path, 9, tensorboard=False) as metrics:
+        assert [row["step"] for row in metrics.rows] == [1]
+        assert metrics.best() == -1
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    write_lines(tmp_path, '{"step": 1, "split": "train"}', '{"step": 2, "spl', "")
+    with pytest.raises(UserError, match=r"metrics.jsonl:2: not a line of metrics"):
+        MetricsFile(tmp_path, 9, tensorboard=False)
 
 
 def test_tensorboard_files_are_written_where_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    metrics = MetricsFile(tmp_path, 0, tensorboard=True)
-    metrics.write({"step": 1, "split": "train", "loss": 0.5})
-    metrics.close()
+    with MetricsFile(tmp_path, 0, tensorboard=True) as metrics:
+        metrics.write({"step": 1, "split": "train", "loss": 0.5})
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in events.read_bytes()

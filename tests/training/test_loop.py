@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 from ml_collections import ConfigDict
 
 from configs import cluener_mmocr, demo
@@ -99,6 +100,51 @@ def test_another_configuration_in_the_same_directory_is_refused(tmp_path: Path) 
     with pytest.raises(UserError, match=r"model.hidden_size was 16, is 32; seed was 0, is 1"):
         fit(changed, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another run is using"):
+        fit(small(demo.get_config()), tmp_path)
+    fit(small(demo.get_config(), train__steps=1), tmp_path)  # once that one has ended
+
+
+def test_a_damaged_config_is_told(tmp_path: Path) -> None:
+    fit(small(demo.get_config(), train__steps=1), tmp_path)
+    (tmp_path / "config.json").write_text('{"seed":')
+    with pytest.raises(UserError, match=r"config.json is damaged"):
+        fit(small(demo.get_config(), train__steps=1), tmp_path)
+
+
+DIVERGING = {
+    "optimizer__learning_rate": 1e38,
+    "optimizer__schedule": "constant",
+    "optimizer__warmup": 0.0,
+    "train__steps_per_dispatch": 4,
+}
+
+
+def test_a_run_stops_where_numbers_go_wrong_with_the_state_before(tmp_path: Path) -> None:
+    pattern = (
+        r"step 2 \(epoch 1, batch 2 of \d+\): the loss is (nan|inf), the largest gradients are those of "
+        r"encoder.* not finite.*skip_nonfinite"
+    )
+    for _ in range(2):  # it stops there again
+        with pytest.raises(UserError, match=pattern):
+            fit(small(demo.get_config(), **DIVERGING), tmp_path)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert rows(tmp_path, "train") == []
+
+
+def test_a_run_that_stopped_goes_on_where_such_steps_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="step 2 "):
+        fit(small(demo.get_config(), **DIVERGING), tmp_path)
+    fit(small(demo.get_config(), **DIVERGING, train__skip_nonfinite=True), tmp_path)
+    assert "9 steps were skipped" in capsys.readouterr().out
+    lines = rows(tmp_path, "train")
+    assert sum(row["skipped"] for row in lines) == 9
+    assert {row["loss"] for row in lines} == {None}
 
 
 def test_faults_are_found_before_training(tmp_path: Path) -> None:

@@ -17,12 +17,16 @@ from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
 
 STEPS, ROWS, WIDTH = 6, 8, 16
+BAD = 2  # the batch with full rows
 
 
-def train(
-    stretches: list[tuple[int, int]], mesh_shape: tuple[int, int] = (1, 1), **fields: Any
-) -> Any:
-    """Parameters and losses after `stretches` of steps on random rows, dropout on."""
+def setup(
+    mesh_shape: tuple[int, int] = (1, 1),
+    loss_of: Any = cross_entropy,
+    skip_nonfinite: bool = False,
+    **fields: Any,
+) -> tuple[Any, Any, Batches]:
+    """State, compiled steps and random rows, dropout on. Only the third batch has full rows."""
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -39,6 +43,7 @@ def train(
         positions,
         random.integers(0, 5, shape, np.int32),
     )
+    batches.segment_ids[BAD] = 1
     options = default_config().optimizer
     options.learning_rate = 1e-2
     schedule = make_schedule(options, STEPS, STEPS)
@@ -46,14 +51,29 @@ def train(
     mesh = make_mesh(*mesh_shape, ROWS)
     state = init_state(optimizer, init_params(config, jax.random.key(1)))
     shardings = state_shardings(mesh, state)
-    state = jax.device_put(state, shardings)
-    run = run_steps(make_step(config, cross_entropy, optimizer, schedule, seed=3), shardings)
+    step = make_step(config, loss_of, optimizer, schedule, 3, skip_nonfinite)
+    return (
+        jax.device_put(state, shardings),
+        run_steps(step, shardings),
+        put_epoch(mesh, batches),
+    )
+
+
+def train(
+    stretches: list[tuple[int, int]], mesh_shape: tuple[int, int] = (1, 1), **fields: Any
+) -> Any:
+    """Parameters and losses after `stretches` of steps: (first, count)."""
+    state, run, batches = setup(mesh_shape, **fields)
     losses = []
     for first, count in stretches:
-        state, figures = run(state, put_epoch(mesh, batches), first, count)
+        state, figures = run(state, batches, first, count, first)
         losses.append(float(figures["loss"]))
     assert int(state["step"]) == STEPS
     return jax.tree.map(np.asarray, unstack_layers(state["params"])), losses
+
+
+def not_finite_in_full_rows(logits: Any, labels: Any, mask: Any) -> Any:
+    return jnp.where(mask.all(), jnp.nan, 1.0) * cross_entropy(logits, labels, mask)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -93,3 +113,32 @@ def test_bfloat16_keeps_float32_parameters_and_learns_alike() -> None:
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     _, exact = train([(0, 6)])
     np.testing.assert_allclose(losses, exact, rtol=0.02)
+
+
+def test_a_step_that_is_not_finite_ends_the_stretch_and_leaves_the_state() -> None:
+    state, run, batches = setup(loss_of=not_finite_in_full_rows)
+    state, figures = run(state, batches, 0, STEPS, 0)
+    assert int(state["step"]) == int(figures["step"]) == BAD
+    kept = jax.tree.map(np.array, state)
+    # What was queued behind it does nothing either.
+    state, figures = run(state, batches, 4, 2, 4)
+    assert int(figures["step"]) == BAD
+    assert largest_difference(jax.tree.map(np.asarray, state), kept) == 0
+    sound, whole, batches = setup()
+    sound, _ = whole(sound, batches, 0, BAD, 0)
+    assert largest_difference(jax.tree.map(np.asarray, sound), kept) == 0
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_asked_for() -> None:
+    state, run, batches = setup(loss_of=not_finite_in_full_rows, skip_nonfinite=True)
+    state, before = run(state, batches, 0, BAD, 0)
+    kept = jax.tree.map(np.array, state)
+    state, figures = run(state, batches, BAD, 1, BAD)
+    assert int(state["step"]) == BAD + 1
+    assert int(figures["skipped"]) == 1
+    assert np.isnan(float(figures["loss"]))
+    for part in ("params", "opt_state"):
+        assert largest_difference(jax.tree.map(np.asarray, state[part]), kept[part]) == 0
+    again, run, batches = setup(loss_of=not_finite_in_full_rows, skip_nonfinite=True)
+    again, figures = run(again, batches, 0, BAD + 1, 0)
+    assert float(figures["loss"]) == pytest.approx(float(before["loss"]), rel=1e-6)

@@ -1,7 +1,10 @@
 """Model directories to disk and back."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model
 from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("labels", [LABELS, LabelSet(["人-名", "b"], "bio")])
@@ -48,6 +53,33 @@ def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
     assert model.labels is None
     assert_same(model.params, params)
     assert [other.name for other in path.parent.iterdir()] == ["model"]
+
+
+FULL_DISK = """
+import resource, sys
+import jax
+from flax_ner.errors import UserError
+from flax_ner.model.tagger import init_params
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.weights.helpers import CONFIG, LABELS, VOCAB
+
+params = init_params(CONFIG, jax.random.key(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # bytes of a file
+try:
+    save_model(sys.argv[1], ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_where_there_is_no_writing_the_older_model_stays(tmp_path: Path) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "model")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"model: cannot be written \(.*File too large.*What was there before", said)
+    assert_same(load_model(tmp_path / "model").params, params)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
