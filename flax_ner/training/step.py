@@ -75,18 +75,23 @@ def make_step(
         loss, grads = gradients(state, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        new = {"params": params, "opt_state": opt_state}
-        old = {name: state[name] for name in new}
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+        def update() -> tuple[Params, Any]:
+            updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+            return optax.apply_updates(state["params"], updates), opt_state
+
+        # A branch and not a choice between two states, which would be written one after the other.
+        params, opt_state = jax.lax.cond(
+            finite, update, lambda: (state["params"], state["opt_state"])
+        )
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": schedule(state["step"]),
             "skipped": 1 - finite.astype(jnp.float32),
         }
-        return kept | {"step": state["step"] + (1 if skip_nonfinite else finite)}, metrics
+        step = state["step"] + (1 if skip_nonfinite else finite)
+        return {"params": params, "opt_state": opt_state, "step": step}, metrics
 
     return step
 
