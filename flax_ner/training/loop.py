@@ -135,6 +135,7 @@ def _train(
                         log.flush()  # a checkpoint stands behind all that led to it
                         checkpoints.save(done, state)
                     if asked:
+                        checkpoints.wait()  # a state that cannot be written is no state saved
                         raise Interrupted(asked, done, total)
                 if done < total:  # the device is still at work on what it was given last
                     upcoming = task.batcher.epoch(epoch + 1)
@@ -150,10 +151,12 @@ def _train(
                 if asked or not every or done % every == 0 or done == total:
                     checkpoints.save(done, state)
                 if asked and done < total:
+                    checkpoints.wait()
                     raise Interrupted(asked, done, total)
                 log.resume_clock()
         except NotFinite as error:
             checkpoints.save(error.step, state)
+            checkpoints.wait()
             place = error.step - epoch * per_epoch
             batch = _batch(batches, place)
             why = explain(make_gradients(task.model, loss_of, config.seed), state, batch)
