@@ -68,7 +68,7 @@ def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Exa
         UserError: with file and line, for anything that is not of that form.
     """
     path = Path(path)
-    examples = []
+    examples, faults = [], list[str]()
     with _collector_paused():
         for number, line in enumerate(_lines(path), 1):
             source = f"{path}:{number}"
@@ -79,9 +79,12 @@ def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Exa
             except UserError as error:
                 if skipped is None:
                     raise
-                skipped.append(str(error))
+                faults.append(str(error))
     if not examples:
-        raise UserError(f"{path}: holds no examples. One JSON object a line is expected.")
+        tried = f" {len(faults)} lines cannot be read, the first: {faults[0]}" if faults else ""
+        raise UserError(f"{path}: holds no examples. One JSON object a line is expected.{tried}")
+    if skipped is not None:
+        skipped += faults
     return examples
 
 

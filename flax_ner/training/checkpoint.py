@@ -12,7 +12,7 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
-from flax_ner.errors import UserError
+from flax_ner.errors import UserError, reason
 
 CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
 WRITING = ".writing"  # behind the name of one that is not whole yet
@@ -112,9 +112,8 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-            reason = str(error).splitlines()[0].rsplit(": ", 1)[-1][:200]
             raise UserError(
-                f"{self._path}: the state of step {self._saving} cannot be written ({reason}). "
+                f"{self._path}: the state of step {self._saving} cannot be written ({reason(error)}). "
                 "Earlier checkpoints are whole: mend that and repeat the command to go on from there."
             ) from error
 
@@ -141,6 +140,7 @@ def _set_damaged_aside(path: Path) -> list[str]:
     notes = []
     for step, fault in damaged:
         aside = path / f"{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
         (path / str(step)).rename(aside)
         notes.append(f"Checkpoint {step} is damaged ({fault}); it is now {aside}.")
     return notes
@@ -157,6 +157,8 @@ def _fault(folder: Path) -> str | None:
                 return f"{name} is not as it was written"
     except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
     except (ValueError, AttributeError):
         return f"{CHECKSUMS} is not as it was written"
     return None

@@ -42,5 +42,6 @@ class DeferredSignals:
         self._restore()
 
     def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+        for number, handler in list(self._before.items()):  # a signal may come in between
+            signal.signal(number, handler)
+        self._before.clear()

@@ -1,7 +1,6 @@
 """What a run reports while it goes: metrics.jsonl, TensorBoard where asked for, a progress bar."""
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -100,21 +99,26 @@ class RunLog:
             return
         step, count, figures = self._pending
         self._pending = None
-        reached, skipped = int(figures["step"]), int(figures["skipped"])
+        reached, updates = int(figures["step"]), int(figures["updates"])
+        done = reached - (step - count)
+        if done > 0:
+            self._write(reached, done, updates, figures)
         if reached < step:
             raise NotFinite(reached)
-        values = {name: float(figures[name]) for name in ("loss", "grad_norm", "learning_rate")}
-        row = self._row(step, "train") | {
-            name: value if math.isfinite(value) else None for name, value in values.items()
-        }  # JSON has no NaN
-        if skipped:
-            row["skipped"] = skipped
+
+    def _write(self, step: int, count: int, updates: int, figures: dict[str, Any]) -> None:
+        row = self._row(step, "train")
+        for name in ("loss", "grad_norm", "learning_rate"):
+            row[name] = float(figures[name]) if updates else None
+        if updates < count:
+            row["skipped"] = count - updates
         now = time.monotonic()
         rate = self._sentences * count / (now - self._last)
         self._last = now
         self._metrics.write(row | {"sentences_per_second": rate, "seconds": self._seconds()})
+        loss = f"{row['loss']:.3f}" if updates else "not finite"
         self._progress.update(
-            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {values['loss']:.3f}"
+            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {loss}"
         )
 
     def dev(self, step: int, scores: Scores, sentences: int) -> None:
@@ -157,7 +161,7 @@ def progress_bar(**options: Any) -> Progress:
 def _parse(line: str, source: str) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
-        row["step"], row["split"], row["f1" if row["split"] == "dev" else "step"]
+        row["step"], row["seconds"], row["f1" if row["split"] == "dev" else "split"]
         return row
     except (ValueError, TypeError, KeyError):
         raise UserError(

@@ -17,7 +17,7 @@ from flax_ner.config import check_config
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import abstract_params
-from flax_ner.text.batches import Batches, Epoch
+from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
@@ -120,7 +120,7 @@ def _train(
         try:
             while done < total:
                 epoch, batches = done // per_epoch, upcoming
-                arrays = None  # room for the next epoch's
+                arrays = list[Batches]()  # room for the next epoch's
                 arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
                 for shape, first, count in _stretches(
                     batches.order, epoch * per_epoch, done, total, config
@@ -155,16 +155,19 @@ def _train(
                     raise Interrupted(asked, done, total)
                 log.resume_clock()
         except NotFinite as error:
-            checkpoints.save(error.step, state)
-            checkpoints.wait()
             place = error.step - epoch * per_epoch
-            batch = _batch(batches, place)
+            batch = _batch(batches.order, arrays, place)
             why = explain(make_gradients(task.model, loss_of, config.seed), state, batch)
+            where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
+            try:
+                checkpoints.save(error.step, state)
+                checkpoints.wait()
+            except UserError as fault:
+                raise UserError(f"{where}: {why}. And {fault}") from fault
             raise UserError(
-                f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch}): {why}. "
-                "The state before it is saved. The same command with --config.train.skip_nonfinite=True "
-                "leaves such steps out; a lower optimizer.learning_rate or optimizer.clip_norm in another "
-                "work directory may avoid them."
+                f"{where}: {why}. The state before it is saved. The same command with "
+                "--config.train.skip_nonfinite=True leaves such steps out; a lower "
+                "optimizer.learning_rate or optimizer.clip_norm in another work directory may avoid them."
             ) from None
         checkpoints.wait()
     if metrics.skipped():
@@ -207,11 +210,11 @@ def _list_skipped(task: Task, path: Path) -> None:
         task.notes.append(f"{len(task.skipped)} lines of data were skipped; {path} lists them.")
 
 
-def _batch(epoch: Epoch, step: int) -> Batches:
-    """The arrays [B, T] of a step of an epoch."""
-    shape = int(epoch.order[step])
-    index = int((epoch.order[:step] == shape).sum())
-    return jax.tree.map(lambda x: x[index], epoch.shapes[shape])
+def _batch(order: np.ndarray, arrays: list[Batches], step: int) -> Batches:
+    """The arrays [B, T] of a step of an epoch, as they lie on the mesh."""
+    shape = int(order[step])
+    index = int((order[:step] == shape).sum())
+    return jax.tree.map(lambda x: x[index], arrays[shape])
 
 
 def _stretches(

@@ -65,8 +65,9 @@ def make_step(
     Where loss or gradients are not finite, the state stays as it is, its step number too; with
     `skip_nonfinite` that goes on, and so does the run.
 
-    Metrics are float32 scalars: `loss`, `grad_norm` before clipping, the `learning_rate` used; and
-    `skipped`, 1 where the update was left out.
+    Metrics are float32 scalars: `loss`, `grad_norm` before clipping, the `learning_rate` of the
+    schedule at this step (the optimizer's own lags behind by the steps that were skipped); and
+    `updates`, 1, or 0 where the update was left out.
     """
 
     gradients = make_gradients(model, loss_of, seed)
@@ -88,7 +89,7 @@ def make_step(
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": schedule(state["step"]),
-            "skipped": 1 - finite.astype(jnp.float32),
+            "updates": finite.astype(jnp.float32),
         }
         step = state["step"] + (1 if skip_nonfinite else finite)
         return {"params": params, "opt_state": opt_state, "step": step}, metrics
@@ -104,8 +105,9 @@ def run_steps(step: Step, shardings: Any) -> RunSteps:
     call that was queued behind one that ended early leaves the state as it was.
 
     `first`, `count` and `begin` are traced, so that one compilation serves every stretch of an
-    epoch. The state is donated. Metrics are those of the last step; `loss` is the mean over the
-    steps that were not skipped (NaN if none is left), `skipped` how many were.
+    epoch. The state is donated. Metrics are those of the last step with an update; `loss` is the mean
+    over such steps, `updates` how many there were (if none, the others say nothing), and `step` the
+    state's.
     """
 
     def run(
@@ -121,16 +123,13 @@ def run_steps(step: Step, shardings: Any) -> RunSteps:
                 lambda x: jax.lax.dynamic_index_in_dim(x, first + i, keepdims=False), batches
             )
             state, metrics = step(state, batch)
-            loss = jnp.where(metrics["skipped"], 0, metrics["loss"])
-            sums = {
-                "loss": before["loss"] + loss,
-                "skipped": before["skipped"] + metrics["skipped"],
-            }
-            return i + 1, state, metrics | sums
+            sums = {name: before[name] + metrics[name] for name in ("loss", "updates")}
+            kept = jax.tree.map(partial(jnp.where, metrics["updates"] > 0), metrics | sums, before)
+            return i + 1, state, kept
 
-        zero = dict.fromkeys(("loss", "grad_norm", "learning_rate", "skipped"), jnp.float32(0))
+        zero = dict.fromkeys(("loss", "grad_norm", "learning_rate", "updates"), jnp.float32(0))
         _, state, metrics = jax.lax.while_loop(keeps_up, body, (jnp.int32(0), state, zero))
-        mean = metrics["loss"] / (count - metrics["skipped"])
+        mean = metrics["loss"] / jnp.maximum(metrics["updates"], 1)
         return state, metrics | {"loss": mean, "step": state["step"]}
 
     return jax.jit(run, donate_argnums=0, out_shardings=(shardings, None))

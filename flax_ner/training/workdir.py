@@ -54,7 +54,8 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
 def _check_same_run(workdir: Path, config: ConfigDict) -> None:
     wanted = _fields(json.loads(config.to_json()))
     path = workdir / "config.json"
-    if not path.is_file() or not any((workdir / "checkpoints").glob("*")):
+    checkpoints = (workdir / "checkpoints").glob("*")
+    if not path.is_file() or not any(folder.name.isdecimal() for folder in checkpoints):
         return
     try:
         found = _fields(json.loads(path.read_text("utf-8")))

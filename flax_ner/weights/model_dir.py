@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from flax_ner.errors import UserError
+from flax_ner.errors import UserError, reason
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
@@ -53,15 +53,16 @@ def save_model(path: str | Path, model: ModelDir) -> None:
             f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
         )
     new, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("writing", "replaced"))
+    if old.exists() and not path.exists():  # a kill between the two renames below
+        old.rename(path)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _write(new, model)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         shutil.rmtree(new, ignore_errors=True)
-        reason = str(error).splitlines()[0].rsplit(": ", 1)[-1][:200]
         raise UserError(
-            f"{path}: cannot be written ({reason}). What was there before is whole."
+            f"{path}: cannot be written ({reason(error)}). What was there before is whole."
         ) from error
     if path.exists():
         os.rename(path, old)

@@ -102,6 +102,23 @@ def test_the_newest_sound_one_is_taken_and_training_goes_on_behind_it(path: Path
     assert notes == []
 
 
+def test_a_step_may_be_damaged_twice(path: Path) -> None:
+    for _ in range(2):
+        flip(max(files(path / "3"), key=lambda file: file.stat().st_size))
+        with Checkpoints(path, keep=3) as checkpoints:
+            checkpoints.save(3, arrays_of(3))
+    assert_is(restored(path)[0], 3)
+
+
+def test_what_cannot_be_read_counts_as_damaged(path: Path) -> None:
+    file = path / "3" / "checksums.json"
+    file.unlink()
+    file.mkdir()
+    state, notes = restored(path)
+    assert_is(state, 2)
+    assert "cannot be read: Is a directory" in notes[0]
+
+
 def test_nothing_is_begun_anew_where_all_are_damaged(path: Path) -> None:
     for step in "123":
         flip(max(files(path / step), key=lambda file: file.stat().st_size))

@@ -26,14 +26,14 @@ def test_lines_behind_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
-    write_lines(tmp_path, '{"step": 1, "split": "train"}', '{"step": 2, "spl')
+    write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', '{"step": 2, "spl')
     with MetricsFile(tmp_path, 9, tensorboard=False) as metrics:
         assert [row["step"] for row in metrics.rows] == [1]
         assert metrics.best() == -1
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
-    write_lines(tmp_path, '{"step": 1, "split": "train"}', '{"step": 2, "spl', "")
+    write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', '{"step": 2, "spl', "")
     with pytest.raises(UserError, match=r"metrics.jsonl:2: not a line of metrics"):
         MetricsFile(tmp_path, 9, tensorboard=False)
 

@@ -55,6 +55,16 @@ def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
     assert [other.name for other in path.parent.iterdir()] == ["model"]
 
 
+def test_the_older_model_comes_back_where_a_kill_left_it_aside(tmp_path: Path) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    (tmp_path / "model").rename(tmp_path / ".model.replaced")
+    unwritable = ModelDir(CONFIG, LABELS, ["\ud800"], 6, params)  # a vocabulary that is not UTF-8
+    with pytest.raises(UserError, match="What was there before is whole"):
+        save_model(tmp_path / "model", unwritable)
+    assert_same(load_model(tmp_path / "model").params, params)
+
+
 FULL_DISK = """
 import resource, sys
 import jax
