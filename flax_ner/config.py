@@ -53,6 +53,9 @@ def default_config() -> ConfigDict:
     config.model.attention = "xla"
     # True: a training step's compile time does not grow with depth; a slower step.
     config.model.scan_layers = False
+    # True: training keeps only what goes from layer to layer and computes the rest again on the way
+    # back: about a third more work, a fraction of the memory (on a CPU only with scan_layers).
+    config.model.remat = False
 
     config.tokenizer = ConfigDict()
     config.tokenizer.kind = "char"  # one token a character
@@ -112,6 +115,9 @@ def default_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = 0  # devices that share a batch; 0: all that are left
     config.mesh.fsdp = 1  # devices that share the parameters
+    # True: the same command runs on each of several hosts, and their devices are one mesh
+    # (docs/scaling.md). All of them see the work directory.
+    config.mesh.distributed = False
     return config.lock()  # a name that is not here is an error, also in a file
 
 

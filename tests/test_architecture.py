@@ -12,8 +12,9 @@ ALLOWED = {
     "config": {"errors", "text"},
     "model": {"errors"},
     "weights": {"errors", "text", "model"},
-    "inference": {"errors", "compilation", "text", "model", "weights"},
-    "training": {"errors", "config", "text", "model", "weights", "inference"},
+    "memory": {"errors"},
+    "inference": {"errors", "compilation", "memory", "text", "model", "weights"},
+    "training": {"errors", "config", "memory", "text", "model", "weights", "inference"},
     "compilation": set(),
     "errors": set(),
 }

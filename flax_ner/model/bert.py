@@ -57,6 +57,7 @@ class BertConfig:
     )
     attention: str = "xla"
     scan_layers: bool = False
+    remat: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -281,9 +282,10 @@ class Bert(nnx.Module):
             params, seeds = layer
             return nnx.merge(graphdef, params)(x, mask, seeds), None
 
+        forward = jax.checkpoint(step) if self.config.remat else step
         if scanned:
-            return jax.lax.scan(step, x, (nnx.state(self.layers[STACKED]), layer_seeds))[0]
+            return jax.lax.scan(forward, x, (nnx.state(self.layers[STACKED]), layer_seeds))[0]
         for i in range(self.config.num_hidden_layers):
             params = nnx.state(self.layers[str(i)])
-            x, _ = step(x, (params, None if layer_seeds is None else layer_seeds[i]))
+            x, _ = forward(x, (params, None if layer_seeds is None else layer_seeds[i]))
         return x

@@ -12,49 +12,16 @@ from jax.sharding import PartitionSpec as P
 
 from flax_ner import Entity, Tagger, load
 from flax_ner.errors import UserError
-from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import init_params
 from flax_ner.text.examples import Example
-from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model
-
-# A character's tag is told by the character alone: B begins, I goes on, everything else is O.
-VOCAB = [*SPECIAL_TOKENS, "b", "i", "o", "中"]
-LABELS = LabelSet(["name"], "bio")  # O, B-name, I-name
+from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 
 
 @pytest.fixture(scope="module")
 def make() -> Callable[..., Tagger]:
     """Taggers with given row length."""
-    config = BertConfig(
-        vocab_size=len(VOCAB),
-        num_labels=len(LABELS),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=64,
-    )
-    params = jax.tree.map(jnp.zeros_like, init_params(config, jax.random.key(0)))
-    # LayerNorm scales of one and a word vector along one axis each pass through to the head.
-    for norm in (
-        params["encoder"]["embeddings"]["norm"],
-        params["encoder"]["layers"]["0"]["attention_norm"],
-        params["encoder"]["layers"]["0"]["mlp_norm"],
-    ):
-        norm["scale"] = jnp.ones(8)
-    word = jnp.zeros((len(VOCAB), 8)).at[jnp.arange(len(VOCAB)), 0].set(1.0)
-    word = word.at[VOCAB.index("b")].set(0).at[VOCAB.index("b"), 1].set(1.0)
-    word = word.at[VOCAB.index("i")].set(0).at[VOCAB.index("i"), 2].set(1.0)
-    params["encoder"]["embeddings"]["word"] = word
-    params["head"]["classifier"]["kernel"] = jnp.eye(8, 3)
-
-    def tagger(max_length: int = 64, batch_size: int = 4) -> Tagger:
-        tokenizer = CharTokenizer(VOCAB)
-        return Tagger(config, params, tokenizer, LABELS, max_length, batch_size)
-
-    return tagger
+    return hand_made_tagger
 
 
 def test_entities_have_the_callers_text_and_offsets(make: Callable[..., Tagger]) -> None:

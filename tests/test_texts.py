@@ -1,0 +1,111 @@
+"""Texts of every kind, from file to entity: each character keeps its place, or the text is refused."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flax_ner.text.batches import encode_examples
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.formats import read_cluener, write_cluener
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params, hand_made_tagger
+
+TEXTS = {
+    "empty": "",
+    "spaces": " \t\u3000\u00a0\u2003 ",
+    "line breaks": "\r\n\x0b\x0c\x1c\x85\u2028\u2029",
+    "emoji with joiners": "👨‍👩‍👧‍👦🏳️‍🌈👍🏽",
+    "flags": "🇨🇳🇩🇪",
+    "combining marks": "e\u0301o\u0308\u0323n\u0303",
+    "outside the basic plane": "𠮷野家𝄞𐍈",
+    "lone surrogates": "\ud83d中\ude00",
+    "right to left": "שלום مرحبا \u202eabc\u202c",
+    "NUL and controls": "\x00\x01\x1b[31m\x7f",
+    "dotted capital i": "İSTANBUL İzmir",
+    "sharp s and ligatures": "ẞßﬁǅ",
+    "full width": "ＡＢＣ１２３，。！",
+    "zero width": "\u200b\u200c\u200d\ufeff\u2060",
+    "noncharacters": "\ufffe\uffff\U0010ffff",
+    "special tokens": "[CLS][SEP][PAD]##中",
+    "markup": '<b>&amp;</b>"\\n"{}[/]',
+    "a million characters": "中国" * 500_000,
+}
+CASES = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+
+
+def around(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """`text` between and around two entities, and where the tagger made by hand must find some."""
+    whole = f"{text}bii{text}b{text}"
+    return whole, [match.span() for match in re.finditer("[bB][iI]*", whole)]
+
+
+@CASES
+def test_a_tagger_finds_entities_at_the_callers_characters(text: str) -> None:
+    whole, places = around(text)
+    found = hand_made_tagger()(whole)
+    assert [(entity.start, entity.end) for entity in found] == places
+    assert all(entity.text == whole[entity.start : entity.end] for entity in found)
+
+
+@CASES
+def test_files_keep_every_character(tmp_path: Path, text: str) -> None:
+    whole, places = around(text)
+    entities = tuple(Entity("name", start, end, whole[start:end]) for start, end in places)
+    path = tmp_path / "data.json"
+    write_cluener(path, [Example(whole, entities)])
+    (example,) = read_cluener(path)
+    assert example.text == whole
+    assert sorted(entity[:4] for entity in example.entities or ()) == sorted(
+        entity[:4] for entity in entities
+    )
+
+
+@CASES
+def test_training_sees_each_label_at_its_character(text: str) -> None:
+    whole, places = around(text)
+    tokenizer = CharTokenizer(VOCAB)
+    entities = tuple(Entity("name", start, end, whole[start:end]) for start, end in places)
+    tokens = encode_examples([Example(whole, entities, "file:1")], tokenizer, LABELS, 64)
+    # The pieces of a long text, put together again.
+    inside = (tokens.ids != tokenizer.cls_id) & (tokens.ids != tokenizer.sep_id)
+    expected = np.zeros(len(whole), int)
+    for start, end in places:
+        expected[start:end] = [1] + [2] * (end - start - 1)
+    np.testing.assert_array_equal(tokens.labels[inside], expected)
+    np.testing.assert_array_equal(tokens.ids[inside], tokenizer.character_ids(whole))
+
+
+@CASES
+def test_the_tokenizer_gives_each_character_its_own_offsets(text: str) -> None:
+    encoding = CharTokenizer(VOCAB).encode(text)
+    assert encoding.offsets[1:-1] == [(i, i + 1) for i in range(len(text))]
+    assert len(encoding.ids) == len(text) + 2
+
+
+def test_the_command_line_takes_them_all(tmp_path: Path) -> None:
+    model = ModelDir(CONFIG, LABELS, VOCAB, 64, hand_made_params())
+    save_model(tmp_path / "model", model)
+    write_cluener(tmp_path / "in.jsonl", [Example(around(text)[0]) for text in TEXTS.values()])
+    command = [
+        sys.executable,
+        "-m",
+        "flax_ner",
+        "predict",
+        "model",
+        "in.jsonl",
+        "--format",
+        "jsonl",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr.decode()
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    for text, row in zip(TEXTS.values(), rows, strict=True):
+        whole, places = around(text)
+        assert row["text"] == whole
+        assert [(entity["start"], entity["end"]) for entity in row["entities"]] == places
