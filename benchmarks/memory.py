@@ -3,8 +3,8 @@
     python benchmarks/memory.py data/cluener vocab.txt [--sentences 1000000] [--only training|stream]
 
 Training: what XLA plans for a step of packed rows of 128 tokens, AdamW, dropout on: parameters and
-optimizer state, and what lives while the step runs, with `scan_layers`. It is planned for the device at hand and
-nothing is run, so a GPU's or TPU's table needs one of them, and a CPU's stands for them roughly.
+optimizer state, and what lives while the step runs, with `scan_layers`. It is planned for the device
+at hand and nothing is run, so a GPU's or TPU's table needs one of them; a CPU's stands for them roughly.
 Stream: dev texts over and over, each with a number behind it, through a tagger of 2 layers of width
 128 with random weights; the memory that the operating system counts, every tenth of the way.
 """

@@ -1,6 +1,7 @@
 """The tagger on a model whose answers are known: weights made by hand, not by training."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -75,6 +76,31 @@ def test_chunks_join_without_a_seam(
     assert tagger(texts) == expected
     with pytest.raises(UserError, match=r"texts\[99\]: bytes"):
         tagger([*texts[:-1], b"o"])  # type: ignore[list-item]
+
+
+def test_a_stream_reads_two_chunks_ahead_and_no_further(
+    make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 5)
+    read = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for i in range(23):
+            read += 1
+            yield "ob" * (i % 4)
+
+    tagger = make()
+    found = tagger.stream(texts())
+    assert read == 0
+    for number, entities in enumerate(found, 1):
+        assert entities == tagger("ob" * ((number - 1) % 4))
+        assert read <= number + 2 * 5
+    assert read == number == 23
+    endless = tagger.stream(itertools.cycle(["ob"]))
+    assert [len(entities) for entities in itertools.islice(endless, 100)] == [1] * 100
+    with pytest.raises(UserError, match="'loose' is unknown"):
+        tagger.stream([], "loose")
 
 
 @pytest.mark.parametrize("max_length", [7, 64])

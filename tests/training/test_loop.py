@@ -1,6 +1,8 @@
 """`fit` under settings that the end-to-end run does not take."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flax_ner.training.loop import fit
 from flax_ner.weights.model_dir import load_model
 from flax_ner.weights.names import flatten
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "model.hidden_size": 16,
     "model.num_hidden_layers": 1,
@@ -146,6 +149,36 @@ def test_a_run_that_stopped_goes_on_where_such_steps_are_skipped(
     assert good["step"] == 1 and good["loss"] > 0
     assert sum(row["skipped"] for row in bad) == 9
     assert {row["loss"] for row in bad} == {None}
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import jax
+from configs.demo import get_config
+from flax_ner.errors import UserError
+from flax_ner.training.loop import fit
+from tests.training.test_loop import small
+
+config = small(get_config(), data__batch_size=8192, mesh__data=1)
+jax.numpy.zeros(3).block_until_ready()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**31,) * 2)  # 2 GiB more and no further
+try:
+    fit(config, sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_lack_of_memory_says_what_to_change(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path / "run")]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert "the device is out of memory" in result.stdout, result.stderr
+    assert "model.remat=True" in result.stdout
+    assert "data.batch_size (now 8192)" in result.stdout
 
 
 def test_faults_are_found_before_training(tmp_path: Path) -> None:
