@@ -1,6 +1,7 @@
 """`fit` under settings that the end-to-end run does not take."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,21 @@ def test_parameters_divided_over_devices_are_saved_and_resumed(tmp_path: Path) -
     expected, got = params(tmp_path / "one"), params(tmp_path / "divided")
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
+    eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5, "model__hidden_size": 64}
+    fit(small(demo.get_config(), **eight), tmp_path / "eight")
+    expected = params(tmp_path / "eight")
+    for data, fsdp in ((1, 4), (2, 1), (1, 1)):
+        workdir = tmp_path / f"{data} x {fsdp}"
+        (workdir / "checkpoints").mkdir(parents=True)
+        shutil.copytree(tmp_path / "eight" / "checkpoints" / "5", workdir / "checkpoints" / "5")
+        shutil.copy(tmp_path / "eight" / "config.json", workdir)
+        fit(small(demo.get_config(), **(eight | {"mesh__data": data, "mesh__fsdp": fsdp})), workdir)
+        assert rows(workdir, "train")[0]["step"] > 5  # it did not begin anew
+        for name, array in params(workdir).items():
+            np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
 
 
 def test_scan_over_layers_trains_and_loads_alike(tmp_path: Path) -> None:
