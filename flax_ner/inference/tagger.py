@@ -1,11 +1,11 @@
 """A trained model in use: texts in, entities out."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -28,6 +28,7 @@ from flax_ner.text.metrics import Scores, score
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.convert import open_model
 
+Forward = Callable[..., tuple[Array, ...]]  # params, input_ids, segment_ids, positions [B, T]
 CHUNK = 1024  # texts that are tokenised together
 # A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
 CPU_TOKENS = 1024
@@ -93,6 +94,7 @@ class Tagger:
         # Every process takes all answers.
         whole = None if sharding is None else NamedSharding(sharding.mesh, P())
         self._best = jax.jit(partial(_best, config), out_shardings=whole)
+        self._probabilities = jax.jit(partial(_probabilities, config), out_shardings=whole)
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
         if jax.default_backend() == "cpu":
@@ -100,23 +102,33 @@ class Tagger:
         self._shapes = Shapes(self.max_length, tokens, devices)
 
     @overload
-    def __call__(self, texts: str, convention: str = ...) -> list[Entity]: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: str, convention: str = ..., threshold: float = ...
+    ) -> list[Entity]: ...
     @overload
-    def __call__(self, texts: Iterable[str], convention: str = ...) -> list[list[Entity]]: ...
     def __call__(
-        self, texts: str | Iterable[str], convention: str = "strict"
+        self, texts: Iterable[str], convention: str = ..., threshold: float = ...
+    ) -> list[list[Entity]]: ...
+    def __call__(
+        self, texts: str | Iterable[str], convention: str = "strict", threshold: float = 0.0
     ) -> list[Entity] | list[list[Entity]]:
         """The entities of each text (of one text: its list).
 
+        Args:
+            texts: one text or many.
+            convention: how tags become entities, one of `LabelSet.decode`.
+            threshold: entities with a lower `score` are left out.
+
         Offsets count characters of the text given; `score` is the probability of all the
-        entity's tags together, taken as independent. `convention` is one of `LabelSet.decode`.
+        entity's tags together, taken as independent.
         """
         if isinstance(texts, str):
-            self.labels.check(convention)
-            return self._finish(self._start([texts], convention))[0]
-        return list(self.stream(texts, convention))
+            return next(self.stream([texts], convention, threshold))
+        return list(self.stream(texts, convention, threshold))
 
-    def stream(self, texts: Iterable[str], convention: str = "strict") -> Iterator[list[Entity]]:
+    def stream(
+        self, texts: Iterable[str], convention: str = "strict", threshold: float = 0.0
+    ) -> Iterator[list[Entity]]:
         """The entities of one text after another, in order, as a call gives them.
 
         However many texts there are, no more than 2,048 are held at a time: so many are read ahead.
@@ -125,9 +137,42 @@ class Tagger:
             UserError: an unknown convention; or, once it is reached, a text that is no string.
         """
         self.labels.check(convention)
-        return self._stream(iter(texts), convention)
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold: {threshold}, but a probability lies in [0, 1].")
+        found = chain.from_iterable(
+            self._finish(work, convention) for work in self._ahead(iter(texts))
+        )
+        if not threshold:
+            return found
+        return ([e for e in entities if e.score >= threshold] for entities in found)
 
-    def _stream(self, texts: Iterator[str], convention: str) -> Iterator[list[Entity]]:
+    def by_convention(
+        self, texts: Iterable[str], conventions: Sequence[str]
+    ) -> dict[str, list[list[Entity]]]:
+        """What a call gives under each convention; the model runs once."""
+        for convention in conventions:
+            self.labels.check(convention)
+        found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
+        for work in self._ahead(iter(texts)):
+            for convention in conventions:
+                found[convention] += self._finish(work, convention)
+        return found
+
+    def explain(self, text: str) -> np.ndarray:
+        """The probability of every tag at every character, float32 [len(text), C].
+
+        Tags are in the order of `labels.names`.
+        """
+        work = self._start([text], self._probabilities)
+        table = np.zeros((len(text), len(self.labels)), np.float32)
+        for source, target, (outputs,) in work.running:
+            kept = work.kept[source]
+            rows = np.asarray(outputs).reshape(-1, len(self.labels))[target[kept]]
+            table[work.character[source[kept]]] = rows
+        return table
+
+    def _ahead(self, texts: Iterator[str]) -> Iterator["_Work"]:
+        """Chunks of the texts; the device has the next one before the answers of one are looked at."""
         waiting: _Work | None = None
         count = 0
         while chunk := list(islice(texts, CHUNK)):
@@ -136,20 +181,21 @@ class Tagger:
                 kind = type(chunk[i]).__name__
                 raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
             count += len(chunk)
-            # The device has this chunk before the answers of the one before are looked at.
-            started = self._start(chunk, convention)
+            started = self._start(chunk, self._best)
             if waiting is not None:
-                yield from self._finish(waiting)
+                yield waiting
             waiting = started
         if waiting is not None:
-            yield from self._finish(waiting)
+            yield waiting
 
     def compile(self) -> None:
         """Compile ahead what the first use of each shape of batch would compile otherwise.
 
         After it no text compiles anything, whatever its length. Each shape is run once.
         """
-        jax.block_until_ready([self._run(*np.zeros((3, *s), np.int32)) for s in self._shapes.all()])
+        jax.block_until_ready(
+            [self._run(self._best, *np.zeros((3, *s), np.int32)) for s in self._shapes.all()]
+        )
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C].
@@ -183,7 +229,7 @@ class Tagger:
             gold.append(example.entities)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _start(self, texts: Sequence[str], convention: str) -> "_Work":
+    def _start(self, texts: Sequence[str], forward: Forward) -> "_Work":
         """Tokenise and hand to the device, without waiting for it."""
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         pieces = split(sizes, self.max_length - 2)
@@ -194,18 +240,16 @@ class Tagger:
 
         running = []
         for batch in batches(tokens, lengths, self._shapes):
-            outputs = self._run(batch.input_ids, batch.segment_ids, batch.positions)
+            outputs = self._run(forward, batch.input_ids, batch.segment_ids, batch.positions)
             running.append((batch.source, batch.target, outputs))
         # Tags are read from the kept characters; `mmocr` reads a text's last [SEP] too.
-        keep_stop = pieces.keep_stop
-        if convention == "mmocr":
-            keep_stop = keep_stop + (pieces.stop == sizes[pieces.text])
         kept = character >= np.repeat(pieces.keep_start, lengths)
-        kept &= character < np.repeat(keep_stop, lengths)
-        return _Work(texts, convention, np.repeat(pieces.text, lengths), character, kept, running)
+        kept &= character < np.repeat(pieces.keep_stop, lengths)
+        last = character == np.repeat(sizes[pieces.text], lengths)
+        return _Work(texts, np.repeat(pieces.text, lengths), character, kept, last, running)
 
-    def _run(self, *batch: np.ndarray) -> tuple[Array, Array]:
-        """Best tag and its log probability, [B, T], not waited for."""
+    def _run(self, forward: Forward, *batch: np.ndarray) -> tuple[Array, ...]:
+        """Outputs [B, T, ...] of a forward pass, not waited for."""
         if self.sharding is None:
             arrays = jax.device_put(batch)
         else:
@@ -213,7 +257,7 @@ class Tagger:
                 jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__) for x in batch
             ]
         with self._shortage_told():
-            outputs = self._best(self.params, *arrays)
+            outputs = forward(self.params, *arrays)
         for output in outputs:
             output.copy_to_host_async()
         return outputs
@@ -221,15 +265,16 @@ class Tagger:
     def _shortage_told(self) -> AbstractContextManager[None]:
         return shortage_told(f"Lower the batch size, eval.batch_size (now {self.batch_size}).")
 
-    def _finish(self, work: "_Work") -> list[list[Entity]]:
+    def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
         """Wait for the device and read its tags."""
         tag = np.zeros(len(work.kept), np.int32)
         log_p = np.zeros(len(work.kept), np.float32)
         with self._shortage_told():
             for source, target, outputs in work.running:
                 tag[source], log_p[source] = (np.asarray(x).ravel()[target] for x in outputs)
-        row, tag, log_p = work.text[work.kept], tag[work.kept], log_p[work.kept]
-        spans = self.labels.spans(tag, row, work.character[work.kept], work.convention)
+        kept = work.kept | work.last if convention == "mmocr" else work.kept
+        row, tag, log_p = work.text[kept], tag[kept], log_p[kept]
+        spans = self.labels.spans(tag, row, work.character[kept], convention)
 
         begins = np.searchsorted(row, spans.row) + spans.start
         ends = begins + spans.end - spans.start
@@ -247,12 +292,12 @@ class _Work(NamedTuple):
     """Texts that the device is at. Arrays are over all tokens of all pieces, in the order of the texts."""
 
     texts: Sequence[str]
-    convention: str
     text: np.ndarray  # whose token it is
     character: np.ndarray  # which of its characters it is
     kept: np.ndarray  # whether its tag counts
+    last: np.ndarray  # whether it is the [SEP] behind the text
     # Source and target of each batch (see `Batch`), and what the device makes of it.
-    running: list[tuple[np.ndarray, np.ndarray, tuple[Array, Array]]]
+    running: list[tuple[np.ndarray, np.ndarray, tuple[Array, ...]]]
 
 
 def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:
@@ -265,3 +310,9 @@ def _best(
 ) -> tuple[Array, Array]:
     log_p = jax.nn.log_softmax(apply(config, params, input_ids, segment_ids, positions))
     return log_p.argmax(-1), log_p.max(-1)
+
+
+def _probabilities(
+    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+) -> tuple[Array]:
+    return (jax.nn.softmax(apply(config, params, input_ids, segment_ids, positions)),)

@@ -43,6 +43,40 @@ def test_the_score_is_the_probability_of_all_its_tags(make: Callable[..., Tagger
     assert entity.score == pytest.approx(p[2, 1] * p[3, 2], rel=1e-5)
 
 
+def test_a_threshold_leaves_out_what_is_less_certain(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    entities = tagger("obiiiob")
+    long, short = (entity.score for entity in entities)
+    assert long < short  # four tags are less certain than one
+    assert tagger("obiiiob", threshold=(long + short) / 2) == entities[1:]
+    assert tagger(["obiiiob"], threshold=0.999) == [[]]
+    assert tagger("obiiiob", threshold=long) == entities
+    with pytest.raises(UserError, match=r"threshold: 1.5, but a probability lies in \[0, 1\]"):
+        tagger("o", threshold=1.5)
+
+
+def test_conventions_at_once_are_those_one_by_one(make: Callable[..., Tagger]) -> None:
+    tagger = make()
+    texts = ["ob", "bii", "i", "", "oib" * 40, "b"]
+    found = tagger.by_convention(iter(texts), ("strict", "lenient", "mmocr"))
+    assert found == {name: tagger(texts, name) for name in ("strict", "lenient", "mmocr")}
+    assert found["strict"] != found["lenient"] != found["mmocr"]
+
+
+@pytest.mark.parametrize("text", ["obiİ", "", "b", "obiio" * 50])
+def test_explain_gives_every_tag_at_every_character(make: Callable[..., Tagger], text: str) -> None:
+    tagger = make(max_length=16)
+    table = tagger.explain(text)
+    assert table.shape == (len(text), 3) and table.dtype == np.float32
+    np.testing.assert_allclose(table.sum(1), 1, atol=1e-5)
+    expected = [{"b": 1, "i": 2}.get(character, 0) for character in text]
+    assert table.argmax(1).tolist() == expected
+    for entity in tagger(text):
+        tags = expected[entity.start : entity.end]
+        p = np.prod([table[entity.start + i, tag] for i, tag in enumerate(tags)])
+        assert entity.score == pytest.approx(float(p), rel=1e-5)
+
+
 def test_many_texts_of_any_length_in_any_order(make: Callable[..., Tagger]) -> None:
     tagger = make()
     texts = ["", "bi", "o" * 40 + "bii", "中", "b", "", "o" * 61 + "b", "ooobi" * 7]

@@ -1,0 +1,231 @@
+"""What lies behind a score: how sure it is, the kinds of errors, where they are, whether probabilities hold."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.metrics import Counts
+
+# How a gold or a predicted entity fares. Source: SemEval-2013 task 9, whose kinds these are by other names.
+KINDS = {
+    "correct": "type and both boundaries right",
+    "type": "boundaries right, type wrong",
+    "boundary": "type right, a boundary wrong",
+    "both": "overlaps an entity of another type, a boundary wrong",
+    "missed": "in the gold data, nothing found there",
+    "spurious": "found where the gold data have nothing",
+}
+RESAMPLES = 2000
+BINS = 10  # of probabilities
+
+
+class Pair(NamedTuple):
+    """A gold and a predicted entity that belong together, or one of them alone, and what it is."""
+
+    kind: str  # of KINDS
+    gold: Entity | None
+    predicted: Entity | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """F1 of one model less that of another on the same texts."""
+
+    difference: Interval
+    p: float  # two-sided: how often resampling turns the sign, times two
+
+
+class Bin(NamedTuple):
+    """Entities whose probability lies in one tenth."""
+
+    low: float
+    high: float
+    entities: int
+    probability: float  # the mean
+    correct: float  # the share
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether entities of probability p are right p of the time."""
+
+    bins: list[Bin]  # those that hold entities
+    error: float  # expected calibration error: mean of |probability - correct| over entities
+
+
+def counts_per_text(
+    gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]
+) -> np.ndarray:
+    """Gold, predicted and correct entities of each text, int64 [texts, 3], each entity once."""
+    rows = []
+    for truth, found in zip(gold, predicted, strict=True):
+        a, b = {entity[:3] for entity in truth}, {entity[:3] for entity in found}
+        rows.append((len(a), len(b), len(a & b)))
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def intervals(counts: np.ndarray, seed: int = 0) -> dict[str, Interval]:
+    """Precision, recall and F1 of `counts_per_text` with 95% intervals: percentiles over resampled texts."""
+    rates = _rates(counts.sum(0, keepdims=True))[0]
+    low, high = np.percentile(_rates(_resampled(counts, seed)), (2.5, 97.5), axis=0)
+    names = ("precision", "recall", "f1")
+    return {
+        name: Interval(*map(float, x)) for name, *x in zip(names, rates, low, high, strict=True)
+    }
+
+
+def compare(counts: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
+    """The paired bootstrap of two models' `counts_per_text` on the same texts.
+
+    Raises:
+        UserError: they are of different numbers of texts.
+    """
+    if len(counts) != len(other):
+        raise UserError(f"--compare: {len(other)} texts, but {len(counts)} were scored.")
+    both = _resampled(np.concatenate([counts, other], 1), seed)  # [resamples, 6]
+    differences = _rates(both[:, :3])[:, 2] - _rates(both[:, 3:])[:, 2]
+    value = _rates(counts.sum(0)[None])[0, 2] - _rates(other.sum(0)[None])[0, 2]
+    low, high = np.percentile(differences, (2.5, 97.5))
+    share = min((differences <= 0).mean(), (differences >= 0).mean())
+    return Comparison(Interval(float(value), float(low), float(high)), min(1.0, 2 * float(share)))
+
+
+def _resampled(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Sums of counts [texts, n] over texts drawn with replacement, [RESAMPLES, n]."""
+    random, texts = np.random.default_rng(seed), len(counts)
+    sums = np.zeros((RESAMPLES, counts.shape[1]), np.int64)
+    for i in range(RESAMPLES):
+        drawn = np.bincount(random.integers(0, texts, texts), minlength=texts)
+        sums[i] = drawn @ counts
+    return sums
+
+
+def _rates(sums: np.ndarray) -> np.ndarray:
+    """Precision, recall, F1 [n, 3] of sums of gold, predicted, correct [n, 3]; nothing scores zero."""
+    gold, predicted, correct = sums.T.astype(np.float64)
+    parts = (predicted, gold, (gold + predicted) / 2)
+    return np.stack([correct / np.maximum(part, 0.5) for part in parts], 1)
+
+
+def pair_up(gold: Iterable[Entity], predicted: Iterable[Entity]) -> list[Pair]:
+    """Each entity of a text with the one it belongs to, in the order of the text.
+
+    Those that are the same go together first, then those of the same boundaries, then of the same
+    type with the largest overlap, then any with the largest overlap. Each has one partner at most.
+    """
+    truth, found = list(dict.fromkeys(gold)), list(dict.fromkeys(predicted))
+    candidates = []
+    for i, a in enumerate(truth):
+        for j, b in enumerate(found):
+            overlap = min(a.end, b.end) - max(a.start, b.start)
+            if overlap <= 0:
+                continue
+            same_type, same_span = a.type == b.type, a[1:3] == b[1:3]
+            kind = ("both", "boundary", "type", "correct")[2 * same_span + same_type]
+            candidates.append((-2 * same_span - same_type, -overlap, i, j, kind))
+    pairs, used_gold, used_found = [], set[int](), set[int]()
+    for _, _, i, j, kind in sorted(candidates):
+        if i not in used_gold and j not in used_found:
+            pairs.append(Pair(kind, truth[i], found[j]))
+            used_gold.add(i)
+            used_found.add(j)
+    pairs += [Pair("missed", e, None) for i, e in enumerate(truth) if i not in used_gold]
+    pairs += [Pair("spurious", None, e) for j, e in enumerate(found) if j not in used_found]
+    return sorted(pairs, key=lambda pair: (pair.gold or pair.predicted or Entity("", 0, 0))[1:3])
+
+
+def kinds(pairs: Iterable[Sequence[Pair]]) -> dict[str, int]:
+    """How many pairs of all texts are of each kind."""
+    count = Counter(pair.kind for text in pairs for pair in text)
+    return {kind: count[kind] for kind in KINDS}
+
+
+def confusion(pairs: Iterable[Sequence[Pair]]) -> dict[tuple[str, str], int]:
+    """How often a gold category was found as another one, most frequent first, whatever the boundaries."""
+    count = Counter(
+        (pair.gold.type, pair.predicted.type)
+        for text in pairs
+        for pair in text
+        if pair.gold and pair.predicted and pair.gold.type != pair.predicted.type
+    )
+    return dict(count.most_common())
+
+
+def by_group(
+    gold: Sequence[Iterable[Entity]],
+    predicted: Sequence[Iterable[Entity]],
+    group: Callable[[Entity], str],
+) -> dict[str, Counts]:
+    """Counts of the entities of each group, predicted ones by their own group."""
+    sums: dict[str, list[int]] = {}
+    for truth, found in zip(gold, predicted, strict=True):
+        a, b = ({e[:3]: group(e) for e in side} for side in (truth, found))
+        for place, side in enumerate((a, b, {key: name for key, name in a.items() if key in b})):
+            for name in side.values():
+                sums.setdefault(name, [0, 0, 0])[place] += 1
+    return {name: Counts(*sums[name]) for name in sorted(sums)}
+
+
+def length_group(entity: Entity) -> str:
+    """Groups of `by_group` by characters."""
+    size = entity.end - entity.start
+    return next((name for most, name in LENGTHS if size <= most), "over 10 characters")
+
+
+LENGTHS = (
+    (2, "1-2 characters"),
+    (4, "3-4 characters"),
+    (6, "5-6 characters"),
+    (10, "7-10 characters"),
+)
+
+
+def seen_group(train: Iterable[Example]) -> Callable[[Entity], str]:
+    """Groups of `by_group` by whether the training data have the surface, and as what."""
+    types: dict[str, set[str]] = {}
+    for example in train:
+        for entity in example.entities or ():
+            types.setdefault(entity.text, set()).add(entity.type)
+
+    def group(entity: Entity) -> str:
+        known = types.get(entity.text, set())
+        if entity.type in known:
+            return "seen in training"
+        return "seen as another category" if known else "not seen"
+
+    return group
+
+
+def reliability(
+    gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]
+) -> Reliability:
+    """Predicted entities by their probability (`score`)."""
+    rows = []
+    for truth, found in zip(gold, predicted, strict=True):
+        right = {entity[:3] for entity in truth}
+        rows += [(entity.score, entity[:3] in right) for entity in found]
+    if not rows:
+        return Reliability([], 0.0)
+    probability, correct = np.array(rows, np.float64).T
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    bins = []
+    for number in np.unique(place).tolist():
+        here = place == number
+        means = float(probability[here].mean()), float(correct[here].mean())
+        bins.append(Bin(number / BINS, (number + 1) / BINS, int(here.sum()), *means))
+    error = sum(b.entities * abs(b.probability - b.correct) for b in bins) / len(rows)
+    return Reliability(bins, error)
