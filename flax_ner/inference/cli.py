@@ -16,10 +16,12 @@ from rich.console import Console
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import load
+from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_cluener, read_examples
+from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.labels import CONVENTIONS
-from flax_ner.text.report import highlight, score_json, score_table
+from flax_ner.text.report import highlight
 from flax_ner.weights.describe import describe
 
 
@@ -37,6 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("data", metavar="DATA", help="CLUENER JSON lines")
     evaluate.add_argument("--scoring", choices=CONVENTIONS, default="strict")
     evaluate.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    evaluate.add_argument(
+        "--html", metavar="OUT", help="also write a page with every sentence, gold and found"
+    )
+    evaluate.add_argument(
+        "--compare", metavar="OTHER", help="another model, for a paired bootstrap of the difference"
+    )
+    evaluate.add_argument(
+        "--train", metavar="FILE", help="training data, to tell known surfaces from new ones"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     predict = commands.add_parser("predict", help="tag texts")
@@ -50,8 +61,13 @@ def main(arguments: list[str] | None = None) -> None:
         help="one text a line, or CLUENER JSON lines (*.json, *.jsonl); - is standard input",
     )  # fmt: skip
     predict.add_argument(
-        "--format", choices=("text", "jsonl"), default="text",
-        help="text marks entities in the sentence, jsonl has offsets and scores",
+        "--format", choices=("text", "jsonl", "clue"), default="text",
+        help="text marks entities in the sentence, jsonl has offsets and scores, clue is what the CLUE "
+        "benchmark takes for CLUENER's test.json",
+    )  # fmt: skip
+    predict.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P",
+        help="leave out entities that are less probable",
     )  # fmt: skip
     predict.set_defaults(run=_predict)
 
@@ -88,17 +104,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise UserError(f"--json: no folder {str(Path(options.json).parent)!r} to write to.")
+    for name in ("json", "html"):
+        out = getattr(options, name)
+        if out and not Path(out).absolute().parent.is_dir():
+            raise UserError(f"--{name}: no folder {str(Path(out).parent)!r} to write to.")
     examples = read_examples(options.data, "cluener", "DATA")
+    for example in examples:
+        if example.entities is None:
+            raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
+    train = read_examples(options.train, "cluener", "--train") if options.train else None
+    texts = [example.text for example in examples]
     tagger = load(options.model, options.compute_dtype)
-    scores = tagger.score(examples, options.scoring)
-    Console().print(score_table(scores, f"{options.model} on {options.data}, {options.scoring}"))
+    tagger.labels.check(options.scoring)
+    found = tagger.by_convention(texts, tagger.labels.conventions())
+    other = None
+    if options.compare:
+        other = load(options.compare, options.compute_dtype)(texts, options.scoring)
+    title = f"{options.model} on {options.data}, {options.scoring}"
+    report = evaluation(title, examples, found, options.scoring, train, other)
+    Console().print(evaluation_tables(report))
     if options.json:
-        row = {"model": options.model, "data": options.data, "scoring": options.scoring}
-        Path(options.json).write_text(
-            json.dumps(row | score_json(scores), indent=1) + "\n", "utf-8"
-        )
+        row = {"model": options.model, "data": options.data} | evaluation_json(report)
+        Path(options.json).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if options.html:
+        # A lone surrogate, which UTF-8 lacks, becomes a reference that browsers show as U+FFFD.
+        Path(options.html).write_text(evaluation_html(report), "utf-8", "xmlcharrefreplace")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -114,10 +144,16 @@ def _predict(options: argparse.Namespace) -> None:
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.
     typed = options.file == "-" and sys.stdin.isatty()
-    found = map(tagger, texts) if typed else tagger.stream(texts)
-    for text, entities in zip(again, found, strict=True):
-        if options.format == "jsonl":
-            print(_json_line(text, entities))
+    threshold = options.threshold
+    found = (
+        (tagger(text, threshold=threshold) for text in texts)
+        if typed
+        else tagger.stream(texts, threshold=threshold)
+    )
+    for number, (text, entities) in enumerate(zip(again, found, strict=True)):
+        if options.format != "text":
+            clue = options.format == "clue"
+            print(_clue_line(number, entities) if clue else _json_line(text, entities))
             continue
         marked = highlight(text, entities, tagger.labels.categories)
         if console.is_terminal:
@@ -129,6 +165,14 @@ def _predict(options: argparse.Namespace) -> None:
 def _json_line(text: str, entities: list[Entity]) -> str:
     row = {"text": text, "entities": [entity._asdict() for entity in entities]}
     return json.dumps(row, ensure_ascii=False)
+
+
+def _clue_line(number: int, entities: list[Entity]) -> str:
+    label: dict[str, dict[str, list[list[int]]]] = {}
+    for entity in entities:
+        spans = label.setdefault(entity.type, {}).setdefault(entity.text, [])
+        spans.append([entity.start, entity.end - 1])
+    return json.dumps({"id": number, "label": label}, ensure_ascii=False)
 
 
 def _texts(file: str) -> Iterator[str]:

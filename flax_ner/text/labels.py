@@ -158,10 +158,14 @@ class LabelSet:
                 "data.categories for a head with all tags."
             )
 
+    def conventions(self) -> tuple[str, ...]:
+        """Those that can read these tags."""
+        return tuple(name for name in CONVENTIONS if name != "mmocr" or self.scheme != "bioes")
+
     def check(self, convention: str) -> None:
         """Raise `UserError` for a convention that is unknown, or cannot read these tags."""
         check_convention(convention)
-        if convention == "mmocr" and self.scheme == "bioes":
+        if convention not in self.conventions():
             raise UserError(
                 "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
                 "short. Choose strict or lenient."

@@ -1,0 +1,104 @@
+"""An evaluation as one HTML file: tables, and each sentence as it should be and as it was found."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from flax_ner.text.analysis import KINDS, Pair
+from flax_ner.text.evaluation import (
+    WHY,
+    Evaluation,
+    counts_cells,
+    reliability_rows,
+    summary_lines,
+)
+from flax_ner.text.examples import Entity
+
+NOTHING = "none"  # the kind of a sentence without any entity
+
+
+def evaluation_html(found: Evaluation) -> str:
+    """The whole file; it fetches nothing."""
+    page = Template(files("flax_ner.text").joinpath("evaluation.html").read_text("utf-8"))
+    return page.substitute(
+        title=escape(found.title),
+        summary="<br>".join(map(escape, summary_lines(found))),
+        tables="\n".join(_tables(found)),
+        filters="\n".join(_filters(found)),
+        articles="\n".join(_article(*text) for text in found.texts),
+    )
+
+
+def _tables(found: Evaluation) -> Iterable[str]:
+    figures = ("precision", "recall", "F1", "gold", "found", "right")
+    scores = found.scores
+    rows = [[name, *counts_cells(counts)] for name, counts in scores.by_type.items()]
+    yield _table(f"By category, {found.convention}", ("category", *figures), [
+        *rows, ["all", *counts_cells(scores)],
+    ])  # fmt: skip
+    yield _table("Scoring conventions", ("scoring", *figures, "why it differs"), [
+        [name, *counts_cells(s), WHY[name]] for name, s in found.conventions.items()
+    ])  # fmt: skip
+    yield _table("What became of the entities", ("kind", "entities", "meaning"), [
+        [kind, str(count), KINDS[kind]] for kind, count in found.kinds.items()
+    ])  # fmt: skip
+    if found.confusion:
+        yield _table("Confused categories", ("gold", "found as", "times"), [
+            [a, b, str(count)] for (a, b), count in found.confusion.items()
+        ])  # fmt: skip
+    for what, groups in found.groups.items():
+        yield _table(f"By {what}", (what, *figures), [
+            [name, *counts_cells(counts)] for name, counts in groups.items()
+        ])  # fmt: skip
+    head = ("probability", "entities", "mean", "right")
+    yield _table("Probabilities", head, reliability_rows(found.reliability))
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    wide = ("meaning", "why it differs", "found as")
+    classes = [' class="words"' if name in wide else "" for name in head]
+    lines = [f"<h2>{escape(title)}</h2>", '<div class="scroll"><table>']
+    lines.append(f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>")
+    for row in rows:
+        cells = (f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True))
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</table></div>"])
+
+
+def _filters(found: Evaluation) -> Iterable[str]:
+    empty = sum(not pairs for *_, pairs in found.texts)
+    wrong = any(count for kind, count in found.kinds.items() if kind != "correct")
+    for kind, count in [*found.kinds.items(), (NOTHING, empty)]:
+        # Errors are what one looks for first.
+        checked = " checked" if not wrong or kind not in ("correct", NOTHING) else ""
+        yield f'<label><input type="checkbox" value="{kind}"{checked}> {kind} ({count})</label>'
+
+
+def _article(source: str, text: str, pairs: Sequence[Pair]) -> str:
+    kinds = " ".join(dict.fromkeys(pair.kind for pair in pairs)) or NOTHING
+    gold = [(pair.gold, pair.kind) for pair in pairs if pair.gold]
+    found = [(pair.predicted, pair.kind) for pair in pairs if pair.predicted]
+    lines = [f'<article data-kinds="{kinds}"><small>{escape(source)}</small>']
+    if {pair.kind for pair in pairs} <= {"correct"}:
+        lines.append(f"<p>{_marked(text, gold)}</p>")
+    else:
+        lines.append(f"<p><small>gold</small> {_marked(text, gold)}</p>")
+        lines.append(f"<p><small>found</small> {_marked(text, found)}</p>")
+    return "\n".join([*lines, "</article>"])
+
+
+def _marked(text: str, entities: Sequence[tuple[Entity, str]]) -> str:
+    parts, place = [], 0
+    for entity, kind in sorted(entities):
+        start = max(entity.start, place)  # an overlapping entity shows what is left of it
+        if start >= entity.end:
+            continue
+        parts.append(escape(text[place:start]))
+        score = f" {entity.score:.2f}" if entity.score < 1 else ""
+        surface = escape(text[start : entity.end])
+        parts.append(
+            f'<mark class="{kind}" title="{kind}">{surface}<sub>{escape(entity.type)}{score}</sub></mark>'
+        )
+        place = entity.end
+    return "".join([*parts, escape(text[place:])])

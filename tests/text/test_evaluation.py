@@ -1,0 +1,121 @@
+"""Reports of an evaluation: the same figures as tables, JSON and HTML."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flax_ner.text.analysis import KINDS
+from flax_ner.text.evaluation import Evaluation, evaluation, evaluation_json, evaluation_tables
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.html_report import evaluation_html
+from flax_ner.text.metrics import score
+
+TEXT = "<b>甲乙</b>&丙丁"
+
+
+def entity(kind: str, start: int, end: int, score: float = 1.0, text: str = TEXT) -> Entity:
+    return Entity(kind, start, end, text[start:end], score)
+
+
+EXAMPLES = [
+    Example(TEXT, (entity("a", 3, 5), entity("b", 10, 12)), "dev.json:1"),
+    Example("无", (), "dev.json:2"),
+    Example("丙丁", (entity("b", 0, 2, text="丙丁"),), "dev.json:3"),
+]
+FOUND = [
+    [entity("a", 3, 5, 0.9), entity("c", 10, 12, 0.4), entity("a", 0, 1, 0.2)],
+    [],
+    [entity("b", 0, 2, 0.95, text="丙丁")],
+]
+
+
+@pytest.fixture(scope="module")
+def found() -> Evaluation:
+    other = [FOUND[0][:1], [], []]
+    found = {"strict": FOUND, "lenient": FOUND}
+    return evaluation("<model> on dev", EXAMPLES, found, "strict", EXAMPLES[2:], other)
+
+
+def test_figures_are_those_of_the_parts(found: Evaluation) -> None:
+    scores = score([e.entities or () for e in EXAMPLES], FOUND)
+    row = json.loads(json.dumps(evaluation_json(found)))
+    assert row["all"]["f1"] == scores.f1
+    assert row["intervals"]["f1"]["value"] == pytest.approx(scores.f1, abs=1e-12)
+    assert row["by_type"]["b"]["correct"] == 1
+    assert row["kinds"] == dict.fromkeys(KINDS, 0) | {"correct": 2, "type": 1, "spurious": 1}
+    assert row["confusion"] == [{"gold": "b", "found": "c", "count": 1}]
+    assert row["groups"]["surface"]["seen in training"]["gold"] == 2
+    assert row["groups"]["length of the entity"]["1-2 characters"]["predicted"] == 4
+    assert row["conventions"].keys() == {"strict", "lenient"}
+    assert row["comparison"]["difference"]["value"] == pytest.approx(scores.f1 - 2 / 4)
+    assert [b["entities"] for b in row["reliability"]["bins"]] == [1, 1, 2]
+
+
+def test_tables_hold_them_too(found: Evaluation) -> None:
+    console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(evaluation_tables(found))
+    text = console.export_text()
+    for words in (
+        "<model> on dev",
+        "F1 0.5714 [",
+        "spurious",
+        "found as",
+        "seen in training",
+        "p =",
+    ):
+        assert words in text, words
+    console.file.close()
+
+
+class Page(HTMLParser):
+    """Tags that are open at the end, what is fetched, marks by class, the text of articles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.marks: list[str] = []
+        self.kinds: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        names = dict(attrs)
+        self.fetched += [names[name] for name in ("src", "href") if name in names]
+        if tag == "mark":
+            self.marks.append(names["class"])
+        if tag == "article":
+            self.kinds.append(names["data-kinds"])
+        if tag not in ("meta", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_escaped_and_fetches_nothing(found: Evaluation) -> None:
+    text = evaluation_html(found)
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and page.fetched == []
+    assert page.kinds == ["spurious correct type", "none", "correct"]
+    assert sorted(page.marks) == sorted(
+        ["correct", "type", "spurious", "correct", "type", "correct"]
+    )
+    assert "<model> on dev" in page.text and "&丙" not in text.replace("&amp;", "")
+    assert "<b>甲" not in text
+    labels = re.findall(r'value="(\w+)"( checked)?> \w+ \((\d+)\)', text)
+    assert ("type", " checked", "1") in labels and ("correct", "", "2") in labels
+    assert ("none", "", "1") in labels
+
+
+def test_a_model_without_an_error_shows_all_sentences() -> None:
+    right = [list(example.entities or ()) for example in EXAMPLES]
+    page = evaluation_html(evaluation("t", EXAMPLES, {"strict": right}, "strict"))
+    assert 'value="correct" checked' in page and 'value="none" checked' in page
