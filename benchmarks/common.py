@@ -70,7 +70,7 @@ def training(
     batches = batcher.epoch(0).shapes[0]
     steps = min(steps, len(batches.segment_ids))
     sentences = int(np.asarray(batches.segment_ids[:steps]).max(-1).sum())
-    arrays = put_epoch(mesh, batches)
+    arrays = put_epoch(mesh, rows, batches)
 
     def stretch() -> tuple[int, float]:
         nonlocal kept, done

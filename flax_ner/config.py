@@ -112,6 +112,9 @@ def default_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = 0  # devices that share a batch; 0: all that are left
     config.mesh.fsdp = 1  # devices that share the parameters
+    # True: the same command runs on each of several hosts, and their devices are one mesh
+    # (docs/scaling.md). All of them see the work directory.
+    config.mesh.distributed = False
     return config.lock()  # a name that is not here is an error, also in a file
 
 

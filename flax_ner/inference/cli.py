@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from io import TextIOWrapper
-from itertools import islice
+from itertools import tee
 from pathlib import Path
 from typing import TextIO
 
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
-from flax_ner.inference.tagger import CHUNK, load
+from flax_ner.inference.tagger import load
 from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_cluener, read_examples
 from flax_ner.text.labels import CONVENTIONS
@@ -110,20 +110,20 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     tagger = load(options.model, options.compute_dtype)
-    texts = _texts(options.file)
+    texts, again = tee(_texts(options.file))
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.
-    size = 1 if options.file == "-" and sys.stdin.isatty() else 2 * CHUNK
-    while chunk := list(islice(texts, size)):
-        for text, entities in zip(chunk, tagger(chunk), strict=True):
-            if options.format == "jsonl":
-                print(_json_line(text, entities))
-                continue
-            marked = highlight(text, entities, tagger.labels.categories)
-            if console.is_terminal:
-                console.print(marked)
-            else:
-                print(marked.plain)  # rich would change tabs and control characters
+    typed = options.file == "-" and sys.stdin.isatty()
+    found = map(tagger, texts) if typed else tagger.stream(texts)
+    for text, entities in zip(again, found, strict=True):
+        if options.format == "jsonl":
+            print(_json_line(text, entities))
+            continue
+        marked = highlight(text, entities, tagger.labels.categories)
+        if console.is_terminal:
+            console.print(marked)
+        else:
+            print(marked.plain)  # rich would change tabs and control characters
 
 
 def _json_line(text: str, entities: list[Entity]) -> str:

@@ -1,10 +1,10 @@
 """A trained model in use: texts in, entities out."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flax_ner.errors import UserError
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
@@ -69,7 +70,8 @@ class Tagger:
         max_length: tokens a row at most, [CLS] and [SEP] included; longer texts go through
             overlapping windows.
         batch_size: rows of 128 tokens a batch at most, fewer where rows are wider, and on a CPU.
-        sharding: of a batch [B, T], for several devices.
+        sharding: of a batch [B, T], for several devices; where they are those of several processes,
+            all of them must ask for the same.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Tagger:
         self.max_length = min(max_length, config.max_position_embeddings)
         self.batch_size, self.sharding = batch_size, sharding
         self._logits = jax.jit(partial(_logits, config))
-        self._best = jax.jit(partial(_best, config))
+        # Every process takes all answers.
+        whole = None if sharding is None else NamedSharding(sharding.mesh, P())
+        self._best = jax.jit(partial(_best, config), out_shardings=whole)
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
         if jax.default_backend() == "cpu":
@@ -105,23 +109,38 @@ class Tagger:
         Offsets count characters of the text given; `score` is the probability of all the
         entity's tags together, taken as independent. `convention` is one of `LabelSet.decode`.
         """
-        self.labels.check(convention)
         if isinstance(texts, str):
+            self.labels.check(convention)
             return self._finish(self._start([texts], convention))[0]
-        texts = list(texts)
-        if not all(map(isinstance, texts, repeat(str))):
-            i = next(i for i, text in enumerate(texts) if not isinstance(text, str))
-            raise UserError(f"texts[{i}]: {type(texts[i]).__name__}, but a text is a string.")
-        found: list[list[Entity]] = []
-        started: list[_Work] = []
-        for first in range(0, len(texts), CHUNK):
-            # The device has the next chunk before this one's answers are looked at.
-            started.append(self._start(texts[first : first + CHUNK], convention))
-            if len(started) > 1:
-                found += self._finish(started.pop(0))
-        for work in started:
-            found += self._finish(work)
-        return found
+        return list(self.stream(texts, convention))
+
+    def stream(self, texts: Iterable[str], convention: str = "strict") -> Iterator[list[Entity]]:
+        """The entities of one text after another, in order, as a call gives them.
+
+        However many texts there are, no more than 2,048 are held at a time: so many are read ahead.
+
+        Raises:
+            UserError: an unknown convention; or, once it is reached, a text that is no string.
+        """
+        self.labels.check(convention)
+        return self._stream(iter(texts), convention)
+
+    def _stream(self, texts: Iterator[str], convention: str) -> Iterator[list[Entity]]:
+        waiting: _Work | None = None
+        count = 0
+        while chunk := list(islice(texts, CHUNK)):
+            if not all(map(isinstance, chunk, repeat(str))):
+                i = next(i for i, text in enumerate(chunk) if not isinstance(text, str))
+                kind = type(chunk[i]).__name__
+                raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
+            count += len(chunk)
+            # The device has this chunk before the answers of the one before are looked at.
+            started = self._start(chunk, convention)
+            if waiting is not None:
+                yield from self._finish(waiting)
+            waiting = started
+        if waiting is not None:
+            yield from self._finish(waiting)
 
     def compile(self) -> None:
         """Compile ahead what the first use of each shape of batch would compile otherwise.
@@ -185,7 +204,13 @@ class Tagger:
 
     def _run(self, *batch: np.ndarray) -> tuple[Array, Array]:
         """Best tag and its log probability, [B, T], not waited for."""
-        outputs = self._best(self.params, *jax.device_put(batch, self.sharding))
+        if self.sharding is None:
+            arrays = jax.device_put(batch)
+        else:
+            arrays = [
+                jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__) for x in batch
+            ]
+        outputs = self._best(self.params, *arrays)
         for output in outputs:
             output.copy_to_host_async()
         return outputs

@@ -162,42 +162,45 @@ class Batcher:
             ]
         self.steps_per_epoch = sum(shape.steps for shape in self._shapes)
 
-    def epoch(self, epoch: int) -> Epoch:
-        """All batches of one epoch."""
+    def epoch(self, epoch: int, rows: np.ndarray | None = None) -> Epoch:
+        """All batches of one epoch; with `rows`, int [n], only these rows of each."""
+        if rows is None:
+            rows = np.arange(self.batch_size)
         random = np.random.default_rng((self.seed, epoch))
         # Shuffled, then ordered by length: each length deals its sentences at random.
         shuffled = random.permutation(len(self._by_length))
         dealt = shuffled[np.argsort(self.tokens.lengths[shuffled], kind="stable")]
+        local = np.full(self.batch_size, -1)
+        local[rows] = np.arange(len(rows))
         shapes, taken = [], 0
         for shape in self._shapes:
             sentences = dealt[taken : taken + len(shape.row)]
             taken += len(shape.row)
-            shapes.append(
-                self._fill(shape, sentences, random.permutation(shape.steps * self.batch_size))
-            )
+            step, row = divmod(random.permutation(shape.steps * self.batch_size), self.batch_size)
+            place = np.where(local[row] < 0, -1, step * len(rows) + local[row])
+            shapes.append(self._fill(shape, sentences, place, len(rows)))
         order = np.repeat(
             np.arange(len(shapes), dtype=np.int32), [shape.steps for shape in self._shapes]
         )
         return Epoch(shapes, random.permutation(order))
 
-    def _fill(self, shape: _Shape, sentences: np.ndarray, row_order: np.ndarray) -> Batches:
-        size = shape.steps * self.batch_size * shape.width
-        arrays = [np.zeros(size, np.int32) for _ in Batches._fields]
+    def _fill(self, shape: _Shape, sentences: np.ndarray, place: np.ndarray, rows: int) -> Batches:
+        """Batches of `rows` rows; `place` is where a row of the plan lies among all of them, -1: nowhere."""
+        arrays = [np.zeros(shape.steps * rows * shape.width, np.int32) for _ in Batches._fields]
+        here = np.flatnonzero(place[shape.row] >= 0)
         # In parts, so that what is needed on the way stays small.
-        for first in range(0, len(sentences), PART):
-            part = slice(first, first + PART)
+        for first in range(0, len(here), PART):
+            part = here[first : first + PART]
             lengths = shape.length[part]
             within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             source = np.repeat(self._starts[sentences[part]], lengths) + within
-            begins = row_order[shape.row[part]] * shape.width + shape.column[part]
+            begins = place[shape.row[part]] * shape.width + shape.column[part]
             target = np.repeat(begins, lengths) + within
             segments = np.repeat(shape.segment[part], lengths)
             values = (self.tokens.ids[source], segments, within, self.tokens.labels[source])
             for array, value in zip(arrays, values, strict=True):
                 array[target] = value
-        return Batches(
-            *(array.reshape(shape.steps, self.batch_size, shape.width) for array in arrays)
-        )
+        return Batches(*(array.reshape(shape.steps, rows, shape.width) for array in arrays))
 
 
 def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from flax_ner.errors import UserError, reason
+from flax_ner.training.hosts import everywhere, from_first, is_first
 
 CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
 WRITING = ".writing"  # behind the name of one that is not whole yet
@@ -22,7 +24,7 @@ class Checkpoints:
     """The states of one run under `path`, by step.
 
     Damaged ones that are newer than the newest sound one are renamed to `STEP.damaged`, and `notes`
-    says so.
+    says so. Several processes do all of this together, on one file system.
 
     Args:
         path: a directory, made if it is missing.
@@ -34,9 +36,7 @@ class Checkpoints:
 
     def __init__(self, path: str | Path, keep: int):
         self._path, self._keep = Path(path).absolute(), keep
-        for leftover in self._path.glob(f"*{WRITING}*"):
-            shutil.rmtree(leftover)
-        self.notes = _set_damaged_aside(self._path)
+        self._steps, self.notes = from_first(partial(_tidy, self._path))
         self._checkpointer = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1)
         self._saving, self._saved = 0, Future[None]()
@@ -49,43 +49,46 @@ class Checkpoints:
             UserError: this state, or the one before, cannot be written. Earlier ones are whole.
         """
         self.wait()
-        if step in _steps(self._path):
+        if step in self._steps:
             return
         self._saving = step
         with self._faults_told():
-            self._check_room(sum(x.nbytes for x in jax.tree.leaves(state)))
+            from_first(partial(self._check_room, sum(x.nbytes for x in jax.tree.leaves(state))))
             self._checkpointer.save(self._path / f"{step}{WRITING}", state)
+        self._steps.append(step)
         self._saved = self._thread.submit(self._commit)
 
     def wait(self) -> None:
         """Wait until everything is on disk; raises as `save`."""
-        with self._faults_told():
-            self._saved.result()
+        everywhere(self._wait_here)
 
     def restore(self, shapes: Any, shardings: Any) -> Any | None:
         """The newest state, of these shapes and placed like this; None if there is none."""
-        steps = _steps(self._path)
-        if not steps:
+        if not self._steps:
             return None
         abstract = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
             shardings,
         )
-        return self._checkpointer.restore(self._path / str(steps[-1]), abstract)
+        return self._checkpointer.restore(self._path / str(self._steps[-1]), abstract)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            self.wait()
+            self._wait_here()
         except UserError:
             if error is None:  # otherwise what is on its way out comes first
                 raise
         finally:
             self._thread.shutdown()
             self._checkpointer.close()
+
+    def _wait_here(self) -> None:
+        with self._faults_told():
+            self._saved.result()
 
     def _check_room(self, needed: int) -> None:
         """Orbax notices a full disk too, but with a trace for each array on standard error."""
@@ -98,7 +101,9 @@ class Checkpoints:
 
     def _commit(self) -> None:
         """Behind the writing: checksums, and only then the name that counts."""
-        self._checkpointer.wait_until_finished()
+        self._checkpointer.wait_until_finished()  # in all processes
+        if not is_first():
+            return
         folder = self._path / f"{self._saving}{WRITING}"
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         sums = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
@@ -120,6 +125,14 @@ class Checkpoints:
 
 def _steps(path: Path) -> list[int]:
     return sorted(int(folder.name) for folder in path.glob("*") if folder.name.isdecimal())
+
+
+def _tidy(path: Path) -> tuple[list[int], list[str]]:
+    """Remove what is half written, set aside what is damaged: the steps that are left, and notes."""
+    for leftover in path.glob(f"*{WRITING}*"):
+        shutil.rmtree(leftover)
+    notes = _set_damaged_aside(path)
+    return _steps(path), notes
 
 
 def _set_damaged_aside(path: Path) -> list[str]:

@@ -5,6 +5,9 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+import jax
+from jax.experimental import multihost_utils
+
 EXIT_STATUS = 75  # of a command that was interrupted and can go on; EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,25 +23,37 @@ class Interrupted(Exception):
 
 
 class DeferredSignals:
-    """While this lasts, the first SIGTERM or SIGINT is only noted in `received`.
+    """While this lasts, the first SIGTERM or SIGINT is only noted, for `received`.
 
     A second one acts as it would have without. Signals reach the main thread alone; in another this
     does nothing.
+
+    Several processes must stop behind the same dispatch. There a SIGTERM to any of them goes through
+    jax's preemption service, which sees to that, and a SIGINT acts as it would have without.
     """
 
-    received: str | None = None  # the name of the signal
-
     def __enter__(self) -> Self:
+        self._noted: str | None = None
+        self._asked = 0
         self._before: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
+
+    def received(self) -> str | None:
+        """The name of the signal. Of several processes all must ask, and equally often."""
+        if jax.process_count() == 1:
+            return self._noted
+        self._asked += 1
+        stop = multihost_utils.reached_preemption_sync_point(self._asked)
+        return signal.SIGTERM.name if stop else None
 
     def __exit__(self, *error: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self._noted = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:

@@ -16,12 +16,16 @@ class MetricsFile:
     """`workdir/metrics.jsonl`, one object a line.
 
     Args:
-        workdir: of the run.
+        workdir: of the run; None: of a process that does not write.
         step: where training goes on; lines of later steps, of an interrupted run, are dropped.
         tensorboard: also write event files.
     """
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+    def __init__(self, workdir: Path | None, step: int, tensorboard: bool):
+        self.rows: list[dict[str, Any]] = []
+        self._file, self._events = None, None
+        if workdir is None:
+            return
         path = workdir / "metrics.jsonl"
         # A line that has no end was cut off by whatever stopped the run.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
@@ -36,8 +40,9 @@ class MetricsFile:
     def write(self, row: dict[str, Any]) -> None:
         """Append a line; `row` has at least `step` and `split`."""
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in row.items():
                 if name not in ("step", "split") and value is not None:
@@ -55,7 +60,8 @@ class MetricsFile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 

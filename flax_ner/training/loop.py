@@ -21,9 +21,18 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.hosts import everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
-from flax_ner.training.mesh import BATCH, make_mesh, put_epoch, state_shardings
+from flax_ner.training.mesh import (
+    BATCH,
+    bytes_a_device,
+    make_mesh,
+    own_rows,
+    put_epoch,
+    state_shardings,
+    take_whole,
+)
 from flax_ner.training.nonfinite import NotFinite, explain
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import (
@@ -52,16 +61,21 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     Returns:
         The scores of `best` on dev.
 
+    With `config.mesh.distributed` every process of the run calls this; the first alone writes and
+    speaks.
+
     Raises:
         UserError: anything that a user can mend.
         Interrupted: by SIGTERM or SIGINT, which end the run behind the dispatch it is at.
     """
     check_config(config)
-    workdir, console = Path(workdir), Console()
-    task = make_task(config)
+    if config.mesh.distributed:
+        join()
+    workdir, console = Path(workdir), Console(quiet=not is_first())
+    task = everywhere(partial(make_task, config))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     with claimed(workdir, config), DeferredSignals() as signals:
-        _list_skipped(task, workdir / "skipped.txt")
+        everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
         _train(config, workdir, task, mesh, signals, console)
         return _report(workdir, task, config, console)
 
@@ -81,9 +95,15 @@ def _train(
     shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(task.model))
     shardings = state_shardings(mesh, shapes)
     loss_of, skip = make_loss(config.loss), config.train.skip_nonfinite
+    if mesh.size > 1:
+        size = bytes_a_device(shapes, shardings)
+        task.notes.append(
+            f"{mesh.size} devices, mesh.data x mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; "
+            f"parameters and optimizer state: {size / 1e6:.1f} MB a device."
+        )
     step = make_step(task.model, loss_of, optimizer, schedule, config.seed, skip)
     run = run_steps(step, shardings)
-    if config.profile:
+    if config.profile and is_first():
         run = _profiled(run, workdir / "profile", console)
 
     with ExitStack() as stack:
@@ -102,7 +122,10 @@ def _train(
         if done:
             more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
             console.print(more, highlight=False)
-        metrics = stack.enter_context(MetricsFile(workdir, done, config.train.tensorboard))
+        metrics = everywhere(
+            lambda: MetricsFile(workdir if is_first() else None, done, config.train.tensorboard)
+        )
+        stack.enter_context(metrics)
         progress = stack.enter_context(progress_bar(console=console))
         sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
         log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
@@ -116,12 +139,15 @@ def _train(
             NamedSharding(mesh, P(BATCH)),
         )
         every = config.checkpoint.every
-        upcoming = task.batcher.epoch(done // per_epoch)
+        rows = own_rows(mesh, config.data.batch_size)
+        upcoming = task.batcher.epoch(done // per_epoch, rows)
         try:
             while done < total:
                 epoch, batches = done // per_epoch, upcoming
                 arrays = list[Batches]()  # room for the next epoch's
-                arrays = [put_epoch(mesh, shape) for shape in batches.shapes]
+                arrays = [
+                    put_epoch(mesh, config.data.batch_size, shape) for shape in batches.shapes
+                ]
                 for shape, first, count in _stretches(
                     batches.order, epoch * per_epoch, done, total, config
                 ):
@@ -130,7 +156,7 @@ def _train(
                     log.train(done, count, figures)
                     if done % per_epoch == 0 or done == total:
                         break  # scored first, so that whoever goes on need not
-                    asked = signals.received
+                    asked = signals.received()
                     if asked or (every and done % every == 0):
                         log.flush()  # a checkpoint stands behind all that led to it
                         checkpoints.save(done, state)
@@ -138,16 +164,16 @@ def _train(
                         checkpoints.wait()  # a state that cannot be written is no state saved
                         raise Interrupted(asked, done, total)
                 if done < total:  # the device is still at work on what it was given last
-                    upcoming = task.batcher.epoch(epoch + 1)
+                    upcoming = task.batcher.epoch(epoch + 1, rows)
                 log.flush()
                 if (epoch + 1) % config.eval.every == 0 or done == total:
-                    best = metrics.best()
+                    best = from_first(metrics.best)
                     tagger.params = state["params"]
                     scores = tagger.score(task.dev, config.eval.scoring)
                     log.dev(done, scores, len(task.dev))
                     if scores.f1 > best:
-                        save_model(workdir / "best", trained_model(task, state["params"]))
-                asked = signals.received
+                        _save(workdir / "best", task, mesh, state)
+                asked = signals.received()
                 if asked or not every or done % every == 0 or done == total:
                     checkpoints.save(done, state)
                 if asked and done < total:
@@ -156,8 +182,9 @@ def _train(
                 log.resume_clock()
         except NotFinite as error:
             place = error.step - epoch * per_epoch
-            batch = _batch(batches.order, arrays, place)
-            why = explain(make_gradients(task.model, loss_of, config.seed), state, batch)
+            shape, index = _place(batches.order, place)
+            gradients = make_gradients(task.model, loss_of, config.seed)
+            why = explain(gradients, state, arrays[shape], index)
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
             try:
                 checkpoints.save(error.step, state)
@@ -174,7 +201,12 @@ def _train(
         console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
         console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
-    save_model(workdir / "last", trained_model(task, state["params"]))
+    _save(workdir / "last", task, mesh, state)
+
+
+def _save(path: Path, task: Task, mesh: Mesh, state: State) -> None:
+    params = take_whole(mesh, state["params"])
+    from_first(lambda: save_model(path, trained_model(task, params)))
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
@@ -202,6 +234,8 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
 
 
 def _list_skipped(task: Task, path: Path) -> None:
+    if not is_first():
+        return
     path.unlink(missing_ok=True)
     if task.skipped:
         path.write_text(
@@ -210,11 +244,10 @@ def _list_skipped(task: Task, path: Path) -> None:
         task.notes.append(f"{len(task.skipped)} lines of data were skipped; {path} lists them.")
 
 
-def _batch(order: np.ndarray, arrays: list[Batches], step: int) -> Batches:
-    """The arrays [B, T] of a step of an epoch, as they lie on the mesh."""
+def _place(order: np.ndarray, step: int) -> tuple[int, int]:
+    """The shape of a step's batch, and its number among those of that shape."""
     shape = int(order[step])
-    index = int((order[:step] == shape).sum())
-    return jax.tree.map(lambda x: x[index], arrays[shape])
+    return shape, int((order[:step] == shape).sum())
 
 
 def _stretches(

@@ -4,6 +4,7 @@
 it; XLA gathers a layer's parameters when they are needed.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -38,6 +39,11 @@ def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
             f"data.batch_size: {batch_size} rows do not divide by {data * fsdp} devices. "
             f"Choose a multiple of {data * fsdp}."
         )
+    if data * fsdp < count and jax.process_count() > 1:
+        raise UserError(
+            f"mesh.data x mesh.fsdp: {data} x {fsdp}, but with several processes all {count} devices take "
+            "part. mesh.data=0 takes all that are left."
+        )
     devices = jax.devices()[: data * fsdp]
     return jax.make_mesh((data, fsdp), BATCH, devices=devices, axis_types=(AxisType.Auto,) * 2)
 
@@ -62,6 +68,48 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(sharding, state)
 
 
-def put_epoch(mesh: Mesh, arrays: Any) -> Any:
-    """Place an epoch's arrays [S, B, T] on the mesh."""
-    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), batch_sharding(mesh)), arrays)
+def bytes_a_device(state: Any, shardings: Any) -> int:
+    """What a state takes on each device."""
+    sizes = jax.tree.map(
+        lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
+        state,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that lie on devices of this process, int [rows], ascending."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((1, batch_size, 1))
+    every = np.arange(batch_size)
+    return np.unique(np.concatenate([every[index[1]] for index in places.values() if index]))
+
+
+def put_epoch(mesh: Mesh, batch_size: int, arrays: Any) -> Any:
+    """Place an epoch's arrays [S, B, T] on the mesh; of each this process has `own_rows`."""
+
+    def put(x: np.ndarray) -> jax.Array:
+        shape = (len(x), batch_size, x.shape[2])
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), x, shape)
+
+    return jax.tree.map(put, arrays)
+
+
+def put_whole(arrays: Any, shardings: Any) -> Any:
+    """Place arrays on a mesh that every process has whole."""
+    if jax.process_count() == 1:
+        return jax.device_put(arrays, shardings)
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(put, arrays, shardings)
+
+
+def take_whole(mesh: Mesh, arrays: Any) -> Any:
+    """Arrays that lie on a mesh, as this process alone can use them."""
+    if jax.process_count() == 1:
+        return arrays
+    copies = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(arrays)
+    return jax.tree.map(lambda x: x.addressable_data(0), copies)

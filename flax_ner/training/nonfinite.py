@@ -3,8 +3,10 @@
 import math
 
 import jax
-import numpy as np
+import jax.numpy as jnp
+from jax import Array
 
+from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Batches
 from flax_ner.training.step import Gradients, State
 from flax_ner.weights.names import flatten
@@ -19,15 +21,22 @@ class NotFinite(Exception):
         self.step = step
 
 
-def explain(gradients: Gradients, state: State, batch: Batches) -> str:
-    """The loss of a batch [B, T] and the parameters with the largest gradients, on one line."""
-    loss, grads = jax.jit(gradients)(state, batch)
+def explain(gradients: Gradients, state: State, batches: Batches, index: int) -> str:
+    """The loss of one of batches [S, B, T] and the parameters with the largest gradients, on one line."""
+
+    @jax.jit
+    def look(state: State, batches: Batches) -> tuple[Array, Params, Params]:
+        loss, grads = gradients(state, jax.tree.map(lambda x: x[index], batches))
+        bad = jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), grads)
+        return loss, bad, jax.tree.map(lambda x: jnp.linalg.norm(x.ravel()), grads)
+
+    loss, bad, norms = look(state, batches)
+    shapes, bad, norms = (flatten(tree) for tree in (state["params"], bad, norms))
     sizes: list[tuple[float, str]] = []
-    for name, grad in flatten(jax.device_get(grads)).items():
-        bad = int((~np.isfinite(grad)).sum())
-        norm = math.inf if bad else float(np.linalg.norm(grad))
-        sizes.append(
-            (norm, f"{name} ({f'{bad} of {grad.size} not finite' if bad else f'L2 {norm:.3g}'})")
-        )
+    for name, array in shapes.items():
+        size = f"L2 {norms[name]:.3g}"
+        if bad[name]:
+            size = f"{bad[name]} of {array.size} not finite"
+        sizes.append((math.inf if bad[name] else float(norms[name]), f"{name} ({size})"))
     largest = [text for _, text in sorted(sizes, key=lambda size: -size[0])[:SHOWN]]
     return f"the loss is {float(loss):g}, the largest gradients are those of {', '.join(largest)}"

@@ -14,6 +14,7 @@ from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
 from flax_ner.text.tokenizer import CharTokenizer, build_vocab, read_vocab
+from flax_ner.training.mesh import put_whole
 from flax_ner.weights.convert import UNTOLD, open_model
 from flax_ner.weights.model_dir import ModelDir
 
@@ -103,7 +104,7 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
         params = stack_layers(params)
     if not _has_head_for(task.source, task.labels):
         params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
-    return jax.device_put(params, shardings)
+    return put_whole(params, shardings)
 
 
 def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:

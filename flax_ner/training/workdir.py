@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
+from flax_ner.training.hosts import from_first
 from flax_ner.weights.names import flatten
 
 # Settings that change how a run goes, not what comes out of it; but for one.
@@ -20,6 +22,9 @@ FREE = (
     "train.skip_nonfinite",  # a run that stopped at such a step may go on without it
     "eval.batch_size",
     "checkpoint.keep",
+    "mesh.data",  # sums come in another order: the same but for rounding
+    "mesh.fsdp",
+    "mesh.distributed",
 )
 
 
@@ -31,24 +36,28 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         UserError: a run of another configuration has checkpoints there; each difference is named.
             Or another run is using the directory, or it cannot be made.
     """
+    lock = FileLock(workdir / ".lock", timeout=0)
+    try:
+        from_first(partial(_claim, workdir, lock, config))
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(workdir / ".lock", timeout=0)
         lock.acquire()
+        _check_same_run(workdir, config)
+        new = workdir / ".config.json.new"
+        new.write_text(config.to_json(indent=1) + "\n", "utf-8")
+        new.replace(workdir / "config.json")
     except Timeout:
         raise UserError(
             f"--workdir: another run is using {workdir}. Wait for its end, or name another directory."
         ) from None
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}).") from None
-    try:
-        _check_same_run(workdir, config)
-        new = workdir / ".config.json.new"
-        new.write_text(config.to_json(indent=1) + "\n", "utf-8")
-        new.replace(workdir / "config.json")
-        yield
-    finally:
-        lock.release()
 
 
 def _check_same_run(workdir: Path, config: ConfigDict) -> None:

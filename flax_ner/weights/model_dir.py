@@ -82,10 +82,20 @@ def _write(folder: Path, model: ModelDir) -> None:
         write_json(folder / "labels.json", model.labels.to_json())
     write_vocab(folder / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+    options = _alone()
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         # Orbax would copy NumPy arrays first; jax on a CPU takes them over.
         params = jax.device_put(unstack_layers(model.params))
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes each reads and writes for itself: Orbax would wait for the others."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
 
 
 def load_model(path: str | Path) -> ModelDir:
@@ -98,7 +108,7 @@ def load_model(path: str | Path) -> ModelDir:
     abstract = abstract_params(model.config)
     if model.labels is None:
         del abstract["head"]
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target: Any = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
@@ -109,7 +119,7 @@ def load_model(path: str | Path) -> ModelDir:
         files = {"driver": "file", "path": f"{params}/"}
         index = ts.KvStore.open({"driver": "ocdbt", "base": files}).result()
         index.list().result()
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             model.params = checkpointer.restore(params, target)
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -54,6 +54,21 @@ def sentences(epoch: Epoch) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
+@settings(max_examples=30, deadline=None)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 6), rows=st.sets(st.integers(0, 5), min_size=1))
+def test_some_rows_alone_are_those_of_the_whole(
+    batching: str, lengths: list[int], batch_size: int, rows: set[int]
+) -> None:
+    own = np.array(sorted(row for row in rows if row < batch_size), int)
+    batcher = Batcher(token_set(lengths), batching, batch_size, MAX_LENGTH, 5)
+    whole, part = batcher.epoch(1), batcher.epoch(1, own)
+    np.testing.assert_array_equal(part.order, whole.order)
+    for batches, expected in zip(part.shapes, whole.shapes, strict=True):
+        for array, wanted in zip(batches, expected, strict=True):
+            np.testing.assert_array_equal(array, wanted[:, own])
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
 @settings(max_examples=60, deadline=None)
 @given(lengths=LENGTHS, batch_size=st.integers(1, 5), number=st.integers(0, 3))
 def test_an_epoch_holds_every_sentence_once(

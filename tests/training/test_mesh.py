@@ -1,11 +1,16 @@
 """Placement over devices."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flax_ner.errors import UserError
-from flax_ner.training.mesh import make_mesh, state_shardings
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import abstract_params, init_params
+from flax_ner.training.mesh import bytes_a_device, make_mesh, own_rows, put_epoch, state_shardings
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,34 @@ def test_fsdp_divides_the_longest_axis_that_divides() -> None:
     placed = jax.device_put(state, state_shardings(mesh, state))
     shapes = {name: array.addressable_shards[0].data.shape for name, array in placed.items()}
     assert shapes == {"table": (6, 2), "odd": (3, 5), "step": ()}
+
+
+def test_a_process_owns_the_rows_of_its_devices() -> None:
+    mesh = make_mesh(2, 4, 16)
+    assert own_rows(mesh, 16).tolist() == list(range(16))  # there is one process only
+    arrays = {"ids": np.arange(3 * 16 * 5).reshape(3, 16, 5)}
+    placed = put_epoch(mesh, 16, arrays)["ids"]
+    assert placed.addressable_shards[0].data.shape == (3, 2, 5)
+    np.testing.assert_array_equal(placed, arrays["ids"])
+
+
+def test_eight_devices_hold_an_eighth_each(capsys: pytest.CaptureFixture[str]) -> None:
+    config = BertConfig(vocab_size=21128, num_labels=21)  # BERT-base
+    shapes = abstract_params(config)
+    sizes = {}
+    for data, fsdp in ((8, 1), (2, 4), (1, 8)):
+        shardings = state_shardings(make_mesh(data, fsdp, 8), shapes)
+        sizes[fsdp] = bytes_a_device(shapes, shardings)
+        with capsys.disabled():
+            print(f"\n{data} x {fsdp}: {sizes[fsdp] / 1e6:.1f} MB of parameters a device", end="")
+    assert sizes[1] == sum(4 * math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert sizes[4] / sizes[1] == pytest.approx(1 / 4, rel=0.01)
+    assert sizes[8] / sizes[1] == pytest.approx(1 / 8, rel=0.01)
+    # Those are the bytes that devices really hold.
+    small = BertConfig(50, 5, 32, 2, 4, 64)
+    mesh = make_mesh(1, 8, 8)
+    params = init_params(small, jax.random.key(0))
+    shardings = state_shardings(mesh, params)
+    placed = jax.device_put(params, shardings)
+    held = sum(x.addressable_shards[3].data.nbytes for x in jax.tree.leaves(placed))
+    assert held == bytes_a_device(params, shardings)

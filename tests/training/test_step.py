@@ -55,7 +55,7 @@ def setup(
     return (
         jax.device_put(state, shardings),
         run_steps(step, shardings),
-        put_epoch(mesh, batches),
+        put_epoch(mesh, ROWS, batches),
     )
 
 
