@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py
 
-Nothing is measured and no array is made, so any machine will do: 4 minutes on two cores, most of
-them in the compiler. Method and assumptions:
+Nothing is measured and no array is made, so any machine will do: a minute, and three more with
+libtpu. Method and assumptions:
 
 - Parameters and AdamW's state lie where `state_shardings` puts them; `bytes_a_device` counts them.
 - A training step of the project is compiled for 8 devices in each form, and the collectives in the
@@ -12,8 +12,8 @@ them in the compiler. Method and assumptions:
 - Bytes are what a device sends: (n-1)/n of the array in a gather or a reduction and scattering over
   n devices, twice that in an all-reduce.
 - Peak rates and bandwidths are the vendors' (`CHIPS`). Products run at UTILISATION of the peak. Of a
-  TPU's four links, two carry: those of a corner of a slice that is no torus. A GPU has NVLink up to
-  8, and one 400 Gbit/s port beyond.
+  TPU's four links, two carry: those of a corner of a slice that is no torus. GPUs have NVLink up to
+  8, and beyond one 400 Gbit/s port each: a ring through all 8 of a host uses all of its ports.
 - Communication is hidden where it takes no longer than the products of the step, and costs a tenth
   where it takes a tenth of them and nothing overlaps.
 """
@@ -226,11 +226,24 @@ def check(model: BertConfig, pod: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def activations(model: BertConfig) -> float:
+    """Bytes of a row that the backward pass finds in memory, roughly.
+
+    A layer keeps, in bfloat16, eight arrays of the width and two of the MLP's; and the attention
+    probabilities, in float32 before dropout and in bfloat16 behind it.
+    """
+    D, F, N = model.hidden_size, model.intermediate_size, model.num_attention_heads
+    return model.num_hidden_layers * TOKENS * (2 * (8 * D + 2 * F) + 6 * N * TOKENS)
+
+
 def tables(name: str, model: BertConfig) -> list[dict[str, Any]]:
     """Memory and communication for each number of chips and form, and rows a chip that pay for it."""
     row = step_flops(model, 1, TOKENS)
     parameters = sum(x.size for x in jax.tree.leaves(abstract_params(model)))
-    print(f"\n{name}: {parameters / 1e6:.1f} M parameters, {row / 1e9:.1f} GFLOP a row\n")
+    print(
+        f"\n{name}: {parameters / 1e6:.1f} M parameters, {row / 1e9:.1f} GFLOP and "
+        f"about {activations(model) / 1e6:.0f} MB of activations a row\n"
+    )
     chips = " | ".join(f"{chip}: ms, rows" for chip in CHIPS)
     print(f"| chips | data x fsdp | state, MB a chip | sent, MB a chip | {chips} |")
     print("| --- | --- | --- | --- |" + " --- |" * len(CHIPS))
