@@ -29,6 +29,12 @@ SMALL = {
     "intermediate_size": 1024,
 }
 BASE: dict[str, int] = {}  # what `BertConfig` has by default
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
 
 
@@ -47,6 +53,14 @@ def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, Label
     tokenizer = CharTokenizer(vocab)
     labels = LabelSet(sorted({e.type for example in examples for e in example.entities or ()}))
     return encode_examples(examples, tokenizer, labels, 128), tokenizer, labels
+
+
+def step_flops(model: BertConfig, rows: int, length: int) -> float:
+    """Floating point operations of a step's products: forward, and twice that backward."""
+    D, F = model.hidden_size, model.intermediate_size
+    layer = 4 * D * D + 2 * D * F + 2 * length * D  # multiplications a token
+    token = model.num_hidden_layers * layer + D * model.num_labels
+    return 6.0 * rows * length * token
 
 
 def training(
