@@ -16,6 +16,7 @@ import pytest
 from flax_ner.weights.model_dir import load_model
 from flax_ner.weights.names import flatten
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 # `fit` with the demo's configuration made small; prints what the process held of each batch.
 WORKER = """
