@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     predict.add_argument(
         "--format", choices=("text", "jsonl", "clue"), default="text",
         help="text marks entities in the sentence, jsonl has offsets and scores, clue is what the CLUE "
-        "benchmark takes for CLUENER's test.json",
+        "benchmark takes for CLUENER's test.json, numbered as the lines are",
     )  # fmt: skip
     predict.add_argument(
         "--threshold", type=float, default=0.0, metavar="P",
@@ -105,6 +105,11 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
+    for command in (evaluate, predict):
+        command.add_argument(
+            "--batch-size", type=int, default=32, metavar="N",
+            help="rows of 128 tokens a batch at most; fewer take less memory. Default: 32",
+        )  # fmt: skip
     for command in (evaluate, predict, bulk):
         command.add_argument(
             "--compute-dtype", choices=("float32", "bfloat16"),
@@ -139,21 +144,23 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
     train = read_examples(options.train, "cluener", "--train") if options.train else None
     texts = [example.text for example in examples]
-    tagger = load(options.model, options.compute_dtype)
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
     tagger.labels.check(options.scoring)
     found = tagger.by_convention(texts, tagger.labels.conventions())
     other = None
     if options.compare:
-        other = load(options.compare, options.compute_dtype)(texts, options.scoring)
+        other = load(options.compare, options.compute_dtype, options.batch_size)(
+            texts, options.scoring
+        )
     title = f"{options.model} on {options.data}, {options.scoring}"
     report = evaluation(title, examples, found, options.scoring, train, other)
-    Console().print(evaluation_tables(report))
     if options.json:
         row = {"model": options.model, "data": options.data} | evaluation_json(report)
-        Path(options.json).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        Path(options.json).write_text(json.dumps(row, indent=1) + "\n", "utf-8")
     if options.html:
         # A lone surrogate, which UTF-8 lacks, becomes a reference that browsers show as U+FFFD.
         Path(options.html).write_text(evaluation_html(report), "utf-8", "xmlcharrefreplace")
+    Console().print(evaluation_tables(report))
 
 
 def _bulk(options: argparse.Namespace) -> None:
@@ -173,7 +180,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    tagger = load(options.model, options.compute_dtype)
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
     texts, again = tee(_texts(options.file))
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -34,13 +34,14 @@ CHUNK = 1024  # texts that are tokenised together
 CPU_TOKENS = 1024
 
 
-def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
+def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 32) -> "Tagger":
     """Load a tagger: a model directory, PyTorch weights, or either in a repository of the Hugging Face hub.
 
     Args:
         path: a work directory's `best` or `last`, a converted model, a file or folder as
             `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the hub.
         compute_dtype: `bfloat16` for speed or `float32`; by default what the model was trained in.
+        batch_size: as of `Tagger`.
 
     Warns:
         UserWarning: for PyTorch weights, what had to be assumed about them.
@@ -59,7 +60,7 @@ def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
     tokenizer = CharTokenizer(model.vocab, model.lower_case)
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
     params = cast_kernels(config, jax.device_put(model.params))
-    return Tagger(config, params, tokenizer, model.labels, model.max_length)
+    return Tagger(config, params, tokenizer, model.labels, model.max_length, batch_size)
 
 
 class Tagger:
@@ -141,21 +142,30 @@ class Tagger:
         self.labels.check(convention)
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold: {threshold}, but a probability lies in [0, 1].")
-        found = chain.from_iterable(
-            self._finish(work, convention) for work in self._ahead(iter(texts))
-        )
-        if not threshold:
-            return found
-        return ([e for e in entities if e.score >= threshold] for entities in found)
+        return self._stream(texts, convention, threshold)
+
+    def _stream(
+        self, texts: Iterable[str], convention: str, threshold: float
+    ) -> Iterator[list[Entity]]:
+        for work in self._ahead(texts):
+            found = self._finish(work, convention)
+            del work  # its texts and arrays, while the next are read
+            for entities in found:
+                yield [e for e in entities if e.score >= threshold] if threshold else entities
 
     def by_convention(
         self, texts: Iterable[str], conventions: Sequence[str]
     ) -> dict[str, list[list[Entity]]]:
-        """What a call gives under each convention; the model runs once."""
+        """What a call gives under each convention; the model runs once.
+
+        Raises:
+            UserError: a convention that is unknown or cannot read the tags, or a text that is no string.
+        """
+        conventions = list(dict.fromkeys(conventions))
         for convention in conventions:
             self.labels.check(convention)
         found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
-        for work in self._ahead(iter(texts)):
+        for work in self._ahead(texts):
             for convention in conventions:
                 found[convention] += self._finish(work, convention)
         return found
@@ -167,16 +177,18 @@ class Tagger:
         """
         work = self._start([text], self._probabilities)
         table = np.zeros((len(text), len(self.labels)), np.float32)
-        for source, target, (outputs,) in work.running:
-            kept = work.kept[source]
-            rows = np.asarray(outputs).reshape(-1, len(self.labels))[target[kept]]
-            table[work.character[source[kept]]] = rows
+        with self._shortage_told():
+            for source, target, (outputs,) in work.running:
+                kept = work.kept[source]
+                rows = np.asarray(outputs).reshape(-1, len(self.labels))[target[kept]]
+                table[work.character[source[kept]]] = rows
         return table
 
-    def _ahead(self, texts: Iterator[str]) -> Iterator["_Work"]:
+    def _ahead(self, texts: Iterable[str]) -> Iterator["_Work"]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
-        waiting: _Work | None = None
-        count = 0
+        if isinstance(texts, str):
+            raise UserError("texts: one string. Give a list, or call the tagger with it.")
+        texts, waiting, count = iter(texts), None, 0
         while chunk := list(islice(texts, CHUNK)):
             if not all(map(isinstance, chunk, repeat(str))):
                 i = next(i for i, text in enumerate(chunk) if not isinstance(text, str))
@@ -193,7 +205,7 @@ class Tagger:
     def compile(self) -> None:
         """Compile ahead what the first use of each shape of batch would compile otherwise.
 
-        After it no text compiles anything, whatever its length. Each shape is run once.
+        After it no call compiles anything, whatever the length of a text. Each shape is run once.
         """
         jax.block_until_ready(
             [self._run(self._best, *np.zeros((3, *s), np.int32)) for s in self._shapes.all()]
@@ -265,7 +277,10 @@ class Tagger:
         return outputs
 
     def _shortage_told(self) -> AbstractContextManager[None]:
-        return shortage_told(f"Lower the batch size, eval.batch_size (now {self.batch_size}).")
+        return shortage_told(
+            f"A smaller batch size helps (now {self.batch_size}): eval.batch_size of a run, --batch-size of a "
+            "command, batch_size of `load`."
+        )
 
     def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
         """Wait for the device and read its tags."""
