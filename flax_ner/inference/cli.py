@@ -16,6 +16,7 @@ from rich.console import Console
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.inference.audit_cli import add_audit_commands
+from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -81,9 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
-    data = commands.add_parser("data", help="check and count data")
+    data = commands.add_parser("data", help="check, count and fetch data")
     data_commands = data.add_subparsers(required=True)
     add_audit_commands(data_commands)
+    add_download_command(data_commands)
 
     for command in (evaluate, predict):
         command.add_argument(
