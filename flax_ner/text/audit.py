@@ -128,11 +128,13 @@ def _lengths(values: Sequence[int]) -> Lengths:
 
 def _repeated_texts(files: Mapping[str, Sequence[Example]]) -> tuple[list[Case], list[Case]]:
     """Texts that are in several files, and texts that are in one file several times."""
-    first: dict[str, Example] = {}
+    seen = set[str]()
     repeated: dict[str, list[tuple[str, Example]]] = {}
     # Most texts are there once: a list for each would take most of the time and memory.
     for example in chain.from_iterable(files.values()):
-        if first.setdefault(example.text, example) is not example and example.text.strip():
+        if example.text not in seen:
+            seen.add(example.text)
+        elif example.text.strip():  # empty texts are a finding of their own
             repeated[example.text] = []
     for name, examples in files.items():
         for example in examples:

@@ -62,12 +62,14 @@ def test_a_file_of_which_nothing_can_be_read_is_listed_with_all_its_lines(
     ]  # fmt: skip
 
 
-def test_a_missing_file_and_one_given_twice_are_refused(tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "a.json", GOOD)
     for arguments, why in (
         ([data, str(tmp_path / "b.json")], "DATA: no file"),
         ([data, str(tmp_path / "." / "a.json")], "is the same file as"),
         ([data, "--html", str(tmp_path / "no" / "o.html")], "--html: no folder"),
+        ([data, "--show", "-1"], "--show -1, --long 510"),
+        ([data, "--long", "0"], "--show 10, --long 0"),
     ):
         with pytest.raises(SystemExit, match=why):
             main(["data", "check", *arguments])

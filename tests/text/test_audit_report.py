@@ -5,6 +5,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from flax_ner.text.audit import Audit, audit
@@ -12,6 +14,7 @@ from flax_ner.text.audit_html import audit_html, statistics_html
 from flax_ner.text.audit_report import audit_json, audit_view, excerpt, visible
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case, Finding, Place
+from tests.text.helpers import examples as random_examples
 
 HOSTILE = '<script>alert("x")</script>&[bold]\x1b[31m]\u202e\ud800$title{0}'
 
@@ -117,6 +120,16 @@ def test_the_page_fetches_nothing_and_fits_a_phone(report: Audit) -> None:
     page = audit_html(report, 10)
     assert not re.search(r"\b(src|href|url|import)\b\s*[=(]", page)
     assert "default-src 'none'" in page and 'name="viewport" content="width=device-width' in page
+
+
+@given(st.lists(random_examples(st.characters()), max_size=4))
+def test_any_data_can_be_shown(data: list[Example]) -> None:
+    report = audit({"a": data, "b": data}, ["a:1: not JSON"])
+    text, page = printed(report, 2), audit_html(report, 2)
+    assert not set(text + page) & set(map(chr, {*range(10), *range(11, 32), 0x202E, 0xFEFF}))
+    (text + page).encode()
+    Tags().feed(page)
+    json.dumps(audit_json(report))
 
 
 def test_probabilities_are_shown() -> None:
