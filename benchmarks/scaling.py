@@ -97,30 +97,23 @@ def training(model: BertConfig, mesh: Any) -> tuple[Any, Any, RunSteps]:
     return shapes, shardings, run_steps(step, shardings)
 
 
-def communicated(model: BertConfig, data: int, fsdp: int, rows: int = ROWS) -> tuple[float, float]:
-    """Bytes that a device with `rows` rows sends in a step, over `data` and over `fsdp`.
+def communicated(model: BertConfig, data: int, fsdp: int) -> tuple[float, float]:
+    """Bytes that a device sends in a step, over `data` and over `fsdp`, however many rows it has.
 
-    Gradients are float32: summed over `data`, and summed and scattered over `fsdp`. Kernels are
-    gathered over `fsdp` in bfloat16, forward and again backward. Of an embedding table a device looks
-    up its part, and as much goes back: its rows of the table for the whole `fsdp` group, or its
-    columns.
+    Gradients are float32: summed over `data`, and summed and scattered over `fsdp`. Over `fsdp`
+    kernels are gathered in bfloat16, forward and again backward, and embedding tables in float32, once.
     """
     mesh = AbstractMesh((data, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2)
     shapes, shardings, _ = training(model, mesh)
-    looked_up = rows * TOKENS * model.hidden_size * 4  # embeddings of the own rows
     over_data = over_fsdp = 0.0
     leaves = jax.tree.leaves_with_path(shapes["params"])
     for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings["params"]), strict=True):
-        size, name = x.size * 4, jax.tree_util.keystr(path)
+        size, table = x.size * 4, "embeddings" in jax.tree_util.keystr(path)
         if "fsdp" not in sharding.spec:
             over_data += 2 * share(data * fsdp) * size
             continue
         over_data += 2 * share(data) * size / fsdp
-        if "embeddings" in name and "norm" not in name:
-            whole_group = fsdp if sharding.spec[0] == "fsdp" else 1
-            over_fsdp += 2 * share(fsdp) * looked_up * whole_group
-        else:
-            over_fsdp += share(fsdp) * (size + 2 * size / 2)
+        over_fsdp += share(fsdp) * (size + (size if table else 2 * size / 2))
     return over_data, over_fsdp
 
 
@@ -253,17 +246,14 @@ def tables(name: str, model: BertConfig) -> list[dict[str, Any]]:
             mesh = AbstractMesh((data, fsdp), BATCH, axis_types=(AxisType.Auto,) * 2)
             shapes, shardings, _ = training(model, mesh)
             state = bytes_a_device(shapes, shardings)
-            fixed, each = (communicated(model, data, fsdp, rows) for rows in (0, 1))
-            each = each[0] - fixed[0], each[1] - fixed[1]  # what a further row adds
-            line = f"| {count} | {data} x {fsdp} | {state / 1e6:.0f} | {sum(fixed) / 1e6:.0f} "
-            line += f"+ {sum(each) / 1e6:.1f} a row " if sum(each) else ""
+            sent = communicated(model, data, fsdp)
+            line = f"| {count} | {data} x {fsdp} | {state / 1e6:.0f} | {sum(sent) / 1e6:.0f} "
             entry: dict[str, Any] = {"data": data, "fsdp": fsdp, "state": state}
-            entry |= {"sent": round(sum(fixed)), "sent_a_row": round(sum(each))}
+            entry["sent"] = round(sum(sent))
             for name_of, chip in CHIPS.items():
-                time, more = (seconds(chip, data, fsdp, sent) for sent in (fixed, each))
-                gain = row / (UTILISATION * chip.peak) - more  # of a row, for what all rows share
-                hidden = math.ceil(time / gain) if gain > 0 else None
-                line += f"| {1e3 * time:.1f}, {hidden or 'none'} " if count > 1 else "| "
+                time = seconds(chip, data, fsdp, sent)
+                hidden = math.ceil(time * UTILISATION * chip.peak / row)
+                line += f"| {1e3 * time:.1f}, {hidden} " if count > 1 else "| "
                 entry[name_of] = [round(1e3 * time, 2), hidden]
             print(line + "|")
             found.append(entry)

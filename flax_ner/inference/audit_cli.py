@@ -108,7 +108,7 @@ def _readable(name: str, errors: list[str]) -> list[Example]:
     try:
         return read_examples(name, "cluener", "DATA", errors)
     except UserError as error:
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise
         if len(errors) == before:  # otherwise each line's fault is there already
             errors.append(str(error))

@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict | inspect | data."""
+"""Command line: python -m flax_ner evaluate | predict | bulk | inspect | data."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ from rich.console import Console
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.inference.audit_cli import add_audit_commands
+from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
@@ -73,6 +74,30 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     predict.set_defaults(run=_predict)
 
+    bulk = commands.add_parser(
+        "bulk", help="tag many files with several workers, on one machine or on a Ray cluster",
+        description="Tag every *.jsonl and *.parquet file of a folder. A row is kept as it is and gets the "
+        "field `entities`, a list of {type, start, end, text, score}. The same command again goes on "
+        "with the files that are missing.",
+    )  # fmt: skip
+    bulk.add_argument("model", metavar="MODEL", help="as for predict")
+    bulk.add_argument("input", metavar="INPUT", help="a *.jsonl or *.parquet file, or their folder")
+    bulk.add_argument("out", metavar="OUT", help="folder for the tagged files, of the same names")
+    bulk.add_argument(
+        "--workers", metavar="N", type=int,
+        help="processes with a model each. Default: one a GPU, without GPUs one a machine",
+    )  # fmt: skip
+    bulk.add_argument(
+        "--address", metavar="ADDR",
+        
+        help="of a Ray cluster, as host:6379 or auto, whose machines all see MODEL, INPUT and OUT under these "
+        "paths. Default: this machine alone",
+    )  # fmt: skip
+    bulk.add_argument(
+        "--text-field", metavar="NAME", default="text", help="the field to tag. Default: text"
+    )
+    bulk.set_defaults(run=_bulk)
+
     inspect = commands.add_parser(
         "inspect", help="say what weights are and what would become of them, without loading them"
     )
@@ -87,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_audit_commands(data_commands)
     add_download_command(data_commands)
 
-    for command in (evaluate, predict):
+    for command in (evaluate, predict, bulk):
         command.add_argument(
             "--compute-dtype", choices=("float32", "bfloat16"),
             help="of products; bfloat16 is faster where the device has it. Default: as trained",
@@ -136,6 +161,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.html:
         # A lone surrogate, which UTF-8 lacks, becomes a reference that browsers show as U+FFFD.
         Path(options.html).write_text(evaluation_html(report), "utf-8", "xmlcharrefreplace")
+
+
+def _bulk(options: argparse.Namespace) -> None:
+    print(
+        run_bulk(
+            options.model, options.input, options.out, options.workers, options.address,
+            options.text_field, options.compute_dtype,
+        )
+    )  # fmt: skip
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,10 @@ class Tagger:
         self._logits = jax.jit(partial(_logits, config))
         # Every process takes all answers.
         whole = None if sharding is None else NamedSharding(sharding.mesh, P())
-        self._best = jax.jit(partial(_best, config), out_shardings=whole)
-        self._probabilities = jax.jit(partial(_probabilities, config), out_shardings=whole)
+        self._best, self._probabilities = (
+            jax.jit(partial(forward, config, sharding), out_shardings=whole)
+            for forward in (_best, _probabilities)
+        )
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
         if jax.default_backend() == "cpu":
@@ -314,14 +316,25 @@ def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -
     return apply(config, params, input_ids, mask, positions)
 
 
+def _log_probabilities(
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
+) -> Array:
+    """Of each tag, [B, T, C]; `batch` is input_ids, segment_ids, positions [B, T]."""
+    mesh: AbstractContextManager[Any] = nullcontext()
+    if sharding is not None:
+        mesh = jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
+    with mesh:
+        return jax.nn.log_softmax(apply(config, params, *batch))
+
+
 def _best(
-    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
 ) -> tuple[Array, Array]:
-    log_p = jax.nn.log_softmax(apply(config, params, input_ids, segment_ids, positions))
+    log_p = _log_probabilities(config, sharding, params, *batch)
     return log_p.argmax(-1), log_p.max(-1)
 
 
 def _probabilities(
-    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
 ) -> tuple[Array]:
-    return (jax.nn.softmax(apply(config, params, input_ids, segment_ids, positions)),)
+    return (jnp.exp(_log_probabilities(config, sharding, params, *batch)),)

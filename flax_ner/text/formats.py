@@ -88,6 +88,27 @@ def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Exa
     return examples
 
 
+def read_rows(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON objects one line at a time: `file:line`, the line and its object. Blank lines are left out.
+
+    Raises:
+        UserError: with file and line, once a line is reached that is no JSON object.
+    """
+    with open(path, "rb") as file:
+        for number, content in enumerate(file, 1):
+            source = f"{path}:{number}"
+            if number == 1:
+                _check_plain(content, path)
+                content = content.removeprefix(codecs.BOM_UTF8)
+            line = _decoded(content, source).strip()
+            if not line:
+                continue
+            row = _json(line, source)
+            if not isinstance(row, dict):
+                raise UserError(f"{source}: no JSON object. One a line is expected.")
+            yield source, line, row
+
+
 def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
     """Write examples as CLUENER JSON lines; an unlabelled example gets no `label`."""
     # A lone surrogate, which UTF-8 lacks, is written as JSON's escape.
@@ -107,13 +128,17 @@ def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
 def _lines(path: Path) -> Sequence[str | bytes]:
     """The lines of a file; as bytes where it is not all UTF-8."""
     content = path.read_bytes()
-    for start, kind in FOREIGN.items():
-        if content.startswith(start):
-            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
+    _check_plain(content, path)
     try:
         return content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         return content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+
+
+def _check_plain(start: bytes, path: str | Path) -> None:
+    for mark, kind in FOREIGN.items():
+        if start.startswith(mark):
+            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
 
 
 def _decoded(line: str | bytes, source: str) -> str:
@@ -158,13 +183,17 @@ def _parse(line: str) -> Any:
     return _DECODER.decode(line)
 
 
-def _cluener_example(line: str, source: str) -> Example:
+def _json(line: str, source: str) -> Any:
     try:
-        row = _parse(line)
+        return _parse(line)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{source}: not JSON ({error}). One JSON object a line is expected."
         ) from None
+
+
+def _cluener_example(line: str, source: str) -> Example:
+    row = _json(line, source)
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise UserError(f'{source}: no "text". A line is {{"text": "...", "label": {{...}}}}.')
     text, label = row["text"], row.get("label")

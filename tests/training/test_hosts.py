@@ -16,6 +16,7 @@ import pytest
 from flax_ner.weights.model_dir import load_model
 from flax_ner.weights.names import flatten
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 # `fit` with the demo's configuration made small; prints what the process held of each batch.
 WORKER = """
@@ -43,7 +44,7 @@ RunLog.train = slowed
 config = get_config()
 config.update_from_flattened_dict({
     "model.hidden_size": 32, "model.num_hidden_layers": 1, "model.num_attention_heads": 2,
-    "model.intermediate_size": 64, "data.train": "train 200", "data.dev": "dev 53",
+    "model.intermediate_size": 256, "data.train": "train 200", "data.dev": "dev 53",
     "data.batch_size": 8, "train.steps": 30, "train.steps_per_dispatch": 2,
     "optimizer.learning_rate": 1e-2,
 })
