@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict | bulk | inspect."""
+"""Command line: python -m flax_ner evaluate | predict | bulk | inspect | data."""
 
 import argparse
 import json
@@ -15,7 +15,9 @@ from rich.console import Console
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
+from flax_ner.inference.audit_cli import add_audit_commands
 from flax_ner.inference.bulk import run as run_bulk
+from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -104,6 +106,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="file or folder of PyTorch weights, model directory, or owner/name[@revision] on the hub",
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
+
+    data = commands.add_parser("data", help="check, count and fetch data")
+    data_commands = data.add_subparsers(required=True)
+    add_audit_commands(data_commands)
+    add_download_command(data_commands)
 
     for command in (evaluate, predict):
         command.add_argument(

@@ -147,7 +147,7 @@ class Tagger:
     def _stream(
         self, texts: Iterable[str], convention: str, threshold: float
     ) -> Iterator[list[Entity]]:
-        for work in self._ahead(texts):
+        for work in self._ahead(texts, self._best):
             found = self._finish(work, convention)
             del work  # its texts and arrays, while the next are read
             for entities in found:
@@ -165,7 +165,7 @@ class Tagger:
         for convention in conventions:
             self.labels.check(convention)
         found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
-        for work in self._ahead(texts):
+        for work in self._ahead(texts, self._best):
             for convention in conventions:
                 found[convention] += self._finish(work, convention)
         return found
@@ -175,16 +175,14 @@ class Tagger:
 
         Tags are in the order of `labels.names`.
         """
-        work = self._start([text], self._probabilities)
-        table = np.zeros((len(text), len(self.labels)), np.float32)
-        with self._shortage_told():
-            for source, target, (outputs,) in work.running:
-                kept = work.kept[source]
-                rows = np.asarray(outputs).reshape(-1, len(self.labels))[target[kept]]
-                table[work.character[source[kept]]] = rows
-        return table
+        return next(self.explain_each([text]))
 
-    def _ahead(self, texts: Iterable[str]) -> Iterator["_Work"]:
+    def explain_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """As `explain`, for one text after another; no more are held at a time than by `stream`."""
+        for work in self._ahead(texts, self._probabilities):
+            yield from self._tables(work)
+
+    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator["_Work"]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
         if isinstance(texts, str):
             raise UserError("texts: one string. Give a list, or call the tagger with it.")
@@ -195,7 +193,7 @@ class Tagger:
                 kind = type(chunk[i]).__name__
                 raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
             count += len(chunk)
-            started = self._start(chunk, self._best)
+            started = self._start(chunk, forward)
             if waiting is not None:
                 yield waiting
             waiting = started
@@ -303,6 +301,16 @@ class Tagger:
             surface = work.texts[i][start:end]
             found[i].append(Entity(self.labels.categories[kind], start, end, surface, p))
         return found
+
+    def _tables(self, work: "_Work") -> list[np.ndarray]:
+        """Wait for the device; float32 [characters, C] of each text."""
+        table = np.zeros((len(work.kept), len(self.labels)), np.float32)
+        with self._shortage_told():
+            for source, target, (output,) in work.running:
+                table[source] = np.asarray(output).reshape(-1, len(self.labels))[target]
+        # What is kept is every character of each text once, in their order.
+        ends = np.cumsum([len(text) for text in work.texts])
+        return np.split(table[work.kept], ends[:-1])
 
 
 class _Work(NamedTuple):

@@ -80,11 +80,11 @@ def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Exa
                 if skipped is None:
                     raise
                 faults.append(str(error))
+    if skipped is not None:
+        skipped += faults
     if not examples:
         tried = f" {len(faults)} lines cannot be read, the first: {faults[0]}" if faults else ""
         raise UserError(f"{path}: holds no examples. One JSON object a line is expected.{tried}")
-    if skipped is not None:
-        skipped += faults
     return examples
 
 
