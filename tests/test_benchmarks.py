@@ -48,7 +48,7 @@ def test_the_calculation_for_many_chips_runs_and_agrees_with_the_compiler() -> N
         alone, *_, most = found[model]
         assert (alone["data"], alone["fsdp"], alone["sent"]) == (1, 1, 0)
         assert (most["data"], most["fsdp"]) == (1, 256)
-        assert most["state"] == pytest.approx(alone["state"] / 256, rel=0.1)
+        assert alone["state"] / 256 < most["state"] < alone["state"] / 100  # small arrays are whole
     forms = {(row["data"], row["fsdp"]): row for row in found["compiled"] if row["for"] == "CPU"}
     assert forms.keys() == {(8, 1), (2, 4), (1, 8)}
     # Gradients and nothing else; the divided forms depend on what the compiler makes of them.
