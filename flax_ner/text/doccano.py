@@ -12,7 +12,9 @@ from typing import Any
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import (
+    Line,
     Losses,
+    Value,
     checked_entity,
     collect,
     distinct,
@@ -36,7 +38,7 @@ def read_doccano(
         UserError: with file and line, for what cannot be read (see `collect`).
     """
 
-    def example(unit: Any, source: str) -> Example:
+    def example(unit: Line | Value, source: str) -> Example:
         row = json_object(unit, source, FORM)
         text = row.pop("text", None)
         if text is None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
@@ -155,7 +155,13 @@ def parse(line: str, source: str) -> Any:
         ) from None
 
 
-def json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+class Value(NamedTuple):
+    """A value of a JSON array that has been parsed already."""
+
+    value: Any
+
+
+def json_rows(path: Path, name: str) -> Iterator[tuple[str, Line | Value]]:
     """The units of a file of JSON lines ("file:line", a line) or of one array ("file: NAME 1", a value).
 
     Raises:
@@ -163,7 +169,7 @@ def json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     """
     rows = lines(path)
     first = next((row for row in rows if row.strip()), "")
-    if not first.lstrip().startswith("[" if isinstance(first, str) else b"["):  # type: ignore[arg-type]
+    if first.lstrip()[:1] not in ("[", b"["):
         for number, row in enumerate(rows, 1):
             if row.strip():
                 yield f"{path}:{number}", row
@@ -179,16 +185,16 @@ def json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}).") from None
     for number, value in enumerate(values, 1):
-        yield f"{path}: {name} {number}", value
+        yield f"{path}: {name} {number}", Value(value)
 
 
-def json_object(unit: Any, source: str, form: str) -> dict[str, Any]:
+def json_object(unit: Line | Value, source: str, form: str) -> dict[str, Any]:
     """The object of a unit of `json_rows`.
 
     Raises:
         UserError: it is none, and of which form it should be.
     """
-    row = parse(decoded(unit, source), source) if isinstance(unit, str | bytes) else unit
+    row = unit.value if isinstance(unit, Value) else parse(decoded(unit, source), source)
     if not isinstance(row, dict):
         raise UserError(f"{source}: no JSON object. Expected is {form}.")
     return row

@@ -13,7 +13,9 @@ from typing import Any
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import (
+    Line,
     Losses,
+    Value,
     checked_entity,
     collect,
     distinct,
@@ -36,7 +38,7 @@ def read_label_studio(
         UserError: with file and task, for what cannot be read (see `collect`).
     """
 
-    def example(unit: Any, source: str) -> Example:
+    def example(unit: Line | Value, source: str) -> Example:
         row = json_object(unit, source, FORM)
         text, regions = (_task if "data" in row else _small)(row, source, losses)
         if regions is None:
