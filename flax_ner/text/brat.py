@@ -22,7 +22,9 @@ from flax_ner.text.files import (
     lines,
 )
 
-TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
+TEXT_BOUND = re.compile(
+    r"(T\S*)\t(\S+) ([0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*)\t(.*)", re.DOTALL
+)
 OTHERS = {
     "R": "relations", "E": "events", "A": "attributes", "M": "attributes", "N": "normalisations",
     "#": "notes", "*": "equivalences",

@@ -156,7 +156,7 @@ def write_columns(
     what columns cannot hold.
 
     Raises:
-        UserError: two categories would become one for want of spaces in tags.
+        UserError: two categories would become one for want of spaces in tags, or nothing is left.
     """
     split_characters = has_cjk(examples)
     sentences = []
@@ -173,6 +173,8 @@ def write_columns(
         entities = tuple(e._replace(type=names[e.type]) for e in example.entities)
         tags = tags_of(Example(text, entities, example.source), spans, scheme, losses)
         sentences.append((text, [text[a:b] for a, b in spans], tags))
+    if not sentences:
+        raise UserError("none of the texts has labels and a token: nothing to write as conll.")
     characters = one_character_each(tokens for _, tokens, _ in sentences)
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for text, tokens, tags in sentences:

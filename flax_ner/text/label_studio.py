@@ -23,6 +23,7 @@ from flax_ner.text.files import (
     json_rows,
 )
 
+_Span = tuple[Any, ...]  # label, start, end, surface or None, none of them checked
 FORM = '{"data": {"text": "..."}, "annotations": [{"result": [...]}]}'
 
 
@@ -107,7 +108,7 @@ def _small(row: dict[str, Any], source: str, losses: Losses) -> tuple[str, list[
 
 
 def _entities(text: str, regions: list[Any], source: str, losses: Losses) -> list[Entity]:
-    spans = []
+    spans: list[_Span] = []
     for region in regions:
         if not isinstance(region, dict) or "start" not in region or "end" not in region:
             raise UserError(f'{source}: a region without "start" and "end".')
@@ -118,12 +119,8 @@ def _entities(text: str, regions: list[Any], source: str, losses: Losses) -> lis
         spans += [(label, region["start"], region["end"], region.get("text")) for label in labels]
     if _all_there(text, spans):
         return [checked_entity(label, start, end, text, source) for label, start, end, _ in spans]
-    # A browser counts UTF-16: a character over U+FFFF is two.
-    place = {0: 0}
-    for i, character in enumerate(text, 1):
-        place[max(place) + 1 + (character > "\uffff")] = i
-    moved = [(label, place.get(start), place.get(end), word) for label, start, end, word in spans]
-    if any(c > "\uffff" for c in text) and _all_there(text, moved):
+    moved = _from_utf16(text, spans)
+    if _all_there(text, moved):
         losses.add("texts whose offsets count UTF-16, put right", source)
         spans = moved
     entities = [checked_entity(label, start, end, text, source) for label, start, end, _ in spans]
@@ -136,7 +133,19 @@ def _entities(text: str, regions: list[Any], source: str, losses: Losses) -> lis
     return entities
 
 
-def _all_there(text: str, spans: list[tuple[Any, Any, Any, Any]]) -> bool:
+def _from_utf16(text: str, spans: list[_Span]) -> list[_Span]:
+    """The spans by characters where they count UTF-16, in which one over U+FFFF is two."""
+    place, units = {0: 0}, 0
+    for i, character in enumerate(text, 1):
+        units += 1 + (character > "\uffff")
+        place[units] = i
+    return [
+        (label, *(place.get(edge) if type(edge) is int else None for edge in edges), word)
+        for label, *edges, word in spans
+    ]
+
+
+def _all_there(text: str, spans: list[_Span]) -> bool:
     """Whether the text has each region's surface where the region is."""
     return all(
         type(start) is int and type(end) is int and word in (None, text[start:end])

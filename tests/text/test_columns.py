@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flax_ner.errors import UserError
 from flax_ner.text.columns import read_columns, write_columns
@@ -184,3 +186,34 @@ def test_what_columns_cannot_hold_is_counted(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == (
         "# text = ab cd\na B-x_y\nb I-x_y\ncd O\n\ne O\nf B-z\n\n"
     )
+
+
+def test_nothing_to_write_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of the texts has labels"):
+        write_columns(tmp_path / "out", [Example("a", None)], Losses())
+    assert not (tmp_path / "out").exists()
+
+
+LINES = st.sampled_from(["EU", "甲", "#", "# text = a", "", "-DOCSTART-", "\u3000"]).flatmap(
+    lambda token: st.sampled_from(
+        ["", " O", "\tB-x", " M-x", " N I-y", "  ", "\tE-x\r", " X", "\t"]
+    ).map(lambda rest: token + rest)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(LINES, max_size=12))
+def test_every_sentence_is_read_or_refused_by_number(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    folder, skipped = tmp_path_factory.getbasetemp(), list[str]()
+    blocks = re.split(
+        r"(?:^|\n)(?:[ \t\r]*|-DOCSTART-[^\n]*)(?=\n|$)", "\n".join([*lines, "", "b O"])
+    )
+    examples, _, _ = read(folder, "\n".join([*lines, "", "b O"]), skipped)
+    assert len(examples) + len(skipped) == sum(bool(block.strip("\n")) for block in blocks)
+    place = re.compile(rf"{re.escape(str(folder / 'data.conll'))}:[0-9]+")
+    assert all(place.match(fault) for fault in skipped)
+    for example in examples:
+        assert place.fullmatch(example.source)
+        assert all(example.text[e.start : e.end] == e.text for e in example.entities or ())

@@ -469,3 +469,41 @@ def test_broken_lines_of_cluener_are_named_alike_when_the_format_is_not(
     with pytest.raises(UserError) as found:
         read_examples(str(path), "auto")
     assert str(found.value) == str(named.value)
+
+
+ROWS: list[Any] = [
+    {"text": "ab", "label": [[0, 1, "x"]], "id": 1},
+    {"text": "ab", "entities": [{"label": "x", "start_offset": 0, "end_offset": 1}]},
+    {"data": {"text": "a😀b"}, "annotations": [
+        {"result": [{"type": "labels", "value": {"start": 0, "end": 1, "labels": ["x"], "text": "a"}}]}]},
+    {"tokens": ["a", "b"], "ner_tags": ["B-x", "I-x"], "text": "a b"},
+]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, value: Any) -> Any:
+    """A JSON value with anything instead of one of its parts."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 2)) == 0:
+        return draw(VALUES)
+    places = list(value) if isinstance(value, dict) else range(len(value))
+    place = draw(st.sampled_from(places))
+    parts = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+    parts[place] = draw(damaged(parts[place]))
+    return parts if isinstance(value, dict) else list(parts.values())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from(ROWS), st.booleans())
+def test_a_damaged_row_is_read_or_refused_with_its_place(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, row: Any, array: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    rows = [row, data.draw(damaged(row)), row]
+    lines = [json.dumps(value) for value in rows]
+    path.write_text(f"[{','.join(lines)}]" if array else "\n".join(lines))
+    skipped: list[str] = []
+    read = read_examples(str(path), "auto", skipped=skipped)
+    assert 2 <= len(read) == 3 - len(skipped)
+    assert all(re.match(rf"{re.escape(str(path))}:( row | task |)2: ", fault) for fault in skipped)
+    for example in read:
+        assert all(example.text[e.start : e.end] == e.text for e in example.entities or ())
