@@ -4,7 +4,9 @@ r"""Resume NER from nothing: a small BERT on CoNLL columns of characters with BM
         --config.model.compute_dtype=bfloat16
 
 The files are train.char.bmes, dev.char.bmes and test.char.bmes of Zhang and Yang (ACL 2018), in
-data/resume. Hardware: two CPU cores, MINUTES. Strict F1: DEV on dev, TEST on test (seed 0).
+data/resume. Hardware: two CPU cores with AVX512-BF16 that other work shared, 11 minutes; without
+these instructions leave out the second line. Strict F1 of `best`: 0.8876 on dev, by which it was
+chosen, 0.8890 on test (seed 0).
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +29,7 @@ def get_config() -> ConfigDict:
     config.data.dev = "data/resume/dev.char.bmes"
     config.data.max_length = 192  # the longest sentence has 178 characters
     config.data.batch_size = 2
-    config.data.scheme = "bio"
-    config.train.epochs = 14
-    config.optimizer.learning_rate = 7e-4
+    config.data.scheme = "bioes"
+    config.train.epochs = 12
+    config.optimizer.learning_rate = 5e-4
     return config

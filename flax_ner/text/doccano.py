@@ -2,7 +2,7 @@
 
 Projects with relations export `"entities": [{"label": ..., "start_offset": ..., "end_offset": ...}]`
 and `"relations"`; old versions say `labels` and `data`.
-Source: doccano 1.8, backend/data_export/pipeline/factories.py and formatters.py.
+Source: doccano, backend/data_export/pipeline/factories.py and formatters.py.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,8 @@ from flax_ner.text.columns import DOCUMENT, is_tagged
 from flax_ner.text.files import content
 
 LOOKED_AT = 1 << 20  # bytes
-LINES = 50
+LINES = 50  # of them, to tell columns and JSON from text
+ROWS = 1000  # of them, to tell one kind of JSON from another
 
 
 def recognise(path: Path) -> str | None:
@@ -21,7 +22,7 @@ def recognise(path: Path) -> str | None:
     if path.is_dir():
         return "brat" if any(path.glob("*.txt")) or any(path.glob("*.ann")) else None
     text = content(path)[:LOOKED_AT].decode("utf-8-sig", "replace")
-    rows = [row for row in text.split("\n") if row.strip()]
+    rows = [row for row in text.split("\n", ROWS) if row.strip()]
     shown = [row for row in rows[:LINES] if not row.startswith(("# ", DOCUMENT))]
     if sum(map(is_tagged, shown)) * 2 > len(shown):
         return "conll"
