@@ -507,3 +507,11 @@ def test_a_damaged_row_is_read_or_refused_with_its_place(
     assert all(re.match(rf"{re.escape(str(path))}:( row | task |)2: ", fault) for fault in skipped)
     for example in read:
         assert all(example.text[e.start : e.end] == e.text for e in example.entities or ())
+
+
+@pytest.mark.parametrize("data_format", WRITABLE)
+def test_a_byte_order_mark_that_begins_a_text_is_kept(tmp_path: Path, data_format: str) -> None:
+    row = Example("\ufeff中国", (Entity("x", 1, 3, "中国"),))
+    assert write_examples(tmp_path / "out", [row], data_format) == []
+    (again,) = read_examples(str(tmp_path / "out"), "auto")
+    assert (again.text, again.entities) == (row.text, row.entities)
