@@ -183,7 +183,7 @@ def example_of(
         if spans is None:
             raise UserError(
                 f"{sources[0]}: the tokens are not those of the text {text[:40]!r} beside them. They may "
-                "differ by white space alone."
+                "differ by white space alone; of another text, delete the field or the comment."
             )
     found = [
         Entity(
