@@ -5,11 +5,13 @@ Repeating the command goes on where the run stopped.
 
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
+from flax_ner.training.hosts import leave
 from flax_ner.training.interruption import EXIT_STATUS, Interrupted
 from flax_ner.training.loop import fit
 
@@ -43,6 +45,8 @@ def main(arguments: list[str]) -> None:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(EXIT_STATUS)
     except (UserError, OSError) as error:
+        if jax.distributed.is_initialized():
+            leave(f"train.py: {error}")
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("train.py: interrupted. The same command goes on from the last checkpoint.")

@@ -21,6 +21,8 @@ from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.weights.convert import CLUENER
+from flax_ner.weights.model_dir import ModelDir
 
 SMALL = {
     "hidden_size": 256,
@@ -29,6 +31,12 @@ SMALL = {
     "intermediate_size": 1024,
 }
 BASE: dict[str, int] = {}  # what `BertConfig` has by default
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
 
 
@@ -41,12 +49,33 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
+def random_model(vocab: list[str], shape: dict[str, int]) -> ModelDir:
+    """A model that was never trained and finds entities all the same."""
+    labels = LabelSet(CLUENER)
+    config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **shape)
+    params = init_params(config, jax.random.key(0))
+    # Characters differ enough for all tags to come out, and O for most.
+    params["encoder"]["embeddings"]["word"] *= 50
+    head = params["head"]["classifier"]
+    head["kernel"] *= 50
+    head["bias"] = head["bias"].at[labels.outside].add(2.5 * np.sqrt(config.hidden_size))
+    return ModelDir(config, labels, vocab, 128, params)
+
+
 def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, LabelSet]:
     """The training set in `data` as tokens and tags."""
     examples = read_examples(str(data / "train.json"), "cluener")
     tokenizer = CharTokenizer(vocab)
     labels = LabelSet(sorted({e.type for example in examples for e in example.entities or ()}))
     return encode_examples(examples, tokenizer, labels, 128), tokenizer, labels
+
+
+def step_flops(model: BertConfig, rows: int, length: int) -> float:
+    """Floating point operations of a step's products: forward, and twice that backward."""
+    D, F = model.hidden_size, model.intermediate_size
+    layer = 4 * D * D + 2 * D * F + 2 * length * D  # multiplications a token
+    token = model.num_hidden_layers * layer + D * model.num_labels
+    return 6.0 * rows * length * token
 
 
 def training(

@@ -26,7 +26,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants
 
 import jax
 import jax.numpy as jnp
-from common import BASE, machine, read_tokens, training
+from common import BASE, machine, read_tokens, step_flops, training
 
 from flax_ner.config import default_config
 from flax_ner.inference.tagger import Tagger
@@ -62,14 +62,6 @@ def product_rate() -> float:
         product(a).block_until_ready()
         seconds.append(time.perf_counter() - begin)
     return 2 * n**3 / statistics.median(seconds) / 1e12
-
-
-def step_flops(model: BertConfig, rows: int, length: int) -> float:
-    """Floating point operations of a step's products: forward, and twice that backward."""
-    D, F = model.hidden_size, model.intermediate_size
-    layer = 4 * D * D + 2 * D * F + 2 * length * D  # multiplications a token
-    token = model.num_hidden_layers * layer + D * model.num_labels
-    return 6.0 * rows * length * token
 
 
 def peak_gib() -> float:

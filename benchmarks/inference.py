@@ -27,17 +27,13 @@ import jax
 import numpy as np
 import torch
 import transformers
-from common import BASE, SMALL, machine
+from common import BASE, SMALL, machine, random_model
 
 from flax_ner import Tagger, load
-from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
 from flax_ner.text.formats import read_cluener
-from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import read_vocab
-from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.export import export
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import save_model
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {"small": (SMALL, 1343), "base": (BASE, 128)}
 BATCH = 32
@@ -49,15 +45,7 @@ ROUNDING = 1e-4  # of the largest logit
 
 def make_model(folder: Path, vocab: list[str], shape: dict[str, int]) -> None:
     """Write a random model to `folder`/ours and, for transformers, to `folder`/theirs."""
-    labels = LabelSet(CLUENER)
-    config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **shape)
-    params = init_params(config, jax.random.key(0))
-    # Characters differ enough for all tags to come out, and O for most.
-    params["encoder"]["embeddings"]["word"] *= 50
-    head = params["head"]["classifier"]
-    head["kernel"] *= 50
-    head["bias"] = head["bias"].at[labels.outside].add(2.5 * np.sqrt(config.hidden_size))
-    model = ModelDir(config, labels, vocab, 128, params)
+    model = random_model(vocab, shape)
     save_model(folder / "ours", model)
     export(model, folder / "theirs", "hf")
 

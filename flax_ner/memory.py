@@ -22,5 +22,5 @@ def shortage_told(advice: str) -> Iterator[None]:
         size = ""
         if wanted:
             bytes_ = wanted[1]
-            size = f", {int(bytes_) / 1e9:.1f} GB in one piece" if bytes_ else f", {wanted[0]}"
+            size = f", {int(bytes_) / 1e6:,.0f} MB in one piece" if bytes_ else f", {wanted[0]}"
         raise UserError(f"the device is out of memory{size}. {advice}") from error

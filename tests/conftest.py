@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # commands that tests run leave nothing behind
+# Servers that tests start are reached past any proxy.
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
 import jax
 import pytest

@@ -52,7 +52,8 @@ def test_text_never_imports_jax() -> None:
         assert not [name for name in imports(path) if name.split(".")[0] in heavy], path
     code = (
         "import sys, flax_ner.text.tokenizer, flax_ner.text.labels, flax_ner.text.metrics, "
-        "flax_ner.text.batches, flax_ner.text.formats, flax_ner.text.report; "
+        "flax_ner.text.batches, flax_ner.text.formats, flax_ner.text.report, "
+        "flax_ner.text.audit_html, flax_ner.text.cluener; "
         f"sys.exit(any(name in sys.modules for name in {heavy!r}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

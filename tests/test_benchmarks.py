@@ -1,4 +1,4 @@
-"""The benchmark that needs a GPU runs without one, reduced, and says so."""
+"""Benchmarks that need what is not here run without it: the one for a GPU, and the calculation."""
 
 import json
 import subprocess
@@ -34,3 +34,22 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_and_says_so(tmp_path: Path) -> None:
     }
     assert row["epochs_seconds"]["compiled"] > 0
     assert row["inference_sentences_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_the_calculation_for_many_chips_runs_and_agrees_with_the_compiler() -> None:
+    result = subprocess.run(
+        [sys.executable, "benchmarks/scaling.py", "--reduced"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.strip().splitlines()[-1].strip("`"))
+    for model in ("BERT-base", "BERT-large"):
+        alone, *_, most = found[model]
+        assert (alone["data"], alone["fsdp"], alone["sent"]) == (1, 1, 0)
+        assert (most["data"], most["fsdp"]) == (1, 256)
+        assert most["state"] == pytest.approx(alone["state"] / 256, rel=0.1)
+    forms = {(row["data"], row["fsdp"]): row for row in found["compiled"] if row["for"] == "CPU"}
+    assert forms.keys() == {(8, 1), (2, 4), (1, 8)}
+    # Gradients and nothing else; the divided forms depend on what the compiler makes of them.
+    assert forms[8, 1]["compiled"] == pytest.approx(forms[8, 1]["formula"], rel=0.01)

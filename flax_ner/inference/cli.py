@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict | inspect | data."""
+"""Command line: python -m flax_ner evaluate | predict | bulk | inspect | data."""
 
 import argparse
 import json
@@ -15,7 +15,10 @@ from rich.console import Console
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
+from flax_ner.inference.audit_cli import add_audit_commands
+from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
+from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -65,13 +68,37 @@ def main(arguments: list[str] | None = None) -> None:
     predict.add_argument(
         "--format", choices=("text", "jsonl", "clue"), default="text",
         help="text marks entities in the sentence, jsonl has offsets and scores, clue is what the CLUE "
-        "benchmark takes for CLUENER's test.json",
+        "benchmark takes for CLUENER's test.json, numbered as the lines are",
     )  # fmt: skip
     predict.add_argument(
         "--threshold", type=float, default=0.0, metavar="P",
         help="leave out entities that are less probable",
     )  # fmt: skip
     predict.set_defaults(run=_predict)
+
+    bulk = commands.add_parser(
+        "bulk", help="tag many files with several workers, on one machine or on a Ray cluster",
+        description="Tag every *.jsonl and *.parquet file of a folder. A row is kept as it is and gets the "
+        "field `entities`, a list of {type, start, end, text, score}. The same command again goes on "
+        "with the files that are missing.",
+    )  # fmt: skip
+    bulk.add_argument("model", metavar="MODEL", help="as for predict")
+    bulk.add_argument("input", metavar="INPUT", help="a *.jsonl or *.parquet file, or their folder")
+    bulk.add_argument("out", metavar="OUT", help="folder for the tagged files, of the same names")
+    bulk.add_argument(
+        "--workers", metavar="N", type=int,
+        help="processes with a model each. Default: one a GPU, without GPUs one a machine",
+    )  # fmt: skip
+    bulk.add_argument(
+        "--address", metavar="ADDR",
+        
+        help="of a Ray cluster, as host:6379 or auto, whose machines all see MODEL, INPUT and OUT under these "
+        "paths. Default: this machine alone",
+    )  # fmt: skip
+    bulk.add_argument(
+        "--text-field", metavar="NAME", default="text", help="the field to tag. Default: text"
+    )
+    bulk.set_defaults(run=_bulk)
 
     inspect = commands.add_parser(
         "inspect", help="say what weights are and what would become of them, without loading them"
@@ -82,9 +109,16 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
-    add_data_commands(commands)
+    data_commands = add_data_commands(commands)
+    add_audit_commands(data_commands)
+    add_download_command(data_commands)
 
     for command in (evaluate, predict):
+        command.add_argument(
+            "--batch-size", type=int, default=32, metavar="N",
+            help="rows of 128 tokens a batch at most; fewer take less memory. Default: 32",
+        )  # fmt: skip
+    for command in (evaluate, predict, bulk):
         command.add_argument(
             "--compute-dtype", choices=("float32", "bfloat16"),
             help="of products; bfloat16 is faster where the device has it. Default: as trained",
@@ -121,21 +155,32 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
     train = read_examples(options.train, "auto", "--train") if options.train else None
     texts = [example.text for example in examples]
-    tagger = load(options.model, options.compute_dtype)
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
     tagger.labels.check(options.scoring)
     found = tagger.by_convention(texts, tagger.labels.conventions())
     other = None
     if options.compare:
-        other = load(options.compare, options.compute_dtype)(texts, options.scoring)
+        other = load(options.compare, options.compute_dtype, options.batch_size)(
+            texts, options.scoring
+        )
     title = f"{options.model} on {options.data}, {options.scoring}"
     report = evaluation(title, examples, found, options.scoring, train, other)
-    Console().print(evaluation_tables(report))
     if options.json:
         row = {"model": options.model, "data": options.data} | evaluation_json(report)
-        Path(options.json).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        Path(options.json).write_text(json.dumps(row, indent=1) + "\n", "utf-8")
     if options.html:
         # A lone surrogate, which UTF-8 lacks, becomes a reference that browsers show as U+FFFD.
         Path(options.html).write_text(evaluation_html(report), "utf-8", "xmlcharrefreplace")
+    Console().print(evaluation_tables(report))
+
+
+def _bulk(options: argparse.Namespace) -> None:
+    print(
+        run_bulk(
+            options.model, options.input, options.out, options.workers, options.address,
+            options.text_field, options.compute_dtype,
+        )
+    )  # fmt: skip
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -146,7 +191,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    tagger = load(options.model, options.compute_dtype)
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
     texts, again = tee(_texts(options.file))
     console = Console(soft_wrap=True)
     # Who types gets an answer to every line.

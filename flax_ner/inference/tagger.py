@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import islice, repeat
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +34,14 @@ CHUNK = 1024  # texts that are tokenised together
 CPU_TOKENS = 1024
 
 
-def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
+def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 32) -> "Tagger":
     """Load a tagger: a model directory, PyTorch weights, or either in a repository of the Hugging Face hub.
 
     Args:
         path: a work directory's `best` or `last`, a converted model, a file or folder as
             `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the hub.
         compute_dtype: `bfloat16` for speed or `float32`; by default what the model was trained in.
+        batch_size: as of `Tagger`.
 
     Warns:
         UserWarning: for PyTorch weights, what had to be assumed about them.
@@ -59,7 +60,7 @@ def load(path: str | Path, compute_dtype: str | None = None) -> "Tagger":
     tokenizer = CharTokenizer(model.vocab, model.lower_case)
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
     params = cast_kernels(config, jax.device_put(model.params))
-    return Tagger(config, params, tokenizer, model.labels, model.max_length)
+    return Tagger(config, params, tokenizer, model.labels, model.max_length, batch_size)
 
 
 class Tagger:
@@ -93,8 +94,10 @@ class Tagger:
         self._logits = jax.jit(partial(_logits, config))
         # Every process takes all answers.
         whole = None if sharding is None else NamedSharding(sharding.mesh, P())
-        self._best = jax.jit(partial(_best, config), out_shardings=whole)
-        self._probabilities = jax.jit(partial(_probabilities, config), out_shardings=whole)
+        self._best, self._probabilities = (
+            jax.jit(partial(forward, config, sharding), out_shardings=whole)
+            for forward in (_best, _probabilities)
+        )
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
         if jax.default_backend() == "cpu":
@@ -139,21 +142,30 @@ class Tagger:
         self.labels.check(convention)
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold: {threshold}, but a probability lies in [0, 1].")
-        found = chain.from_iterable(
-            self._finish(work, convention) for work in self._ahead(iter(texts))
-        )
-        if not threshold:
-            return found
-        return ([e for e in entities if e.score >= threshold] for entities in found)
+        return self._stream(texts, convention, threshold)
+
+    def _stream(
+        self, texts: Iterable[str], convention: str, threshold: float
+    ) -> Iterator[list[Entity]]:
+        for work in self._ahead(texts, self._best):
+            found = self._finish(work, convention)
+            del work  # its texts and arrays, while the next are read
+            for entities in found:
+                yield [e for e in entities if e.score >= threshold] if threshold else entities
 
     def by_convention(
         self, texts: Iterable[str], conventions: Sequence[str]
     ) -> dict[str, list[list[Entity]]]:
-        """What a call gives under each convention; the model runs once."""
+        """What a call gives under each convention; the model runs once.
+
+        Raises:
+            UserError: a convention that is unknown or cannot read the tags, or a text that is no string.
+        """
+        conventions = list(dict.fromkeys(conventions))
         for convention in conventions:
             self.labels.check(convention)
         found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
-        for work in self._ahead(iter(texts)):
+        for work in self._ahead(texts, self._best):
             for convention in conventions:
                 found[convention] += self._finish(work, convention)
         return found
@@ -163,25 +175,25 @@ class Tagger:
 
         Tags are in the order of `labels.names`.
         """
-        work = self._start([text], self._probabilities)
-        table = np.zeros((len(text), len(self.labels)), np.float32)
-        for source, target, (outputs,) in work.running:
-            kept = work.kept[source]
-            rows = np.asarray(outputs).reshape(-1, len(self.labels))[target[kept]]
-            table[work.character[source[kept]]] = rows
-        return table
+        return next(self.explain_each([text]))
 
-    def _ahead(self, texts: Iterator[str]) -> Iterator["_Work"]:
+    def explain_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """As `explain`, for one text after another; no more are held at a time than by `stream`."""
+        for work in self._ahead(texts, self._probabilities):
+            yield from self._tables(work)
+
+    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator["_Work"]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
-        waiting: _Work | None = None
-        count = 0
+        if isinstance(texts, str):
+            raise UserError("texts: one string. Give a list, or call the tagger with it.")
+        texts, waiting, count = iter(texts), None, 0
         while chunk := list(islice(texts, CHUNK)):
             if not all(map(isinstance, chunk, repeat(str))):
                 i = next(i for i, text in enumerate(chunk) if not isinstance(text, str))
                 kind = type(chunk[i]).__name__
                 raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
             count += len(chunk)
-            started = self._start(chunk, self._best)
+            started = self._start(chunk, forward)
             if waiting is not None:
                 yield waiting
             waiting = started
@@ -191,7 +203,7 @@ class Tagger:
     def compile(self) -> None:
         """Compile ahead what the first use of each shape of batch would compile otherwise.
 
-        After it no text compiles anything, whatever its length. Each shape is run once.
+        After it no call compiles anything, whatever the length of a text. Each shape is run once.
         """
         jax.block_until_ready(
             [self._run(self._best, *np.zeros((3, *s), np.int32)) for s in self._shapes.all()]
@@ -263,7 +275,10 @@ class Tagger:
         return outputs
 
     def _shortage_told(self) -> AbstractContextManager[None]:
-        return shortage_told(f"Lower the batch size, eval.batch_size (now {self.batch_size}).")
+        return shortage_told(
+            f"A smaller batch size helps (now {self.batch_size}): eval.batch_size of a run, --batch-size of a "
+            "command, batch_size of `load`."
+        )
 
     def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
         """Wait for the device and read its tags."""
@@ -287,6 +302,16 @@ class Tagger:
             found[i].append(Entity(self.labels.categories[kind], start, end, surface, p))
         return found
 
+    def _tables(self, work: "_Work") -> list[np.ndarray]:
+        """Wait for the device; float32 [characters, C] of each text."""
+        table = np.zeros((len(work.kept), len(self.labels)), np.float32)
+        with self._shortage_told():
+            for source, target, (output,) in work.running:
+                table[source] = np.asarray(output).reshape(-1, len(self.labels))[target]
+        # What is kept is every character of each text once, in their order.
+        ends = np.cumsum([len(text) for text in work.texts])
+        return np.split(table[work.kept], ends[:-1])
+
 
 class _Work(NamedTuple):
     """Texts that the device is at. Arrays are over all tokens of all pieces, in the order of the texts."""
@@ -305,14 +330,25 @@ def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -
     return apply(config, params, input_ids, mask, positions)
 
 
+def _log_probabilities(
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
+) -> Array:
+    """Of each tag, [B, T, C]; `batch` is input_ids, segment_ids, positions [B, T]."""
+    mesh: AbstractContextManager[Any] = nullcontext()
+    if sharding is not None:
+        mesh = jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
+    with mesh:
+        return jax.nn.log_softmax(apply(config, params, *batch))
+
+
 def _best(
-    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
 ) -> tuple[Array, Array]:
-    log_p = jax.nn.log_softmax(apply(config, params, input_ids, segment_ids, positions))
+    log_p = _log_probabilities(config, sharding, params, *batch)
     return log_p.argmax(-1), log_p.max(-1)
 
 
 def _probabilities(
-    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
 ) -> tuple[Array]:
-    return (jax.nn.softmax(apply(config, params, input_ids, segment_ids, positions)),)
+    return (jnp.exp(_log_probabilities(config, sharding, params, *batch)),)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from flax_ner.errors import UserError
 from flax_ner.model.dropout import dropout
@@ -162,6 +163,25 @@ class LayerNorm(nnx.Module):
         return y.astype(dtype)
 
 
+def over_all_devices(x: Array) -> Array:
+    """`x` [B, ...] with its rows over all devices of the mesh in use, if there is one.
+
+    The compiler would else spread how an embedding table is divided to all that follows: with its
+    columns over many devices each of them would hold all rows of a batch, and send them around.
+    """
+    axes = jax.sharding.get_abstract_mesh().axis_names
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+def gathered(table: Array) -> Array:
+    """An embedding table whole on every device of the mesh in use, however its parameter is divided.
+
+    The compiler would else send the vectors of all rows, for lookup and gradient each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return table if mesh.empty else jax.lax.with_sharding_constraint(table, PartitionSpec())
+
+
 class Embeddings(nnx.Module):
     """Word, position and token-type embeddings, summed and normalised."""
 
@@ -177,7 +197,8 @@ class Embeddings(nnx.Module):
         self.config = config
 
     def __call__(self, input_ids: Array, positions: Array, seed: Array | None) -> Array:
-        x = self.word[...][input_ids] + self.position[...][positions]  # [B, T, D]
+        word, position = (gathered(table[...]) for table in (self.word, self.position))
+        x = over_all_devices(word[input_ids] + position[positions])  # [B, T, D]
         x = self.norm(x + self.token_type[...][None, :1], self.config.dtype)
         return dropout(x, self.config.hidden_dropout_prob, seed)
 

@@ -132,7 +132,7 @@ def evaluation_tables(found: Evaluation) -> RenderableType:
     if found.confusion:
         table = _table("gold", "found as", "times")
         for (a, b), count in list(found.confusion.items())[:LISTED]:
-            table.add_row(a, b, str(count))
+            table.add_row(escape(a), escape(b), str(count))
         parts.append(table)
     for what, groups in found.groups.items():
         table = _table(what, "precision", "recall", "F1", "gold", "found", "right")

@@ -45,10 +45,15 @@ class Losses:
 def content(path: Path) -> bytes:
     """The bytes of a file that is no archive and not UTF-16."""
     data = path.read_bytes()
-    for start, kind in FOREIGN.items():
-        if data.startswith(start):
-            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
+    check_plain(data, path)
     return data
+
+
+def check_plain(start: bytes, path: str | Path) -> None:
+    """Raise `UserError` for a file that begins as an archive or as UTF-16 does."""
+    for mark, kind in FOREIGN.items():
+        if start.startswith(mark):
+            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
 
 
 def lines(path: Path) -> Sequence[Line]:
@@ -106,11 +111,11 @@ def collect(
             else:
                 if made is not None:
                     examples.append(made)
+    if skipped is not None:
+        skipped += faults
     if not examples:
         tried = f" {len(faults)} {name} cannot be read, the first: {faults[0]}" if faults else ""
         raise UserError(f"{empty}{tried}")
-    if skipped is not None:
-        skipped += faults
     return examples
 
 

@@ -1,8 +1,9 @@
 """Readers and writers of data files. A fault in the data is a `UserError` that names file and line."""
 
+import codecs
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import (
     Line,
     Losses,
+    check_plain,
     checked_entity,
     collect,
     content,
@@ -160,6 +162,27 @@ def read_cluener(
     return collect(
         units, lambda line, source: _cluener_example(line, source, losses), skipped, empty
     )
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON objects one line at a time: `file:line`, the line and its object. Blank lines are left out.
+
+    Raises:
+        UserError: with file and line, once a line is reached that is no JSON object.
+    """
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            source = f"{path}:{number}"
+            if number == 1:
+                check_plain(raw, path)
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            line = decoded(raw, source).strip()
+            if not line:
+                continue
+            row = parse(line, source)
+            if not isinstance(row, dict):
+                raise UserError(f"{source}: no JSON object. One a line is expected.")
+            yield source, line, row
 
 
 def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:

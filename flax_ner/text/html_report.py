@@ -90,7 +90,7 @@ def _article(source: str, text: str, pairs: Sequence[Pair]) -> str:
 
 def _marked(text: str, entities: Sequence[tuple[Entity, str]]) -> str:
     parts, place = [], 0
-    for entity, kind in sorted(entities):
+    for entity, kind in sorted(entities, key=lambda pair: pair[0][1:3]):
         start = max(entity.start, place)  # an overlapping entity shows what is left of it
         if start >= entity.end:
             continue

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,11 +15,11 @@ COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
 
 def score_table(scores: Scores, title: str = "") -> Table:
     """A line a category and one for all together."""
-    table = Table("category", title=title, title_justify="left")
+    table = Table("category", title=escape(title), title_justify="left")
     for heading in ("precision", "recall", "F1", "gold", "found", "right"):
         table.add_column(heading, justify="right")
     for name, counts in scores.by_type.items():
-        table.add_row(name, *_cells(counts))
+        table.add_row(escape(name), *_cells(counts))
     table.add_section()
     table.add_row("all", *_cells(scores), style="bold")
     return table

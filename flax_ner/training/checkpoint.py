@@ -17,6 +17,7 @@ from flax_ner.errors import UserError, reason
 from flax_ner.training.hosts import everywhere, from_first, is_first
 
 CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
+PATIENCE = 300  # seconds until a process is given up that does not get its part written
 WRITING = ".writing"  # behind the name of one that is not whole yet
 
 
@@ -37,7 +38,10 @@ class Checkpoints:
     def __init__(self, path: str | Path, keep: int):
         self._path, self._keep = Path(path).absolute(), keep
         self._steps, self.notes = from_first(partial(_tidy, self._path))
-        self._checkpointer = ocp.StandardCheckpointer()
+        # Made asynchronously, a directory is announced under a number that counts all saves of a
+        # process, and the first alone saves models.
+        options = ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=PATIENCE)
+        self._checkpointer = ocp.StandardCheckpointer(async_options=options)
         self._thread = ThreadPoolExecutor(1)
         self._saving, self._saved = 0, Future[None]()
         self._saved.set_result(None)

@@ -4,10 +4,13 @@ The work directory lies on a file system that all of them share. With one proces
 does anything.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
-from typing import TypeVar
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -53,18 +56,19 @@ def everywhere(action: Callable[[], T]) -> T:
     """What `action` gives here, once it has ended in all processes; a fault in one is raised in all."""
     if jax.process_count() == 1:
         return action()
-    fault = ""
+    fault: Exception | None = None
     try:
         result = action()
-    except (UserError, OSError) as error:
-        fault = str(error)
-    faults = _exchange(fault)
+    except Exception as error:
+        fault = error
+    faults = _exchange("" if fault is None else str(fault) or type(fault).__name__)
     if not any(faults):
         return result
-    if len(set(faults)) == 1:
-        raise UserError(fault)
+    if fault is not None and not isinstance(fault, UserError | OSError):
+        raise fault
     index = next(i for i, text in enumerate(faults) if text)
-    raise UserError(f"process {index}: {faults[index]}")
+    alike = len(set(faults)) == 1
+    raise UserError(faults[0] if alike else f"process {index}: {faults[index]}") from fault
 
 
 def from_first(action: Callable[[], T]) -> T:
@@ -77,6 +81,28 @@ def from_first(action: Callable[[], T]) -> T:
     text = everywhere(lambda: json.dumps(action()) if is_first() else "")
     result: T = json.loads(_exchange(text)[0])
     return result
+
+
+def check_alike(parts: Mapping[str, bytes]) -> None:
+    """Raise `UserError` where a part, by name, is not the same in all processes: they would drift apart."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    found = [json.loads(text) for text in _exchange(json.dumps(digests))]
+    for index, other in enumerate(found):
+        unlike = [name for name in found[0] if other.get(name) != found[0][name]]
+        if unlike:
+            raise UserError(
+                f"{', '.join(unlike)}: not the same in process {index} as in process 0. "
+                "All need the same files."
+            )
+
+
+def leave(message: str) -> NoReturn:
+    """End this process now: jax would wait five minutes for others that wait for this one."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if is_first():
+        time.sleep(2)  # the others, whom it would take along, may have the same to say
+    os._exit(1)
 
 
 def _exchange(text: str) -> list[str]:

@@ -29,7 +29,7 @@ class DeferredSignals:
     does nothing.
 
     Several processes must stop behind the same dispatch. There a SIGTERM to any of them goes through
-    jax's preemption service, which sees to that, and a SIGINT acts as it would have without.
+    jax's preemption service, which sees to that; a second one acts once they stop, and a SIGINT at once.
     """
 
     def __enter__(self) -> Self:
@@ -46,8 +46,11 @@ class DeferredSignals:
         if jax.process_count() == 1:
             return self._noted
         self._asked += 1
-        stop = multihost_utils.reached_preemption_sync_point(self._asked)
-        return signal.SIGTERM.name if stop else None
+        if not multihost_utils.reached_preemption_sync_point(self._asked):
+            return None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax would swallow a second one
+        return signal.SIGTERM.name
 
     def __exit__(self, *error: object) -> None:
         self._restore()

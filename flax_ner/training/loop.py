@@ -1,5 +1,6 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +23,7 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
-from flax_ner.training.hosts import everywhere, from_first, is_first, join
+from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.mesh import (
@@ -74,6 +75,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
         join()
     workdir, console = Path(workdir), Console(quiet=not is_first())
     task = everywhere(partial(make_task, config))
+    if jax.process_count() > 1:
+        check_alike(_parts(config, task))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     with claimed(workdir, config), DeferredSignals() as signals:
         everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
@@ -184,15 +187,17 @@ def _train(
                 log.resume_clock()
         except NotFinite as error:
             place = error.step - epoch * per_epoch
-            shape, index = _place(batches.order, place)
-            gradients = make_gradients(task.model, loss_of, config.seed)
-            why = explain(gradients, state, arrays[shape], index)
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
             try:
                 checkpoints.save(error.step, state)
                 checkpoints.wait()
             except UserError as fault:
-                raise UserError(f"{where}: {why}. And {fault}") from fault
+                raise UserError(
+                    f"{where}: loss or gradients are not finite. And {fault}"
+                ) from fault
+            shape, index = _place(batches.order, place)
+            gradients = make_gradients(task.model, loss_of, config.seed)
+            why = explain(gradients, mesh, state, arrays[shape], index)
             raise UserError(
                 f"{where}: {why}. The state before it is saved. The same command with "
                 "--config.train.skip_nonfinite=True leaves such steps out; a lower "
@@ -233,6 +238,19 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
         return done
 
     return profiled
+
+
+def _parts(config: ConfigDict, task: Task) -> dict[str, bytes]:
+    """What several processes must have alike, under the name of the setting it comes from."""
+    source, tokens = task.source, task.batcher.tokens
+    arrays = jax.tree.leaves(source.params) if source else []
+    return {
+        "config": config.to_json(sort_keys=True).encode(),
+        "tokenizer.vocab": repr((task.tokenizer.tokens, task.labels.names)).encode(),
+        "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
+        "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
+        "init_from": b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays),
+    }
 
 
 def _smaller(config: ConfigDict) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from flax_ner.errors import UserError
 
 BATCH = ("data", "fsdp")
+LEAST = 2**13  # elements of an array that is worth dividing
 
 
 def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
@@ -54,12 +55,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """Of every array of a state: its longest axis that divides over `fsdp`, or a copy on each device."""
+    """Of every array of a state: its longest axis that divides over `fsdp`, or a copy on each device.
+
+    Small arrays are copies, too: the compiler would send rows of text around to divide their gradients.
+    """
     size = mesh.shape["fsdp"]
 
     def sharding(array: Any) -> NamedSharding:
         axes = [axis for axis, length in enumerate(array.shape) if length % size == 0]
-        if size == 1 or not axes:
+        if size == 1 or not axes or math.prod(array.shape) < LEAST:
             return NamedSharding(mesh, P())
         spec: list[str | None] = [None] * len(array.shape)
         spec[int(max(axes, key=lambda axis: array.shape[axis]))] = "fsdp"

@@ -5,7 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
+from flax_ner.errors import reason
 from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Batches
 from flax_ner.training.step import Gradients, State
@@ -21,16 +23,20 @@ class NotFinite(Exception):
         self.step = step
 
 
-def explain(gradients: Gradients, state: State, batches: Batches, index: int) -> str:
+def explain(gradients: Gradients, mesh: Mesh, state: State, batches: Batches, index: int) -> str:
     """The loss of one of batches [S, B, T] and the parameters with the largest gradients, on one line."""
 
     @jax.jit
     def look(state: State, batches: Batches) -> tuple[Array, Params, Params]:
-        loss, grads = gradients(state, jax.tree.map(lambda x: x[index], batches))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            loss, grads = gradients(state, jax.tree.map(lambda x: x[index], batches))
         bad = jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), grads)
         return loss, bad, jax.tree.map(lambda x: jnp.linalg.norm(x.ravel()), grads)
 
-    loss, bad, norms = look(state, batches)
+    try:
+        loss, bad, norms = jax.block_until_ready(look(state, batches))
+    except jax.errors.JaxRuntimeError as error:  # there may be no room for it beside the state
+        return f"loss or gradients are not finite (which ones is not known: {reason(error)})"
     shapes, bad, norms = (flatten(tree) for tree in (state["params"], bad, norms))
     sizes: list[tuple[float, str]] = []
     for name, array in shapes.items():

@@ -110,6 +110,8 @@ def run_steps(step: Step, shardings: Any) -> RunSteps:
     state's.
     """
 
+    mesh = jax.tree.leaves(shardings)[0].mesh.abstract_mesh
+
     def run(
         state: State, batches: Batches, first: Array, count: Array, begin: Array
     ) -> tuple[State, Metrics]:
@@ -122,7 +124,10 @@ def run_steps(step: Step, shardings: Any) -> RunSteps:
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, first + i, keepdims=False), batches
             )
-            state, metrics = step(state, batch)
+            with jax.sharding.use_abstract_mesh(
+                mesh
+            ):  # for the model, which keeps rows over all of it
+                state, metrics = step(state, batch)
             sums = {name: before[name] + metrics[name] for name in ("loss", "updates")}
             kept = jax.tree.map(partial(jnp.where, metrics["updates"] > 0), metrics | sums, before)
             return i + 1, state, kept

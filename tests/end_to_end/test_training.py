@@ -146,13 +146,16 @@ def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
     workdir, rest = tmp_path / "killed", random.Random(0)
+    # With compiled programs kept, as users have it: kills hit that, too.
+    cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     kills = 0
     while kills < 30:
         process = subprocess.Popen(
-            train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+            train(workdir), cwd=ROOT, env=os.environ | cache,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         try:
-            _, errors = process.communicate(timeout=rest.uniform(1, 12))
+            _, errors = process.communicate(timeout=rest.uniform(1, 8))
             assert process.returncode == 0, errors
             shutil.rmtree(workdir)  # it came to its end; once more from the beginning
         except subprocess.TimeoutExpired:
@@ -187,8 +190,13 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
     examples, data, out = synthetic("dev", 100), tmp_path / "dev.json", tmp_path / "scores.json"
     write_cluener(data, examples)
     command = [sys.executable, "-m", "flax_ner"]
-    output = run(*command, "evaluate", f"{trained}/best", str(data), "--json", str(out))
+    page = tmp_path / "report.html"
+    more = ["--html", str(page), "--train", str(data), "--compare", f"{trained}/last"]
+    output = run(*command, "evaluate", f"{trained}/best", str(data), "--json", str(out), *more)
     figures = json.loads(out.read_text())
+    assert figures["groups"]["surface"]["seen in training"]["gold"] == figures["all"]["gold"]
+    assert {"strict", "lenient", "mmocr"} == set(figures["conventions"])
+    assert "comparison" in figures and page.read_text().count("<article") == 100
     assert f"{figures['all']['f1']:.4f}" in output
     assert figures["all"]["f1"] == load(trained / "best").score(examples).f1
     text = "王建国在东海市工作。"
@@ -198,6 +206,20 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
     for entity in rows[0]["entities"]:
         assert text[entity["start"] : entity["end"]] == entity["text"]
         assert 0 < entity["score"] <= 1
+    clue = run(*command, "predict", f"{trained}/best", "--format", "clue", stdin=f"{text}\n\n")
+    first, second = map(json.loads, clue.splitlines())
+    assert second == {"id": 1, "label": {}} and first["id"] == 0
+    spans = [
+        (kind, *span)
+        for kind, surfaces in first["label"].items()
+        for surface in surfaces.values()
+        for span in surface
+    ]
+    assert sorted(spans) == sorted(
+        (e["type"], e["start"], e["end"] - 1) for e in rows[0]["entities"]
+    )
+    most = ["--threshold", "1"]
+    assert run(*command, "predict", f"{trained}/best", *most, stdin=text) == text + "\n"
     marked = run(*command, "predict", f"{trained}/best", stdin=text)
     assert re.sub(r"\[(.*?) \w+\]", r"\1", marked) == text + "\n"
 

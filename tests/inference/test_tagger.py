@@ -77,6 +77,19 @@ def test_explain_gives_every_tag_at_every_character(make: Callable[..., Tagger],
         assert entity.score == pytest.approx(float(p), rel=1e-5)
 
 
+def test_explain_each_joins_texts_without_a_seam(
+    make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 3)
+    tagger = make(16)
+    texts = ["", "bi", "o" * 40 + "bii", "中", "", "ooobi" * 7, ""]
+    tables = list(tagger.explain_each(iter(texts)))
+    assert [len(table) for table in tables] == [len(text) for text in texts]
+    for text, table in zip(texts, tables, strict=True):
+        np.testing.assert_allclose(table, tagger.explain(text), atol=1e-6)
+    assert list(tagger.explain_each([])) == []
+
+
 def test_many_texts_of_any_length_in_any_order(make: Callable[..., Tagger]) -> None:
     tagger = make()
     texts = ["", "bi", "o" * 40 + "bii", "中", "b", "", "o" * 61 + "b", "ooobi" * 7]

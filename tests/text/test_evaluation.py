@@ -115,6 +115,17 @@ def test_the_page_is_whole_escaped_and_fetches_nothing(found: Evaluation) -> Non
     assert ("none", "", "1") in labels
 
 
+def test_marks_stand_where_the_entities_are() -> None:
+    text = "王建国在东海市工作。"
+    spans = (("name", 0, 3), ("address", 4, 7))
+    gold = [Example(text, tuple(entity(*span, text=text) for span in spans))]
+    page = evaluation_html(
+        evaluation("t", gold, {"strict": [list(gold[0].entities or ())]}, "strict")
+    )
+    plain = re.sub(r"</?(mark|sub)[^>]*>", "|", page)
+    assert "|王建国|name||在|东海市|address||工作。" in plain
+
+
 def test_a_model_without_an_error_shows_all_sentences() -> None:
     right = [list(example.entities or ()) for example in EXAMPLES]
     page = evaluation_html(evaluation("t", EXAMPLES, {"strict": right}, "strict"))

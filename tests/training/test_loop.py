@@ -76,6 +76,10 @@ def test_buckets_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_parameters_divided_over_devices_are_saved_and_resumed(tmp_path: Path) -> None:
     changes = {"mesh__data": 2, "mesh__fsdp": 4, "checkpoint__every": 5, "eval__every": 9}
+    changes |= {
+        "model__hidden_size": 64,
+        "model__intermediate_size": 128,
+    }  # else nothing is divided
     fit(small(demo.get_config(), **changes), tmp_path / "divided")
     assert [row["step"] for row in rows(tmp_path / "divided", "dev")] == [10]
     fit(
@@ -87,7 +91,8 @@ def test_parameters_divided_over_devices_are_saved_and_resumed(tmp_path: Path) -
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
-    eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5, "model__hidden_size": 64}
+    eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5}
+    eight |= {"model__hidden_size": 64, "model__intermediate_size": 128}  # else nothing is divided
     fit(small(demo.get_config(), **eight), tmp_path / "eight")
     expected = params(tmp_path / "eight")
     for data, fsdp in ((1, 4), (2, 1), (1, 1)):

@@ -30,10 +30,11 @@ def test_a_mesh_that_does_not_fit_is_refused(
 
 def test_fsdp_divides_the_longest_axis_that_divides() -> None:
     mesh = make_mesh(2, 4, 8)
-    state = {"table": jnp.zeros((6, 8)), "odd": jnp.zeros((3, 5)), "step": jnp.int32(0)}
+    shapes = {"table": (66, 800), "odd": (133, 75), "small": (8,), "step": ()}
+    state = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     placed = jax.device_put(state, state_shardings(mesh, state))
     shapes = {name: array.addressable_shards[0].data.shape for name, array in placed.items()}
-    assert shapes == {"table": (6, 2), "odd": (3, 5), "step": ()}
+    assert shapes == {"table": (66, 200), "odd": (133, 75), "small": (8,), "step": ()}
 
 
 def test_a_process_owns_the_rows_of_its_devices() -> None:
@@ -58,7 +59,7 @@ def test_eight_devices_hold_an_eighth_each(capsys: pytest.CaptureFixture[str]) -
     assert sizes[4] / sizes[1] == pytest.approx(1 / 4, rel=0.01)
     assert sizes[8] / sizes[1] == pytest.approx(1 / 8, rel=0.01)
     # Those are the bytes that devices really hold.
-    small = BertConfig(50, 5, 32, 2, 4, 64)
+    small = BertConfig(500, 5, 128, 1, 4, 256)
     mesh = make_mesh(1, 8, 8)
     params = init_params(small, jax.random.key(0))
     shardings = state_shardings(mesh, params)

@@ -31,7 +31,7 @@ def setup(
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "intermediate_size": 64,
+        "intermediate_size": 256,  # an MLP that is large enough to be divided
     }
     config = BertConfig(vocab_size=50, num_labels=5, **sizes, **fields)
     random = np.random.default_rng(0)

@@ -1,0 +1,121 @@
+"""A bulk job by one worker next to two, and next to one process without Ray.
+
+    python benchmarks/bulk.py data/cluener vocab.txt [--rounds 3] [--shards 24] [--texts N] [--size small|base]
+
+Makes a random model (small: 4 layers of width 256; base: 12 of 768), divides CLUENER's training texts into
+shards, and tags them by `python -m flax_ner bulk --workers N`, the ways taking turns. Workers share the
+cores: one worker has all of them. The rate counts from the moment when the first worker has its model, as
+the command prints it; a whole command also starts Ray, imports jax and loads the model. All ways must write
+the same bytes, or the run fails. A round before the first fills the cache of compiled programs.
+Needs the extra `ray`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import BASE, SMALL, machine, random_model
+
+from flax_ner import load
+from flax_ner.compilation import keep_compiled_programs
+from flax_ner.inference.shards import tag_shard
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.tokenizer import read_vocab
+from flax_ner.weights.model_dir import save_model
+
+SIZES: dict[str, tuple[dict[str, int], int]] = {"small": (SMALL, 10_748), "base": (BASE, 512)}
+RATE = re.compile(r"([\d,.]+) texts a second")
+
+
+def command(model: Path, source: Path, out: Path, workers: int) -> tuple[float, float]:
+    """Texts a second as the command prints them, and its seconds from start to end."""
+    begin = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-m", "flax_ner", "bulk", model, source, out, "--workers", str(workers)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        sys.exit(result.stderr)
+    found = RATE.search(result.stdout)
+    return float(found[1].replace(",", "")) if found else 0.0, time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with train.json")
+    parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shards", type=int, default=24)
+    parser.add_argument("--texts", type=int, help="default: 10,748; for base 512")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    options = parser.parse_args()
+    shape, count = SIZES[options.size]
+    texts = [example.text for example in read_cluener(options.data / "train.json")][
+        : options.texts or count
+    ]
+    keep_compiled_programs()
+    rates: dict[str, list[float]] = {}
+    whole: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, source = folder / "model", folder / "in"
+        save_model(model, random_model(read_vocab(options.vocab), shape))
+        source.mkdir()
+        for i in range(options.shards):
+            rows = [json.dumps({"text": text}) + "\n" for text in texts[i :: options.shards]]
+            (source / f"{i:03}.jsonl").write_text("".join(rows))
+        shards = sorted(source.iterdir())
+        tagger = load(model)
+
+        def alone(out: Path) -> tuple[float, float]:
+            out.mkdir()
+            begin = time.perf_counter()
+            done = sum(tag_shard(tagger, path, out / path.name).texts for path in shards)
+            return done / (time.perf_counter() - begin), float("nan")
+
+        ways = {
+            "one process, without Ray": alone,
+            "one worker": lambda out: command(model, source, out, 1),
+            "two workers": lambda out: command(model, source, out, 2),
+        }
+        outs = []
+        for turn in range(options.rounds + 1):
+            for way, run in ways.items():
+                outs.append(folder / f"{turn} {way}")
+                rate, seconds = run(outs[-1])
+                if turn:  # the first one compiles
+                    rates.setdefault(way, []).append(rate)
+                    whole.setdefault(way, []).append(seconds)
+        for path in shards:
+            if len({(out / path.name).read_bytes() for out in outs}) > 1:
+                sys.exit(f"{path.name} differs between the ways")
+
+    print(
+        f"\n{options.size}: {len(texts):,} texts in {len(shards)} shards, {options.rounds} rounds\n"
+    )
+    print("| way | texts a second: median (least, most) | of one worker | whole command, seconds |")
+    print("| --- | --- | --- | --- |")
+    row = {"size": options.size, "texts": len(texts), "shards": len(shards)}
+    row["rounds"] = options.rounds
+    for way, runs in rates.items():
+        # Of the same round: what else the machine did fell on both.
+        times = statistics.median(a / b for a, b in zip(runs, rates["one worker"], strict=True))
+        seconds = statistics.median(whole[way])
+        shown = f"{seconds:.1f}" if seconds == seconds else ""
+        rate = f"{statistics.median(runs):.1f} ({min(runs):.1f}, {max(runs):.1f})"
+        print(f"| {way} | {rate} | {times:.2f} | {shown} |")
+        row[way] = {"texts_per_second": round(statistics.median(runs), 1), "times": round(times, 2)}
+        if shown:
+            row[way]["whole_seconds"] = round(seconds, 1)
+    row |= machine("jax", "flax", "ray")
+    print(f"\n`{json.dumps(row)}`")
+
+
+if __name__ == "__main__":
+    main()

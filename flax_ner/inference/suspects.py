@@ -1,0 +1,93 @@
+"""Labels that a model doubts: entities of the data it holds for unlikely, and others it is sure of.
+
+A model that has seen the data in training has learned their faults too: the better judge is one
+that was trained on other data.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import numpy as np
+
+from flax_ner.errors import UserError
+from flax_ner.inference.tagger import Tagger
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.findings import Case, Finding, Place, findings
+from flax_ner.text.labels import LabelSet
+
+EVEN = 0.5  # below it the model holds an entity for wrong rather than right
+
+
+def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
+    """Entities that a model and the data disagree on; examples without a label are left out.
+
+    An entity is as likely as its least likely tag, or as that it ends there. (A product of all
+    would hold every long entity for unlikely.) Reported are entities of the data below one half,
+    and entities the model finds (`strict`) above it that the data lack.
+
+    Raises:
+        UserError: with file and line, for a category the model does not know.
+    """
+    judge = Judge(tagger.labels)
+    labelled = [example for example in examples if example.entities is not None]
+    for example in labelled:  # all of them before the model's work of minutes or hours
+        judge.check(example)
+    unlikely, missing = list[Case](), list[Case]()
+    tables = tagger.explain_each(example.text for example in labelled)
+    for example, table in zip(labelled, tables, strict=True):
+        gold = [Entity(*entity[:3]) for entity in example.entities or ()]
+        found = judge.found(table)
+        for entity in gold:
+            probability = judge.probability(table, entity)
+            if probability < EVEN:
+                told = f"the model finds {_across(example.text, entity, found)}"
+                unlikely.append(Case(told, (Place.of(example, entity),), 1, probability))
+        for entity in (e for e in found if e not in gold):
+            probability = judge.probability(table, entity)
+            if probability > EVEN:
+                told = f"the data have {_across(example.text, entity, gold)}"
+                missing.append(Case(told, (Place.of(example, entity),), 1, probability))
+    unlikely.sort(key=lambda case: case.probability or 0.0)
+    missing.sort(key=lambda case: -(case.probability or 0.0))
+    return findings(unlikely_entity=unlikely, missing_entity=missing)
+
+
+class Judge:
+    """Reads entities and their probabilities off those of a text's tags, float32 [characters, C]."""
+
+    def __init__(self, labels: LabelSet):
+        self.labels = labels
+        self._tags = cache(lambda kind, size: labels.encode([(kind, 0, size)], size)[1:-1])
+
+    def check(self, example: Example) -> None:
+        """Raise `UserError` for a category that the labels lack."""
+        for entity in example.entities or ():
+            if entity.type not in self.labels.categories:
+                raise UserError(
+                    f"{example.source}: the model does not know the category {entity.type!r}, only "
+                    f"{', '.join(self.labels.categories)}. Give a model that was trained on such data."
+                )
+
+    def found(self, table: np.ndarray) -> list[Entity]:
+        """The entities of a text, by the most likely tag of each character."""
+        tags = table.argmax(-1)
+        character = np.arange(len(tags))
+        spans = self.labels.spans(tags, np.zeros_like(character), character, "strict")
+        columns = (spans.type.tolist(), spans.start.tolist(), spans.end.tolist())
+        return [Entity(self.labels.categories[k], a, b) for k, a, b in zip(*columns, strict=True)]
+
+    def probability(self, table: np.ndarray, entity: Entity) -> float:
+        """Of the least likely of the entity's tags, and of its not going on behind them."""
+        kind, start, end = entity[:3]
+        least = float(table[np.arange(start, end), self._tags(kind, end - start)].min())
+        # Where a tag of its own marks the last character, nothing else tells of the end.
+        _, inside, last = self._tags(kind, 3)
+        if end < len(table) and last == inside:
+            least = min(least, 1.0 - float(table[end, inside]))
+        return least
+
+
+def _across(text: str, entity: Entity, others: Sequence[Entity]) -> str:
+    """Those of the others that share characters with an entity."""
+    shared = [o for o in others if o.start < entity.end and entity.start < o.end]
+    return ", ".join(f"{o.type} {text[o.start : o.end]!r}" for o in shared) or "nothing there"

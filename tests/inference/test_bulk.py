@@ -1,0 +1,329 @@
+"""A job of many shards: on which terms it starts, and that kills change nothing of what comes out."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.inference import bulk
+from flax_ner.inference.bulk import places, run
+from flax_ner.inference.shards import tag_shard
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARDS, TEXTS = 6, 3_000
+
+
+def test_workers_share_what_the_machines_have() -> None:
+    assert places([{"CPU": 2.0, "node:1": 1.0}], None) == (1, {"num_cpus": 2})
+    assert places([{"CPU": 5.0}], 2) == (2, {"num_cpus": 2})
+    assert places([{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 0.0}], None) == (2, {"num_cpus": 8})
+    assert places([{"CPU": 8.0}, {"CPU": 4.0}], 4) == (4, {"num_cpus": 2})
+    assert places([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], None) == (4, {"num_gpus": 1})
+    with pytest.raises(UserError, match="--workers 3: there are 2 cores"):
+        places([{"CPU": 2.0}], 3)
+    with pytest.raises(UserError, match="--workers 3: there are 2 GPUs"):
+        places([{"CPU": 64.0, "GPU": 2.0}], 3)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job without Ray: one worker, in this process."""
+
+    def answers(todo: list[Path], folder: Path, job: dict[str, str | None], *_: object) -> Iterator:
+        worker = bulk._Worker(job, 0)
+        for shard in todo:
+            answer = worker({"source": [str(shard)], "target": [str(folder / shard.name)]})
+            yield {name: value for name, (value,) in answer.items()}
+
+    monkeypatch.setattr(bulk, "_answers", answers)
+    monkeypatch.setattr(bulk, "keep_compiled_programs", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tagger, folder = hand_made_tagger(), tmp_path_factory.mktemp("model") / "model"
+    save_model(folder, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    return str(folder)
+
+
+def fill(folder: Path, *texts: str) -> Path:
+    """A folder with a shard for each text."""
+    folder.mkdir(exist_ok=True)
+    for i, text in enumerate(texts):
+        (folder / f"{i}.jsonl").write_text(json.dumps({"text": text}) + "\n", "utf-8")
+    return folder
+
+
+@pytest.mark.usefixtures("in_process")
+def test_finished_shards_are_skipped_unless_their_input_is_newer(
+    model: str, tmp_path: Path
+) -> None:
+    source, out = fill(tmp_path / "in", "b", "bi", "ob"), tmp_path / "out"
+    assert run(model, str(source), str(out)).startswith(
+        "3 shards tagged, 0 were: 3 texts, 3 entities"
+    )
+    first = (out / "0.jsonl").stat().st_mtime_ns
+    (out / "1.jsonl").unlink()
+    (source / "2.jsonl").write_text('{"text": "bob"}\n')
+    later = time.time() + 5
+    os.utime(source / "2.jsonl", (later, later))
+    assert run(model, str(source), str(out)).startswith(
+        "2 shards tagged, 1 were: 2 texts, 3 entities"
+    )
+    assert (out / "0.jsonl").stat().st_mtime_ns == first
+    assert sorted(path.name for path in out.glob("[!.]*")) == [
+        "0.jsonl", "1.jsonl", "2.jsonl", "job.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_job_in_the_same_folder_is_refused(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    run(model, str(source), str(out))
+    with pytest.raises(
+        UserError, match=r"compute_dtype was None, is 'bfloat16'; input was .*; text_field"
+    ):
+        run(
+            model,
+            str(fill(tmp_path / "other", "b")),
+            str(out),
+            text_field="x",
+            compute_dtype="bfloat16",
+        )
+    (out / "job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is damaged"):
+        run(model, str(source), str(out))
+    (out / "job.json").unlink()
+    with pytest.raises(UserError, match=r"has files and no job\.json"):
+        run(model, str(source), str(out))
+    with pytest.raises(UserError, match="is the folder of the shards"):
+        run(model, str(source / "0.jsonl"), str(source))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_two_jobs_at_once_are_refused(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    with bulk._claimed(out, {}), pytest.raises(UserError, match="another job is writing"):
+        run(model, str(source), str(out))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_faults_are_told_together_and_the_other_shards_are_tagged(
+    model: str, tmp_path: Path
+) -> None:
+    source, out = fill(tmp_path / "in", "b", "b", "b"), tmp_path / "out"
+    (source / "0.jsonl").write_text('{"text": 1}\n')
+    (source / "2.jsonl").write_text('{"body": ""}\n')
+    (source / "notes.txt").write_text("")
+    with (
+        pytest.warns(UserWarning, match=r"left alone: notes\.txt"),
+        pytest.raises(
+            UserError, match=r"^\S*0\.jsonl:1: 'text' is int.*\n  \S*2\.jsonl:1: no field"
+        ),
+    ):
+        run(model, str(source), str(out))
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["1.jsonl", "job.json"]
+    # All workers say that there is no such model: once is enough. Nor does it bind the folder to it.
+    with pytest.raises(UserError, match=r"^path: no file or directory[^\n]*$"):
+        run(str(tmp_path / "none"), str(source / "1.jsonl"), str(tmp_path / "new"))
+    run(model, str(source / "1.jsonl"), str(tmp_path / "new"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_shard_that_kills_its_workers_is_named(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b", "b"), tmp_path / "out"
+    worker = bulk._Worker({"model": model, "compute_dtype": None, "text_field": "text",
+                           "version": bulk.flax_ner.__version__}, 0)  # fmt: skip
+    out.mkdir()
+    for i in range(3):
+        (out / f".0.jsonl.{i}.part").touch()
+    answer = worker({"source": [str(source / "0.jsonl")], "target": [str(out / "0.jsonl")]})
+    assert "0.jsonl: 3 workers died at it" in answer["fault"][0]
+    run(model, str(source), str(out))  # the next job tries again, and leaves none of these
+    assert not list(out.glob("*.part"))
+
+
+def test_what_is_missing_or_wrong_is_said_before_anything_starts(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(tmp_path / "in", "b")
+    with pytest.raises(UserError, match="--workers 0: at least one"):
+        run(model, str(source), str(tmp_path / "out"), workers=0)
+    with pytest.raises(UserError, match=r"INPUT: .* is no \*\.jsonl or \*\.parquet file"):
+        run(model, str(tmp_path / "none"), str(tmp_path / "out"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        UserError, match=r"bulk: needs the package ray: pip install 'flax_ner\[ray\]'"
+    ):
+        run(model, str(source), str(tmp_path / "out"))
+
+
+# With Ray, as a command: it has warnings of its own.
+
+
+@pytest.fixture(scope="module")
+def shards(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Input, and what one process makes of it without Ray."""
+    reason = "the tests of bulk jobs need Ray: pip install 'flax_ner[ray]'"
+    pytest.importorskip("pyarrow", reason=reason)
+    if not any((Path(folder) / "ray" / "data").is_dir() for folder in sys.path):
+        pytest.skip(reason)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from flax_ner import load
+
+    source, expected = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("expected")
+    rest, tagger = random.Random(0), load(model)
+    for i in range(SHARDS):
+        rows = [
+            {"id": i * TEXTS + j, "text": "".join(rest.choices("bio中", k=rest.randrange(40)))}
+            for j in range(TEXTS)
+        ]
+        if i % 3 == 2:
+            path = source / f"{i}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            path = source / f"{i}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tag_shard(tagger, path, expected / path.name)
+    return source, expected
+
+
+# Ray's clusters want a token; one that it makes itself would stay in the user's home.
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flax_ner", "bulk", *map(str, arguments)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def descendants(process: subprocess.Popen[str]) -> dict[int, str]:
+    """Processes that it started, or that they did, with their command lines."""
+    parent, command = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            command[int(path.name)] = (path / "cmdline").read_text()
+            parent[int(path.name)] = int(fields[1])
+        except OSError:  # it has ended
+            continue
+    found = {process.pid}
+    for _ in range(4):
+        found |= {pid for pid in parent if parent[pid] in found}
+    return {pid: command[pid] for pid in found - {process.pid}}
+
+
+def wait_for_the_middle(process: subprocess.Popen[str], out: Path) -> None:
+    """Until at least one shard is finished, and others are being written."""
+    deadline = time.monotonic() + 120
+    while not (list(out.glob("[0-9]*")) and list(out.glob(".*.part"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def assert_same_shards(out: Path, expected: Path) -> None:
+    """Byte for byte, and nothing besides."""
+    names = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in out.glob("*") if path.name != ".lock") == [
+        *names,
+        "job.json",
+    ]
+    for name in names:
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_killed_worker_changes_nothing(
+    model: str, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, expected = shards
+    job = start(model, source, tmp_path / "out", "--workers", 2)
+    wait_for_the_middle(job, tmp_path / "out")
+    workers = [pid for pid, command in descendants(job).items() if "ray::MapWorker" in command]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    unfinished = SHARDS - len(list((tmp_path / "out").glob("[0-9]*")))
+    assert unfinished > 0
+    assert f"{SHARDS} shards tagged, 0 were: {SHARDS * TEXTS:,} texts" in finish(job)
+    assert_same_shards(tmp_path / "out", expected)
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_with_what_is_missing(
+    model: str, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (source, expected), out = shards, tmp_path / "out"
+    job = start(model, source, out, "--workers", 2)
+    wait_for_the_middle(job, out)
+    job.kill()
+    job.communicate()
+    done = len(list(out.glob("[0-9]*")))
+    assert 0 < done < SHARDS
+    # At once: workers of the killed job may still be at it.
+    output = finish(start(model, source, out, "--workers", 2))
+    tagged, skipped = map(int, re.match(r"(\d+) shards tagged, (\d+) were", output).groups())
+    assert tagged + skipped == SHARDS and skipped >= done
+    assert_same_shards(out, expected)
+    assert f"0 shards tagged, {SHARDS} were" in finish(start(model, source, out))
+
+
+@pytest.fixture
+def cluster(shards: object) -> Iterator[str]:
+    """The address of a cluster of one machine, which runs before the job and after it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
+    with subprocess.Popen(
+        [*command, f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if "Ray runtime started" in line:
+                break
+        yield f"127.0.0.1:{port}"
+        for pid in [*descendants(process), process.pid]:  # asked to end, Ray takes half a minute
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_fault_that_a_worker_of_a_cluster_finds_is_one_line(
+    model: str, cluster: str, tmp_path: Path
+) -> None:
+    source = fill(tmp_path / "in", "b", "b")
+    (source / "1.jsonl").write_text('{"text": "b"}\n{"text": null}\n')
+    job = start(model, source, tmp_path / "out", "--address", cluster, "--workers", 2)
+    _, errors = job.communicate(timeout=300)
+    assert job.returncode == 1
+    assert errors.splitlines()[-1] == (
+        f"flax_ner: {source / '1.jsonl'}:2: 'text' is null, but a text is a string. Correct it."
+    )
+    assert "Traceback" not in errors
+    assert (tmp_path / "out" / "0.jsonl").exists()

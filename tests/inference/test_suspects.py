@@ -1,0 +1,84 @@
+"""Labels that a model doubts, by a model whose answers are known."""
+
+import numpy as np
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.inference.suspects import Judge, suspects
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.findings import Case
+from flax_ner.text.labels import LabelSet
+from tests.inference.helpers import hand_made_tagger
+
+
+def example(text: str, *spans: tuple[int, int], line: int = 1) -> Example:
+    return Example(text, tuple(Entity("name", a, b, text[a:b]) for a, b in spans), f"file:{line}")
+
+
+def doubts(*examples: Example) -> dict[str, list[Case]]:
+    return {f.kind: f.cases for f in suspects(hand_made_tagger(), examples)}
+
+
+def test_labels_as_the_model_has_them_raise_no_doubt() -> None:
+    rows = [example("obiio", (1, 4)), example("o"), example(""), Example("bbb", None, "file:4")]
+    assert doubts(*rows) == {}
+    assert doubts() == {}
+
+
+def test_an_entity_that_is_none_is_unlikely() -> None:
+    found = doubts(example("bioo", (0, 2), (2, 4), line=7))
+    ((case,),) = found.values()
+    assert list(found) == ["unlikely_entity"]
+    assert case.what == "the model finds nothing there"
+    assert case.places == (("file:7", "bioo", 2, 4, "name"),)
+    assert case.probability is not None and case.probability < 0.1
+
+
+def test_an_entity_without_a_label_is_missing() -> None:
+    found = doubts(example("obio", line=3))
+    ((case,),) = found.values()
+    assert list(found) == ["missing_entity"]
+    assert case.what == "the data have nothing there"
+    assert case.places == (("file:3", "obio", 1, 3, "name"),)
+    assert case.probability is not None and case.probability > 0.5
+
+
+def test_a_wrong_end_is_doubted_though_each_tag_is_likely() -> None:
+    found = doubts(example("biio", (0, 2)))
+    assert found["unlikely_entity"][0].what == "the model finds name 'bii'"
+    assert found["missing_entity"][0].what == "the data have name 'bi'"
+
+
+def test_the_greatest_doubts_come_first_wherever_they_stand() -> None:
+    # More rows than a batch holds, and one that goes through windows.
+    rows = [example("oib" * n, (1, 2), line=n) for n in (1, 5, 40, 2, 9)] * 60
+    found = doubts(*rows)
+    assert len(found["unlikely_entity"]) == len(rows)
+    assert len(found["missing_entity"]) == sum(len(row.text) // 3 for row in rows)
+    low = [case.probability or 0 for case in found["unlikely_entity"]]
+    high = [case.probability or 0 for case in found["missing_entity"]]
+    assert low == sorted(low) and high == sorted(high, reverse=True)
+
+
+def test_a_category_the_model_does_not_know_is_refused_by_line() -> None:
+    row = Example("bio", (Entity("book", 0, 2),), "file:12")
+    with pytest.raises(UserError, match=r"file:12: .*'book', only name\."):
+        doubts(example("b"), row)
+
+
+def test_the_probability_is_that_of_the_least_likely_tag() -> None:
+    judge = Judge(LabelSet(["name"], "bio"))  # O, B-name, I-name
+    table = np.array([[0.1, 0.8, 0.1], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]], np.float32)
+    assert judge.probability(table, Entity("name", 0, 2)) == pytest.approx(0.6)
+    assert judge.probability(table, Entity("name", 0, 1)) == pytest.approx(0.4)  # ends before I
+    assert judge.probability(table, Entity("name", 1, 3)) == pytest.approx(0.2)
+    assert judge.found(table) == [Entity("name", 0, 2)]
+
+
+def test_where_ends_have_tags_what_follows_tells_nothing() -> None:
+    labels = LabelSet(["name"], "bioes")
+    table = np.full((3, len(labels)), 0.1, np.float32)
+    table[0, labels.names.index("B-name")] = 0.9
+    table[1, labels.names.index("E-name")] = 0.8
+    table[2, labels.names.index("I-name")] = 1.0
+    assert Judge(labels).probability(table, Entity("name", 0, 2)) == pytest.approx(0.8)

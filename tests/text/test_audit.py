@@ -1,0 +1,153 @@
+"""Counts of data sets, and what looks wrong in them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flax_ner.text.audit import Audit, EntityCounts, Lengths, audit, statistics
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.findings import KINDS, Case
+from flax_ner.text.formats import read_cluener
+from flax_ner.text.labels import overlaps
+from tests.text.helpers import examples as random_examples
+
+
+def example(text: str, *entities: tuple[str, int, int], source: str = "a:1") -> Example:
+    return Example(text, tuple(Entity(*entity) for entity in entities), source)
+
+
+def cases(report: Audit, kind: str) -> list[Case]:
+    assert kind in KINDS
+    return [case for finding in report.findings if finding.kind == kind for case in finding.cases]
+
+
+def test_statistics_count_texts_entities_and_lengths() -> None:
+    data = [
+        example("上海到上海的王", ("address", 0, 2), ("address", 3, 5), ("name", 6, 7)),
+        example("无人"),
+        Example("", None),
+        example("abcd", ("name", 0, 3), ("name", 2, 4)),
+    ]
+    found = statistics("data.json", data)
+    assert (found.name, found.texts, found.labelled, found.without_entities) == (
+        "data.json", 4, 3, 1,
+    )  # fmt: skip
+    assert (found.distinct, found.mentions, found.one_character, found.overlapping) == (4, 5, 1, 1)
+    assert found.by_type == {"address": EntityCounts(1, 2), "name": EntityCounts(3, 3)}
+    assert found.characters == 13
+    assert found.text_lengths == Lengths(0, 3.0, 3.25, pytest.approx(6.55), 7)
+    assert found.entity_lengths == Lengths(1, 2.0, 2.0, pytest.approx(2.8), 3)
+
+
+def test_an_empty_data_set_counts_nothing() -> None:
+    found = statistics("none", [])
+    assert found.text_lengths == found.entity_lengths == Lengths(0, 0.0, 0.0, 0.0, 0)
+    assert audit({"none": []}).findings == audit({}).findings == []
+
+
+def test_texts_that_are_there_twice() -> None:
+    files = {
+        "a": [
+            example("甲乙", ("x", 0, 1)),
+            example("甲乙", ("x", 0, 1), source="a:2"),
+            example("丙", ("x", 0, 1), source="a:3"),
+            example("", source="a:4"),
+            example("", source="a:5"),
+        ],
+        "b": [
+            Example("甲乙", None, "b:1"),
+            example("丙", ("y", 0, 1), source="b:2"),
+            example("丁", source="b:3"),
+        ],
+    }
+    report = audit(files)
+    (twice,) = cases(report, "duplicate_text")
+    assert twice.what == "2 times" and [p.source for p in twice.places] == ["a:1", "a:2"]
+    differing, alike = cases(report, "shared_text")
+    assert (differing.what, differing.count) == ("in 2 files, labelled differently", 2)
+    assert [place.source for place in differing.places] == ["a:3", "b:2"]
+    # No label is no other label; one line of each file comes first.
+    assert (alike.what, alike.count) == ("in 2 files", 3)
+    assert [place.source for place in alike.places] == ["a:1", "b:1", "a:2"]
+
+
+def test_the_order_of_entities_makes_no_other_label() -> None:
+    one, two = ("x", 0, 1), ("y", 1, 2)
+    report = audit({"a": [example("ab", one, two), example("ab", two, one)]})
+    assert cases(report, "duplicate_text")[0].what == "2 times"
+
+
+def test_overlapping_entities_are_shown_with_what_they_overlap() -> None:
+    data = [example("abcdef", ("y", 2, 3), ("x", 0, 4), ("z", 3, 6), ("w", 4, 5))]
+    found = cases(audit({"a": data}), "overlap")
+    assert [case.what for case in found] == ["y in x 'abcd'", "z in x 'abcd'", "w in z 'def'"]
+    assert [place.type for place in found[1].places] == ["x", "z"]
+
+
+@given(st.lists(random_examples(st.sampled_from("甲乙")), max_size=5), st.data())
+def test_as_many_overlaps_are_shown_as_counted(data: list[Example], more: st.DataObject) -> None:
+    crossed = []
+    for row in data:
+        spans = st.tuples(st.integers(0, 9), st.integers(1, 9))
+        extra = more.draw(st.lists(spans, max_size=3)) if len(row.text) > 20 else []
+        entities = (*(row.entities or ()), *(Entity("x", a, a + n) for a, n in extra))
+        crossed.append(Example(row.text, entities, row.source))
+    report = audit({"a": crossed})
+    expected = sum(overlaps(row.entities or ()) for row in crossed)
+    assert len(cases(report, "overlap")) == report.files[0].overlapping == expected
+
+
+def test_entities_with_wrong_edges_and_of_one_character() -> None:
+    text = "读《围城》，再 见"
+    data = [example(text, ("book", 1, 4), ("book", 4, 6), ("name", 6, 8), ("name", 8, 9))]
+    report = audit({"a": data})
+    assert [c.what for c in cases(report, "unbalanced")] == ["《 stays open", "》 closes nothing"]
+    assert [c.what for c in cases(report, "edge_punctuation")] == ["ends with '，'"]
+    assert [c.what for c in cases(report, "edge_space")] == ["ends with ' '"]
+    assert [c.places[0].start for c in cases(report, "one_character")] == [8]
+
+
+def test_texts_that_are_empty_long_or_without_a_label() -> None:
+    data = [example("长" * 20), example("短" * 19), example(" \u3000"), Example("?", None, "a:4")]
+    report = audit({"a": data, "unlabelled": [Example("!", None, "b:1")]}, ["a:5: not JSON"], 20)
+    assert [case.what for case in cases(report, "long_text")] == ["20 characters"]
+    assert [case.places[0].text for case in cases(report, "empty_text")] == [" \u3000"]
+    # A file without any label is one to be tagged.
+    assert [case.places[0].source for case in cases(report, "unlabelled_text")] == ["a:4"]
+    assert report.errors == ["a:5: not JSON"]
+
+
+def test_findings_come_in_the_order_of_their_kinds() -> None:
+    data = [example("a", ("x", 0, 1)), example("a", ("y", 0, 1)), example("")]
+    kinds = [finding.kind for finding in audit({"a": data}).findings]
+    assert kinds == ["duplicate_text", "two_categories", "one_character", "empty_text"]
+
+
+@pytest.fixture(scope="module")
+def report(cluener: Path) -> Audit:
+    return audit({name: read_cluener(cluener / name) for name in ("train.json", "dev.json")})
+
+
+def test_cluener_has_both_published_counts(report: Audit) -> None:
+    train, dev = report.files
+    assert (train.texts, train.distinct, train.mentions) == (10748, 23338, 23972)
+    assert (train.one_character, train.overlapping, train.text_lengths.longest) == (22, 2, 50)
+    assert (dev.texts, dev.distinct, dev.mentions) == (1343, 2982, 3072)
+    assert (dev.one_character, dev.overlapping, dev.text_lengths.longest) == (0, 0, 50)
+    assert len(train.by_type) == len(dev.by_type) == 10
+
+
+def test_what_is_wrong_in_cluener(report: Audit) -> None:
+    counts = {finding.kind: len(finding.cases) for finding in report.findings}
+    assert counts == {
+        "two_categories": 479,
+        "labelled_and_not": 976,
+        "overlap": 2,
+        "unbalanced": 377,
+        "edge_punctuation": 63,
+        "one_character": 22,
+    }
+    first = cases(report, "two_categories")[0]
+    assert first.what == "'《红楼梦》': game 21, book 17"
