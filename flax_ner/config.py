@@ -68,7 +68,9 @@ def default_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = "data/cluener/train.json"
     config.data.dev = "data/cluener/dev.json"
-    config.data.format = "cluener"  # or synthetic: data.train = "train 4000", data.dev = "dev 500"
+    # auto: as the content says, one of cluener, conll, doccano, label_studio, tokens, brat; or one
+    # of these by name; or synthetic: data.train = "train 4000", data.dev = "dev 500".
+    config.data.format = "auto"
     # What becomes of a line of data that cannot be read: stop; or skip, which counts and lists them.
     config.data.on_error = "stop"
     config.data.max_length = (

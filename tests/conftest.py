@@ -36,3 +36,9 @@ def golden() -> Path:
 def cluener() -> Path:
     """CLUENER2020: train.json, dev.json, vocab.txt."""
     return _shared("data/cluener")
+
+
+@pytest.fixture(scope="session")
+def resume() -> Path:
+    """Resume NER: train.char.bmes, dev.char.bmes, test.char.bmes."""
+    return _shared("data/resume")

@@ -26,7 +26,7 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
     ("field", "value"),
     [
         ("data.batching", "packed"),
-        ("data.format", "conll"),
+        ("data.format", "xml"),
         ("data.scheme", "bilou"),
         ("optimizer.name", "sgd"),
         ("optimizer.schedule", "linaer"),

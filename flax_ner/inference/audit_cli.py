@@ -51,7 +51,7 @@ def add_audit_commands(
 
     for command in (check, stats):
         command.add_argument(
-            "data", metavar="DATA", nargs="+", help="CLUENER JSON lines; files that belong together"
+            "data", metavar="DATA", nargs="+", help="data in any format; files that belong together"
         )
         command.add_argument("--json", metavar="OUT", help="also write the report to this file")
         command.add_argument("--html", metavar="OUT", help="also write it as one page to this file")
@@ -81,7 +81,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _stats(options: argparse.Namespace) -> None:
     _check_arguments(options)
-    files = [statistics(name, read_examples(name, "cluener", "DATA")) for name in options.data]
+    files = [statistics(name, read_examples(name, "auto", "DATA")) for name in options.data]
     _print(statistics_view(files))
     if options.json:
         _write_json(options.json, {"files": statistics_json(files)})
@@ -106,7 +106,7 @@ def _readable(name: str, errors: list[str]) -> list[Example]:
     """The examples of a file; what cannot be read goes into `errors`."""
     before = len(errors)
     try:
-        return read_examples(name, "cluener", "DATA", errors)
+        return read_examples(name, "auto", "DATA", errors)
     except UserError as error:
         if not Path(name).exists():
             raise

@@ -17,13 +17,15 @@ from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.inference.audit_cli import add_audit_commands
 from flax_ner.inference.bulk import run as run_bulk
+from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
-from flax_ner.text.formats import read_cluener, read_examples
+from flax_ner.text.formats import read_examples
 from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.labels import CONVENTIONS
+from flax_ner.text.recognise import recognise
 from flax_ner.text.report import highlight
 from flax_ner.weights.describe import describe
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="MODEL",
         help="model directory, as WORKDIR/best; or PyTorch weights, or a hub's owner/name",
     )
-    evaluate.add_argument("data", metavar="DATA", help="CLUENER JSON lines")
+    evaluate.add_argument("data", metavar="DATA", help="labelled data, in any format")
     evaluate.add_argument("--scoring", choices=CONVENTIONS, default="strict")
     evaluate.add_argument("--json", metavar="OUT", help="also write the figures to this file")
     evaluate.add_argument(
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     predict.add_argument(
         "file", metavar="FILE", nargs="?", default="-",
-        help="one text a line, or CLUENER JSON lines (*.json, *.jsonl); - is standard input",
+        help="one text a line, or data in any format; - is standard input",
     )  # fmt: skip
     predict.add_argument(
         "--format", choices=("text", "jsonl", "clue"), default="text",
@@ -107,8 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
-    data = commands.add_parser("data", help="check, count and fetch data")
-    data_commands = data.add_subparsers(required=True)
+    data_commands = add_data_commands(commands)
     add_audit_commands(data_commands)
     add_download_command(data_commands)
 
@@ -145,11 +146,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         out = getattr(options, name)
         if out and not Path(out).absolute().parent.is_dir():
             raise UserError(f"--{name}: no folder {str(Path(out).parent)!r} to write to.")
-    examples = read_examples(options.data, "cluener", "DATA")
+    notes: list[str] = []
+    examples = read_examples(options.data, "auto", "DATA", notes=notes)
+    for note in notes:
+        print(f"flax_ner: {note}", file=sys.stderr)
     for example in examples:
         if example.entities is None:
             raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
-    train = read_examples(options.train, "cluener", "--train") if options.train else None
+    train = read_examples(options.train, "auto", "--train") if options.train else None
     texts = [example.text for example in examples]
     tagger = load(options.model, options.compute_dtype, options.batch_size)
     tagger.labels.check(options.scoring)
@@ -226,15 +230,25 @@ def _clue_line(number: int, entities: list[Entity]) -> str:
 def _texts(file: str) -> Iterator[str]:
     if file == "-":
         yield from _lines(sys.stdin, "standard input")
-    elif not Path(file).is_file():
+    elif not Path(file).exists():
         raise UserError(
             f"FILE: no file {file!r}. Give a file with one text a line, or - for standard input."
         )
-    elif file.endswith((".json", ".jsonl")):
-        yield from (example.text for example in read_cluener(file))
+    elif _is_data(file):
+        yield from (example.text for example in read_examples(file, "auto", "FILE"))
     else:
         with open(file, encoding="utf-8-sig") as lines:
             yield from _lines(lines, file)
+
+
+def _is_data(file: str) -> bool:
+    """Whether a file or folder holds data of some format, not one text a line."""
+    path = Path(file)
+    if path.is_dir() or path.suffix in (".json", ".jsonl"):
+        return True
+    found = recognise(path)
+    # A text file stays one, also with annotations by brat beside it.
+    return found is not None and not (found == "brat" and path.suffix == ".txt")
 
 
 def _lines(lines: TextIO, name: str) -> Iterator[str]:

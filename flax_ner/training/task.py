@@ -53,8 +53,9 @@ def make_task(config: ConfigDict) -> Task:
         UserError: what is missing or does not fit, and which field says so.
     """
     skipped: list[str] | None = [] if config.data.on_error == "skip" else None
+    data_notes: list[str] = []
     train, dev = (
-        read_examples(config.data[split], config.data.format, f"data.{split}", skipped)
+        read_examples(config.data[split], config.data.format, f"data.{split}", skipped, data_notes)
         for split in ("train", "dev")
     )
     for example in dev:
@@ -63,7 +64,8 @@ def make_task(config: ConfigDict) -> Task:
                 f"data.dev: {example.source} has no label. Scoring needs labelled data; "
                 "python -m flax_ner predict tags unlabelled texts."
             )
-    source, notes = _read_source(config)
+    source, source_notes = _read_source(config)
+    notes = [*data_notes, *source_notes]
     tokenizer = _make_tokenizer(config, source, train)
     labels = _make_labels(config, source, train)
     model = BertConfig(vocab_size=len(tokenizer.tokens), num_labels=len(labels), **config.model)

@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import read_cluener, read_examples, write_cluener
+from flax_ner.text.formats import (
+    FORMATS,
+    read_cluener,
+    read_examples,
+    write_cluener,
+    write_examples,
+)
 from flax_ner.text.labels import overlaps
+from flax_ner.text.tagged import SCHEMES
 from tests.text.helpers import examples
 
 GOOD = '{"text": "浙商银行", "label": {"company": {"浙商": [[0, 1]], "银行": [[2, 3]]}}}'
@@ -312,8 +319,8 @@ def test_a_missing_file_is_named_with_its_field(tmp_path: Path) -> None:
 def test_read_examples_reads_the_named_format(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     assert read_examples(str(path), "cluener") == read_cluener(path)
-    with pytest.raises(UserError, match=r"data\.format: 'conll' .*cluener, synthetic"):
-        read_examples(str(path), "conll")
+    with pytest.raises(UserError, match=r"data\.format: 'xml' .*auto, cluener, conll"):
+        read_examples(str(path), "xml")
 
 
 @pytest.mark.parametrize("source", ["train", "4000", "train many", "train 4 5", ""])
@@ -327,3 +334,184 @@ def test_a_name_given_twice_in_one_object_is_refused(tmp_path: Path) -> None:
     path.write_text('{"text": "ab", "label": {"x": {"a": [[0, 0]]}, "x": {"b": [[1, 1]]}}}\n')
     with pytest.raises(UserError, match=r"twice\.json:1: .*'x' is there twice"):
         read_cluener(path)
+
+
+# What each format makes of a text, and of an entity's edges; those that are not here keep all.
+LINE_BREAKS = str.maketrans("\r\n", "  ")
+WRITABLE = [name for name in FORMATS if name not in ("auto", "synthetic")]
+MIXED = (
+    st.sampled_from("中国，aZ9_- \"\\\t\n\r\x85\u2028\u3000\0'#O😀\ufeff\ud800éक") | st.characters()
+)
+
+
+def held(example: Example, data_format: str) -> Example | None:
+    """What a format holds of an example, as the losses say it."""
+    text, edges = example.text, ""
+    if data_format in ("conll", "brat"):
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    if data_format == "conll":
+        text = text.translate(LINE_BREAKS)
+        if example.entities is None or not text.strip():
+            return None
+    if data_format in ("conll", "tokens"):
+        edges = "".join(c for c in set(text) if c.isspace())
+    if data_format == "brat":
+        edges = "\r\n"
+    if example.entities is None:
+        return Example(text, None)
+    kept = []
+    for entity in example.entities:
+        surface = text[entity.start : entity.end]
+        start = entity.start + len(surface) - len(surface.lstrip(edges) if edges else surface)
+        end = entity.end - len(surface) + len(surface.rstrip(edges) if edges else surface)
+        if start < end:
+            kept.append(Entity(entity.type, start, end, text[start:end]))
+    return Example(text, tuple(kept))
+
+
+@pytest.mark.parametrize("data_format", WRITABLE)
+@settings(max_examples=80, deadline=None)
+@given(rows=st.lists(examples(MIXED), min_size=1, max_size=3), unlabelled=st.booleans())
+def test_each_format_comes_back_from_writing_but_for_the_losses_it_names(
+    tmp_path_factory: pytest.TempPathFactory,
+    data_format: str,
+    rows: list[Example],
+    unlabelled: bool,
+) -> None:
+    rows = [*rows, Example("x", ()), *([Example("unlabelled", None)] * unlabelled)]
+    path = tmp_path_factory.mktemp("round_trip") / "data"
+    losses = write_examples(path, rows, data_format)
+    read = read_examples(str(path), data_format)
+    expected = [row for row in (held(row, data_format) for row in rows) if row]
+    lossless = len(expected) == len(rows)
+    for row, again in zip(expected, read, strict=True):
+        assert again.text == row.text
+        assert (again.entities is None) == (row.entities is None)
+        assert sorted(again.entities or ()) == sorted(row.entities or ())
+    if lossless:
+        lossless = all(
+            row.text == again.text and sorted(row.entities or ()) == sorted(again.entities or ())
+            for row, again in zip(rows, read, strict=True)
+        )
+    assert lossless == (not losses)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(examples(st.sampled_from("中国 ab-é,")), min_size=1, max_size=3))
+def test_columns_of_every_scheme_come_back(
+    tmp_path_factory: pytest.TempPathFactory, scheme: str, rows: list[Example]
+) -> None:
+    path = tmp_path_factory.mktemp("scheme") / "data"
+    rows = [*rows, Example("x", ())]
+    write_examples(path, rows, "conll", scheme)
+    read = read_examples(str(path), "auto")
+    expected = [row for row in (held(row, "conll") for row in rows) if row]
+    assert [(e.text, e.entities) for e in read] == [(e.text, e.entities) for e in expected]
+
+
+def test_cluener_goes_through_every_format(cluener: Path, tmp_path: Path) -> None:
+    rows = read_cluener(cluener / "dev.json")
+    for name in WRITABLE:
+        assert write_examples(tmp_path / name, rows, name) == []
+        notes: list[str] = []
+        again = read_examples(str(tmp_path / name), "auto", notes=notes)
+        assert len(notes) == 1 and " is read as " in notes[0]
+        assert [e.text for e in again] == [e.text for e in rows]
+        found = [
+            (sorted(a.entities or ()), sorted(b.entities or ()))
+            for a, b in zip(again, rows, strict=True)
+        ]
+        assert all(a == b for a, b in found)
+
+
+def test_what_no_format_has_a_place_for_is_counted(tmp_path: Path) -> None:
+    twice = Example("ab", (Entity("x", 0, 1, "a", 0.5), Entity("x", 0, 1, "a")), "in:7")
+    losses = write_examples(tmp_path / "out", [twice], "doccano")
+    assert losses == [
+        "scores of entities, left out: 1 (first: in:7)",
+        "entities that are there twice, taken once: 1 (first: in:7)",
+    ]
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("before")
+    bad = [Example("ab", (Entity("x", 0, 1),)), Example("ab", (Entity("x", 1, 3),), "in:2")]
+    with pytest.raises(UserError, match=r"in:2: x has the span \[1, 3\) in a text of 2"):
+        write_examples(path, bad, "cluener")
+    both = [Example("ab", (Entity("x y", 0, 1), Entity("x_y", 1, 2)))]
+    for name in ("conll", "brat"):
+        with pytest.raises(UserError, match="'x y', 'x_y' would all be written as x_y"):
+            write_examples(tmp_path / f"{name}2", both, name)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="is there already"):
+        write_examples(tmp_path, bad[:1], "brat")
+    with pytest.raises(UserError, match=r"no folder .* to write to"):
+        write_examples(tmp_path / "no" / "out", bad[:1], "cluener")
+    with pytest.raises(UserError, match=r"'synthetic' cannot be written\. Choose one of cluener"):
+        write_examples(path, bad[:1], "synthetic")
+
+
+def test_other_fields_of_a_line_are_counted(tmp_path: Path) -> None:
+    path, notes = write(tmp_path, '{"id": 1, "text": "a", "label": {}}\n' * 2), list[str]()
+    read_examples(str(path), "cluener", "data.dev", notes=notes)
+    assert notes == [f"data.dev: field 'id', left out: 2 (first: {path}:1)"]
+
+
+@pytest.mark.parametrize("line", [line for line, _ in BAD.values()])
+def test_broken_lines_of_cluener_are_named_alike_when_the_format_is_not(
+    tmp_path: Path, line: str
+) -> None:
+    path = write(tmp_path, f"{GOOD}\n{line}\n{GOOD}\n")
+    with pytest.raises(UserError) as named:
+        read_examples(str(path), "cluener")
+    with pytest.raises(UserError) as found:
+        read_examples(str(path), "auto")
+    assert str(found.value) == str(named.value)
+
+
+ROWS: list[Any] = [
+    {"text": "ab", "label": [[0, 1, "x"]], "id": 1},
+    {"text": "ab", "entities": [{"label": "x", "start_offset": 0, "end_offset": 1}]},
+    {"data": {"text": "a😀b"}, "annotations": [
+        {"result": [{"type": "labels", "value": {"start": 0, "end": 1, "labels": ["x"], "text": "a"}}]}]},
+    {"tokens": ["a", "b"], "ner_tags": ["B-x", "I-x"], "text": "a b"},
+]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, value: Any) -> Any:
+    """A JSON value with anything instead of one of its parts."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 2)) == 0:
+        return draw(VALUES)
+    places = list(value) if isinstance(value, dict) else range(len(value))
+    place = draw(st.sampled_from(places))
+    parts = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+    parts[place] = draw(damaged(parts[place]))
+    return parts if isinstance(value, dict) else list(parts.values())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from(ROWS), st.booleans())
+def test_a_damaged_row_is_read_or_refused_with_its_place(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, row: Any, array: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    rows = [row, data.draw(damaged(row)), row]
+    lines = [json.dumps(value) for value in rows]
+    path.write_text(f"[{','.join(lines)}]" if array else "\n".join(lines))
+    skipped: list[str] = []
+    read = read_examples(str(path), "auto", skipped=skipped)
+    assert 2 <= len(read) == 3 - len(skipped)
+    assert all(re.match(rf"{re.escape(str(path))}:( row | task |)2: ", fault) for fault in skipped)
+    for example in read:
+        assert all(example.text[e.start : e.end] == e.text for e in example.entities or ())
+
+
+@pytest.mark.parametrize("data_format", WRITABLE)
+def test_a_byte_order_mark_that_begins_a_text_is_kept(tmp_path: Path, data_format: str) -> None:
+    row = Example("\ufeff中国", (Entity("x", 1, 3, "中国"),))
+    assert write_examples(tmp_path / "out", [row], data_format) == []
+    (again,) = read_examples(str(tmp_path / "out"), "auto")
+    assert (again.text, again.entities) == (row.text, row.entities)

@@ -137,3 +137,24 @@ def test_what_is_nowhere_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "weights.npy", np.zeros(3))
     with pytest.raises(UserError, match="not a PyTorch file, or a damaged one"):
         make_task(config(tmp_path / "weights.npy"))
+
+
+@pytest.mark.parametrize("data_format", ["auto", "conll"])
+def test_what_data_were_recognised_as_and_what_they_lose_is_noted(
+    tmp_path: Path, data_format: str
+) -> None:
+    path = tmp_path / "train.bmes"
+    path.write_text("# id = 1\n甲 B-name\n乙 E-name\n丙 O\n", "utf-8")
+    made = config(Path())
+    changes = {
+        "init_from": "",
+        "data.format": data_format,
+        "data.train": str(path),
+        "data.dev": str(path),
+    }
+    made.update_from_flattened_dict(changes)
+    notes = [note for note in make_task(made).notes if note.startswith("data.")]
+    for split in ("train", "dev"):
+        read = f"data.{split}: {path} is read as CoNLL columns of characters, BIOES."
+        assert (read in notes) == (data_format == "auto")
+        assert f"data.{split}: comments, left out: 1 (first: {path}:1)" in notes

@@ -1,0 +1,105 @@
+"""brat standoff: folders and files, parted entities, what is left out and what is refused."""
+
+import codecs
+import re
+from pathlib import Path
+
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.text.brat import read_brat
+from flax_ner.text.examples import Entity
+from flax_ner.text.files import Losses
+
+TEXT = "Sony and Ericsson\nin Sweden"
+GOOD = "T1\tORG 0 4\tSony\n"
+EXPECTED = (Entity("ORG", 0, 4, "Sony"),)
+
+
+def document(
+    folder: Path, ann: str | bytes | None, text: str | bytes = TEXT, name: str = "a"
+) -> None:
+    (folder / f"{name}.txt").write_bytes(text.encode() if isinstance(text, str) else text)
+    if ann is not None:
+        (folder / f"{name}.ann").write_bytes(ann.encode() if isinstance(ann, str) else ann)
+
+
+def test_a_folder_and_either_file_of_a_document_are_read(tmp_path: Path) -> None:
+    document(tmp_path, GOOD)
+    document(tmp_path, None, "unlabelled", "b")
+    (tmp_path / "annotation.conf").write_text("[entities]")
+    examples, kind = read_brat(tmp_path, None, Losses())
+    assert kind == "brat standoff"
+    assert [(e.text, e.entities) for e in examples] == [(TEXT, EXPECTED), ("unlabelled", None)]
+    assert [e.source for e in examples] == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
+    for name in ("a.txt", "a.ann"):
+        assert read_brat(tmp_path / name, None, Losses())[0] == examples[:1]
+
+
+@pytest.mark.parametrize(
+    ("ann", "expected", "loss"),
+    [
+        (GOOD.replace("\n", "\r\n") + "\n", EXPECTED, None),
+        ("T1\tPLACE 9 17;18 20\tEricsson in\n", (Entity("PLACE", 9, 20, "Ericsson\nin"),), None),
+        ("T1\tPLACE 9 20\tEricsson in\n", (Entity("PLACE", 9, 20, "Ericsson\nin"),), None),
+        (GOOD + "T2\tORG 0 4;9 17\tSony Ericsson\n", EXPECTED, "discontinuous entities, left out"),
+        (GOOD + "R1\tOrigin Arg1:T3 Arg2:T4\t\n", EXPECTED, "relations (R), left out"),
+        (GOOD + "E1\tMERGE:T2 Org1:T1\n", EXPECTED, "events (E), left out"),
+        (GOOD + "A1\tNegation E1\n", EXPECTED, "attributes (A), left out"),
+        (GOOD + "N1\tReference T1 Wikipedia:1\tSony\n", EXPECTED, "normalisations (N), left out"),
+        (GOOD + "#1\tAnnotatorNotes T1\ta note\n", EXPECTED, "notes (#), left out"),
+        (GOOD + "*\tEquiv T1 T2\n", EXPECTED, "equivalences (*), left out"),
+        (GOOD * 2, EXPECTED, "entities that are there twice, taken once"),
+        ("", (), None),
+    ],
+)
+def test_annotations_are_read_or_counted(
+    tmp_path: Path, ann: str, expected: tuple[Entity, ...], loss: str | None
+) -> None:
+    document(tmp_path, ann)
+    losses = Losses()
+    (example,), _ = read_brat(tmp_path, None, losses)
+    assert example.entities == expected
+    assert [line.split(":")[0] for line in losses.lines()] == ([loss] if loss else [])
+
+
+BAD = {
+    "no annotation": ("Sony ORG 0 4", "'Sony ORG 0 4' is no annotation"),
+    "no surface": ("T1\tORG 0 4", "'T1\\tORG 0 4' is no annotation"),
+    "another surface": ("T1\tORG 1 5\tSony", "ORG 'Sony' at 1 5, where the text has 'ony '"),
+    "behind the end": ("T1\tORG 0 400\tSony", "ORG has the span [0, 400)"),
+    "not UTF-8": ("T1\tORG 0 4\t索".encode("gb18030"), "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
+def test_a_bad_document_is_named_by_line_or_skipped(
+    tmp_path: Path, line: str | bytes, message: str
+) -> None:
+    document(
+        tmp_path, GOOD.encode() + (line if isinstance(line, bytes) else line.encode()), name="b"
+    )
+    document(tmp_path, GOOD)
+    source = f"{tmp_path / 'b.ann'}:2: "
+    with pytest.raises(UserError, match=f"^{re.escape(source + message)}"):
+        read_brat(tmp_path, None, Losses())
+    skipped: list[str] = []
+    examples, _ = read_brat(tmp_path, skipped, Losses())
+    assert [e.entities for e in examples] == [EXPECTED]
+    assert len(skipped) == 1 and skipped[0].startswith(source)
+
+
+def test_files_that_cannot_be_documents_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"holds no documents\. Expected are NAME\.txt and NAME\.ann"
+    ):
+        read_brat(tmp_path, None, Losses())
+    (tmp_path / "alone.ann").write_text(GOOD)
+    with pytest.raises(UserError, match=r"alone\.ann: there is no alone\.txt beside it"):
+        read_brat(tmp_path, None, Losses())
+    document(tmp_path, GOOD, codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"), "alone")
+    with pytest.raises(UserError, match=r"alone\.txt: is UTF-16"):
+        read_brat(tmp_path, None, Losses())
+    document(tmp_path, GOOD, "索尼".encode("gb18030"), "alone")
+    with pytest.raises(UserError, match=r"alone\.txt: not UTF-8"):
+        read_brat(tmp_path, None, Losses())

@@ -1,0 +1,117 @@
+"""Label Studio's exports: several annotators, cancelled ones, other results, offsets of browsers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity
+from flax_ner.text.files import Losses
+from flax_ner.text.label_studio import read_label_studio
+
+
+def region(start: int, end: int, text: str | None = None, *labels: str) -> dict[str, Any]:
+    value = {"start": start, "end": end, "labels": list(labels) or ["ORG"]}
+    value |= {} if text is None else {"text": text}
+    return {"id": "x", "type": "labels", "from_name": "l", "to_name": "t", "value": value}
+
+
+def task(*results: dict[str, Any], text: str = "欧盟拒绝", **fields: Any) -> dict[str, Any]:
+    return {"data": {"text": text}, "annotations": [{"result": list(results)}], **fields}
+
+
+GOOD = task(region(0, 2, "欧盟"))
+EXPECTED = (Entity("ORG", 0, 2, "欧盟"),)
+
+
+def read(folder: Path, tasks: Any, skipped: list[str] | None = None) -> tuple[Any, list[str]]:
+    path = folder / "export.json"
+    path.write_text(json.dumps(tasks), "utf-8")
+    losses = Losses()
+    examples, kind = read_label_studio(path, skipped, losses)
+    assert kind == "Label Studio JSON"
+    return examples, [line.replace(f" (first: {path}: task 1)", "") for line in losses.lines()]
+
+
+CANCELLED = {"result": [region(0, 1)], "was_cancelled": True}
+OTHER = {"type": "choices", "value": {"choices": ["good"]}}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected", "losses"),
+    [
+        (GOOD, EXPECTED, []),
+        (task(), (), []),
+        ({"data": {"text": "欧盟拒绝"}}, None, []),
+        ({"data": {"text": "欧盟拒绝"}, "annotations": []}, None, []),
+        ({"data": {"text": "欧盟拒绝"}, "completions": GOOD["annotations"]}, EXPECTED, []),
+        ({"data": {"sentence": "欧盟拒绝", "n": 3}, "annotations": GOOD["annotations"]}, EXPECTED,
+         ["field 'n' of the data, left out: 1"]),
+        (GOOD | {"id": 7, "project": 1}, EXPECTED,
+         ["ids, dates and whatever else is beside data and annotations, left out: 1"]),
+        (GOOD | {"annotations": [CANCELLED, *GOOD["annotations"]]}, EXPECTED,
+         ["annotations that were cancelled, left out: 1"]),
+        (GOOD | {"annotations": [CANCELLED]}, None, ["annotations that were cancelled, left out: 1"]),
+        (GOOD | {"annotations": [*GOOD["annotations"], {"result": []}]}, EXPECTED,
+         ["annotations by further annotators, left out: 1"]),
+        (GOOD | {"predictions": [{"result": [], "score": 0.5}]}, EXPECTED,
+         ["tasks with predictions, which are left out: 1"]),
+        (task(region(0, 2, "欧盟"), OTHER), EXPECTED, ["results of type 'choices', left out: 1"]),
+        (task({"type": "labels", "value": {"start": 0, "end": 1}}), (),
+         ["regions without a label, left out: 1"]),
+        (task(region(0, 2, "欧盟", "ORG", "GPE")), (*EXPECTED, Entity("GPE", 0, 2, "欧盟")), []),
+        ({"text": "欧盟拒绝", "label": [region(0, 2, "欧盟")["value"]], "annotator": 1}, EXPECTED,
+         ["field 'annotator', left out: 1"]),
+        ({"text": "欧盟拒绝"}, None, []),
+    ],
+)  # fmt: skip
+def test_tasks_are_read_and_what_is_left_out_is_counted(
+    tmp_path: Path, tasks: dict[str, Any], expected: Any, losses: list[str]
+) -> None:
+    (example,), found = read(tmp_path, [tasks])
+    assert (example.text, example.entities, found) == ("欧盟拒绝", expected, losses)
+    assert example.source == f"{tmp_path / 'export.json'}: task 1"
+
+
+def test_offsets_that_count_utf16_are_put_right(tmp_path: Path) -> None:
+    (example,), losses = read(tmp_path, [task(region(3, 5, "欧盟"), text="😀，欧盟")])
+    assert example.entities == (Entity("ORG", 2, 4, "欧盟"),)
+    assert losses == ["texts whose offsets count UTF-16, put right: 1"]
+    (example,), losses = read(tmp_path, [task(region(2, 4, "欧盟"), text="😀，欧盟")])
+    assert example.entities == (Entity("ORG", 2, 4, "欧盟"),) and losses == []
+
+
+BAD = {
+    "a string": ("ab", "no JSON object"),
+    "no text": ({"data": {"a": 1}}, 'which field of "data" is the text? Fields of text: none'),
+    "two texts": ({"data": {"a": "x", "b": "y"}}, 'which field of "data" is the text? Fields of text: a, b'),
+    "nothing": ({"id": 3}, 'no "data" and no "text"'),
+    "annotations a number": ({"data": {"text": "a"}, "annotations": 3}, '"annotations" is no list'),
+    "no result": ({"data": {"text": "a"}, "annotations": [{}]}, 'an annotation has no list "result"'),
+    "HyperText": (task({"type": "hypertextlabels"}), "a region of HyperText"),
+    "no offsets": (task({"type": "labels", "value": {}}), 'a region without "start" and "end"'),
+    "labels a string": (
+        task({"type": "labels", "value": {"start": 0, "end": 1, "labels": "x"}}), '"labels" of a region'),
+    "behind the end": (task(region(0, 9)), "ORG has the span [0, 9) in a text of 4"),
+    "another text": (task(region(0, 2, "盟拒")), "ORG '盟拒' at [0, 2), where the text has '欧盟'"),
+    "JSON-MIN": ({"text": "a", "label": {}}, '"label" is no list of regions'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
+def test_a_bad_task_is_named_or_skipped(tmp_path: Path, bad: Any, message: str) -> None:
+    source = f"{tmp_path / 'export.json'}: task 2: "
+    with pytest.raises(UserError, match=f"^{re.escape(source + message)}"):
+        read(tmp_path, [GOOD, bad, GOOD])
+    skipped: list[str] = []
+    examples, _ = read(tmp_path, [GOOD, bad, GOOD], skipped)
+    assert [e.entities for e in examples] == [EXPECTED] * 2
+    assert len(skipped) == 1 and skipped[0].startswith(source)
+
+
+def test_an_export_without_tasks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"export\.json: holds no examples\. Expected is an array"):
+        read(tmp_path, [])
