@@ -102,16 +102,14 @@ def stream(data: Path, vocab: Path, sentences: int) -> dict[int, float]:
 
     table: dict[int, float] = {}
     found, begin = 0, time.perf_counter()
+    print("| sentences | MB |\n| --- | --- |")
     for number, entities in enumerate(tagger.stream(itertools.islice(endless(), sentences)), 1):
         found += len(entities)
         if number % (sentences // 10) == 0:
             table[number] = round(resident(), 1)
-    seconds = time.perf_counter() - begin
-    print(f"{sentences} sentences, {found} entities, {sentences / seconds:.0f} sentences/s\n")
-    print("| sentences | MB |\n| --- | --- |")
-    for number, size in table.items():
-        print(f"| {number} | {size:.0f} |")
-    print()
+            print(f"| {number:,} | {table[number]:.0f} |", flush=True)
+    rate = sentences / (time.perf_counter() - begin)
+    print(f"\n{found:,} entities, {rate:,.0f} sentences a second\n")
     return table
 
 
