@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = [
     "--config.model.hidden_size=64",
@@ -51,11 +53,13 @@ def test_a_warm_cache_changes_no_bit(tmp_path: Path) -> None:
     assert warm == cold
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_users_own_is_taken(tmp_path: Path) -> None:
     variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
     train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"), **variables)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in clock} for row in rows]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As users have it: what one command compiled the next one need not, and kills hit that, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work directory of an uninterrupted run."""
@@ -85,23 +95,6 @@ def test_a_run_leaves_models_metrics_and_its_configuration(trained: Path) -> Non
     assert {path.name for path in (trained / "checkpoints").iterdir()} >= {"110", "120"}
     scores = load(trained / "best").score(synthetic("dev", 100))
     assert scores.f1 == pytest.approx(max(row["f1"] for row in dev), abs=1e-9)
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "killed"
-    for checkpoint in ("20", "60"):
-        process = subprocess.Popen(
-            train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while not (workdir / "checkpoints" / checkpoint).exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    output = run(*train(workdir))
-    assert "Going on at step" in output
-    assert_same_run(workdir, trained)
 
 
 def assert_same_run(got: Path, expected: Path) -> None:
@@ -146,14 +139,11 @@ def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
     workdir, rest = tmp_path / "killed", random.Random(0)
-    # With compiled programs kept, as users have it: kills hit that, too.
-    cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     kills = 0
     while kills < 30:
         process = subprocess.Popen(
-            train(workdir), cwd=ROOT, env=os.environ | cache,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         try:
             _, errors = process.communicate(timeout=rest.uniform(1, 8))
             assert process.returncode == 0, errors

@@ -74,22 +74,7 @@ def test_buckets_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
     assert all((expected[name] == got[name]).all() for name in expected)
 
 
-def test_parameters_divided_over_devices_are_saved_and_resumed(tmp_path: Path) -> None:
-    changes = {"mesh__data": 2, "mesh__fsdp": 4, "checkpoint__every": 5, "eval__every": 9}
-    changes |= {
-        "model__hidden_size": 64,
-        "model__intermediate_size": 128,
-    }  # else nothing is divided
-    fit(small(demo.get_config(), **changes), tmp_path / "divided")
-    assert [row["step"] for row in rows(tmp_path / "divided", "dev")] == [10]
-    fit(
-        small(demo.get_config(), **(changes | {"mesh__fsdp": 1, "mesh__data": 1})), tmp_path / "one"
-    )
-    expected, got = params(tmp_path / "one"), params(tmp_path / "divided")
-    for name in expected:
-        np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
-
-
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
     eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5}
     eight |= {"model__hidden_size": 64, "model__intermediate_size": 128}  # else nothing is divided
@@ -106,6 +91,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
             np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_scan_over_layers_trains_and_loads_alike(tmp_path: Path) -> None:
     changes = {"model__num_hidden_layers": 3, "train__steps": 4, "mesh__data": 1}
     fit(small(demo.get_config(), **changes), tmp_path / "layers")
@@ -231,6 +217,7 @@ def test_eight_devices_are_there() -> None:
     assert jax.device_count() == 8
 
 
+@pytest.mark.slow
 def test_a_trace_is_left_of_a_dispatch_that_need_not_compile(tmp_path: Path) -> None:
     changes = {"profile": True, "train__steps": 6, "train__steps_per_dispatch": 2}
     fit(small(demo.get_config(), **changes), tmp_path / "run")
