@@ -25,7 +25,7 @@ from common import BASE, SMALL, machine, random_model
 from flax_ner import load
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.inference.shards import tag_shard
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.tokenizer import read_vocab
 from flax_ner.weights.model_dir import save_model
 

@@ -32,7 +32,7 @@ from flax_ner.config import default_config
 from flax_ner.inference.tagger import Tagger
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import cast_kernels, init_params
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.training.loop import fit

@@ -26,7 +26,7 @@ from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params, init_params
 from flax_ner.text.batches import Batches
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.training.mesh import make_mesh, state_shardings

@@ -23,7 +23,7 @@ from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as
 from seqeval.metrics.v1 import precision_recall_fscore_support as strict
 from seqeval.scheme import IOB2
 
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.metrics import Counts, Scores, score, score_spans
 

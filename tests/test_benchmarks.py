@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_ner.text.formats import write_cluener
+from flax_ner.text.cluener import write_cluener
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.tokenizer import build_vocab, write_vocab
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flax_ner.text.batches import encode_examples
+from flax_ner.text.cluener import read_cluener, write_cluener
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import read_cluener, write_cluener
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params, hand_made_tagger

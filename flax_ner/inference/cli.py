@@ -20,6 +20,7 @@ from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.tagger import load
+from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_examples
@@ -205,7 +206,7 @@ def _predict(options: argparse.Namespace) -> None:
     for number, (text, entities) in enumerate(zip(again, found, strict=True)):
         if options.format != "text":
             clue = options.format == "clue"
-            print(_clue_line(number, entities) if clue else _json_line(text, entities))
+            print(_clue_line(number, text, entities) if clue else _json_line(text, entities))
             continue
         marked = highlight(text, entities, tagger.labels.categories)
         if console.is_terminal:
@@ -219,12 +220,8 @@ def _json_line(text: str, entities: list[Entity]) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _clue_line(number: int, entities: list[Entity]) -> str:
-    label: dict[str, dict[str, list[list[int]]]] = {}
-    for entity in entities:
-        spans = label.setdefault(entity.type, {}).setdefault(entity.text, [])
-        spans.append([entity.start, entity.end - 1])
-    return json.dumps({"id": number, "label": label}, ensure_ascii=False)
+def _clue_line(number: int, text: str, entities: list[Entity]) -> str:
+    return json.dumps({"id": number, "label": cluener_label(text, entities)}, ensure_ascii=False)
 
 
 def _texts(file: str) -> Iterator[str]:

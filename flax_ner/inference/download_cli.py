@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from flax_ner.text.cluener import ARCHIVE, SPLITS, URL, download_cluener
+from flax_ner.text.cluener_archive import ARCHIVE, SPLITS, URL, download_cluener
 
 
 def add_download_command(

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from flax_ner.errors import UserError, reason
 from flax_ner.inference.tagger import Tagger
-from flax_ner.text.formats import read_rows
+from flax_ner.text.files import read_rows
 
 SUFFIXES = ".jsonl", ".parquet"
 FIELD = "entities"  # what a row gets

@@ -1,162 +1,91 @@
-"""CLUENER2020 as it is published: fetched, unpacked with care, and counted."""
+"""CLUENER's JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`."""
 
-import lzma
-import os
-import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
-from zipfile import BadZipFile, ZipFile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from flax_ner.errors import UserError
-from flax_ner.text.audit import statistics
-from flax_ner.text.download import Progress, disk_told, fetch
-from flax_ner.text.formats import read_cluener
-
-# Where the CLUE benchmark publishes it (github.com/CLUEbenchmark/CLUENER2020).
-URL = "https://storage.googleapis.com/cluebenchmark/tasks/cluener_public.zip"
-ARCHIVE = "cluener_public.zip"
-# In bytes, of the archive and of each member unpacked: 1 and 2.3 million in truth.
-LIMIT = 32 << 20
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.files import Line, Losses, collect, decoded, lines, parse, write_json_lines
 
 
-class Counts(NamedTuple):
-    """Texts; entities, distinct (category, surface) a text; mentions."""
+def read_cluener(
+    path: str | Path, skipped: list[str] | None = None, losses: Losses | None = None
+) -> list[Example]:
+    """Read CLUENER JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
 
-    texts: int
-    distinct: int
-    mentions: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.texts:,} texts, {self.distinct:,} distinct entities, {self.mentions:,} mentions"
-        )
-
-
-SPLITS = {
-    "train.json": Counts(10748, 23338, 23972),
-    "dev.json": Counts(1343, 2982, 3072),
-    "test.json": Counts(1345, 0, 0),  # its labels are not published
-}
-# Of the archive's other members these are unpacked, where they are there.
-BESIDE = "README.md", "cluener_predict.json"
-
-
-def download_cluener(
-    folder: Path,
-    url: str = URL,
-    progress: Progress = lambda done, total: None,
-    splits: Mapping[str, Counts] = SPLITS,
-) -> bool:
-    """Have CLUENER2020 in a folder. Files appear there whole and counted, or not at all.
-
-    An archive that lies in the folder already (`cluener_public.zip`) is taken instead of the
-    published one, and left there.
-
-    Args:
-        folder: made where it is missing.
-        url: of the archive.
-        progress: as `fetch` takes it.
-        splits: the files and what they must hold.
-
-    Returns:
-        Whether anything was missing.
+    Offsets count characters and `end` is inclusive in the file, exclusive in the result. A line
+    without `label` gives an unlabelled example. Entities keep the order of the file. `skipped` is
+    as in `read_examples`; `losses` takes what else the lines have.
 
     Raises:
-        UserError: the archive cannot be had or unpacked, or a file, there before or unpacked, holds
-            something else than CLUENER2020; such an archive is deleted if it was fetched.
+        UserError: with file and line, for anything that is not of that form.
     """
-    there = [name for name in splits if (folder / name).exists()]
-    for name in there:
-        if fault := _fault(folder / name, splits[name]):
+    path = Path(path)
+    units = ((f"{path}:{number}", line) for number, line in enumerate(lines(path), 1))
+    empty = f"{path}: holds no examples. One JSON object a line is expected."
+    losses = losses or Losses()
+    return collect(
+        units, lambda line, source: _cluener_example(line, source, losses), skipped, empty
+    )
+
+
+def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write examples as CLUENER JSON lines; an unlabelled example gets no `label`."""
+
+    def row(example: Example) -> dict[str, Any]:
+        if example.entities is None:
+            return {"text": example.text}
+        return {"text": example.text, "label": cluener_label(example.text, example.entities)}
+
+    write_json_lines(Path(path), map(row, examples))
+
+
+def cluener_label(text: str, entities: Iterable[Entity]) -> dict[str, dict[str, list[list[int]]]]:
+    """The `label` of a text with these entities."""
+    label: dict[str, dict[str, list[list[int]]]] = {}
+    for entity in entities:
+        spans = label.setdefault(entity.type, {}).setdefault(text[entity.start : entity.end], [])
+        spans.append([entity.start, entity.end - 1])
+    return label
+
+
+def _cluener_example(line: Line, source: str, losses: Losses) -> Example | None:
+    written = decoded(line, source)
+    if not written.strip():
+        return None
+    row = parse(written, source)
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise UserError(f'{source}: no "text". A line is {{"text": "...", "label": {{...}}}}.')
+    text, label = row["text"], row.get("label")
+    for name in row.keys() - {"text", "label"}:
+        losses.add(f"field {name!r}, left out", source)
+    if label is None:
+        return Example(text, None, source)
+    entities = []
+    try:
+        for category, surfaces in label.items():
+            for surface, spans in surfaces.items():
+                for start, end in spans:
+                    entities.append((category, surface, start, end))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f'{source}: "label" is not of the form {{category: {{surface: [[start, end], ...]}}}}.'
+        ) from None
+    for category, surface, start, end in entities:
+        if type(start) is not int or type(end) is not int or not 0 <= start <= end < len(text):
             raise UserError(
-                f"{folder / name}: is there, and is not CLUENER2020's: {fault}. Move it away, or "
-                "choose another folder."
+                f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
+                f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."
             )
-    if len(there) == len(splits):
-        return False
-    with disk_told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / ARCHIVE
-    fetched = not archive.exists()
-    if fetched:
-        try:
-            fetch(url, archive, LIMIT, progress)
-        except UserError as error:
+        if text[start : end + 1] != surface:
             raise UserError(
-                f"{error} An archive from elsewhere will do: put it at {archive}."
-            ) from None
-    try:
-        _install(archive, folder, url if fetched else str(archive), splits)
-    finally:
-        if fetched:
-            with suppress(OSError):
-                archive.unlink()
-    return True
-
-
-def _fault(path: Path, expected: Counts) -> str:
-    """What is wrong with a file, or nothing."""
-    try:
-        found = statistics(path.name, read_cluener(path))
-    except UserError as error:
-        return str(error).removeprefix(f"{path}:").strip()
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    counts = Counts(found.texts, found.distinct, found.mentions)
-    return "" if counts == expected else f"{counts}, where {expected} belong"
-
-
-def _install(archive: Path, folder: Path, origin: str, splits: Mapping[str, Counts]) -> None:
-    """Unpack beside the folder's files, and move over what is missing once all is right."""
-    members = _members(archive, origin, splits)
-    with disk_told(folder), TemporaryDirectory(prefix=".unpacking-", dir=folder) as unpacked:
-        for name, content in members.items():
-            (Path(unpacked) / name).write_bytes(content)
-        for name, expected in splits.items():
-            if fault := _fault(Path(unpacked) / name, expected):
-                raise UserError(f"{origin}: its {name} is not CLUENER2020's: {fault}.")
-        for name in members:
-            if not (folder / name).exists():
-                os.replace(Path(unpacked) / name, folder / name)
-
-
-def _members(archive: Path, origin: str, required: Iterable[str]) -> dict[str, bytes]:
-    """The members that are wanted. Others are not looked at, but for names that no honest one has."""
-    try:
-        with ZipFile(archive) as zipped:
-            names = zipped.namelist()
-            for name in names:
-                if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name:
-                    raise UserError(f"{origin}: has a member {name!r}, which leads out of it.")
-            missing = [name for name in required if name not in names]
-            if missing:
-                raise UserError(
-                    f"{origin}: lacks {', '.join(missing)}: another archive than CLUENER2020's."
-                )
-            wanted = [name for name in names if name in required or name in BESIDE]
-            return {name: _content(zipped, name, origin) for name in wanted}
-    except UserError:
-        raise
-    except (
-        BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-    ) as error:
-        # RuntimeError: encrypted, or (NotImplementedError) packed in an unknown way.
-        raise UserError(f"{origin}: is no zip archive, or a damaged one ({error}).") from error
-
-
-def _content(zipped: ZipFile, name: str, origin: str) -> bytes:
-    """A member as far as the limit; what the archive says of its size may be wrong."""
-    with zipped.open(name) as file:
-        content = file.read(LIMIT + 1)
-    if len(content) > LIMIT:
-        raise UserError(f"{origin}: its {name} has more than {LIMIT:,} bytes.")
-    return content
+                f"{source}: {category} {surface!r} at [{start}, {end}], where the text has "
+                f"{text[start : end + 1]!r}. Correct the span or the surface."
+            )
+    if len(set(entities)) < len(entities):
+        category, surface, start, end = next(e for e in entities if entities.count(e) > 1)
+        raise UserError(
+            f"{source}: {category} {surface!r} at [{start}, {end}] is there twice. Delete one."
+        )
+    return Example(text, tuple(Entity(c, s, e + 1, t) for c, t, s, e in entities), source)

@@ -81,9 +81,7 @@ def read_columns(
     widths = Counter(width for sentence in whole for width in sentence.columns)
     width = widths.most_common(1)[0][0] if widths else 2
 
-    def example(unit: _Sentence | UserError, _: str) -> Example:
-        if isinstance(unit, UserError):
-            raise unit
+    def example(unit: _Sentence, _: str) -> Example:
         for found, source in zip(unit.columns, unit.sources, strict=True):
             if found != width:
                 raise UserError(

@@ -80,6 +80,27 @@ def decoded(line: Line, source: str) -> str:
         ) from None
 
 
+def read_rows(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON objects one line at a time: `file:line`, the line and its object. Blank lines are left out.
+
+    Raises:
+        UserError: with file and line, once a line is reached that is no JSON object.
+    """
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            source = f"{path}:{number}"
+            if number == 1:
+                check_plain(raw, path)
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            line = decoded(raw, source).strip()
+            if not line:
+                continue
+            row = parse(line, source)
+            if not isinstance(row, dict):
+                raise UserError(f"{source}: no JSON object. One a line is expected.")
+            yield source, line, row
+
+
 def collect(
     units: Iterable[tuple[str, Any]],
     example: Callable[[Any, str], Example | None],
@@ -90,7 +111,7 @@ def collect(
     """The examples of a file's units (lines, sentences, tasks).
 
     Args:
-        units: each with its source, "file:line".
+        units: each with its source, "file:line"; or the fault that was found in it before.
         example: makes one of a unit and its source; None for a unit without any.
         skipped: takes the fault of each unit that cannot be read. Without it the first one raises.
         empty: what to say of a file without examples.
@@ -103,6 +124,8 @@ def collect(
     with _collector_paused():
         for source, unit in units:
             try:
+                if isinstance(unit, UserError):
+                    raise unit
                 made = example(unit, source)
             except UserError as error:
                 if skipped is None:

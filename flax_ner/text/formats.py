@@ -1,30 +1,17 @@
-"""Readers and writers of data files. A fault in the data is a `UserError` that names file and line."""
+"""The door to all data formats. A fault in the data is a `UserError` that names file and line."""
 
-import codecs
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.text.brat import read_brat, write_brat
+from flax_ner.text.cluener import read_cluener, write_cluener
 from flax_ner.text.columns import read_columns, write_columns
 from flax_ner.text.doccano import read_doccano, write_doccano
-from flax_ner.text.examples import Entity, Example
-from flax_ner.text.files import (
-    Line,
-    Losses,
-    check_plain,
-    checked_entity,
-    collect,
-    content,
-    decoded,
-    distinct,
-    lines,
-    parse,
-    write_json_lines,
-)
+from flax_ner.text.examples import Example
+from flax_ner.text.files import Losses, checked_entity, content, distinct
 from flax_ner.text.label_studio import read_label_studio, write_label_studio
 from flax_ner.text.recognise import recognise
 from flax_ner.text.synthetic import synthetic
@@ -141,105 +128,6 @@ def write_examples(
             shutil.rmtree(part)
         part.unlink(missing_ok=True)
     return losses.lines()
-
-
-def read_cluener(
-    path: str | Path, skipped: list[str] | None = None, losses: Losses | None = None
-) -> list[Example]:
-    """Read CLUENER JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
-
-    Offsets count characters and `end` is inclusive in the file, exclusive in the result. A line
-    without `label` gives an unlabelled example. Entities keep the order of the file. `skipped` is
-    as in `read_examples`; `losses` takes what else the lines have.
-
-    Raises:
-        UserError: with file and line, for anything that is not of that form.
-    """
-    path = Path(path)
-    units = ((f"{path}:{number}", line) for number, line in enumerate(lines(path), 1))
-    empty = f"{path}: holds no examples. One JSON object a line is expected."
-    losses = losses or Losses()
-    return collect(
-        units, lambda line, source: _cluener_example(line, source, losses), skipped, empty
-    )
-
-
-def read_rows(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Read JSON objects one line at a time: `file:line`, the line and its object. Blank lines are left out.
-
-    Raises:
-        UserError: with file and line, once a line is reached that is no JSON object.
-    """
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            source = f"{path}:{number}"
-            if number == 1:
-                check_plain(raw, path)
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            line = decoded(raw, source).strip()
-            if not line:
-                continue
-            row = parse(line, source)
-            if not isinstance(row, dict):
-                raise UserError(f"{source}: no JSON object. One a line is expected.")
-            yield source, line, row
-
-
-def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write examples as CLUENER JSON lines; an unlabelled example gets no `label`."""
-
-    def row(example: Example) -> dict[str, Any]:
-        if example.entities is None:
-            return {"text": example.text}
-        label: dict[str, dict[str, list[list[int]]]] = {}
-        for entity in example.entities:
-            surface = example.text[entity.start : entity.end]
-            spans = label.setdefault(entity.type, {}).setdefault(surface, [])
-            spans.append([entity.start, entity.end - 1])
-        return {"text": example.text, "label": label}
-
-    write_json_lines(Path(path), map(row, examples))
-
-
-def _cluener_example(line: Line, source: str, losses: Losses) -> Example | None:
-    written = decoded(line, source)
-    if not written.strip():
-        return None
-    row = parse(written, source)
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise UserError(f'{source}: no "text". A line is {{"text": "...", "label": {{...}}}}.')
-    text, label = row["text"], row.get("label")
-    for name in row.keys() - {"text", "label"}:
-        losses.add(f"field {name!r}, left out", source)
-    if label is None:
-        return Example(text, None, source)
-    entities = []
-    try:
-        for category, surfaces in label.items():
-            for surface, spans in surfaces.items():
-                for start, end in spans:
-                    entities.append((category, surface, start, end))
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(
-            f'{source}: "label" is not of the form {{category: {{surface: [[start, end], ...]}}}}.'
-        ) from None
-    for category, surface, start, end in entities:
-        if type(start) is not int or type(end) is not int or not 0 <= start <= end < len(text):
-            raise UserError(
-                f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
-                f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."
-            )
-        if text[start : end + 1] != surface:
-            raise UserError(
-                f"{source}: {category} {surface!r} at [{start}, {end}], where the text has "
-                f"{text[start : end + 1]!r}. Correct the span or the surface."
-            )
-    if len(set(entities)) < len(entities):
-        category, surface, start, end = next(e for e in entities if entities.count(e) > 1)
-        raise UserError(
-            f"{source}: {category} {surface!r} at [{start}, {end}] is there twice. Delete one."
-        )
-    return Example(text, tuple(Entity(c, s, e + 1, t) for c, t, s, e in entities), source)
 
 
 def _read_cluener(

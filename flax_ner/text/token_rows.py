@@ -51,9 +51,7 @@ def read_token_rows(
     scheme = scheme_of(row["tags"] for row in rows if row["tags"] is not None)
     characters = one_character_each(row["tokens"] for row in rows)
 
-    def example(row: dict[str, Any] | UserError, source: str) -> Example:
-        if isinstance(row, UserError):
-            raise row
+    def example(row: dict[str, Any], source: str) -> Example:
         for name in row["others"]:
             losses.add(f"field {name!r}, left out", source)
         tags, sources = row["tags"], [source] * len(row["tokens"])

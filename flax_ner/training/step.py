@@ -124,9 +124,7 @@ def run_steps(step: Step, shardings: Any) -> RunSteps:
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, first + i, keepdims=False), batches
             )
-            with jax.sharding.use_abstract_mesh(
-                mesh
-            ):  # for the model, which keeps rows over all of it
+            with jax.sharding.use_abstract_mesh(mesh):  # the model keeps rows over all of it
                 state, metrics = step(state, batch)
             sums = {name: before[name] + metrics[name] for name in ("loss", "updates")}
             kept = jax.tree.map(partial(jnp.where, metrics["updates"] > 0), metrics | sums, before)

@@ -175,7 +175,7 @@ def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) 
 
 
 def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Path) -> None:
-    from flax_ner.text.formats import write_cluener
+    from flax_ner.text.cluener import write_cluener
 
     examples, data, out = synthetic("dev", 100), tmp_path / "dev.json", tmp_path / "scores.json"
     write_cluener(data, examples)

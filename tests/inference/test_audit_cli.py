@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flax_ner.inference.cli import main
+from flax_ner.text.cluener import write_cluener
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import write_cluener
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params
 

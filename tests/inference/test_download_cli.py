@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tests.text.test_cluener import archive
 
 from flax_ner.inference.cli import main
-from flax_ner.text.cluener import SPLITS
+from flax_ner.text.cluener_archive import SPLITS
 from tests.text.file_server import FileServer
-from tests.text.test_cluener import archive
 from tests.text.test_download import NOWHERE
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flax_ner import Tagger
 from flax_ner.model.tagger import init_params
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer, read_vocab
 from flax_ner.weights.convert import CLUENER, convert

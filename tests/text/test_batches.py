@@ -18,8 +18,8 @@ from flax_ner.text.batches import (
     encode_examples,
     split_example,
 )
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
 from tests.text.helpers import CATEGORIES, examples

@@ -1,200 +1,310 @@
-"""CLUENER2020 from an archive: unpacked with care, counted, and there whole or not at all."""
+"""CLUENER's JSON lines: what is read, what is refused, and with which words."""
 
-import io
+import codecs
+import contextlib
+import gc
+import gzip
 import json
-import random
-import struct
-import zipfile
-from collections.abc import Iterator
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flax_ner.errors import UserError
-from flax_ner.text import cluener as module
-from flax_ner.text.cluener import SPLITS, Counts, download_cluener
-from flax_ner.text.formats import read_cluener
-from tests.text.file_server import FileServer
-from tests.text.test_download import NOWHERE
+from flax_ner.text.cluener import read_cluener, write_cluener
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.labels import overlaps
+from tests.text.helpers import examples
 
-LABELLED = '{"text": "王在上海到上海", "label": {"address": {"上海": [[2, 3], [5, 6]]}}}\n'
-SMALL = {
-    "train.json": Counts(2, 2, 4),
-    "dev.json": Counts(1, 1, 2),
-    "test.json": Counts(1, 0, 0),
+GOOD = '{"text": "浙商银行", "label": {"company": {"浙商": [[0, 1]], "银行": [[2, 3]]}}}'
+EXPECTED = (Entity("company", 0, 2, "浙商"), Entity("company", 2, 4, "银行"))
+CHARACTERS = st.sampled_from('中国 "\\/,\n\r\t\0\u2028\u0085😀\ufeff') | st.characters()
+
+
+def write(folder: Path, data: str | bytes) -> Path:
+    path = folder / "data.json"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("split", "texts", "mentions", "distinct", "one_character", "overlapping"),
+    [("train", 10748, 23972, 23338, 22, 2), ("dev", 1343, 3072, 2982, 0, 0)],
+)
+def test_cluener_counts_are_the_published_ones(
+    cluener: Path, split: str, texts: int, mentions: int, distinct: int, one_character: int,
+    overlapping: int,
+) -> None:  # fmt: skip
+    data = [(e.text, e.entities or ()) for e in read_cluener(cluener / f"{split}.json")]
+    assert len(data) == texts
+    assert max(len(text) for text, _ in data) == 50
+    assert sum(len(found) for _, found in data) == mentions
+    assert sum(len({(e.type, e.text) for e in found}) for _, found in data) == distinct
+    assert sum(e.end - e.start == 1 for _, found in data for e in found) == one_character
+    assert sum(overlaps(found) for _, found in data) == overlapping
+    assert all(text[e.start : e.end] == e.text for text, found in data for e in found)
+
+
+def test_entities_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    line = '{"text": "abab", "label": {"y": {"b": [[3, 3], [1, 1]]}, "x": {"a": [[0, 0]]}}}'
+    (example,) = read_cluener(write(tmp_path, line))
+    expected = [("y", 3, 4), ("y", 1, 2), ("x", 0, 1)]
+    assert [entity[:3] for entity in example.entities or ()] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(examples(CHARACTERS), min_size=1, max_size=4), st.booleans())
+def test_write_and_read_are_inverse(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Example], labelled: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    rows = [*rows, Example("unlabelled", None), Example("nothing in it", ())]
+    write_cluener(path, rows)
+    read = read_cluener(path)
+    assert [example.source for example in read] == [f"{path}:{i + 1}" for i in range(len(rows))]
+    for example, again in zip(rows, read, strict=True):
+        assert again.text == example.text
+        assert (again.entities is None) == (example.entities is None)
+        assert sorted(again.entities or ()) == sorted(example.entities or ())
+
+
+def test_cluener_itself_comes_back_from_writing(cluener: Path, tmp_path: Path) -> None:
+    write_cluener(tmp_path / "dev.json", read_cluener(cluener / "dev.json"))
+    lines = (cluener / "dev.json").read_text("utf-8").splitlines()
+    again = (tmp_path / "dev.json").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in again] == [json.loads(line) for line in lines]
+
+
+def test_a_lone_surrogate_survives_writing(tmp_path: Path) -> None:
+    rows = read_cluener(write(tmp_path, r'{"text": "a\ud800b", "label": {"x": {"b": [[2, 2]]}}}'))
+    write_cluener(tmp_path / "again.json", rows)
+    (again,) = read_cluener(tmp_path / "again.json")
+    assert (again.text, again.entities) == ("a\ud800b", (Entity("x", 2, 3, "b"),))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(GOOD, id="no final newline"),
+        pytest.param(GOOD + "\n", id="newline"),
+        pytest.param(GOOD + "\r\n", id="CRLF"),
+        pytest.param(codecs.BOM_UTF8 + GOOD.encode() + b"\n", id="BOM"),
+        pytest.param(f"\n\n  \n{GOOD}\n\t\n\n", id="blank lines"),
+    ],
+)
+def test_harmless_variants_are_read(tmp_path: Path, data: str | bytes) -> None:
+    (example,) = read_cluener(write(tmp_path, data))
+    assert (example.text, example.entities) == ("浙商银行", EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "a"}', None),
+        ('{"text": "a", "label": null}', None),
+        ('{"text": "a", "label": {}}', ()),
+        ('{"text": "a", "label": {"x": {}}}', ()),
+        ('{"text": "a", "label": {"x": {"a": []}}}', ()),
+        ('{"text": "", "label": {}}', ()),
+        ('{"id": 3, "text": "a", "label": {}, "more": []}', ()),
+    ],
+)
+def test_unlabelled_is_not_the_same_as_without_entities(
+    tmp_path: Path, line: str, expected: tuple[Entity, ...] | None
+) -> None:
+    (example,) = read_cluener(write(tmp_path, line))
+    assert example.entities == expected
+
+
+BAD = {
+    "not JSON": ("浙商银行", "not JSON"),
+    "cut off": ('{"text": "ab", "label": {', "not JSON"),
+    "two on a line": (GOOD + GOOD, "not JSON"),
+    "nested too deep": ("[" * 100_000, "not JSON"),
+    "a number too long": (f'{{"text": "ab", "id": {"1" * 5000}}}', "not JSON"),
+    "a list": ('["ab"]', 'no "text"'),
+    "a string": ('"text"', 'no "text"'),
+    "null": ("null", 'no "text"'),
+    "no text": ('{"label": {}}', 'no "text"'),
+    "text a number": ('{"text": 5, "label": {}}', 'no "text"'),
+    "text a list": ('{"text": ["a", "b"], "label": {}}', 'no "text"'),
+    "reversed": ('{"text": "ab", "label": {"x": {"ab": [[1, 0]]}}}', r"x 'ab' has the span [1, 0]"),
+    "negative": ('{"text": "ab", "label": {"x": {"b": [[-1, 1]]}}}', "span [-1, 1]"),
+    "past the end": ('{"text": "ab", "label": {"x": {"ab": [[0, 2]]}}}', "text of 2 characters"),
+    "fractions": ('{"text": "ab", "label": {"x": {"ab": [[0.0, 1.0]]}}}', "span [0.0, 1.0]"),
+    "booleans": ('{"text": "ab", "label": {"x": {"ab": [[false, true]]}}}', "span [False, True]"),
+    "strings": ('{"text": "ab", "label": {"x": {"ab": [["0", "1"]]}}}', "span [0, 1]"),
+    "null span": ('{"text": "ab", "label": {"x": {"ab": [[0, null]]}}}', "span [0, None]"),
+    "mismatch": ('{"text": "ab", "label": {"x": {"ac": [[0, 1]]}}}', "where the text has 'ab'"),
+    "end exclusive": ('{"text": "abc", "label": {"x": {"ab": [[0, 2]]}}}', "has 'abc'"),
+    "label a list": ('{"text": "ab", "label": [["x", 0, 1]]}', '"label" is not of the form'),
+    "label a string": ('{"text": "ab", "label": "x"}', '"label" is not of the form'),
+    "label false": ('{"text": "ab", "label": false}', '"label" is not of the form'),
+    "spans at once": ('{"text": "ab", "label": {"x": [[0, 1]]}}', '"label" is not of the form'),
+    "flat span": ('{"text": "ab", "label": {"x": {"ab": [0, 1]}}}', '"label" is not of the form'),
+    "span of one": ('{"text": "ab", "label": {"x": {"ab": [[0]]}}}', '"label" is not of the form'),
+    "span of three": ('{"text": "ab", "label": {"x": {"ab": [[0, 1, 2]]}}}', "is not of the form"),
+    "twice": ('{"text": "ab", "label": {"x": {"ab": [[0, 1], [0, 1]]}}}', "there twice"),
+    "no spans": ('{"text": "ab", "label": {"x": {"ab": null}}}', '"label" is not of the form'),
 }
-MEMBERS = {
-    "train.json": LABELLED * 2,
-    "dev.json": LABELLED,
-    "test.json": '{"id": 0, "text": "王"}\n',
-    "README.md": "CLUENER",
-    "__MACOSX/._train.json": "left out",
-}
 
 
-def archive(members: dict[str, str] | None = None, **changed: str) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for name, content in ({**MEMBERS, **changed} if members is None else members).items():
-            zipped.writestr(name, content)
-    return out.getvalue()
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
+def test_a_bad_line_is_named_by_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}:3: ')}.*{re.escape(message)}"):
+        read_cluener(path)
 
 
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer(archive()) as server:
-        yield server
+def test_a_byte_order_mark_within_a_file_is_called_that(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{GOOD}\n\ufeff{GOOD}\n")  # two files in one
+    with pytest.raises(UserError, match=r":2: not JSON \(Unexpected UTF-8 BOM"):
+        read_cluener(path)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*"))
-
-
-def refused(server: FileServer, content: bytes, folder: Path, why: str) -> None:
-    """Nothing is left of an archive that is no good."""
-    server.content = content
-    with pytest.raises(UserError, match=why):
-        download_cluener(folder, server.url, splits=SMALL)
-    assert names(folder.parent) == [folder.name]
-
-
-def test_the_members_that_are_expected_are_unpacked(server: FileServer, tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "cluener"
-    assert download_cluener(folder, server.url, splits=SMALL)
-    assert names(folder) == ["README.md", "dev.json", "test.json", "train.json"]
-    assert (folder / "dev.json").read_text("utf-8") == LABELLED
-
-
-def test_what_is_there_is_not_fetched_again(server: FileServer, tmp_path: Path) -> None:
-    download_cluener(tmp_path, server.url, splits=SMALL)
-    assert not download_cluener(tmp_path, NOWHERE, splits=SMALL)
-    (tmp_path / "dev.json").unlink()
-    before = (tmp_path / "train.json").stat().st_ino
-    assert download_cluener(tmp_path, server.url, splits=SMALL)
-    assert (tmp_path / "train.json").stat().st_ino == before  # and not replaced
-    assert len(server.requests) == 2
-
-
-def test_somebody_elses_file_is_left_alone(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "dev.json").write_text(LABELLED * 5, "utf-8")
-    with pytest.raises(UserError, match=r"dev\.json: is there, and .*: 5 texts.*Move it away"):
-        download_cluener(tmp_path, server.url, splits=SMALL)
-    assert (tmp_path / "dev.json").read_text("utf-8") == LABELLED * 5 and not server.requests
-
-
-def test_a_transfer_that_broke_off_goes_on(server: FileServer, tmp_path: Path) -> None:
-    server.cut = 200
-    with pytest.raises(UserError, match="broke off after 200 of"):
-        download_cluener(tmp_path, server.url, splits=SMALL)
-    assert names(tmp_path) == ["cluener_public.zip.part", "cluener_public.zip.part.json"]
-    assert download_cluener(tmp_path, server.url, splits=SMALL)
-    assert server.requests[-1][1] == "bytes=200-" and "dev.json" in names(tmp_path)
-
-
-def test_an_archive_from_elsewhere_is_taken_and_left(tmp_path: Path) -> None:
-    own = tmp_path / "cluener_public.zip"
-    with pytest.raises(UserError, match=f"An archive from elsewhere will do: put it at {own}"):
-        download_cluener(tmp_path, NOWHERE, splits=SMALL)
-    own.write_bytes(archive())
-    assert download_cluener(tmp_path, NOWHERE, splits=SMALL)
-    assert own.exists() and (tmp_path / "train.json").exists()
-    (tmp_path / "train.json").unlink()
-    own.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"cluener_public\.zip: is no zip archive"):
-        download_cluener(tmp_path, NOWHERE, splits=SMALL)
-    assert own.exists()
-
-
-def test_what_is_no_archive_is_refused(server: FileServer, tmp_path: Path) -> None:
-    whole, folder = archive(), tmp_path / "cluener"
-    refused(server, b"<html>Log in</html>", folder, "is no zip archive")
-    refused(server, whole[: len(whole) // 2], folder, "is no zip archive")
-    refused(server, b"", folder, "is no zip archive")
-
-
-def test_other_counts_are_refused(server: FileServer, tmp_path: Path) -> None:
-    folder = tmp_path / "cluener"
-    more = archive(**{"train.json": LABELLED * 3})
-    refused(server, more, folder, r"train\.json is not CLUENER2020's: 3 texts.*2 texts")
-    broken = archive(**{"dev.json": LABELLED.replace("[[2,", "[[1,")})
-    refused(server, broken, folder, r"its dev\.json is not CLUENER2020's: .*Correct the span")
-    empty = archive(**{"test.json": ""})
-    refused(server, empty, folder, r"test\.json is not .*holds no examples")
-
-
-def test_an_archive_that_lacks_a_file_is_refused(server: FileServer, tmp_path: Path) -> None:
-    some = archive({"train.json": LABELLED, "README.md": ""})
-    refused(server, some, tmp_path / "cluener", r"lacks dev\.json, test\.json")
-
-
-@pytest.mark.parametrize("name", ["../evil.json", "/tmp/evil.json", "a/../../evil", "..\\evil"])
-def test_names_that_lead_out_are_refused(server: FileServer, tmp_path: Path, name: str) -> None:
-    hostile = archive({**MEMBERS, name: "x"})
-    refused(server, hostile, tmp_path / "cluener", "which leads out of it")
-
-
-def test_a_member_that_swells_is_refused(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("data", [GOOD, "no JSON"])
+def test_reading_leaves_the_garbage_collector_as_it_was(
+    tmp_path: Path, data: str, enabled: bool
 ) -> None:
-    bomb = archive(**{"train.json": LABELLED + " " * 20_000_000})
-    assert len(bomb) < 100_000
-    monkeypatch.setattr(module, "LIMIT", 1_000_000)
-    refused(server, bomb, tmp_path / "cluener", r"train\.json has more than 1,000,000 bytes")
+    path = write(tmp_path, data)
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with contextlib.suppress(UserError):
+            read_cluener(path)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
-def test_an_encrypted_or_oddly_packed_member_is_refused(server: FileServer, tmp_path: Path) -> None:
-    whole = archive()
-    entry = whole.index(b"PK\x01\x02")
-    for offset, value in ((8, 1), (10, 99)):  # flags: encrypted; method: unknown
-        changed = bytearray(whole)
-        struct.pack_into("<H", changed, entry + offset, value)
-        refused(server, bytes(changed), tmp_path / "cluener", "is no zip archive, or a damaged")
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.encode("gb18030"))
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}:1: not UTF-8 .* at byte 10 of"):
+        read_cluener(path)
 
 
-def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
-    whole, chance = archive(), random.Random(0)
-    own = tmp_path / "cluener_public.zip"
-    for _ in range(300):
-        changed = bytearray(whole)
-        for _ in range(chance.randint(1, 4)):
-            changed[chance.randrange(len(whole))] = chance.randrange(256)
-        own.write_bytes(changed)
-        try:
-            download_cluener(tmp_path, NOWHERE, splits=SMALL)
-        except UserError:
-            assert names(tmp_path) == [own.name]
-        for name in SMALL:
-            path = tmp_path / name
-            if path.exists():
-                assert path.read_text("utf-8") == MEMBERS[name]
-                path.unlink()
-        (tmp_path / "README.md").unlink(missing_ok=True)
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(GOOD.encode()), "compressed by gzip"),
+        (GOOD.encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"), "UTF-16"),
+        (b"PK\x03\x04\x14\x00", "a zip archive"),
+    ],
+    ids=["gzip", "UTF-16", "UTF-16, other order", "zip"],
+)
+def test_a_file_of_another_kind_is_called_that(tmp_path: Path, data: bytes, kind: str) -> None:
+    with pytest.raises(UserError, match=f"data.json: is {kind}. Save the file as plain UTF-8"):
+        read_cluener(write(tmp_path, data))
 
 
-def test_a_full_disk_leaves_nothing(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_line_of_fifty_megabytes_is_read_or_refused_by_number(tmp_path: Path) -> None:
+    text = "浙商银行" * 4_000_000  # 48 MB in UTF-8
+    last = len(text) - 1
+    good = json.dumps({"text": text, "label": {"x": {"行": [[last, last]]}}}, ensure_ascii=False)
+    path = write(tmp_path, f"{GOOD}\n{good}\n{good[:-9]}\n")
+    skipped: list[str] = []
+    first, long = read_cluener(path, skipped)
+    assert (first.entities, long.entities) == (EXPECTED, (Entity("x", last, last + 1, "行"),))
+    (fault,) = skipped
+    assert fault.startswith(f"{path}:3: not JSON") and len(fault) < 300
+
+
+def test_lines_that_cannot_be_read_are_skipped_and_listed_where_asked_for(tmp_path: Path) -> None:
+    bad = [line.encode() for line, _ in BAD.values()] + [GOOD.encode("gb18030")]
+    lines = [line for other in bad for line in (GOOD.encode(), other)]
+    path, skipped = write(tmp_path, b"\n".join(lines)), list[str]()
+    examples = read_cluener(path, skipped)
+    assert [e.source for e in examples] == [f"{path}:{2 * i + 1}" for i in range(len(bad))]
+    assert {e.entities for e in examples} == {EXPECTED}
+    for i, fault in enumerate(skipped):
+        assert fault.startswith(f"{path}:{2 * i + 2}: ")
+    assert len(skipped) == len(bad)
+    with pytest.raises(UserError, match=r"no examples.* 2 lines .* the first: .*data.json:1: not"):
+        read_cluener(write(tmp_path, "no\nexample\n"), skipped)
+
+
+# Values that stand where others should, at random.
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(CHARACTERS, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["x", "ab", "text", "label"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def cluener_lines(draw: st.DrawFn) -> bytes:
+    """A line of CLUENER JSON, right or with anything wrong with it."""
+    text = draw(st.text(CHARACTERS, max_size=8))
+    label: dict[str, Any] = {}
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(-1, len(text)))
+        end = draw(st.integers(start, len(text)))
+        spans = label.setdefault(draw(st.sampled_from("xyz")), {})
+        spans.setdefault(text[max(start, 0) : end + 1], []).append([start, end])
+    row: Any = {"text": text, "label": label}
+    match draw(st.integers(0, 5)):
+        case 0:
+            row[draw(st.sampled_from(["text", "label"]))] = draw(VALUES)
+        case 1:
+            label[draw(st.sampled_from("xyz"))] = draw(VALUES)
+        case 2:
+            label["x"] = {text[:1]: draw(VALUES)}
+        case 3:
+            row = draw(VALUES)
+    line = json.dumps(row, ensure_ascii=draw(st.booleans())).encode("utf-8", "backslashreplace")
+    if draw(st.integers(0, 4)) == 0:
+        place = draw(st.integers(0, len(line)))
+        line = line[:place] + draw(st.binary(max_size=3)) + line[place + draw(st.integers(0, 2)) :]
+    return line.replace(b"\n", b" ")
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(cluener_lines(), min_size=5, max_size=5))
+def test_every_line_is_read_exactly_or_refused_by_number(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    refused(server, archive(), tmp_path / "cluener", "No space left.*Make room")
-
-
-def test_a_folder_that_is_a_file_is_told(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "cluener").write_text("")
-    with pytest.raises(UserError, match="cluener: cannot be written"):
-        download_cluener(tmp_path / "cluener", server.url, splits=SMALL)
-
-
-def test_cluener_has_the_counts_that_are_checked(
-    cluener: Path, server: FileServer, tmp_path: Path
-) -> None:
-    unlabelled = "".join(
-        json.dumps({"id": i, "text": example.text}, ensure_ascii=False) + "\n"
-        for i, example in enumerate(read_cluener(cluener / "train.json")[:1345])
+    folder, skipped = tmp_path_factory.getbasetemp(), list[str]()
+    path = write(folder, b"\n".join([GOOD.encode(), *lines]))
+    read = {e.source: e for e in read_cluener(path, skipped)}
+    for number, line in enumerate([GOOD.encode(), *lines], 1):
+        source = f"{path}:{number}"
+        faults = [fault for fault in skipped if fault.startswith(f"{source}: ")]
+        if not line.decode("utf-8", "replace").strip():
+            assert source not in read and not faults
+        elif source not in read:
+            assert len(faults) == 1
+        else:
+            row, example = json.loads(line.decode()), read[source]
+            assert not faults and example.text == row["text"]
+            wanted = [
+                (category, start, end + 1, surface)
+                for category, surfaces in (row.get("label") or {}).items()
+                for surface, spans in surfaces.items()
+                for start, end in spans
+            ]
+            assert [entity[:4] for entity in example.entities or ()] == wanted
+            assert all(example.text[s:e] == surface and s < e for _, s, e, surface in wanted)
+    assert len(read) + len(skipped) == sum(
+        bool(line.decode("utf-8", "replace").strip()) for line in [GOOD.encode(), *lines]
     )
-    splits = {n: (cluener / n).read_text("utf-8") for n in ("train.json", "dev.json")}
-    server.content = archive({**splits, "test.json": unlabelled})
-    assert download_cluener(tmp_path, server.url)
-    assert names(tmp_path) == sorted(SPLITS)
+
+
+@pytest.mark.parametrize("data", ["", "\n", " \r\n\n", codecs.BOM_UTF8])
+def test_a_file_without_examples_is_named(tmp_path: Path, data: str | bytes) -> None:
+    path = write(tmp_path, data)
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: holds no examples"):
+        read_cluener(path)
+
+
+def test_a_name_given_twice_in_one_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"text": "ab", "label": {"x": {"a": [[0, 0]]}, "x": {"b": [[1, 1]]}}}\n')
+    with pytest.raises(UserError, match=r"twice\.json:1: .*'x' is there twice"):
+        read_cluener(path)

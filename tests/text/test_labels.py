@@ -11,7 +11,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, IOBES, Entities
 
 from flax_ner.errors import UserError
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet, overlaps
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
 

@@ -12,8 +12,8 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2, IOBES
 
 from flax_ner.errors import UserError
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.examples import Entity
-from flax_ner.text.formats import read_cluener
 from flax_ner.text.labels import LabelSet, Spans
 from flax_ner.text.metrics import Counts, Scores, score, score_spans
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names

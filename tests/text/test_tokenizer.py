@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from flax_ner.errors import UserError
-from flax_ner.text.formats import read_cluener
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.tokenizer import (
     SPECIAL_TOKENS,
     CharTokenizer,

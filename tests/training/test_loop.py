@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import cluener_mmocr, demo
 from flax_ner import load
 from flax_ner.errors import UserError
-from flax_ner.text.formats import write_cluener
+from flax_ner.text.cluener import write_cluener
 from flax_ner.text.synthetic import synthetic
 from flax_ner.training.loop import fit
 from flax_ner.weights.model_dir import load_model
