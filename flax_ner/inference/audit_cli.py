@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from flax_ner.errors import UserError
+from flax_ner.inference.outputs import check_outputs, write_report
 from flax_ner.inference.suspects import suspects
 from flax_ner.inference.tagger import load
 from flax_ner.text.audit import LONG, audit, statistics
@@ -74,7 +75,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         _write_json(options.json, audit_json(report))
     if options.html:
-        _write(options.html, audit_html(report, options.show))
+        write_report(options.html, audit_html(report, options.show))
     if errors:
         sys.exit(1)
 
@@ -86,15 +87,12 @@ def _stats(options: argparse.Namespace) -> None:
     if options.json:
         _write_json(options.json, {"files": statistics_json(files)})
     if options.html:
-        _write(options.html, statistics_html(files))
+        write_report(options.html, statistics_html(files))
 
 
 def _check_arguments(options: argparse.Namespace) -> None:
     """Before any work: what is asked for can be read and written."""
-    for name in ("json", "html"):
-        out = getattr(options, name)
-        if out and not Path(out).absolute().parent.is_dir():
-            raise UserError(f"--{name}: no folder {str(Path(out).parent)!r} to write to.")
+    check_outputs(options)
     seen = dict[Path, str]()
     for name in options.data:
         first = seen.setdefault(Path(name).resolve(), name)
@@ -122,9 +120,4 @@ def _print(parts: Any) -> None:
 
 
 def _write_json(path: str, report: dict[str, Any]) -> None:
-    _write(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-
-
-def _write(path: str, content: str) -> None:
-    # A lone surrogate, which UTF-8 lacks, is written as JSON's escape; pages have none.
-    Path(path).write_text(content, "utf-8", errors="backslashreplace")
+    write_report(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")

@@ -19,6 +19,7 @@ from flax_ner.inference.audit_cli import add_audit_commands
 from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
+from flax_ner.inference.outputs import check_outputs, write_report
 from flax_ner.inference.tagger import load
 from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
@@ -143,10 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    for name in ("json", "html"):
-        out = getattr(options, name)
-        if out and not Path(out).absolute().parent.is_dir():
-            raise UserError(f"--{name}: no folder {str(Path(out).parent)!r} to write to.")
+    check_outputs(options)
     notes: list[str] = []
     examples = read_examples(options.data, "auto", "DATA", notes=notes)
     for note in notes:
@@ -168,10 +166,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     report = evaluation(title, examples, found, options.scoring, train, other)
     if options.json:
         row = {"model": options.model, "data": options.data} | evaluation_json(report)
-        Path(options.json).write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+        write_report(options.json, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
     if options.html:
-        # A lone surrogate, which UTF-8 lacks, becomes a reference that browsers show as U+FFFD.
-        Path(options.html).write_text(evaluation_html(report), "utf-8", "xmlcharrefreplace")
+        write_report(options.html, evaluation_html(report))
     Console().print(evaluation_tables(report))
 
 

@@ -1,13 +1,12 @@
 """An audit as one HTML page that needs nothing else: no scripts, readable on a phone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib import resources
-from string import Template
 
 from flax_ner.text.audit import Audit, Statistics
 from flax_ner.text.audit_report import categories, excerpt, figures, summary, visible
 from flax_ner.text.findings import Case, Finding, Place
+from flax_ner.text.pages import page, table
 
 
 def audit_html(audit: Audit, show: int) -> str:
@@ -27,23 +26,13 @@ def statistics_html(files: Sequence[Statistics]) -> str:
 
 
 def _page(files: Sequence[Statistics], told: str, parts: str) -> str:
-    page = Template(resources.files("flax_ner.text").joinpath("audit.html").read_text("utf-8"))
-    return page.substitute(
+    return page(
+        "audit.html",
         title=escape(visible(", ".join(file.name for file in files))),
         summary=escape(told),
-        tables="\n".join(_table(rows) for rows in (figures(files), categories(files))),
+        tables="\n".join(table(rows) for rows in (figures(files), categories(files))),
         findings=parts,
     )
-
-
-def _table(rows: Iterable[list[str]]) -> str:
-    return f'<div class="scroll"><table>\n{"".join(_rows(rows))}</table></div>'
-
-
-def _rows(rows: Iterable[list[str]]) -> Iterator[str]:
-    for i, row in enumerate(rows):
-        tag = "td" if i else "th"
-        yield f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>\n"
 
 
 def _finding(finding: Finding, show: int) -> str:

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 
 from flax_ner.text.analysis import KINDS, Pair
 from flax_ner.text.evaluation import (
@@ -14,14 +12,15 @@ from flax_ner.text.evaluation import (
     summary_lines,
 )
 from flax_ner.text.examples import Entity
+from flax_ner.text.pages import page, table
 
 NOTHING = "none"  # the kind of a sentence without any entity
 
 
 def evaluation_html(found: Evaluation) -> str:
     """The whole file; it fetches nothing."""
-    page = Template(files("flax_ner.text").joinpath("evaluation.html").read_text("utf-8"))
-    return page.substitute(
+    return page(
+        "evaluation.html",
         title=escape(found.title),
         summary="<br>".join(map(escape, summary_lines(found))),
         tables="\n".join(_tables(found)),
@@ -56,14 +55,8 @@ def _tables(found: Evaluation) -> Iterable[str]:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    wide = ("meaning", "why it differs", "found as")
-    classes = [' class="words"' if name in wide else "" for name in head]
-    lines = [f"<h2>{escape(title)}</h2>", '<div class="scroll"><table>']
-    lines.append(f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>")
-    for row in rows:
-        cells = (f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True))
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</table></div>"])
+    prose = ("meaning", "why it differs", "found as")
+    return f"<h2>{escape(title)}</h2>\n{table([head, *rows], prose)}"
 
 
 def _filters(found: Evaluation) -> Iterable[str]:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tests.text.test_cluener import archive
 
 from flax_ner.inference.cli import main
 from flax_ner.text.cluener_archive import SPLITS
+from tests.local_server import NOWHERE
 from tests.text.file_server import FileServer
-from tests.text.test_download import NOWHERE
+from tests.text.test_cluener_archive import archive
 
 
 def test_cluener_is_fetched_and_then_is_there(

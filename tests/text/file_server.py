@@ -1,11 +1,11 @@
 """A web server on this machine with one file, and with the faults that servers and networks have."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.local_server import LocalServer
 
 
-class FileServer:
+class FileServer(LocalServer):
     """`with FileServer(content) as server:` serves `content` at `server.url`, whatever the path.
 
     Attributes:
@@ -24,17 +24,8 @@ class FileServer:
         self.cut: int | None = None
         self.status = 200
         self.requests: list[tuple[str, str | None]] = []
-        handler = type("Handler", (_Handler,), {"server_of": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/file.zip"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(_Handler)
+        self.url = f"{self.address}/file.zip"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,8 +14,8 @@ from flax_ner.errors import UserError
 from flax_ner.text import cluener_archive as module
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.cluener_archive import SPLITS, Counts, download_cluener
+from tests.local_server import NOWHERE
 from tests.text.file_server import FileServer
-from tests.text.test_download import NOWHERE
 
 LABELLED = '{"text": "王在上海到上海", "label": {"address": {"上海": [[2, 3], [5, 6]]}}}\n'
 SMALL = {

@@ -9,11 +9,11 @@ import pytest
 
 from flax_ner.errors import UserError
 from flax_ner.text.download import fetch
+from tests.local_server import NOWHERE
 from tests.text.file_server import FileServer
 
 CONTENT = random.Random(0).randbytes(300_000)
 LIMIT = 1 << 20
-NOWHERE = "http://127.0.0.1:1/file.zip"  # an address where nothing listens
 
 
 @pytest.fixture

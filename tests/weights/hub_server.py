@@ -4,19 +4,18 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from tests.local_server import LocalServer
 
 API = re.compile(r"/api/models/(?P<repo>.+)/(?P<kind>revision|tree)/(?P<revision>[^/]+)")
 FILE = re.compile(r"/(?P<repo>.+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
-NOWHERE = "http://127.0.0.1:1"  # an address where nothing listens
 
 
-class HubServer:
+class HubServer(LocalServer):
     """Serves folders as repositories: `with HubServer({"owner/name": folder}) as server:`.
 
     Attributes:
@@ -31,17 +30,8 @@ class HubServer:
     def __init__(self, repos: Mapping[str, Path], faults: Mapping[str, int] | None = None) -> None:
         self.repos, self.faults = dict(repos), dict(faults or {})
         self.requests: list[str] = []
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(_Handler)
+        self.url = self.address
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """Variables for a process that asks this server and keeps its cache in `home`.
@@ -88,26 +78,26 @@ def names(folder: Path) -> list[str]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
+    server_of: HubServer
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        self.hub.requests.append(f"{self.command} {unquote(path)}")
+        self.server_of.requests.append(f"{self.command} {unquote(path)}")
         match = API.fullmatch(path) or FILE.fullmatch(path)
         if not match:
             return self._answer(404)
         asked = {name: unquote(value) for name, value in match.groupdict().items()}
         repo, is_file = asked["repo"], "file" in asked
-        fault = self.hub.faults.get(repo)
+        fault = self.server_of.faults.get(repo)
         if fault == 403:
             if is_file:
                 return self._answer(403, {"X-Error-Code": "GatedRepo"})
         elif fault:
             code = {"X-Error-Code": "RepoNotFound"} if fault in (401, 404) else {}
             return self._answer(fault, code)
-        if not any(name.split("@")[0] == repo for name in self.hub.repos):
+        if not any(name.split("@")[0] == repo for name in self.server_of.repos):
             return self._answer(404, {"X-Error-Code": "RepoNotFound"})
-        folder = self.hub.folder(repo, asked["revision"])
+        folder = self.server_of.folder(repo, asked["revision"])
         if folder is None:
             return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
         if is_file:

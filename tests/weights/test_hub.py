@@ -13,7 +13,8 @@ from huggingface_hub.errors import FileMetadataError, HTTPError, LocalEntryNotFo
 
 from flax_ner.errors import UserError
 from flax_ner.weights.hub import resolve
-from tests.weights.hub_server import NOWHERE, HubServer, commit, names
+from tests.local_server import NOWHERE
+from tests.weights.hub_server import HubServer, commit, names
 
 ROOT = Path(__file__).resolve().parents[2]
 RESOLVE = """
