@@ -58,13 +58,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
     Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
-    `best` (by F1 on dev) and `last`.
+    `best` (by F1 on dev) and `last`. With `config.mesh.distributed` every process of the run calls
+    this; the first alone writes and speaks.
 
     Returns:
         The scores of `best` on dev.
-
-    With `config.mesh.distributed` every process of the run calls this; the first alone writes and
-    speaks.
 
     Raises:
         UserError: anything that a user can mend.
@@ -119,9 +117,9 @@ def _train(
             console.print(note, highlight=False)
         state = checkpoints.restore(shapes, shardings)
         if state is None:
-            params = initial_params(task, jax.random.key(config.seed), shardings["params"])
-            state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)(params)
-            del params
+            first_state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)
+            key = jax.random.key(config.seed)
+            state = first_state(initial_params(task, key, shardings["params"]))
         task.source = None  # its weights are in the state now; no second copy of them
         done = int(state["step"])
         if done:
@@ -188,13 +186,7 @@ def _train(
         except NotFinite as error:
             place = error.step - epoch * per_epoch
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
-            try:
-                checkpoints.save(error.step, state)
-                checkpoints.wait()
-            except UserError as fault:
-                raise UserError(
-                    f"{where}: loss or gradients are not finite. And {fault}"
-                ) from fault
+            _save_before(error, where, checkpoints, state)
             shape, index = _place(batches.order, place)
             gradients = make_gradients(task.model, loss_of, config.seed)
             why = explain(gradients, mesh, state, arrays[shape], index)
@@ -209,6 +201,14 @@ def _train(
     if config.profile and not (workdir / "profile").exists():
         console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
     _save(workdir / "last", task, mesh, state)
+
+
+def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: State) -> None:
+    try:
+        checkpoints.save(error.step, state)
+        checkpoints.wait()
+    except UserError as fault:
+        raise UserError(f"{where}: loss or gradients are not finite. And {fault}") from fault
 
 
 def _save(path: Path, task: Task, mesh: Mesh, state: State) -> None:
