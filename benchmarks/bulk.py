@@ -26,7 +26,7 @@ from flax_ner import load
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.inference.shards import tag_shard
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.tokenizer import read_vocab
+from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.model_dir import save_model
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {"small": (SMALL, 10_748), "base": (BASE, 512)}

@@ -14,7 +14,8 @@ import numpy as np
 from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import init_params
-from flax_ner.text.batches import Batcher, TokenSet, encode_examples
+from flax_ner.text.batches import Batcher
+from flax_ner.text.encoding import TokenSet, encode_examples
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer

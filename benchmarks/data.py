@@ -21,7 +21,8 @@ ROUNDS = {1: 7, 10: 3, 100: 1}  # of each size
 PARTS = ("read", "tokens and labels", "pack", "epoch")
 MEASURE = """
 import json, resource, statistics, sys, time
-from flax_ner.text.batches import Batcher, encode_examples
+from flax_ner.text.batches import Batcher
+from flax_ner.text.encoding import encode_examples
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer

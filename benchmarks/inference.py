@@ -31,7 +31,7 @@ from common import BASE, SMALL, machine, random_model
 
 from flax_ner import Tagger, load
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.tokenizer import read_vocab
+from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import save_model
 

@@ -12,6 +12,7 @@ from flax_ner.errors import UserError
 from flax_ner.text.batches import BATCHINGS
 from flax_ner.text.formats import FORMATS
 from flax_ner.text.labels import CONVENTIONS, SCHEMES
+from flax_ner.text.tokenizer import TOKENIZERS
 
 OPTIMIZERS = ("adamw", "adadelta")
 SCHEDULES = ("linear", "cosine", "step", "constant")
@@ -58,7 +59,9 @@ def default_config() -> ConfigDict:
     config.model.remat = False
 
     config.tokenizer = ConfigDict()
-    config.tokenizer.kind = "char"  # one token a character
+    # char: one token a character; wordpiece: as BERT cuts words, for text with words of letters, which
+    # entities then begin and end with. Empty: as a tagger in `init_from` was trained, else char.
+    config.tokenizer.kind = ""
     # vocab.txt of the pre-trained weights. Empty: that of `init_from`, else built from data.train.
     config.tokenizer.vocab = ""
     # Whether A is read as a. Not set: as `init_from` says, else yes.
@@ -126,7 +129,7 @@ def default_config() -> ConfigDict:
 def check_config(config: ConfigDict) -> None:
     """Raise `UserError` for a value outside its range; the message names field, value and choices."""
     choices = {
-        "tokenizer.kind": ("char",),
+        "tokenizer.kind": ("", *TOKENIZERS),
         "data.format": FORMATS,
         "data.on_error": ("stop", "skip"),
         "data.batching": BATCHINGS,

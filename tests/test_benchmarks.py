@@ -9,7 +9,7 @@ import pytest
 
 from flax_ner.text.cluener import write_cluener
 from flax_ner.text.synthetic import synthetic
-from flax_ner.text.tokenizer import build_vocab, write_vocab
+from flax_ner.text.vocab import build_vocab, write_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
 

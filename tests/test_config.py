@@ -32,7 +32,7 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("optimizer.schedule", "linaer"),
         ("loss.name", "dice"),
         ("eval.scoring", "exact"),
-        ("tokenizer.kind", "wordpiece"),
+        ("tokenizer.kind", "bpe"),
         ("data.batch_size", 0),
         ("train.epochs", 0),
         ("optimizer.warmup", 1.5),

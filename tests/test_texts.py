@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_ner.text.batches import encode_examples
 from flax_ner.text.cluener import read_cluener, write_cluener
+from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model

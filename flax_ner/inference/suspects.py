@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.inference.tagger import Tagger
+from flax_ner.inference.tagger import Tagger, Words
+from flax_ner.text.encoding import spans_in_words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case, Finding, Place, findings
 from flax_ner.text.labels import LabelSet
@@ -33,17 +34,17 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
     for example in labelled:  # all of them before the model's work of minutes or hours
         judge.check(example)
     unlikely, missing = list[Case](), list[Case]()
-    tables = tagger.explain_each(example.text for example in labelled)
-    for example, table in zip(labelled, tables, strict=True):
+    words_of = tagger.explain_words(example.text for example in labelled)
+    for example, words in zip(labelled, words_of, strict=True):
         gold = [Entity(*entity[:3]) for entity in example.entities or ()]
-        found = judge.found(table)
+        found = judge.found(words)
         for entity in gold:
-            probability = judge.probability(table, entity)
+            probability = judge.probability(words, entity)
             if probability < EVEN:
                 told = f"the model finds {_across(example.text, entity, found)}"
                 unlikely.append(Case(told, (Place.of(example, entity),), 1, probability))
         for entity in (e for e in found if e not in gold):
-            probability = judge.probability(table, entity)
+            probability = judge.probability(words, entity)
             if probability > EVEN:
                 told = f"the data have {_across(example.text, entity, gold)}"
                 missing.append(Case(told, (Place.of(example, entity),), 1, probability))
@@ -53,7 +54,7 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
 
 
 class Judge:
-    """Reads entities and their probabilities off those of a text's tags, float32 [characters, C]."""
+    """Reads entities and their probabilities off those of the tags of a text's words."""
 
     def __init__(self, labels: LabelSet):
         self.labels = labels
@@ -68,19 +69,27 @@ class Judge:
                     f"{', '.join(self.labels.categories)}. Give a model that was trained on such data."
                 )
 
-    def found(self, table: np.ndarray) -> list[Entity]:
-        """The entities of a text, by the most likely tag of each character."""
-        tags = table.argmax(-1)
-        character = np.arange(len(tags))
-        spans = self.labels.spans(tags, np.zeros_like(character), character, "strict")
-        columns = (spans.type.tolist(), spans.start.tolist(), spans.end.tolist())
+    def found(self, words: Words) -> list[Entity]:
+        """The entities of a text, by the most likely tag of each word."""
+        tags = words.table.argmax(-1)
+        place = np.arange(len(tags))
+        spans = self.labels.spans(tags, np.zeros_like(place), place, "strict")
+        start, end = words.start[spans.start], words.end[spans.end - 1]
+        columns = (spans.type.tolist(), start.tolist(), end.tolist())
         return [Entity(self.labels.categories[k], a, b) for k, a, b in zip(*columns, strict=True)]
 
-    def probability(self, table: np.ndarray, entity: Entity) -> float:
-        """Of the least likely of the entity's tags, and of its not going on behind them."""
-        kind, start, end = entity[:3]
+    def probability(self, words: Words, entity: Entity) -> float:
+        """Of the least likely of the entity's tags, and of its not going on behind them.
+
+        Of an entity that is no whole words it is that of the words it is in; without any, 0.
+        """
+        kind, table = entity.type, words.table
+        first, stop = spans_in_words(np.array([entity[1:3]]), words.start, words.end)
+        start, end = first.item(), stop.item()
+        if start == end:
+            return 0.0
         least = float(table[np.arange(start, end), self._tags(kind, end - start)].min())
-        # Where a tag of its own marks the last character, nothing else tells of the end.
+        # Where a tag of its own marks the last word, nothing else tells of the end.
         _, inside, last = self._tags(kind, 3)
         if end < len(table) and last == inside:
             least = min(least, 1.0 - float(table[end, inside]))

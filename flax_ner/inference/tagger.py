@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice, repeat, tee
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -25,7 +25,7 @@ from flax_ner.model.tagger import Params, apply, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.metrics import Scores, score
-from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.weights.convert import open_model
 
 Forward = Callable[..., tuple[Array, ...]]  # params, input_ids, segment_ids, positions [B, T]
@@ -57,7 +57,7 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
             f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
-    tokenizer = CharTokenizer(model.vocab, model.lower_case)
+    tokenizer = TOKENIZERS[model.tokenizer](model.vocab, model.lower_case)
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
     params = cast_kernels(config, jax.device_put(model.params))
     return Tagger(config, params, tokenizer, model.labels, model.max_length, batch_size)
@@ -82,7 +82,7 @@ class Tagger:
         self,
         config: BertConfig,
         params: Params,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         labels: LabelSet,
         max_length: int,
         batch_size: int = 32,
@@ -173,14 +173,28 @@ class Tagger:
     def explain(self, text: str) -> np.ndarray:
         """The probability of every tag at every character, float32 [len(text), C].
 
-        Tags are in the order of `labels.names`.
+        Tags are in the order of `labels.names`. The characters of a word have those of the word; what
+        is no part of a word, such as a space, is outside.
         """
         return next(self.explain_each([text]))
 
     def explain_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """As `explain`, for one text after another; no more are held at a time than by `stream`."""
+        texts, again = tee(texts)
+        outside = np.eye(len(self.labels), dtype=np.float32)[self.labels.outside]
+        for text, words in zip(again, self.explain_words(texts), strict=True):
+            table = np.tile(outside, (len(text), 1))
+            lengths = words.end - words.start
+            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            table[np.repeat(words.start, lengths) + within] = np.repeat(
+                words.table, lengths, axis=0
+            )
+            yield table
+
+    def explain_words(self, texts: Iterable[str]) -> Iterator["Words"]:
+        """As `explain_each`, a word each, which is what the model gives tags to."""
         for work in self._ahead(texts, self._probabilities):
-            yield from self._tables(work)
+            yield from self._words(work)
 
     def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator["_Work"]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
@@ -243,22 +257,29 @@ class Tagger:
 
     def _start(self, texts: Sequence[str], forward: Forward) -> "_Work":
         """Tokenise and hand to the device, without waiting for it."""
-        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        pieces = split(sizes, self.max_length - 2)
-        places = zip(*(column.tolist() for column in pieces[:3]), strict=True)
-        tokens, lengths = self.tokenizer.encode_ids([texts[i][a:b] for i, a, b in places])
-        within = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        character = np.repeat(pieces.start - 1, lengths) + within  # of [CLS]: the one before
+        tokens = self.tokenizer.tokenize(texts)
+        pieces = split(tokens.lengths, self.max_length - 2)
+        ids, token, lengths = self.tokenizer.frame(tokens, pieces.text, pieces.start, pieces.stop)
+        text = np.repeat(pieces.text, lengths)
 
         running = []
-        for batch in batches(tokens, lengths, self._shapes):
+        for batch in batches(ids, lengths, self._shapes):
             outputs = self._run(forward, batch.input_ids, batch.segment_ids, batch.positions)
             running.append((batch.source, batch.target, outputs))
-        # Tags are read from the kept characters; `mmocr` reads a text's last [SEP] too.
-        kept = character >= np.repeat(pieces.keep_start, lengths)
-        kept &= character < np.repeat(pieces.keep_stop, lengths)
-        last = character == np.repeat(sizes[pieces.text], lengths)
-        return _Work(texts, np.repeat(pieces.text, lengths), character, kept, last, running)
+        # A word's tag is read from its first token, in one window.
+        place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
+        kept = place >= np.repeat(pieces.keep_start, lengths)
+        kept &= place < np.repeat(pieces.keep_stop, lengths)
+        start, end, first = (
+            np.append(column, column.dtype.type(0)).take(token, mode="clip")
+            for column in (tokens.start, tokens.end, tokens.first)
+        )
+        kept &= first
+        # `mmocr` reads a text's last [SEP] too, as if it were a character.
+        last = place == tokens.lengths[text]
+        sizes = np.fromiter(map(len, texts), np.int32, len(texts))
+        start[last], end[last] = sizes[text[last]], sizes[text[last]] + 1
+        return _Work(texts, text, start, end, kept, last, running)
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> tuple[Array, ...]:
         """Outputs [B, T, ...] of a forward pass, not waited for."""
@@ -289,28 +310,37 @@ class Tagger:
                 tag[source], log_p[source] = (np.asarray(x).ravel()[target] for x in outputs)
         kept = work.kept | work.last if convention == "mmocr" else work.kept
         row, tag, log_p = work.text[kept], tag[kept], log_p[kept]
-        spans = self.labels.spans(tag, row, work.character[kept], convention)
+        before = np.searchsorted(row, np.arange(len(work.texts)))  # words of the texts before
+        spans = self.labels.spans(tag, row, np.arange(len(row)) - before[row], convention)
 
-        begins = np.searchsorted(row, spans.row) + spans.start
-        ends = begins + spans.end - spans.start
+        first, stop = before[spans.row] + spans.start, before[spans.row] + spans.end
         total = np.concatenate([[0.0], np.cumsum(log_p, dtype=np.float64)])
-        scores = np.exp(total[ends] - total[begins])
+        scores = np.exp(total[stop] - total[first])
+        start, end = work.start[kept][first], work.end[kept][stop - 1]
         found: list[list[Entity]] = [[] for _ in work.texts]
-        columns = (*spans, scores)
-        for i, kind, start, end, p in zip(*(x.tolist() for x in columns), strict=True):
-            surface = work.texts[i][start:end]
-            found[i].append(Entity(self.labels.categories[kind], start, end, surface, p))
+        columns = (spans.row, spans.type, start, end, scores)
+        for i, kind, a, b, p in zip(*(x.tolist() for x in columns), strict=True):
+            found[i].append(Entity(self.labels.categories[kind], a, b, work.texts[i][a:b], p))
         return found
 
-    def _tables(self, work: "_Work") -> list[np.ndarray]:
-        """Wait for the device; float32 [characters, C] of each text."""
+    def _words(self, work: "_Work") -> list["Words"]:
+        """Wait for the device."""
         table = np.zeros((len(work.kept), len(self.labels)), np.float32)
         with self._shortage_told():
             for source, target, (output,) in work.running:
                 table[source] = np.asarray(output).reshape(-1, len(self.labels))[target]
-        # What is kept is every character of each text once, in their order.
-        ends = np.cumsum([len(text) for text in work.texts])
-        return np.split(table[work.kept], ends[:-1])
+        # What is kept is every word of each text once, in their order.
+        cuts = np.searchsorted(work.text[work.kept], np.arange(1, len(work.texts)))
+        columns = (np.split(x[work.kept], cuts) for x in (table, work.start, work.end))
+        return [Words(*text) for text in zip(*columns, strict=True)]
+
+
+class Words(NamedTuple):
+    """What a text's words are likely to be; with one token a character each is a word."""
+
+    table: np.ndarray  # float32 [W, C], the probability of every tag
+    start: np.ndarray  # int32 [W], characters [start, end) of the text
+    end: np.ndarray  # int32 [W]
 
 
 class _Work(NamedTuple):
@@ -318,7 +348,8 @@ class _Work(NamedTuple):
 
     texts: Sequence[str]
     text: np.ndarray  # whose token it is
-    character: np.ndarray  # which of its characters it is
+    start: np.ndarray  # the characters [start, end) of its word
+    end: np.ndarray
     kept: np.ndarray  # whether its tag counts
     last: np.ndarray  # whether it is the [SEP] behind the text
     # Source and target of each batch (see `Batch`), and what the device makes of it.

@@ -1,31 +1,20 @@
-"""Examples to fixed-shape arrays. The batches of an epoch are a pure function of (examples, seed, epoch).
+"""Encoded texts to fixed-shape arrays. The batches of an epoch are a pure function of (examples, seed, epoch).
 
 Each batching has a plan of slots made once from the lengths alone: which lengths share a row, which
 rows share a batch. An epoch deals the sentences anew to the slots of their length and shuffles, so
 every epoch has the same number of steps and the place in training is just the step number.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.encoding import TokenSet
 
 BATCHINGS = ("pack", "bucket", "pad")
 BUCKET_STEP = 16  # bucket lengths are multiples of this: few shapes, little padding
 PART = 16384  # sentences that are dealt to their places at once
-
-
-class TokenSet(NamedTuple):
-    """Many encoded texts end to end, [CLS] and [SEP] included."""
-
-    ids: np.ndarray  # int32 [sum of lengths]
-    labels: np.ndarray  # int32 [sum of lengths]
-    lengths: np.ndarray  # int64 [examples]
 
 
 class Batches(NamedTuple):
@@ -53,75 +42,6 @@ class _Shape(NamedTuple):
     column: np.ndarray  # int64 [slots], where the sentence begins
     segment: np.ndarray  # int64 [slots], from 1
     length: np.ndarray  # int64 [slots]
-
-
-def encode_examples(
-    examples: Sequence[Example], tokenizer: CharTokenizer, label_set: LabelSet, max_length: int
-) -> TokenSet:
-    """Tokens and labels of all examples; texts longer than `max_length - 2` are split (`split_example`).
-
-    Raises:
-        UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
-    """
-    if not examples:
-        raise UserError("data: there are no examples.")
-    pieces = [piece for example in examples for piece in split_example(example, max_length - 2)]
-    ids, lengths = tokenizer.encode_ids([piece.text for piece in pieces])
-    labels = np.full(len(ids), label_set.outside, np.int32)
-    stop = 0
-    for piece in pieces:
-        if piece.entities is None:
-            raise UserError(
-                f"{piece.source}: has no label. Training and scoring need labelled data."
-            )
-        start, stop = stop, stop + len(piece.text) + 2
-        try:
-            label_set.mark(labels[start:stop], piece.entities)
-        except UserError as error:
-            raise UserError(f"{piece.source}: {error}") from None
-    return TokenSet(ids, labels, lengths)
-
-
-def split_example(example: Example, size: int) -> list[Example]:
-    """Cut a text into pieces of at most `size` characters, never inside an entity.
-
-    A piece ends behind punctuation where its second half has any.
-
-    Raises:
-        UserError: an entity is longer than `size`.
-    """
-    text, entities = example.text, example.entities or ()
-    if len(text) <= size:
-        return [example]
-    inside = np.zeros(len(text) + 1, bool)  # a cut before this character would divide an entity
-    for entity in entities:
-        inside[entity.start + 1 : entity.end] = True
-    pieces, start = [], 0
-    while start < len(text):
-        stop = min(start + size, len(text))
-        if stop < len(text):
-            cuts = start + 1 + np.flatnonzero(~inside[start + 1 : stop + 1])
-            if not len(cuts):
-                raise UserError(
-                    f"{example.source}: an entity at {start} is longer than {size} characters, by itself or "
-                    "with others that overlap it. Raise data.max_length or correct the data."
-                )
-            good = [
-                cut
-                for cut in cuts
-                if cut - start > size // 2 and text[cut - 1] in "。！？；，、.!?;,\n"
-            ]
-            stop = int((good or cuts)[-1])
-        kept = tuple(
-            Entity(e.type, e.start - start, e.end - start, e.text)
-            for e in entities
-            if start <= e.start < stop
-        )
-        pieces.append(
-            Example(text[start:stop], None if example.entities is None else kept, example.source)
-        )
-        start = stop
-    return pieces
 
 
 class Batcher:

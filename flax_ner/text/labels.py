@@ -141,11 +141,7 @@ class LabelSet:
                     f"category {category!r} is not among {', '.join(self.categories)}. "
                     "Add it to data.categories or correct the data."
                 )
-            if not 0 <= start < end <= length:
-                raise UserError(
-                    f"{category} has the span [{start}, {end}) in a text of {length} characters. "
-                    f"Expected 0 <= start < end <= {length}."
-                )
+            check_span(category, start, end, length)
             tag = self._tag_rows[self._type_id[category]]
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
@@ -268,6 +264,15 @@ class LabelSet:
 
     def _tags(self, prefix: str) -> list[str]:
         return [f"{prefix}-{category}" for category in self.categories]
+
+
+def check_span(category: str, start: int, end: int, length: int) -> None:
+    """Raise `UserError` for a span that is not inside a text of `length` characters."""
+    if not 0 <= start < end <= length:
+        raise UserError(
+            f"{category} has the span [{start}, {end}) in a text of {length} characters. "
+            f"Expected 0 <= start < end <= {length}."
+        )
 
 
 def check_convention(convention: str) -> None:

@@ -1,42 +1,50 @@
-"""Text to token ids and character offsets, on the `tokenizers` library."""
+"""Text to token ids and the characters they stand for, on the `tokenizers` library."""
 
-import json
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+from unicodedata import category
 
 import numpy as np
-from tokenizers import (
-    Encoding,
-    Regex,
-    Tokenizer,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Encoding, Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
 
-from flax_ner.errors import UserError
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
+from flax_ner.text.vocab import SURROGATES, read_vocab, token_ids
 
 
-class CharTokenizer:
-    """One token a character, [CLS] in front and [SEP] behind.
+class Tokens(NamedTuple):
+    """The tokens of many texts end to end, without [CLS] and [SEP].
 
-    Each character is lower-cased on its own, so that offsets stay true: "İ".lower() is two
-    characters. What the vocabulary lacks (also a space) is [UNK].
-    Source: MMOCR 0.6.3, ner_convertor.py; differs: it lower-cases the whole text first, which
-    shifts every label behind an "İ".
+    A word is what has one tag and is never divided: a character, or what is cut into WordPieces.
+    """
+
+    ids: np.ndarray  # int32 [M]
+    lengths: np.ndarray  # int64 [texts], tokens of each
+    first: np.ndarray  # bool [M], whether a word begins with the token
+    start: np.ndarray  # int32 [M], where the token's word begins in its text
+    end: np.ndarray  # int32 [M], and ends, exclusive
+
+
+class Framed(NamedTuple):
+    """Pieces of texts end to end, each with [CLS] in front and [SEP] behind."""
+
+    ids: np.ndarray  # int32 [N]
+    # Which of all tokens it is; of [CLS] the one before the piece, of [SEP] the one behind: those may
+    # be of another text, or nowhere.
+    token: np.ndarray  # int64 [N]
+    lengths: np.ndarray  # int64 [pieces]
+
+
+class Tokenizer:
+    """What the kinds of tokenizers share.
 
     Args:
         vocab: a `vocab.txt` (one token a line, the line number is the id) or the tokens themselves.
         lower_case: whether upper-case characters are read as their lower-case form.
     """
+
+    kind: str
 
     def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
         self.tokens = read_vocab(vocab) if isinstance(vocab, str | Path) else list(vocab)
@@ -44,17 +52,18 @@ class CharTokenizer:
         named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
         ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
         self.unknown_id, self.cls_id, self.sep_id = (ids[t] for t in ("[UNK]", "[CLS]", "[SEP]"))
-        self._id_of = np.full(sys.maxunicode + 1, -1, np.int32)  # by code point; -1: not asked yet
-        self._backend = Tokenizer(models.WordLevel(ids, "[UNK]"))
-        if lower_case:
-            # "İ" alone would become two characters, so two tokens; U+FFFF is in no vocabulary.
-            one_to_one = normalizers.Replace("İ", "\uffff")
-            self._backend.normalizer = normalizers.Sequence([one_to_one, normalizers.Lowercase()])
-        self._backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        self._backend = self._make_backend(ids)
         self._backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
         )
+
+    def _make_backend(self, ids: dict[str, int]) -> Backend:
+        raise NotImplementedError
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of many texts."""
+        raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json`, which gives the `tokenizers` library this tokenizer."""
@@ -67,9 +76,44 @@ class CharTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts, on all cores."""
         # The library takes UTF-8, which has no lone surrogates; they are unknown characters anyway.
-        clean = [text if text.isascii() else _SURROGATES.sub("\ufffd", text) for text in texts]
+        clean = [text if text.isascii() else SURROGATES.sub("\ufffd", text) for text in texts]
         encodings: list[Encoding] = self._backend.encode_batch(clean, is_pretokenized=False)
         return encodings
+
+    def frame(
+        self, tokens: Tokens, text: np.ndarray, start: np.ndarray, stop: np.ndarray
+    ) -> Framed:
+        """Put [CLS] and [SEP] around tokens [start, stop) of texts; all int [pieces]."""
+        lengths = stop - start + 2
+        ends = np.cumsum(lengths)
+        begins = ends - lengths
+        before = (np.cumsum(tokens.lengths) - tokens.lengths)[text] + start - 1
+        token = np.repeat(before - begins, lengths) + np.arange(lengths.sum())
+        ids = np.append(tokens.ids, np.int32(0)).take(token, mode="clip")
+        ids[begins], ids[ends - 1] = self.cls_id, self.sep_id
+        return Framed(ids, token, lengths)
+
+
+class CharTokenizer(Tokenizer):
+    """One token a character, [CLS] in front and [SEP] behind.
+
+    Each character is lower-cased on its own, so that offsets stay true: "İ".lower() is two
+    characters. What the vocabulary lacks (also a space) is [UNK].
+    Source: MMOCR 0.6.3, ner_convertor.py; differs: it lower-cases the whole text first, which
+    shifts every label behind an "İ".
+    """
+
+    kind = "char"
+
+    def _make_backend(self, ids: dict[str, int]) -> Backend:
+        self._id_of = np.full(sys.maxunicode + 1, -1, np.int32)  # by code point; -1: not asked yet
+        backend = Backend(models.WordLevel(ids, "[UNK]"))
+        if self.lower_case:
+            # "İ" alone would become two characters, so two tokens; U+FFFF is in no vocabulary.
+            one_to_one = normalizers.Replace("İ", "\uffff")
+            backend.normalizer = normalizers.Sequence([one_to_one, normalizers.Lowercase()])
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        return backend
 
     def character_ids(self, text: str) -> np.ndarray:
         """The ids that `encode` gives the characters, int32 [len(text)], without [CLS] and [SEP].
@@ -86,120 +130,66 @@ class CharTokenizer:
             ids = self._id_of[codes]
         return ids
 
-    def encode_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of many texts end to end, [CLS] and [SEP] included, and nothing else of `encode_batch`.
-
-        Returns:
-            ids int32 [sum of lengths] and lengths int64 [texts].
-        """
-        lengths = np.array([len(text) + 2 for text in texts], np.int64)
-        stops = np.cumsum(lengths)
-        ids = np.empty(lengths.sum(), np.int32)
-        inside = np.ones(len(ids), bool)
-        for places, special in ((stops - lengths, self.cls_id), (stops - 1, self.sep_id)):
-            ids[places], inside[places] = special, False
-        ids[inside] = self.character_ids("".join(texts))
-        return ids, lengths
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of many texts; every character is a word."""
+        ids = self.character_ids("".join(texts))
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        first = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        start = (np.arange(len(ids)) - first).astype(np.int32)
+        return Tokens(ids, lengths, np.ones(len(ids), bool), start, start + 1)
 
 
-def token_ids(tokens: Sequence[str], source: str) -> dict[str, int]:
-    """The id of each token.
+class WordPieceTokenizer(Tokenizer):
+    """BERT's own: words at spaces and punctuation, each cut into the longest pieces of the vocabulary.
 
-    Raises:
-        UserError: a special token is missing or one is there twice; begins with `source`.
+    A Chinese character is a word of its own. With `lower_case` accents are taken off too. Spaces,
+    control characters and the like are no part of any token; a combining mark belongs to the word
+    that it stands on.
+    Source: google-research/bert, tokenization.py, as `tokenizers` has it; literal [CLS], [MASK] and
+    so on in a text are text.
     """
-    ids = {token: i for i, token in enumerate(tokens)}
-    missing = [token for token in SPECIAL_TOKENS[:4] if token not in ids]
-    if missing:
-        raise UserError(f"{source} lacks {', '.join(missing)}. A BERT vocab.txt has them.")
-    if len(ids) < len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
-        raise UserError(f"{source} has {twice!r} twice. A token has one line.")
-    return ids
+
+    kind = "wordpiece"
+
+    def _make_backend(self, ids: dict[str, int]) -> Backend:
+        pieces = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100)
+        backend = Backend(pieces)
+        backend.normalizer = normalizers.BertNormalizer(lowercase=self.lower_case)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return backend
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of many texts."""
+        ids, words, offsets = list[int](), list[int | None](), list[tuple[int, int]]()
+        encodings = self.encode_batch(texts)
+        for encoding in encodings:
+            ids += encoding.ids[1:-1]
+            words += encoding.word_ids[1:-1]
+            offsets += encoding.offsets[1:-1]
+        lengths = np.array([len(encoding) - 2 for encoding in encodings], np.int64)
+        first = np.ones(len(ids), bool)
+        first[1:] = np.diff(np.array(words, np.int64)) != 0
+        first[(np.cumsum(lengths) - lengths)[lengths > 0]] = True  # two texts of one word have two
+        last = np.append(first[1:], True)[: len(first)]
+        places = np.array(offsets, np.int32).reshape(-1, 2)
+        start, end = places[first, 0], places[last, 1]
+        _take_marks(texts, lengths, first, start, end)
+        word = np.cumsum(first) - 1
+        return Tokens(np.array(ids, np.int32), lengths, first, start[word], end[word])
 
 
-def read_vocab(path: str | Path) -> list[str]:
-    """Read the tokens by id of a BERT `vocab.txt` (one a line) or of a `tokenizer.json`."""
-    path = Path(path)
-    if path.suffix == ".json":
-        return read_tokenizer_json(path)[0]
-    if not path.is_file():
-        raise UserError(
-            f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
-            "for Chinese BERT it is published with bert-base-chinese, 21,128 lines."
-        )
-    try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
-        ) from None
+def _take_marks(
+    texts: Sequence[str], lengths: np.ndarray, first: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> None:
+    """Move the ends of words, int32 [words], behind the combining marks that stand there."""
+    words = np.append(0, np.cumsum(first))[np.append(0, np.cumsum(lengths))]
+    for text, begin, stop in zip(texts, words[:-1].tolist(), words[1:].tolist(), strict=True):
+        if text.isascii() or not any(category(character) == "Mn" for character in set(text)):
+            continue
+        for i in range(begin, stop):
+            limit = start[i + 1] if i + 1 < stop else len(text)
+            while end[i] < limit and category(text[end[i]]) == "Mn":
+                end[i] += 1
 
 
-def read_tokenizer_json(path: str | Path) -> tuple[list[str], bool, bool]:
-    """Read a `tokenizer.json` of a BERT, which is the `tokenizers` library's format.
-
-    Returns:
-        Tokens by id, whether text is lower-cased, and whether words are cut into pieces (False: every
-        character is looked up).
-
-    Raises:
-        UserError: a damaged file, or another kind of vocabulary, by name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file. Give the tokenizer.json or vocab.txt of the weights."
-        )
-    try:
-        row = json.loads(path.read_text("utf-8"))
-        kind, ids = row["model"].get("type"), row["model"]["vocab"]
-        added = {token["content"]: token["id"] for token in row.get("added_tokens") or ()}
-        lower_case = _lowers(row.get("normalizer"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
-    if kind not in ("WordPiece", "WordLevel", None):  # old files do not say
-        raise UserError(
-            f"{path}: its vocabulary is of {kind}, not BERT's. Only models that read characters or "
-            "WordPieces can be converted."
-        )
-    if not isinstance(ids, dict):
-        raise UserError(f"{path}: its vocabulary is not a table of tokens and ids.")
-    tokens = {i: token for token, i in (ids | added).items()}
-    whole = all(type(i) is int for i in tokens)
-    if not whole or sorted(tokens) != list(range(len(tokens))):
-        raise UserError(f"{path}: its ids are not 0, 1, 2, ... without a gap.")
-    return [tokens[i] for i in range(len(tokens))], lower_case, kind != "WordLevel"
-
-
-def _lowers(normalizer: Any) -> bool:
-    if not normalizer:
-        return False
-    if normalizer["type"] == "Sequence":
-        return any(_lowers(part) for part in normalizer["normalizers"])
-    return normalizer["type"] == "Lowercase" or normalizer.get("lowercase") is True
-
-
-def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
-    """Write a `vocab.txt`.
-
-    Raises:
-        UserError: a token has a line break in it.
-    """
-    broken = next((token for token in tokens if "\n" in token or "\r" in token), None)
-    if broken is not None:
-        raise UserError(
-            f"{path}: the token {broken!r} has a line break, which vocab.txt cannot hold."
-        )
-    Path(path).write_text("\n".join(tokens) + "\n", encoding="utf-8", newline="\n")
-
-
-def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
-    """Special tokens, then every lower-cased character that occurs `min_count` times, most frequent first."""
-    counts = Counter(character.lower() for text in texts for character in text)
-    kept = [
-        c
-        for c, n in counts.items()
-        if n >= min_count and len(c) == 1 and not c.isspace() and not _SURROGATES.match(c)
-    ]
-    return [*SPECIAL_TOKENS, *sorted(kept, key=lambda c: (-counts[c], c))]
+TOKENIZERS = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, WordPieceTokenizer)}

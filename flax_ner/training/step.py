@@ -14,6 +14,7 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import Params, apply
 from flax_ner.text.batches import Batches
+from flax_ner.text.encoding import NO_LABEL
 from flax_ner.training.optimizer import Schedule
 
 State = dict[str, Any]  # {"params", "opt_state", "step"}
@@ -45,7 +46,8 @@ def make_gradients(
 
         def loss_fn(params: Params) -> Array:
             logits = apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
-            return loss_of(logits, batch.labels, batch.segment_ids > 0)
+            mask = (batch.segment_ids > 0) & (batch.labels != NO_LABEL)
+            return loss_of(logits, batch.labels, mask)
 
         return jax.value_and_grad(loss_fn)(state["params"])
 

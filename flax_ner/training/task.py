@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
-from flax_ner.text.batches import Batcher, encode_examples
+from flax_ner.text.batches import Batcher
+from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
-from flax_ner.text.tokenizer import CharTokenizer, build_vocab, read_vocab
+from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
+from flax_ner.text.vocab import build_vocab, read_vocab
 from flax_ner.training.mesh import put_whole
 from flax_ner.weights.convert import UNTOLD, open_model
 from flax_ner.weights.model_dir import ModelDir
@@ -37,7 +39,7 @@ class Task:
 
     batcher: Batcher
     dev: list[Example]
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     labels: LabelSet
     model: BertConfig
     max_length: int  # tokens of the rows that the model will be used with
@@ -67,20 +69,26 @@ def make_task(config: ConfigDict) -> Task:
     source, source_notes = _read_source(config)
     notes = [*data_notes, *source_notes]
     tokenizer = _make_tokenizer(config, source, train)
+    trained = source is not None and (source.labels or source.tokenizer != "char")
+    if source is not None and trained and source.tokenizer != tokenizer.kind:
+        notes.append(
+            f"{config.init_from}: was trained on {source.tokenizer} tokens, and words of letters and numbers "
+            f"are read as {tokenizer.kind} now. --config.tokenizer.kind={source.tokenizer} reads them as then."
+        )
     labels = _make_labels(config, source, train)
     model = BertConfig(vocab_size=len(tokenizer.tokens), num_labels=len(labels), **config.model)
     if source is not None:
         _check_source(config, source, model)
         if not _has_head_for(source, labels):
             notes.append("The head is freshly initialised: init_from has none for these labels.")
-    tokens = encode_examples(train, tokenizer, labels, config.data.max_length)
+    tokens = encode_examples(train, tokenizer, labels, config.data.max_length, notes)
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     overlapping = sum(overlaps(example.entities or ()) for example in train)
     split = len(tokens.lengths) - len(train)
     notes.append(
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} tags ({labels.scheme}), "
-        f"{len(tokenizer.tokens)} tokens; {batcher.steps_per_epoch} steps an epoch."
+        f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
     )
     if overlapping:
         notes.append(
@@ -88,7 +96,7 @@ def make_task(config: ConfigDict) -> Task:
         )
     if split:
         notes.append(
-            f"Texts over {data.max_length - 2} characters were split, {split} cuts, none inside an entity."
+            f"Texts over {data.max_length - 2} tokens were split, {split} cuts, none inside an entity."
         )
     # Positions that were never trained are of no use, so no row is longer than those seen.
     seen = int(tokens.lengths.max())
@@ -125,9 +133,10 @@ def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
     return source, [note, *report.notes]
 
 
-def _make_tokenizer(
-    config: ConfigDict, source: ModelDir | None, train: list[Example]
-) -> CharTokenizer:
+def _make_tokenizer(config: ConfigDict, source: ModelDir | None, train: list[Example]) -> Tokenizer:
+    kind = config.tokenizer.kind
+    if not kind:
+        kind = source.tokenizer if source is not None and source.labels else "char"
     if config.tokenizer.vocab:
         tokens = read_vocab(config.tokenizer.vocab)
         if source is not None and tokens != source.vocab:
@@ -137,12 +146,17 @@ def _make_tokenizer(
             )
     if source is not None:
         tokens = source.vocab
+    elif not config.tokenizer.vocab and kind != "char":
+        raise UserError(
+            f"tokenizer.kind: {kind} needs a vocabulary. Name its vocab.txt in tokenizer.vocab, or weights "
+            "that have one in init_from."
+        )
     elif not config.tokenizer.vocab:
         tokens = build_vocab((example.text for example in train), config.tokenizer.min_count)
     lower_case = config.tokenizer.lower_case
     if lower_case is None:
         lower_case = True if source is None else source.lower_case
-    return CharTokenizer(tokens, lower_case)
+    return TOKENIZERS[kind](tokens, lower_case)
 
 
 def _make_labels(config: ConfigDict, source: ModelDir | None, train: list[Example]) -> LabelSet:
@@ -177,5 +191,11 @@ def trained_model(task: Task, params: Params) -> ModelDir:
     """The model directory of this task with these parameters."""
     tokenizer = task.tokenizer
     return ModelDir(
-        task.model, task.labels, tokenizer.tokens, task.max_length, params, tokenizer.lower_case
+        task.model,
+        task.labels,
+        tokenizer.tokens,
+        task.max_length,
+        params,
+        tokenizer.lower_case,
+        tokenizer.kind,
     )

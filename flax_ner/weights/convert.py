@@ -11,7 +11,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import token_ids
+from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
@@ -123,9 +123,9 @@ def convert(
         params.pop("head", None)
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
-    return ModelDir(
-        planned.config, labels, vocab, max_length, params, source.lower_case
-    ), planned.report
+    kind = "wordpiece" if source.words else "char"
+    model = ModelDir(planned.config, labels, vocab, max_length, params, source.lower_case, kind)
+    return model, planned.report
 
 
 def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan:
@@ -152,10 +152,10 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     outputs = shape.pop("num_labels", None)
     known = {**(defaults or {}), **_untold(stated, where)}
     notes = _assume(known, shape["hidden_size"], layout, source)
-    if source.words:
+    if source.odd:
         notes.append(
-            "Tokenizer: one token a character. Its own cuts words into pieces, so words of Latin letters and "
-            "numbers are read otherwise than in its training."
+            f"Tokenizer: its own {source.odd}, which this one does not: such text is read otherwise than in "
+            "its training."
         )
     try:
         fields: dict[str, Any] = {**shape, **known, "num_labels": outputs or 1}

@@ -73,7 +73,8 @@ def _describe_model_dir(path: Path) -> str:
             f"Parameters: {_count(arrays)}",
             _model_line(card.config, len(card.labels) if card.labels else None),
             f"Labels: {labels}. Vocabulary: {len(card.vocab)} tokens, "
-            f"{'' if card.lower_case else 'not '}lower-cased. Rows of {card.max_length} tokens.",
+            f"{'' if card.lower_case else 'not '}lower-cased, {card.tokenizer}. "
+            f"Rows of {card.max_length} tokens.",
             *_tensor_table(arrays),
         ]
     )
@@ -91,7 +92,8 @@ def _model_line(config: BertConfig, outputs: int | None) -> str:
 def _companions(source: Source) -> str:
     vocab = "none" if source.vocab is None else f"{source.vocab_path}, {len(source.vocab)} tokens"
     case = "lower-cased" if source.lower_case else "not lower-cased"
-    return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case}."
+    cut = "cut into WordPieces" if source.words else "read one token a character"
+    return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case} and {cut}."
 
 
 def _count(arrays: Mapping[str, Any]) -> str:

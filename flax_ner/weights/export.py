@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.tokenizer import CharTokenizer, write_vocab
+from flax_ner.text.tokenizer import TOKENIZERS
+from flax_ner.text.vocab import write_vocab
 from flax_ner.weights.model_dir import ModelDir, write_json
 from flax_ner.weights.names import ENCODER_ONLY, MMOCR, PRETRAIN, TAGGER, Layout, to_torch
 from flax_ner.weights.safetensors_files import write_safetensors
@@ -81,7 +82,8 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
     write_json(folder / "config.json", row)
     write_json(folder / "tokenizer_config.json", tokenizer)
     write_vocab(folder / "vocab.txt", model.vocab)
-    CharTokenizer(model.vocab, model.lower_case).save(folder / "tokenizer.json")
+    made = TOKENIZERS[model.tokenizer](model.vocab, model.lower_case)
+    made.save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
     write_safetensors(folder / "model.safetensors", tensors)
     return f"{layout.name}: {len(tensors)} tensors."
@@ -97,6 +99,8 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
     ]
     if model.config.hidden_act != "gelu_new":
         lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
+    if model.tokenizer != "char":
+        lines.append(f"MMOCR reads one token a character, but this model WordPieces.")
     if model.labels is not None:
         lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
     return "\n".join(lines)

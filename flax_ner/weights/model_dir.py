@@ -1,7 +1,7 @@
 """A model directory: everything that a model needs to run or to start from, and nothing else.
 
 config.json   {"model": fields of BertConfig, "max_length": tokens,
-              "tokenizer": {"kind": "char", "lower_case": true}}
+              "tokenizer": {"kind": "char" or "wordpiece", "lower_case": true}}
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
 params/       float32 arrays, written by Orbax
@@ -23,7 +23,8 @@ from flax_ner.errors import UserError, reason
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import read_vocab, write_vocab
+from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
+from flax_ner.text.vocab import read_vocab, write_vocab
 
 
 @dataclass
@@ -36,6 +37,7 @@ class ModelDir:
     max_length: int  # tokens of the rows it was trained on
     params: Params
     lower_case: bool = True
+    tokenizer: str = CharTokenizer.kind  # a key of TOKENIZERS
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
@@ -74,7 +76,7 @@ def _write(folder: Path, model: ModelDir) -> None:
     folder.mkdir(parents=True)
     row = {
         "model": dataclasses.replace(model.config, scan_layers=False, remat=False).to_json(),
-        "tokenizer": {"kind": "char", "lower_case": model.lower_case},
+        "tokenizer": {"kind": model.tokenizer, "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
     write_json(folder / "config.json", row)
@@ -150,8 +152,8 @@ def read_card(path: str | Path) -> ModelDir:
         row = json.loads((path / "config.json").read_text("utf-8"))
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
         lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
-        stated = row["tokenizer"] | {"lower_case": True}
-        if stated != {"kind": "char", "lower_case": True} or type(lower_case) is not bool:
+        kind, others = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}
+        if kind not in TOKENIZERS or others or type(lower_case) is not bool:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
             labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
@@ -170,7 +172,7 @@ def read_card(path: str | Path) -> ModelDir:
             raise UserError(
                 f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed."
             )
-    return ModelDir(config, labels, vocab, max_length, {}, lower_case)
+    return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind)
 
 
 def is_model_dir(path: Path) -> bool:

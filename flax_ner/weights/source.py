@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.tokenizer import read_tokenizer_json, read_vocab
+from flax_ner.text.vocab import read_tokenizer_json, read_vocab
 from flax_ner.weights.mapped import WeightsFileError
 from flax_ner.weights.names import current_names
 from flax_ner.weights.safetensors_files import read_safetensors
@@ -39,6 +39,7 @@ class Source:
         vocab_path: where they were found.
         lower_case: whether text is lower-cased before it is looked up.
         words: whether its own tokenizer cuts words into pieces, and not every character.
+        odd: what its own tokenizer does that BERT's does not, in words; or nothing.
         max_length: tokens that it says it can read at once; None where it does not say.
     """
 
@@ -50,6 +51,7 @@ class Source:
     vocab_path: Path | None
     lower_case: bool
     words: bool
+    odd: str
     max_length: int | None
 
 
@@ -82,9 +84,9 @@ def open_source(
     tokenizer_path, max_length = beside("tokenizer_config.json"), None
     # MMOCR's files have a vocab.txt alone; its tokenizer is ours.
     theirs = tokenizer_path is not None or "model_type" in (stated or {})
-    tokens, lower_case, words = None, True, theirs
+    tokens, lower_case, words, odd = None, True, theirs, ""
     if tokenizer_json is not None:
-        tokens, lower_case, words = read_tokenizer_json(tokenizer_json)
+        tokens, lower_case, words, odd = read_tokenizer_json(tokenizer_json)
     if vocab_path is not None and vocab_path != tokenizer_json:
         tokens = read_vocab(vocab_path)
         if vocab_path == beside("vocab.txt") and (added := beside("added_tokens.json")):
@@ -106,6 +108,7 @@ def open_source(
         vocab_path,
         lower_case,
         words,
+        odd,
         max_length,
     )
 

@@ -9,7 +9,8 @@ from flax_ner import Tagger
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, init_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS
 
 # A character's tag is told by the character alone: B begins, I goes on, everything else is O.
 VOCAB = [*SPECIAL_TOKENS, "b", "i", "o", "中"]

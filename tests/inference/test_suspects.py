@@ -5,6 +5,7 @@ import pytest
 
 from flax_ner.errors import UserError
 from flax_ner.inference.suspects import Judge, suspects
+from flax_ner.inference.tagger import Words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case
 from flax_ner.text.labels import LabelSet
@@ -66,13 +67,30 @@ def test_a_category_the_model_does_not_know_is_refused_by_line() -> None:
         doubts(example("b"), row)
 
 
+def characters(table: np.ndarray) -> Words:
+    """A text of which every character is a word."""
+    place = np.arange(len(table))
+    return Words(table, place, place + 1)
+
+
 def test_the_probability_is_that_of_the_least_likely_tag() -> None:
     judge = Judge(LabelSet(["name"], "bio"))  # O, B-name, I-name
     table = np.array([[0.1, 0.8, 0.1], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]], np.float32)
-    assert judge.probability(table, Entity("name", 0, 2)) == pytest.approx(0.6)
-    assert judge.probability(table, Entity("name", 0, 1)) == pytest.approx(0.4)  # ends before I
-    assert judge.probability(table, Entity("name", 1, 3)) == pytest.approx(0.2)
-    assert judge.found(table) == [Entity("name", 0, 2)]
+    words = characters(table)
+    assert judge.probability(words, Entity("name", 0, 2)) == pytest.approx(0.6)
+    assert judge.probability(words, Entity("name", 0, 1)) == pytest.approx(0.4)  # ends before I
+    assert judge.probability(words, Entity("name", 1, 3)) == pytest.approx(0.2)
+    assert judge.found(words) == [Entity("name", 0, 2)]
+
+
+def test_entities_of_longer_words_are_judged_by_those() -> None:
+    judge = Judge(LabelSet(["name"], "bio"))  # O, B-name, I-name
+    table = np.array([[0.1, 0.8, 0.1], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]], np.float32)
+    words = Words(table, np.array([1, 5, 9]), np.array([4, 8, 12]))
+    assert judge.found(words) == [Entity("name", 1, 8)]
+    assert judge.probability(words, Entity("name", 1, 8)) == pytest.approx(0.6)
+    assert judge.probability(words, Entity("name", 2, 6)) == pytest.approx(0.6)
+    assert judge.probability(words, Entity("name", 8, 9)) == 0.0  # a space
 
 
 def test_where_ends_have_tags_what_follows_tells_nothing() -> None:
@@ -81,4 +99,4 @@ def test_where_ends_have_tags_what_follows_tells_nothing() -> None:
     table[0, labels.names.index("B-name")] = 0.9
     table[1, labels.names.index("E-name")] = 0.8
     table[2, labels.names.index("I-name")] = 1.0
-    assert Judge(labels).probability(table, Entity("name", 0, 2)) == pytest.approx(0.8)
+    assert Judge(labels).probability(characters(table), Entity("name", 0, 2)) == pytest.approx(0.8)

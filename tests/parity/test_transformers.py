@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_ner import Tagger
+from flax_ner import Tagger, load
 from flax_ner.model.tagger import init_params
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer, read_vocab
+from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS, read_vocab
 from flax_ner.weights.convert import CLUENER, convert
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir
@@ -224,6 +225,45 @@ def test_their_pipeline_finds_our_entities(cluener: Path, tmp_path: Path) -> Non
         assert begun == [entity[:3] for entity in strict]
         orphans += len(row) - len(begun)
     assert orphans > 100  # so the two conventions were told apart
+
+
+def test_their_wordpieces_are_ours(cluener: Path, tmp_path: Path) -> None:
+    """Against their BERT tokenizer made from the vocabulary alone, and our export of ours."""
+    vocab = read_vocab(cluener / "vocab.txt")
+    texts = [example.text for example in read_cluener(cluener / "dev.json")] + TEXTS[:-1]
+    for lower_case in (True, False):
+        model = ours_over(vocab, LabelSet(CLUENER), lower_case)
+        model.tokenizer = "wordpiece"
+        export(model, tmp_path / f"hf_{lower_case}", "hf")
+        expected = WordPieceTokenizer(vocab, lower_case).encode_batch(texts)
+        assert any("##" in token for encoding in expected for token in encoding.tokens)
+        made = transformers.BertTokenizerFast(str(cluener / "vocab.txt"), do_lower_case=lower_case)
+        loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / f"hf_{lower_case}")
+        for theirs in (made, loaded):
+            found = theirs(texts, return_offsets_mapping=True)
+            assert found["input_ids"] == [encoding.ids for encoding in expected]
+            assert found["offset_mapping"] == [encoding.offsets for encoding in expected]
+
+
+def test_their_pipeline_finds_our_words(cluener: Path, tmp_path: Path) -> None:
+    model = ours_over(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+    model.tokenizer = "wordpiece"
+    export(model, tmp_path / "hf", "hf")
+    pipeline = transformers.pipeline(
+        "token-classification", str(tmp_path / "hf"), aggregation_strategy="first"
+    )
+    texts = [example.text for example in read_cluener(cluener / "dev.json")[:50]]
+    texts += [
+        "John Smith's iPhone7 sold 2008年 in Café Lumière, New-York.",
+        "ΑΣ ẞß supercalifragilistic",
+    ]
+    found = [
+        [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
+        for row in pipeline(texts)
+    ]
+    ours = load(tmp_path / "hf")(texts, "lenient")
+    assert found == [[entity[:3] for entity in row] for row in ours]
+    assert sum(map(len, found)) > 500
 
 
 def test_scores_of_one_token_are_theirs(cluener: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Examples to arrays: nothing lost, nothing twice, always the same."""
+"""Encoded texts to arrays: nothing lost, nothing twice, always the same."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +14,13 @@ from flax_ner.text.batches import (
     BUCKET_STEP,
     Batcher,
     Epoch,
-    TokenSet,
-    encode_examples,
-    split_example,
 )
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS, CharTokenizer
-from tests.text.helpers import CATEGORIES, examples
+from flax_ner.text.encoding import TokenSet
 
 MAX_LENGTH = 40  # no multiple of BUCKET_STEP
 LENGTHS = st.lists(st.integers(2, MAX_LENGTH), min_size=1, max_size=60)
 MIXED = np.random.default_rng(0).integers(2, MAX_LENGTH + 1, 200).tolist()
-TOKENIZER = CharTokenizer([*SPECIAL_TOKENS, *"abcdefgh"])
 
 
 def token_set(lengths: list[int]) -> TokenSet:
@@ -179,41 +172,6 @@ def test_packing_fills_the_rows_of_cluener(cluener: Path) -> None:
     assert (batches.segment_ids > 0).mean() >= 0.97
 
 
-def test_encoded_examples_lie_end_to_end() -> None:
-    tokens = encode_examples(
-        [Example("ab", (Entity("x", 0, 2),)), Example("", ()), Example("a", ())],
-        TOKENIZER, LabelSet(["x"]), 10,
-    )  # fmt: skip
-    assert tokens.ids.tolist() == [2, 5, 6, 3, 2, 3, 2, 5, 3]
-    assert tokens.labels.tolist() == [0, 1, 2, 0, 0, 0, 0, 0, 0]
-    assert tokens.lengths.tolist() == [4, 2, 3]
-
-
-def test_encoding_splits_what_is_longer_than_a_row() -> None:
-    example = Example("abcdefgh", (Entity("x", 3, 6),), "f:1")
-    tokens = encode_examples([example], TOKENIZER, LabelSet(["x"]), 7)
-    assert tokens.lengths.tolist() == [5, 7]  # the first cut is in front of the entity
-    assert tokens.labels.tolist() == [0] * 5 + [0, 1, 2, 2, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("example", "message"),
-    [
-        (Example("ab", None, "file.json:7"), r"file\.json:7: has no label"),
-        (Example("a" * 30, None, "file.json:7"), r"file\.json:7: has no label"),
-        (Example("ab", (Entity("y", 0, 1),), "file.json:7"), r"file\.json:7: category 'y'"),
-        (Example("ab", (Entity("x", 1, 3),), "file.json:7"), r"file\.json:7: x has the span"),
-        (
-            Example("a" * 30, (Entity("x", 4, 20),), "file.json:7"),
-            r"file\.json:7: an entity at 4 is longer than 8 characters.*data\.max_length",
-        ),
-    ],
-)  # fmt: skip
-def test_a_bad_example_is_named_by_file_and_line(example: Example, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        encode_examples([example], TOKENIZER, LabelSet(["x"]), 10)
-
-
 def test_an_unknown_batching_is_refused_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"data\.batching: 'packed' .*pack, bucket, pad"):
         Batcher(token_set([3]), "packed", 1, 10, seed=0)
@@ -222,60 +180,3 @@ def test_an_unknown_batching_is_refused_with_the_choices() -> None:
 def test_a_sentence_longer_than_a_row_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.max_length: 10, but a sentence has 11 tokens"):
         Batcher(token_set([3, 11]), "pack", 1, 10, seed=0)
-
-
-@settings(max_examples=100, deadline=None)
-@given(examples(st.sampled_from("ab，。\n"), longest=6), st.integers(6, 20))
-def test_splitting_loses_no_character_and_no_entity(example: Example, size: int) -> None:
-    pieces = split_example(example, size)
-    assert "".join(piece.text for piece in pieces) == example.text
-    assert all(0 < len(piece.text) <= size for piece in pieces) or not example.text
-    found, place = [], 0
-    for piece in pieces:
-        for entity in piece.entities or ():
-            assert piece.text[entity.start : entity.end] == entity.text
-            found.append(Entity(entity.type, entity.start + place, entity.end + place, entity.text))
-        place += len(piece.text)
-        assert piece.source == example.source
-    assert tuple(found) == example.entities
-
-
-def test_a_text_that_fits_stays_whole() -> None:
-    example = Example("abcd", (Entity("x", 1, 2, "b"),), "f:1")
-    assert split_example(example, 4) == [example]
-
-
-def test_pieces_of_an_unlabelled_text_are_unlabelled() -> None:
-    pieces = split_example(Example("abcdef", None, "f:1"), 4)
-    assert [(piece.text, piece.entities) for piece in pieces] == [("abcd", None), ("ef", None)]
-
-
-def test_pieces_end_behind_punctuation_in_their_second_half() -> None:
-    texts = [piece.text for piece in split_example(Example("a，bcd，ef，gh，ijklmnopq", ()), 8)]
-    assert texts == ["a，bcd，", "ef，gh，", "ijklmnop", "q"]
-
-
-def test_punctuation_in_an_entity_is_no_place_to_cut() -> None:
-    title = Entity("book", 3, 7, "d，ef")
-    pieces = split_example(Example("abcd，efgh", (title,)), 6)
-    assert [piece.text for piece in pieces] == ["abc", "d，efgh"]
-    assert pieces[1].entities == (Entity("book", 0, 4, "d，ef"),)
-
-
-def test_overlapping_entities_are_kept_together() -> None:
-    entities = (Entity("x", 2, 5, "cde"), Entity("y", 4, 7, "efg"))
-    pieces = split_example(Example("abcdefgh", entities), 6)
-    assert [piece.text for piece in pieces] == ["ab", "cdefgh"]
-    assert pieces[1].entities == (Entity("x", 0, 3, "cde"), Entity("y", 2, 5, "efg"))
-
-
-def test_encoding_equals_the_reference(golden: Path, cluener: Path) -> None:
-    tokens = encode_examples(
-        read_cluener(cluener / "dev.json"),
-        CharTokenizer(cluener / "vocab.txt"), LabelSet.mmocr(CATEGORIES), 128,
-    )  # fmt: skip
-    arrays = np.load(golden / "convertor_dev.npz")
-    inside = arrays["labels"] > 0
-    np.testing.assert_array_equal(tokens.lengths, inside.sum(1))
-    np.testing.assert_array_equal(tokens.ids, arrays["input_ids"][inside])
-    np.testing.assert_array_equal(tokens.labels, arrays["labels"][inside])

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.tokenizer import (
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import (
     SPECIAL_TOKENS,
-    CharTokenizer,
     build_vocab,
     read_tokenizer_json,
     read_vocab,
@@ -68,13 +68,18 @@ def test_a_batch_equals_its_texts_one_by_one(texts: list[str]) -> None:
 @given(st.lists(ANY_TEXT, max_size=5), st.booleans())
 @example(["a\ud83d", "\ude00b"], True)
 @example(["", ""], True)
-def test_ids_alone_equal_those_of_a_batch(texts: list[str], lower_case: bool) -> None:
+def test_tokens_of_many_texts_equal_those_of_a_batch(texts: list[str], lower_case: bool) -> None:
     tokenizer = CharTokenizer([*SPECIAL_TOKENS, *"aAß中Σσς\ufffd\uffff"], lower_case)
-    ids, lengths = tokenizer.encode_ids(texts)
-    expected = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
-    assert lengths.tolist() == [len(row) for row in expected]
-    assert ids.tolist() == [i for row in expected for i in row]
+    tokens = tokenizer.tokenize(texts)
+    expected = [encoding.ids[1:-1] for encoding in tokenizer.encode_batch(texts)]
+    assert tokens.lengths.tolist() == [len(row) for row in expected]
+    assert tokens.ids.tolist() == [i for row in expected for i in row]
+    assert tokens.start.tolist() == [i for text in texts for i in range(len(text))]
+    assert (tokens.end == tokens.start + 1).all() and tokens.first.all()
+    every = np.arange(len(texts))
+    framed = tokenizer.frame(tokens, every, np.zeros_like(every), tokens.lengths)
+    whole = [i for encoding in tokenizer.encode_batch(texts) for i in encoding.ids]
+    assert framed.ids.tolist() == whole and (framed.lengths == tokens.lengths + 2).all()
 
 
 def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
@@ -102,7 +107,7 @@ def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: 
     vocab = [*SPECIAL_TOKENS, *"aAbcls中国，[]", "##b", "上海"]
     tokenizer = CharTokenizer(vocab, lower_case)
     tokenizer.save(path)
-    assert read_tokenizer_json(path) == (vocab, lower_case, False)
+    assert read_tokenizer_json(path) == (vocab, lower_case, False, "")
     theirs = Tokenizer.from_file(str(path))
     for text in ("aAB [CLS] 中国İ", "", "\n\0", "上海##b"):
         expected = tokenizer.encode(text)

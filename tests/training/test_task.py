@@ -1,6 +1,7 @@
 """What a run starts from: sources of every form, their vocabulary, labels and lower-casing."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from configs import demo
+from flax_ner import load
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params, init_params
+from flax_ner.text.cluener import write_cluener
+from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.synthetic import synthetic
-from flax_ner.text.tokenizer import build_vocab
+from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
 from flax_ner.training.loop import fit
-from flax_ner.training.task import initial_params, make_task
+from flax_ner.training.task import initial_params, make_task, trained_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.weights.helpers import assert_same
@@ -117,6 +121,58 @@ def test_lower_casing_comes_from_the_source_unless_set(tmp_path: Path, stated: b
         assert task.tokenizer.lower_case is value
     capital = VOCAB.index("A") if not stated else VOCAB.index("[UNK]")
     assert make_task(config(tmp_path / "hf")).tokenizer.encode("A").ids[1] == capital
+
+
+def test_the_tokenizer_is_that_of_a_tagger_unless_set(tmp_path: Path) -> None:
+    for kind in ("char", "wordpiece"):
+        tagger = model(LabelSet(CATEGORIES))
+        tagger.tokenizer = kind
+        save_model(tmp_path / kind, tagger)
+        assert make_task(config(tmp_path / kind)).tokenizer.kind == kind
+        encoder = model(None)
+        encoder.tokenizer = kind
+        save_model(tmp_path / f"encoder_{kind}", encoder)
+        assert make_task(config(tmp_path / f"encoder_{kind}")).tokenizer.kind == "char"
+    told = "was trained on wordpiece tokens, .*--config.tokenizer.kind=wordpiece"
+    for name in ("wordpiece", "encoder_wordpiece"):
+        task = make_task(config(tmp_path / name, tokenizer__kind="char"))
+        assert any(re.search(told, note) for note in task.notes)
+        task = make_task(config(tmp_path / name, tokenizer__kind="wordpiece"))
+        assert not any("was trained on" in note for note in task.notes)
+        assert trained_model(task, {}).tokenizer == "wordpiece"
+
+
+def test_wordpieces_need_a_vocabulary(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    made.update_from_flattened_dict({"init_from": "", "tokenizer.kind": "wordpiece"})
+    with pytest.raises(UserError, match=r"tokenizer\.kind: wordpiece needs a vocabulary"):
+        make_task(made)
+
+
+def test_a_tagger_of_words_is_trained_and_finds_them(tmp_path: Path) -> None:
+    """Pieces behind the first have no label: here they would tell the wrong one."""
+    people = [a + b for a in ("ann", "bob", "cleo") for b in ("son", "sen", "")]
+    rows = [
+        Example(f"Today {p.title()} met Mr. {q.title()}son.", (
+            Entity("name", 6, 6 + len(p)), Entity("name", 15 + len(p), 18 + len(p) + len(q)),
+        ))
+        for p in people for q in people
+    ]  # fmt: skip
+    write_cluener(tmp_path / "train.json", rows)
+    vocab = [*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz.", "today", "met", "mr", "##son"]
+    vocab += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    write_vocab(tmp_path / "vocab.txt", vocab)
+    made = config(tmp_path, train__steps=150, train__steps_per_dispatch=50, mesh__data=1)
+    changes = {
+        "init_from": "", "tokenizer.vocab": str(tmp_path / "vocab.txt"), "tokenizer.kind": "wordpiece",
+        "data.train": str(tmp_path / "train.json"), "data.dev": str(tmp_path / "train.json"),
+        "data.format": "cluener", "optimizer.learning_rate": 5e-3,
+    }  # fmt: skip
+    made.update_from_flattened_dict(changes)
+    fit(made, tmp_path / "run")
+    tagger = load(tmp_path / "run" / "last")
+    assert tagger.score(rows).f1 > 0.99
+    assert [e.text for e in tagger("today Annsen met mr Bobsonson")] == ["Annsen", "Bobsonson"]
 
 
 def test_a_config_beside_the_weights_rules_the_shape(tmp_path: Path) -> None:

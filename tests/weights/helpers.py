@@ -9,7 +9,7 @@ import numpy as np
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS, write_vocab
+from flax_ner.text.vocab import SPECIAL_TOKENS, write_vocab
 from flax_ner.weights.names import flatten
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers.normalizers import BertNormalizer
 
 import flax_ner
 from convert.torch_to_flax import main
@@ -412,9 +413,21 @@ def test_a_model_is_opened_in_any_form(tmp_path: Path) -> None:
 
 
 def test_load_says_what_it_assumed(tmp_path: Path) -> None:
+    stated = tiny_config()
+    del stated["layer_norm_eps"]
+    path = write_source(tmp_path, tagger_state_dict(), config=stated)
+    with pytest.warns(UserWarning, match=r"LayerNorm eps: 1e-12, .*config\.json does not say"):
+        flax_ner.load(path)
+
+
+def test_a_tagger_of_words_is_read_as_its_own_tokenizer_does(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    with pytest.warns(UserWarning, match="one token a character. Its own cuts words"):
-        tagger = flax_ner.load(path)
-    assert tagger.tokenizer.lower_case is False
-    assert tagger.tokenizer.encode("aA").ids[1:-1] == [VOCAB.index("a"), 1]
+    tokenizer = flax_ner.load(path).tokenizer
+    assert (tokenizer.kind, tokenizer.lower_case) == ("wordpiece", False)
+    assert tokenizer.encode("a A").ids[1:-1] == [VOCAB.index("a"), 1]
+    made = tokenizer._backend
+    made.normalizer = BertNormalizer(strip_accents=True, lowercase=False)
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.warns(UserWarning, match="Tokenizer: its own takes accents off, which this one"):
+        flax_ner.load(path)

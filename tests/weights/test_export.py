@@ -12,7 +12,7 @@ from convert.flax_to_torch import main
 from flax_ner.errors import UserError
 from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import SPECIAL_TOKENS
+from flax_ner.text.vocab import SPECIAL_TOKENS
 from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model

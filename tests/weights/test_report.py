@@ -70,7 +70,10 @@ def test_every_tensor_of_a_source_is_in_the_description(tmp_path: Path) -> None:
     assert lines[0] == str(path)
     numbers = sum(tensor.size for tensor in state.values())
     assert lines[1] == f"Tensors: {len(state)} with {numbers:,} float32"
-    assert f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens; text is lower-cased." in text
+    assert (
+        f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens; text is lower-cased and cut into WordPieces."
+        in text
+    )
     assert "Labels: O, B-a, B-b, I-a, I-b." in lines
     assert (
         "2 layers of width 8, 2 heads, MLP 12 gelu_new, 6 positions, vocabulary of 11, 5 out"
@@ -143,7 +146,7 @@ def test_a_model_directory_is_described(
     printed = capsys.readouterr().out
     numbers = sum(x.size for x in jax.tree.leaves(params))
     assert f"Parameters: {len(jax.tree.leaves(params))} with {numbers:,} float32" in printed
-    assert "Labels: bio tags of 2. Vocabulary: 11 tokens, lower-cased. Rows of 6" in printed
+    assert "Labels: bio tags of 2. Vocabulary: 11 tokens, lower-cased, char. Rows of 6" in printed
     assert re.search(
         r"encoder/layers/\{0,1\}/attention/qkv/kernel +float32 \[8, 3, 2, 4\]", printed
     )

@@ -1,0 +1,209 @@
+"""Labelled texts to tokens, and a label for each word."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.labels import LabelSet, check_span
+from flax_ner.text.tokenizer import Tokenizer, Tokens
+
+NO_LABEL = -1  # of a token that goes on with a word: it counts in no loss
+PUNCTUATION = "。！？；，、.!?;,\n"  # behind which a long text may well be cut
+
+
+class TokenSet(NamedTuple):
+    """Many encoded texts end to end, [CLS] and [SEP] included."""
+
+    ids: np.ndarray  # int32 [sum of lengths]
+    labels: np.ndarray  # int32 [sum of lengths]
+    lengths: np.ndarray  # int64 [texts, or pieces of them]
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    label_set: LabelSet,
+    max_length: int,
+    notes: list[str] | None = None,
+) -> TokenSet:
+    """Tokens and labels of all examples.
+
+    A word has its label on its first token, the others have `NO_LABEL`. An entity that begins or ends
+    inside a word takes all of it. A text of more than `max_length - 2` tokens is cut: never inside
+    an entity, behind punctuation where the second half of a piece has any, else between words.
+
+    Args:
+        examples: whose entities are known.
+        tokenizer: text to tokens.
+        label_set: entities to labels.
+        max_length: tokens of a piece at most, [CLS] and [SEP] included.
+        notes: takes how many entities are not whole words, if there are any.
+
+    Raises:
+        UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
+    """
+    if not examples:
+        raise UserError("data: there are no examples.")
+    for example in examples:
+        if example.entities is None:
+            raise UserError(
+                f"{example.source}: has no label. Training and scoring need labelled data."
+            )
+        for entity in example.entities:
+            try:
+                check_span(*entity[:3], len(example.text))
+            except UserError as error:
+                raise UserError(f"{example.source}: {error}") from None
+    tokens = tokenizer.tokenize([example.text for example in examples])
+    spans = _word_spans(examples, tokens, notes)
+    labels = _token_labels(examples, tokens, spans, label_set)
+    places = _pieces(examples, tokens, spans, max_length - 2)
+    ids, token, lengths = tokenizer.frame(tokens, *places)
+    framed = np.append(labels, np.int32(0)).take(token, mode="clip")
+    ends = np.cumsum(lengths)
+    framed[ends - lengths] = framed[ends - 1] = label_set.outside  # [CLS] and [SEP]
+    return TokenSet(ids, framed, lengths)
+
+
+def spans_in_words(
+    spans: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The words [first, stop) that share characters with spans.
+
+    Args:
+        spans: int [E, 2], characters [start, end).
+        start, end: int [words], the characters of each word, ascending.
+
+    Returns:
+        Two int [E]; equal where no word does.
+    """
+    first = np.searchsorted(end, spans[:, 0], "right")
+    stop = np.searchsorted(start, spans[:, 1], "left")
+    return first, np.maximum(first, stop)
+
+
+def _word_spans(
+    examples: Sequence[Example], tokens: Tokens, notes: list[str] | None
+) -> list[list[tuple[str, int, int]]]:
+    """The entities of each example, [start, end) in words; without those that no word is part of."""
+    # All texts as one, with a character between them, so that one search finds all.
+    sizes = np.array([len(example.text) + 1 for example in examples])
+    shift = np.cumsum(sizes) - sizes
+    owner = np.repeat(np.arange(len(examples)), tokens.lengths)[tokens.first]  # [words]
+    start = tokens.start[tokens.first] + shift[owner]
+    end = tokens.end[tokens.first] + shift[owner]
+    words_before = np.searchsorted(owner, np.arange(len(examples)))
+
+    entities = [(i, e) for i, example in enumerate(examples) for e in example.entities or ()]
+    at = np.array([i for i, _ in entities], np.int64)
+    places = np.array([e[1:3] for _, e in entities], np.int64).reshape(-1, 2) + shift[at, None]
+    first, stop = spans_in_words(places, start, end)
+    if notes is not None:
+        held = stop > first
+        exact = held.copy()
+        exact[held] = start[first[held]] == places[held, 0]
+        exact[held] &= end[stop[held] - 1] == places[held, 1]
+        _tell(examples, [entities[i] for i in np.flatnonzero(held & ~exact)], notes,
+              "begin or end inside a word of the tokenizer: all of the word counts as theirs")  # fmt: skip
+        _tell(examples, [entities[i] for i in np.flatnonzero(~held)], notes,
+              "have no word in them: left out")  # fmt: skip
+    first, stop = first - words_before[at], stop - words_before[at]
+    found: list[list[tuple[str, int, int]]] = [[] for _ in examples]
+    for (i, entity), a, b in zip(entities, first.tolist(), stop.tolist(), strict=True):
+        if a < b:
+            found[i].append((entity[0], a, b))
+    return found
+
+
+def _tell(
+    examples: Sequence[Example], odd: list[tuple[int, Entity]], notes: list[str], what: str
+) -> None:
+    if odd:
+        (i, entity), count = odd[0], len(odd)
+        surface = examples[i].text[entity[1] : entity[2]]
+        notes.append(f"Entities that {what}: {count} (first: {examples[i].source} {surface!r}).")
+
+
+def _token_labels(
+    examples: Sequence[Example],
+    tokens: Tokens,
+    spans: list[list[tuple[str, int, int]]],
+    label_set: LabelSet,
+) -> np.ndarray:
+    """A label for each token, int32 [M]."""
+    words = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))].tolist()
+    # One place before all words and one behind, for `mark` has those of [CLS] and [SEP].
+    labels = np.full(words[-1] + 2, label_set.outside, np.int32)
+    for i, example in enumerate(examples):
+        if spans[i]:
+            try:
+                label_set.mark(labels[words[i] : words[i + 1] + 2], spans[i])
+            except UserError as error:
+                raise UserError(f"{example.source}: {error}") from None
+    every = np.full(len(tokens.ids), NO_LABEL, np.int32)
+    every[tokens.first] = labels[1:-1]
+    return every
+
+
+def _pieces(
+    examples: Sequence[Example],
+    tokens: Tokens,
+    spans: list[list[tuple[str, int, int]]],
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which text each piece is of, and its tokens [start, stop) there; int64 [pieces] each."""
+    pieces, begin = list[tuple[int, int, int]](), 0
+    for i, length in enumerate(tokens.lengths.tolist()):
+        stops = [length]
+        if length > size:
+            here = slice(begin, begin + length)
+            columns = (tokens.first[here], tokens.start[here], tokens.end[here])
+            stops = _cut(examples[i], *columns, spans[i], size)
+        pieces += [(i, start, stop) for start, stop in pairwise([0, *stops])]
+        begin += length
+    text, start, stop = np.array(pieces, np.int64).T
+    return text, start, stop
+
+
+def _cut(
+    example: Example,
+    first: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    spans: list[tuple[str, int, int]],
+    size: int,
+) -> list[int]:
+    """Where the pieces of a text end, counted in tokens.
+
+    Args:
+        example: whose text it is.
+        first, start, end: of its tokens, as in `Tokens`.
+        spans: its entities, in words.
+        size: tokens of a piece at most.
+    """
+    length = len(first)
+    word = np.append(np.flatnonzero(first), length)  # their first tokens
+    inside = np.zeros(length + 1, bool)  # a cut in front of this token would divide an entity
+    for _, a, b in spans:
+        inside[word[a] + 1 : word[b]] = True
+    stops, begin = list[int](), 0
+    while begin + size < length:
+        cuts = begin + 1 + np.flatnonzero(~inside[begin + 1 : begin + size + 1])
+        if not len(cuts):
+            raise UserError(
+                f"{example.source}: an entity at {start[begin]} is longer than {size} tokens, by itself or "
+                "with others that overlap it. Raise data.max_length or correct the data."
+            )
+        whole = cuts[first[cuts]]  # of a word of more than `size` pieces there is none
+        good = [
+            cut
+            for cut in whole.tolist()
+            if cut - begin > size // 2 and example.text[end[cut - 1] - 1] in PUNCTUATION
+        ]
+        begin = int((good or whole.tolist() or cuts.tolist())[-1])
+        stops.append(begin)
+    return [*stops, length]

@@ -1,0 +1,137 @@
+"""Vocabularies: tokens by id, as BERT's files hold them."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax_ner.errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def token_ids(tokens: Sequence[str], source: str) -> dict[str, int]:
+    """The id of each token.
+
+    Raises:
+        UserError: a special token is missing or one is there twice; begins with `source`.
+    """
+    ids = {token: i for i, token in enumerate(tokens)}
+    missing = [token for token in SPECIAL_TOKENS[:4] if token not in ids]
+    if missing:
+        raise UserError(f"{source} lacks {', '.join(missing)}. A BERT vocab.txt has them.")
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(f"{source} has {twice!r} twice. A token has one line.")
+    return ids
+
+
+def read_vocab(path: str | Path) -> list[str]:
+    """Read the tokens by id of a BERT `vocab.txt` (one a line) or of a `tokenizer.json`."""
+    path = Path(path)
+    if path.suffix == ".json":
+        return read_tokenizer_json(path)[0]
+    if not path.is_file():
+        raise UserError(
+            f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
+            "for Chinese BERT it is published with bert-base-chinese, 21,128 lines."
+        )
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
+        ) from None
+
+
+class TokenizerJson(NamedTuple):
+    """What a `tokenizer.json` of a BERT says."""
+
+    tokens: list[str]  # by id
+    lower_case: bool
+    words: bool  # whether words are cut into pieces; if not, every character is looked up
+    odd: str  # what it does that BERT's does not, in words; or nothing
+
+
+def read_tokenizer_json(path: str | Path) -> TokenizerJson:
+    """Read a `tokenizer.json` of a BERT, which is the `tokenizers` library's format.
+
+    Raises:
+        UserError: a damaged file, or another kind of vocabulary, by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file. Give the tokenizer.json or vocab.txt of the weights."
+        )
+    try:
+        row = json.loads(path.read_text("utf-8"))
+        kind, ids = row["model"].get("type"), row["model"]["vocab"]
+        added = {token["content"]: token["id"] for token in row.get("added_tokens") or ()}
+        lower_case, odd = _lowers(row.get("normalizer")), _odd(row)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
+    if kind not in ("WordPiece", "WordLevel", None):  # old files do not say
+        raise UserError(
+            f"{path}: its vocabulary is of {kind}, not BERT's. Only models that read characters or "
+            "WordPieces can be converted."
+        )
+    if not isinstance(ids, dict):
+        raise UserError(f"{path}: its vocabulary is not a table of tokens and ids.")
+    tokens = {i: token for token, i in (ids | added).items()}
+    whole = all(type(i) is int for i in tokens)
+    if not whole or sorted(tokens) != list(range(len(tokens))):
+        raise UserError(f"{path}: its ids are not 0, 1, 2, ... without a gap.")
+    by_id = [tokens[i] for i in range(len(tokens))]
+    return TokenizerJson(by_id, lower_case, kind != "WordLevel", odd)
+
+
+def _lowers(normalizer: Any) -> bool:
+    if not normalizer:
+        return False
+    if normalizer["type"] == "Sequence":
+        return any(_lowers(part) for part in normalizer["normalizers"])
+    return normalizer["type"] == "Lowercase" or normalizer.get("lowercase") is True
+
+
+def _odd(row: dict[str, Any]) -> str:
+    """What a tokenizer that cuts words does otherwise than BERT's."""
+    normalizer, odd = row.get("normalizer") or {}, []
+    if normalizer.get("type") == "BertNormalizer":
+        lower_case, accents = normalizer.get("lowercase"), normalizer.get("strip_accents")
+        if accents is not None and accents != lower_case:
+            odd.append("takes accents off" if accents else "keeps accents")
+        if normalizer.get("handle_chinese_chars") is False:
+            odd.append("does not cut between Chinese characters")
+    prefix = row["model"].get("continuing_subword_prefix", "##")
+    if prefix != "##":
+        odd.append(f"marks pieces by {prefix!r}")
+    return " and ".join(odd)
+
+
+def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
+    """Write a `vocab.txt`.
+
+    Raises:
+        UserError: a token has a line break in it.
+    """
+    broken = next((token for token in tokens if "\n" in token or "\r" in token), None)
+    if broken is not None:
+        raise UserError(
+            f"{path}: the token {broken!r} has a line break, which vocab.txt cannot hold."
+        )
+    Path(path).write_text("\n".join(tokens) + "\n", encoding="utf-8", newline="\n")
+
+
+def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
+    """Special tokens, then every lower-cased character that occurs `min_count` times, most frequent first."""
+    counts = Counter(character.lower() for text in texts for character in text)
+    kept = [
+        c
+        for c, n in counts.items()
+        if n >= min_count and len(c) == 1 and not c.isspace() and not SURROGATES.match(c)
+    ]
+    return [*SPECIAL_TOKENS, *sorted(kept, key=lambda c: (-counts[c], c))]

@@ -1,0 +1,114 @@
+"""WordPieces: words with their pieces, and where they stand in the text."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from flax_ner.text.tokenizer import WordPieceTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS, read_tokenizer_json
+
+VOCAB = [*SPECIAL_TOKENS, *"abeiA中国，.[]", "cafe", "i", "##b", "##7", "iphone", "cls", "##é"]
+VOCAB = list(dict.fromkeys(VOCAB))
+LOWER = WordPieceTokenizer(VOCAB)
+ANY_TEXT = st.text(st.characters() | st.sampled_from("ab 中国，.\u0301\u200d\u0000é"), max_size=30)
+
+
+def words(text: str, tokenizer: WordPieceTokenizer = LOWER) -> list[tuple[str, list[str]]]:
+    """Each word as it stands in the text, and its pieces."""
+    tokens = tokenizer.tokenize([text])
+    found: list[tuple[str, list[str]]] = []
+    for i, first, start, end in zip(
+        tokens.ids, tokens.first, tokens.start, tokens.end, strict=True
+    ):
+        if first:
+            found.append((text[start:end], []))
+        found[-1][1].append(tokenizer.tokens[i])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("iPhone7中国", [("iPhone7", ["iphone", "##7"]), ("中", ["中"]), ("国", ["国"])]),
+        ("a，b.", [("a", ["a"]), ("，", ["，"]), ("b", ["b"]), (".", ["."])]),
+        ("  CAFÉ\t", [("CAFÉ", ["cafe"])]),
+        ("Cafe\u0301 a", [("Cafe\u0301", ["cafe"]), ("a", ["a"])]),
+        ("e\u0301\u0301中", [("e\u0301\u0301", ["e"]), ("中", ["中"])]),
+        ("\u0301a", [("a", ["a"])]),
+        ("İ", [("İ", ["i"])]),
+        ("a\u200db\x00", [("a\u200db", ["a", "##b"])]),
+        ("zzb", [("zzb", ["[UNK]"])]),
+        ("a" * 101, [("a" * 101, ["[UNK]"])]),
+        ("[CLS]", [("[", ["["]), ("CLS", ["cls"]), ("]", ["]"])]),
+        ("a\ud800b", [("a\ud800b", ["a", "##b"])]),
+        ("", []),
+        (" \t\n\u3000", []),
+    ],
+)  # fmt: skip
+def test_words_are_where_they_stand(text: str, expected: list[tuple[str, list[str]]]) -> None:
+    assert words(text) == expected
+
+
+def test_without_lower_casing_accents_and_capitals_stay() -> None:
+    tokenizer = WordPieceTokenizer(VOCAB, lower_case=False)
+    assert words("A a aé", tokenizer) == [("A", ["A"]), ("a", ["a"]), ("aé", ["a", "##é"])]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ANY_TEXT, max_size=4), st.booleans())
+@example(["ab", "", "b", " ", "中"], True)
+def test_words_of_many_texts_are_in_order_and_apart(texts: list[str], lower_case: bool) -> None:
+    tokenizer = WordPieceTokenizer(VOCAB, lower_case)
+    tokens = tokenizer.tokenize(texts)
+    encodings = tokenizer.encode_batch(texts)
+    assert tokens.ids.tolist() == [i for e in encodings for i in e.ids[1:-1]]
+    assert tokens.lengths.tolist() == [len(e.ids) - 2 for e in encodings]
+    stop = 0
+    for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
+        start, stop = stop, stop + length
+        assert length == 0 or tokens.first[start]
+        place = 0
+        for i in range(start, stop):
+            if tokens.first[i]:
+                assert place <= tokens.start[i] < tokens.end[i] <= len(text)
+                place = tokens.end[i]
+            else:
+                assert (tokens.start[i], tokens.end[i]) == (
+                    tokens.start[i - 1], tokens.end[i - 1],
+                )  # fmt: skip
+
+
+def test_no_character_becomes_more_than_one_word() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1)]
+    tokens = LOWER.tokenize(characters)
+    assert (tokens.start == 0).all() and (tokens.end == 1).all()
+    assert tokens.first.sum() == (tokens.lengths > 0).sum()
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: bool) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = WordPieceTokenizer(VOCAB, lower_case)
+    tokenizer.save(path)
+    assert read_tokenizer_json(path) == (VOCAB, lower_case, True, "")
+    theirs = Tokenizer.from_file(str(path))
+    for text in ("iPhone7中国 Café.", "", "\n\0"):
+        expected, found = tokenizer.encode(text), theirs.encode(text)
+        assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
+
+
+def test_a_tokenizer_unlike_berts_is_told(tmp_path: Path) -> None:
+    from tokenizers import models, normalizers
+
+    path = tmp_path / "tokenizer.json"
+    ids = {token: i for i, token in enumerate(VOCAB)}
+    theirs = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", continuing_subword_prefix="@@"))
+    theirs.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=False)
+    theirs.save(str(path))
+    assert read_tokenizer_json(path).odd == (
+        "keeps accents and does not cut between Chinese characters and marks pieces by '@@'"
+    )
