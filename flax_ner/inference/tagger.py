@@ -71,8 +71,8 @@ class Tagger:
         params: its parameters; may be replaced between calls.
         tokenizer: text to ids.
         labels: tag ids to entities.
-        max_length: tokens a row at most, [CLS] and [SEP] included; longer texts go through
-            overlapping windows.
+        max_length: tokens a row at most, [CLS] and [SEP] included; longer texts are read in parts
+            (`windows.split`).
         batch_size: rows of 128 tokens a batch at most, fewer where rows are wider, and on a CPU.
         sharding: of a batch [B, T], for several devices; where they are those of several processes,
             all of them must ask for the same.
@@ -258,7 +258,7 @@ class Tagger:
     def _start(self, texts: Sequence[str], forward: Forward) -> "_Work":
         """Tokenise and hand to the device, without waiting for it."""
         tokens = self.tokenizer.tokenize(texts)
-        pieces = split(tokens.lengths, self.max_length - 2)
+        pieces = split(texts, tokens, self.max_length - 2)
         ids, token, lengths = self.tokenizer.frame(tokens, pieces.text, pieces.start, pieces.stop)
         text = np.repeat(pieces.text, lengths)
 
@@ -275,11 +275,13 @@ class Tagger:
             for column in (tokens.start, tokens.end, tokens.first)
         )
         kept &= first
+        # A line break between pieces has the place of the [SEP] in front of it, and is outside.
+        breaks = (place == np.repeat(pieces.stop, lengths)) & np.repeat(pieces.line_break, lengths)
         # `mmocr` reads a text's last [SEP] too, as if it were a character.
         last = place == tokens.lengths[text]
         sizes = np.fromiter(map(len, texts), np.int32, len(texts))
         start[last], end[last] = sizes[text[last]], sizes[text[last]] + 1
-        return _Work(texts, text, start, end, kept, last, running)
+        return _Work(texts, text, start, end, kept | breaks, breaks, last, running)
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> tuple[Array, ...]:
         """Outputs [B, T, ...] of a forward pass, not waited for."""
@@ -308,6 +310,7 @@ class Tagger:
         with self._shortage_told():
             for source, target, outputs in work.running:
                 tag[source], log_p[source] = (np.asarray(x).ravel()[target] for x in outputs)
+        tag[work.breaks], log_p[work.breaks] = self.labels.outside, 0.0
         kept = work.kept | work.last if convention == "mmocr" else work.kept
         row, tag, log_p = work.text[kept], tag[kept], log_p[kept]
         before = np.searchsorted(row, np.arange(len(work.texts)))  # words of the texts before
@@ -329,6 +332,7 @@ class Tagger:
         with self._shortage_told():
             for source, target, (output,) in work.running:
                 table[source] = np.asarray(output).reshape(-1, len(self.labels))[target]
+        table[work.breaks] = np.eye(len(self.labels))[self.labels.outside]
         # What is kept is every word of each text once, in their order.
         cuts = np.searchsorted(work.text[work.kept], np.arange(1, len(work.texts)))
         columns = (np.split(x[work.kept], cuts) for x in (table, work.start, work.end))
@@ -351,6 +355,7 @@ class _Work(NamedTuple):
     start: np.ndarray  # the characters [start, end) of its word
     end: np.ndarray
     kept: np.ndarray  # whether its tag counts
+    breaks: np.ndarray  # whether it stands for a line break
     last: np.ndarray  # whether it is the [SEP] behind the text
     # Source and target of each batch (see `Batch`), and what the device makes of it.
     running: list[tuple[np.ndarray, np.ndarray, tuple[Array, ...]]]

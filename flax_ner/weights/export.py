@@ -100,7 +100,7 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
     if model.config.hidden_act != "gelu_new":
         lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
     if model.tokenizer != "char":
-        lines.append(f"MMOCR reads one token a character, but this model WordPieces.")
+        lines.append("MMOCR reads one token a character, but this model WordPieces.")
     if model.labels is not None:
         lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
     return "\n".join(lines)

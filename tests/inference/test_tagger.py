@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,9 +15,11 @@ from jax.sharding import PartitionSpec as P
 from flax_ner import Entity, Tagger, load
 from flax_ner.errors import UserError
 from flax_ner.model.tagger import init_params
+from flax_ner.text.cluener import read_cluener
 from flax_ner.text.examples import Example
+from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model
-from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
+from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_tagger
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,56 @@ def test_long_texts_lose_and_invent_nothing(make: Callable[..., Tagger], max_len
         for span in ((i + 1, i + 4), (i + 5, i + 6))
     ]
     assert [(entity.start, entity.end) for entity in found] == expected
+
+
+def test_lines_of_a_document_are_read_as_they_are_alone() -> None:
+    """With weights for which a tag depends on all that is in the row."""
+    params = init_params(CONFIG, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
+    tagger = Tagger(CONFIG, params, CharTokenizer(VOCAB), LABELS, 32, 4)
+    random = np.random.default_rng(0)
+    lines = ["".join(random.choice(list("bio中"), n)) for n in random.integers(0, 30, 200)]
+    document, place = tagger.explain("\n".join(lines)), 0
+    for line, table in zip(lines, tagger.explain_each(lines), strict=True):
+        np.testing.assert_allclose(document[place : place + len(line)], table, atol=1e-5)
+        place += len(line) + 1
+        assert (document[place - 1 : place, 0] == 1).all()  # the line break
+    together = tagger.explain("o".join(lines))
+    assert np.abs(together[: len(document)] - document).max() > 0.1  # so the rest was no wonder
+
+
+def test_a_document_of_100_000_characters_has_the_entities_of_its_sentences(cluener: Path) -> None:
+    tokenizer = CharTokenizer(cluener / "vocab.txt")
+    config = replace(CONFIG, vocab_size=len(tokenizer.tokens), num_labels=len(LABELS))
+    params = init_params(config, jax.random.key(0))
+    params["encoder"]["embeddings"]["word"] *= 50  # so that all tags come out
+    params["head"]["classifier"]["kernel"] *= 50
+    tagger = Tagger(config, params, tokenizer, LABELS, 52)
+    lines = [example.text for example in read_cluener(cluener / "train.json")[:2700]]
+    document = "\n".join(lines)
+    assert len(document) > 100_000
+    expected, place = set(), 0
+    for line, entities in zip(lines, tagger(lines), strict=True):
+        expected |= {(place + e.start, place + e.end) for e in entities}
+        place += len(line) + 1
+    found = tagger(document)
+    assert all(document[e.start : e.end] == e.text for e in found)
+    same = len(expected & {e[1:3] for e in found})
+    assert len(expected) > 5000 and same >= 0.995 * max(len(expected), len(found))
+
+
+@pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
+def test_no_entity_goes_over_a_line_break_of_a_document(
+    make: Callable[..., Tagger], convention: str
+) -> None:
+    tagger = make(8)
+    found = tagger("obi\niio\n\nob\r\ni\nbi", convention)
+    if convention == "lenient":  # there an I- begins an entity
+        spans = [(1, 3), (4, 6), (10, 11), (13, 14), (15, 17)]
+    else:
+        spans = [(1, 3), (10, 11), (15, 17)] if convention == "strict" else [(1, 3), (15, 17)]
+    assert [entity[1:3] for entity in found] == spans
 
 
 def test_chunks_join_without_a_seam(

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_ner.inference.windows import split, windows
+from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, WordPieceTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS
 
 
 @given(st.integers(0, 5000), st.integers(1, 200))
@@ -28,9 +30,62 @@ def test_kept_characters_stand_away_from_a_window_edge(length: int, size: int) -
         assert window.keep_stop == length or window.stop - window.keep_stop >= size // 8 - 1
 
 
-@given(st.lists(st.integers(0, 300), max_size=20), st.integers(1, 200))
-def test_many_texts_are_split_as_each_alone(lengths: list[int], size: int) -> None:
-    found = list(
-        zip(*(column.tolist() for column in split(np.array(lengths, int), size)), strict=True)
-    )
-    assert found == [(i, *w) for i, n in enumerate(lengths) if n for w in windows(n, size)]
+VOCAB = [*SPECIAL_TOKENS, *"ab。！？》”《，", "##b", "##a"]
+CHARACTERS, WORDS = CharTokenizer(VOCAB), WordPieceTokenizer(VOCAB)
+
+
+def pieces(text: str, size: int) -> list[str]:
+    """What goes through the model together."""
+    found = split([text], CHARACTERS.tokenize([text]), size)
+    return [text[a:b] for a, b in zip(found.start, found.stop, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("aa。a\na", ["aa。a\na"]),  # it fits
+        ("aaa\nbbbbb", ["aaa", "bbbbb"]),
+        ("a\r\nbbbb", ["a", "", "bbbb"]),
+        ("\na\n\nbbbb\n", ["", "a", "", "bbbb"]),
+        ("aaa。bbbb！”a？", ["aaa。", "bbbb！”", "a？"]),
+        ("《aa！b》。bbb", ["《aa！b》。", "bbb"]),
+        ("a。\nbbb。！bb。", ["a。", "bbb。！", "bb。"]),
+        ("a\nbbbbbbbb\na", ["a", "bbbbbb", "bbbbbb", "a"]),
+    ],
+)  # fmt: skip
+def test_long_texts_are_read_by_line_and_sentence(text: str, expected: list[str]) -> None:
+    assert pieces(text, 7 if "》" in text or len(text) == len("aa。a\na") else 6) == expected
+
+
+TEXT = st.text(st.sampled_from("ab 。！\n\r《》”，"), max_size=80)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXT, max_size=5), st.integers(1, 30), st.sampled_from([CHARACTERS, WORDS]))
+def test_every_token_is_kept_once_or_is_a_line_break(
+    texts: list[str], size: int, tokenizer: Tokenizer
+) -> None:
+    tokens = tokenizer.tokenize(texts)
+    found = split(texts, tokens, size)
+    assert (np.diff(found.text) >= 0).all() and (found.stop - found.start <= size).all()
+    assert ((found.start <= found.keep_start) & (found.keep_stop <= found.stop)).all()
+    stops = np.cumsum(tokens.lengths)
+    for i, text in enumerate(texts):
+        places = list[int]()
+        for piece in np.flatnonzero(found.text == i):
+            places += range(found.keep_start[piece], found.keep_stop[piece])
+            if found.line_break[piece]:
+                places.append(found.stop[piece])
+                start = tokens.start[stops[i] - tokens.lengths[i] + found.stop[piece]]
+                assert text[start] in "\n\r" and tokens.lengths[i] > size
+        assert places == list(range(tokens.lengths[i]))
+
+
+def test_many_texts_are_split_as_each_alone() -> None:
+    texts = ["", "aaaa", "a\n" * 9, "b。" * 9, "", "ab" * 20, "b"]
+    together = split(texts, CHARACTERS.tokenize(texts), 8)
+    alone = [split([text], CHARACTERS.tokenize([text]), 8) for text in texts]
+    for name in ("start", "stop", "keep_start", "keep_stop", "line_break"):
+        expected = np.concatenate([getattr(found, name) for found in alone])
+        np.testing.assert_array_equal(getattr(together, name), expected)
+    assert together.text.tolist() == [i for i, found in enumerate(alone) for _ in found.text]

@@ -71,7 +71,7 @@ def test_every_tensor_of_a_source_is_in_the_description(tmp_path: Path) -> None:
     numbers = sum(tensor.size for tensor in state.values())
     assert lines[1] == f"Tensors: {len(state)} with {numbers:,} float32"
     assert (
-        f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens; text is lower-cased and cut into WordPieces."
+        f"Vocabulary: {tmp_path}/vocab.txt, 11 tokens; text is lower-cased and read one token a character."
         in text
     )
     assert "Labels: O, B-a, B-b, I-a, I-b." in lines
