@@ -32,8 +32,8 @@ from flax_ner.text.report import highlight
 from flax_ner.weights.describe import describe
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a `UserError` ends it with its message alone."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it returns has `run`, a function of the parsed options."""
     parser = argparse.ArgumentParser("flax_ner", description="Score and use trained taggers.")
     commands = parser.add_subparsers(required=True)
 
@@ -125,8 +125,12 @@ def main(arguments: list[str] | None = None) -> None:
             "--compute-dtype", choices=("float32", "bfloat16"),
             help="of products; bfloat16 is faster where the device has it. Default: as trained",
         )  # fmt: skip
+    return parser
 
-    options = parser.parse_args(arguments)
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a `UserError` ends it with its message alone."""
+    options = make_parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # a lone surrogate, which UTF-8 lacks, is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
