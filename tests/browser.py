@@ -34,7 +34,7 @@ def chromium() -> str | None:
 
 
 class Server:
-    """The command, started; `log` is what it said so far."""
+    """The command, started; `log` is what it said so far. `folder` is for notes."""
 
     def __init__(self, model: str, folder: Path):
         self._contacts = folder / "contacts"
@@ -42,7 +42,6 @@ class Server:
             [sys.executable, "-c", WATCHED, self._contacts, "web", model, "--port", "0"],
             stderr=subprocess.PIPE,
             text=True,
-            cwd=folder,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
         )
         assert self.process.stderr
@@ -67,7 +66,7 @@ class Server:
 
 @contextmanager
 def serving(model: str, folder: Path) -> Iterator[Server]:
-    """The command on a free port, working in `folder`; killed in the end if it still runs."""
+    """The command on a free port; killed in the end if it still runs."""
     server = Server(model, folder)
     try:
         yield server

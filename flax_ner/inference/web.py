@@ -37,16 +37,15 @@ COLOURS = (
 # Gradio makes a block of each piece, which no line break passes through, and writes types in capitals.
 STYLE = """
 #marked .textfield { display: block; font-size: 0; line-height: 30px; }
-#marked .highlighted { font-size: 11px; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+#marked .highlighted { font-size: 11px; white-space: nowrap; }
+#marked .highlighted { -webkit-box-decoration-break: clone; box-decoration-break: clone; }
 #marked .text { font-size: 15px; unicode-bidi: isolate; color: var(--body-text-color); }
 #marked .label { font-size: 11px; text-transform: none; white-space: nowrap; }
 #marked .line-break::after { content: "\\a"; white-space: pre; }
 #table { --font-mono: var(--font); }
-@media (max-width: 640px) {
-    #table td, #table th { padding: 0; }
-    #table .cell-wrap { padding: 4px; }
-    #table .cell-wrap * { font-size: 12px; }
-}
+#table td, #table th { padding: 0; }
+#table .cell-wrap { padding: 4px; }
+@media (max-width: 640px) { #table .cell-wrap * { font-size: 12px; } }
 """
 # The file is made by the browser: no text stays on this machine's disk.
 SAVE = """(lines) => {
@@ -202,7 +201,8 @@ def make_app(tagger: Tagger, name: str) -> Any:
                 )  # fmt: skip
                 table = gr.Dataframe(
                     headers=list(HEADINGS), interactive=False, buttons=[], elem_id="table",
-                    datatype=["number", "str", "str", "number", "number", "number"],
+                    datatype=["number", "str", "str", "number", "number", "number"], wrap=True,
+                    column_widths=["9%", "31%", "25%", "11%", "10%", "14%"],
                 )  # fmt: skip
                 export = gr.Button("Save as JSON lines", interactive=False, elem_id="export")
                 saved = gr.Textbox(visible=False)
