@@ -5,6 +5,7 @@ python docs/make_screenshot.py MODEL TEXTS OUT [--width 1200] [--height 800]
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 # Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
@@ -25,15 +26,15 @@ def main() -> None:
     if executable is None:
         sys.exit("no Chromium: apt-get install chromium fonts-noto-cjk")
     with (
-        serving(options.model, Path.cwd()) as server,
+        tempfile.TemporaryDirectory() as folder,
+        serving(options.model, Path(folder)) as server,
         browsing(executable) as browser,
     ):
         page = browser.new_page(viewport={"width": options.width, "height": options.height})
         page.goto(server.url)
         tag(page, options.texts.read_text("utf-8"))
-        page.locator("#message p").wait_for()
-        page.locator("#table td").first.wait_for()
-        page.wait_for_timeout(500)  # colours fade in
+        page.locator("#marked .highlighted").first.wait_for()
+        page.wait_for_timeout(1000)  # colours fade in, the table finds its widths
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
         page.screenshot(path=options.out)
