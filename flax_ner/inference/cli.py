@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict | bulk | inspect | data."""
+"""Command line: python -m flax_ner evaluate | predict | bulk | web | inspect | data."""
 
 import argparse
 import json
@@ -19,8 +19,9 @@ from flax_ner.inference.audit_cli import add_audit_commands
 from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
-from flax_ner.inference.outputs import check_outputs, write_report
+from flax_ner.inference.outputs import check_outputs, json_line, write_report
 from flax_ner.inference.tagger import load
+from flax_ner.inference.web_cli import add_web_command
 from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -102,6 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bulk.set_defaults(run=_bulk)
 
+    web = add_web_command(commands)
+
     inspect = commands.add_parser(
         "inspect", help="say what weights are and what would become of them, without loading them"
     )
@@ -115,12 +118,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_audit_commands(data_commands)
     add_download_command(data_commands)
 
-    for command in (evaluate, predict):
+    for command in (evaluate, predict, web):
         command.add_argument(
             "--batch-size", type=int, default=32, metavar="N",
             help="rows of 128 tokens a batch at most; fewer take less memory. Default: 32",
         )  # fmt: skip
-    for command in (evaluate, predict, bulk):
+    for command in (evaluate, predict, bulk, web):
         command.add_argument(
             "--compute-dtype", choices=("float32", "bfloat16"),
             help="of products; bfloat16 is faster where the device has it. Default: as trained",
@@ -207,18 +210,13 @@ def _predict(options: argparse.Namespace) -> None:
     for number, (text, entities) in enumerate(zip(again, found, strict=True)):
         if options.format != "text":
             clue = options.format == "clue"
-            print(_clue_line(number, text, entities) if clue else _json_line(text, entities))
+            print(_clue_line(number, text, entities) if clue else json_line(text, entities))
             continue
         marked = highlight(text, entities, tagger.labels.categories)
         if console.is_terminal:
             console.print(marked)
         else:
             print(marked.plain)  # rich would change tabs and control characters
-
-
-def _json_line(text: str, entities: list[Entity]) -> str:
-    row = {"text": text, "entities": [entity._asdict() for entity in entities]}
-    return json.dumps(row, ensure_ascii=False)
 
 
 def _clue_line(number: int, text: str, entities: list[Entity]) -> str:

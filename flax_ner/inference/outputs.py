@@ -1,9 +1,12 @@
-"""Reports that commands write to files."""
+"""What commands write: reports to files, and tagged texts a line each."""
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -17,3 +20,9 @@ def check_outputs(options: argparse.Namespace) -> None:
 def write_report(path: str, content: str) -> None:
     """Write a text; lone surrogates, which UTF-8 lacks, become escapes."""
     Path(path).write_text(content, "utf-8", errors="backslashreplace")
+
+
+def json_line(text: str, entities: Sequence[Entity]) -> str:
+    """A tagged text as one line of JSON, without its line break."""
+    row = {"text": text, "entities": [entity._asdict() for entity in entities]}
+    return json.dumps(row, ensure_ascii=False)

@@ -1,6 +1,6 @@
 """Scores and tagged sentences for people (rich tables and text) and for programs (JSON)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -31,18 +31,31 @@ def score_json(scores: Scores) -> dict[str, Any]:
     return {"all": _figures(scores), "by_type": by_type}
 
 
-def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:
-    """The text with each entity in brackets, coloured, and named: "在[上海 address]"."""
-    line, place = Text(), 0
+def segments(text: str, entities: Iterable[Entity]) -> Iterator[tuple[str, str | None]]:
+    """The text in pieces, each with the type of its entity, or None; none of them is empty."""
+    place = 0
     for entity in sorted(entities, key=lambda e: e.start):
         start = max(entity.start, place)  # an overlapping entity shows what is left of it
         if start >= entity.end:
             continue
-        colour = COLOURS[list(categories).index(entity.type) % len(COLOURS)]
-        line.append(text[place:start])
-        line.append(f"[{text[start : entity.end]} {entity.type}]", style=colour)
+        if place < start:
+            yield text[place:start], None
+        yield text[start : entity.end], entity.type
         place = entity.end
-    return line.append(text[place:])
+    if place < len(text):
+        yield text[place:], None
+
+
+def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:
+    """The text with each entity in brackets, coloured, and named: "在[上海 address]"."""
+    line = Text()
+    for piece, category in segments(text, entities):
+        if category is None:
+            line.append(piece)
+        else:
+            colour = COLOURS[list(categories).index(category) % len(COLOURS)]
+            line.append(f"[{piece} {category}]", style=colour)
+    return line
 
 
 def _figures(counts: Counts) -> dict[str, float]:
