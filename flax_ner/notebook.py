@@ -76,7 +76,10 @@ def hand_over(path: str | Path, folder: str) -> str:
             _mount(folder, "SAVE_TO")
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            return f"{path.name} is in {shutil.copy(path, folder)}"
+            target = Path(folder, path.name)
+            if not (target.exists() and target.samefile(path)):
+                shutil.copy(path, target)
+            return f"{path.name} is in {target}"
         except OSError as error:
             raise UserError(f"SAVE_TO: {folder} cannot be written ({error.strerror}).") from None
     files = _colab("files")

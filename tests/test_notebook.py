@@ -150,6 +150,8 @@ def test_results_go_to_a_folder_or_to_the_browser(
         told = hand_over(file, str(folder))
         assert told == f"model.zip is in {folder / 'model.zip'}"
         assert (folder / "model.zip").read_bytes() == b"zip"
+    assert hand_over(file, str(tmp_path)) == f"model.zip is in {file}"  # it is there already
+    assert file.read_bytes() == b"zip"
     assert colab.mounts == [str(drive)] and not colab.downloads
     assert "browser's downloads" in hand_over(file, "")
     assert colab.downloads == [str(file)]

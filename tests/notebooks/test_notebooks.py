@@ -64,6 +64,8 @@ def test_a_notebook_is_short_and_holds_no_results(name: str) -> None:
     lines = settings.source.splitlines()
     assert lines[0] == "# @title Settings"
     assert all(re.match(r"[A-Z_]+ = .*  # @param [\[{]", line) for line in lines[1:])
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert all(f"`{line.split()[0]}" in words for line in lines[1:])
     assert not re.search(r"^\s*(class|def) ", "\n".join(cell.source for cell in code), re.MULTILINE)
 
 
@@ -108,7 +110,7 @@ def execute(name: str, ask: str, **settings: Any) -> tuple[str, Any]:
         settings: its parameters, replaced.
 
     Returns:
-        All that its cells show, HTML where there is some, and the answer.
+        All that its cells show, HTML where there is some, what widgets showed last, and the answer.
     """
     notebook = read(name)
     (place,) = (
@@ -129,7 +131,8 @@ def execute(name: str, ask: str, **settings: Any) -> tuple[str, Any]:
         )
         for cell in notebook.cells
     )
-    return "\n".join(shown), json.loads(answer)
+    widgets = json.dumps(notebook.metadata.get("widgets", {}), ensure_ascii=False)
+    return "\n".join([*shown, widgets]), json.loads(answer)
 
 
 @pytest.fixture
@@ -197,6 +200,7 @@ def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> No
     assert "errors: 0, warnings:" in shown and "<details>" in shown  # the page of the check
     assert "The head is freshly initialised" in shown
     assert all(f"epoch {epoch}, step" in shown for epoch in (1, 2, 3))
+    assert re.search(r"training .*sentences/s, loss \d", shown)  # the bar
     assert f"{told['f1']:.4f}" in shown and "not seen" in shown
     assert len(outputs) < 100_000
 
