@@ -13,6 +13,7 @@ ALLOWED = {
     "model": {"errors"},
     "weights": {"errors", "text", "model"},
     "memory": {"errors"},
+    "notebook": {"errors", "weights"},
     "inference": {"errors", "compilation", "memory", "text", "model", "weights"},
     "training": {"errors", "config", "memory", "text", "model", "weights", "inference"},
     "compilation": set(),

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from flax_ner.errors import UserError
 from flax_ner.text.analysis import (
     KINDS,
     Comparison,
@@ -27,7 +28,7 @@ from flax_ner.text.analysis import (
 )
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.metrics import Counts, Scores, score
-from flax_ner.text.report import score_json, score_table
+from flax_ner.text.report import highlight, score_json, score_table
 
 WHY = {
     "strict": "exact type and boundaries; an entity begins with its B- (seqeval's strict mode)",
@@ -71,8 +72,15 @@ def evaluation(
         convention: which of them everything but the comparison of conventions is about.
         train: the training data, to tell surfaces it has from those it lacks.
         other: what another tagger found in the same texts, for the paired bootstrap.
+
+    Raises:
+        UserError: with file and line, for an example without a label.
     """
-    gold = [example.entities or () for example in examples]
+    gold = []
+    for example in examples:
+        if example.entities is None:
+            raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
+        gold.append(example.entities)
     mine = found[convention]
     counts = counts_per_text(gold, mine)
     pairs = [pair_up(*row) for row in zip(gold, mine, strict=True)]
@@ -144,6 +152,22 @@ def evaluation_tables(found: Evaluation) -> RenderableType:
         table.add_row(*row)
     parts.append(table)
     return Group(*parts)
+
+
+def error_table(found: Evaluation, show: int) -> Table:
+    """The first `show` sentences with an error, as they should be beside what was found."""
+    categories = list(found.scores.by_type)
+    table = Table("where", "gold", "found", show_lines=True)
+    for source, text, pairs in with_errors(found)[:show]:
+        gold = highlight(text, [pair.gold for pair in pairs if pair.gold], categories)
+        mine = highlight(text, [pair.predicted for pair in pairs if pair.predicted], categories)
+        table.add_row(escape(source), gold, mine)
+    return table
+
+
+def with_errors(found: Evaluation) -> list[tuple[str, str, list[Pair]]]:
+    """Those of `texts` in which not everything is correct."""
+    return [row for row in found.texts if any(pair.kind != "correct" for pair in row[2])]
 
 
 def summary_lines(found: Evaluation) -> list[str]:

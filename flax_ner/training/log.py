@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_ner.errors import UserError
@@ -124,7 +125,10 @@ class RunLog:
         self._metrics.write(row | {"sentences_per_second": rate, "seconds": self._seconds()})
         loss = f"{row['loss']:.3f}" if updates else "not finite"
         self._progress.update(
-            self._bar, completed=step, rate=f"{rate:.0f} sentences/s, loss {loss}"
+            self._bar,
+            completed=step,
+            rate=f"{rate:.0f} sentences/s, loss {loss}",
+            refresh=not self._progress.live.auto_refresh,
         )
 
     def dev(self, step: int, scores: Scores, sentences: int) -> None:
@@ -152,8 +156,12 @@ class RunLog:
         return round(self._before + time.monotonic() - self._start, 2)
 
 
-def progress_bar(**options: Any) -> Progress:
-    """A bar over steps with rate, loss and time left."""
+def progress_bar(console: Console) -> Progress:
+    """A bar over steps with rate, loss and time left.
+
+    In a notebook it is drawn only when it moves: what is printed while rich's own thread draws goes
+    into the bar and is gone with its next state.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -161,7 +169,7 @@ def progress_bar(**options: Any) -> Progress:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, **options)
+    return Progress(*columns, console=console, auto_refresh=not console.is_jupyter)
 
 
 def _parse(line: str, source: str) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from flax_ner.text.labels import LabelSet, overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
 from flax_ner.training.mesh import put_whole
-from flax_ner.weights.convert import UNTOLD, open_model
-from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.convert import UNTOLD, is_ours, make_plan, open_model
+from flax_ner.weights.hub import resolve
+from flax_ner.weights.model_dir import ModelDir, read_card
+from flax_ner.weights.source import open_source
 
 # Fields of `BertConfig` in which a model and its weights must agree, whatever the shapes allow.
 SHAPE = (
@@ -46,6 +48,19 @@ class Task:
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
+
+
+def take_shape(config: ConfigDict) -> None:
+    """Give `config.model` the shape of the weights that `config.init_from` names; they are not read.
+
+    Raises:
+        UserError: there are no such weights, or they are no BERT.
+    """
+    path = resolve(config.init_from, "init_from")
+    vocab = config.tokenizer.vocab or None
+    shape = read_card(path).config if is_ours(path) else make_plan(open_source(path, vocab)).config
+    for name in SHAPE:
+        config.model[name] = getattr(shape, name)
 
 
 def make_task(config: ConfigDict) -> Task:

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from flax_ner.errors import UserError
 from flax_ner.text.analysis import KINDS
-from flax_ner.text.evaluation import Evaluation, evaluation, evaluation_json, evaluation_tables
+from flax_ner.text.evaluation import (
+    Evaluation,
+    error_table,
+    evaluation,
+    evaluation_json,
+    evaluation_tables,
+    with_errors,
+)
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.metrics import score
@@ -130,3 +138,19 @@ def test_a_model_without_an_error_shows_all_sentences() -> None:
     right = [list(example.entities or ()) for example in EXAMPLES]
     page = evaluation_html(evaluation("t", EXAMPLES, {"strict": right}, "strict"))
     assert 'value="correct" checked' in page and 'value="none" checked' in page
+
+
+def test_sentences_with_errors_are_shown_as_labelled_and_as_found(found: Evaluation) -> None:
+    assert [source for source, *_ in with_errors(found)] == ["dev.json:1"]
+    table = error_table(found, 5)
+    where, gold, mine = (list(column.cells) for column in table.columns)
+    assert where == ["dev.json:1"]
+    assert gold[0].plain == "<b>[甲乙 a]</b>&[丙丁 b]"
+    assert mine[0].plain == "[< a]b>[甲乙 a]</b>&[丙丁 c]"
+    assert error_table(found, 0).row_count == 0
+
+
+def test_an_unlabelled_text_is_no_text_without_entities() -> None:
+    examples = [*EXAMPLES, Example("甲", None, "dev.json:4")]
+    with pytest.raises(UserError, match=r"^dev\.json:4: has no label"):
+        evaluation("t", examples, {"strict": [*FOUND, []]}, "strict")

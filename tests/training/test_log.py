@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from flax_ner.errors import UserError
-from flax_ner.training.log import MetricsFile
+from flax_ner.training.log import MetricsFile, progress_bar
 
 
 def write_lines(workdir: Path, *lines: str) -> None:
@@ -44,3 +45,9 @@ def test_tensorboard_files_are_written_where_asked_for(tmp_path: Path) -> None:
         metrics.write({"step": 1, "split": "train", "loss": 0.5})
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in events.read_bytes()
+
+
+def test_in_a_notebook_no_other_thread_draws_the_bar() -> None:
+    """What one prints while the other draws would go into the bar and be gone with its next state."""
+    assert progress_bar(Console(force_terminal=True)).live.auto_refresh
+    assert not progress_bar(Console(force_jupyter=True)).live.auto_refresh

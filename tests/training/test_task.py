@@ -23,7 +23,7 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
 from flax_ner.training.loop import fit
-from flax_ner.training.task import initial_params, make_task, trained_model
+from flax_ner.training.task import SHAPE, initial_params, make_task, take_shape, trained_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.weights.helpers import assert_same
@@ -187,9 +187,36 @@ def test_a_config_beside_the_weights_rules_the_shape(tmp_path: Path) -> None:
     assert task.source.config.num_attention_heads == 4
 
 
+@pytest.mark.parametrize("form", ["directory", "hf", "mmocr"])
+def test_the_shape_of_the_weights_can_be_taken_over(tmp_path: Path, form: str) -> None:
+    source, path = model(None), tmp_path / ("source.pth" if form == "mmocr" else "source")
+    if form != "mmocr":  # whose files tell no heads: one for each 64 of the width
+        source.config = replace(source.config, layer_norm_eps=1e-6)
+    else:
+        source.config = replace(source.config, hidden_size=64, num_attention_heads=1)
+        shapes = {"encoder": abstract_params(source.config)["encoder"]}
+        source.params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", "utf-8")
+    save_model(path, source) if form == "directory" else export(source, path, form)
+    made = demo.get_config()
+    made.update_from_flattened_dict(
+        {"data.train": "train 60", "data.dev": "dev 5", "init_from": str(path)}
+    )
+    with pytest.raises(UserError, match="has another shape than the model"):
+        make_task(made)
+    take_shape(made)
+    wanted = replace(source.config, hidden_act="gelu_new" if form == "mmocr" else "gelu")
+    assert {name: made.model[name] for name in SHAPE} == {
+        name: getattr(wanted, name) for name in SHAPE
+    }
+    assert make_task(made).model.hidden_size == source.config.hidden_size
+
+
 def test_what_is_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"init_from: no file or directory .*none\.pth"):
         make_task(config(tmp_path / "none.pth"))
+    with pytest.raises(UserError, match=r"init_from: no file or directory .*none\.pth"):
+        take_shape(config(tmp_path / "none.pth"))
     np.save(tmp_path / "weights.npy", np.zeros(3))
     with pytest.raises(UserError, match="not a PyTorch file, or a damaged one"):
         make_task(config(tmp_path / "weights.npy"))

@@ -1,0 +1,282 @@
+"""The notebooks run from top to bottom, and what they say of a model is so.
+
+Their settings are replaced as papermill does it: by a cell behind the one with the tag `parameters`.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flax_ner import load
+from flax_ner.inference.tagger import Tagger
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import abstract_params
+from flax_ner.text.examples import Example
+from flax_ner.text.formats import read_examples, write_examples
+from flax_ner.text.synthetic import synthetic
+from flax_ner.text.tokenizer import build_vocab, write_vocab
+from flax_ner.weights.convert import open_model
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.names import flatten
+
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("evaluate", "finetune", "convert")
+CONFIG = BertConfig(
+    vocab_size=1, num_labels=1, hidden_size=64, num_hidden_layers=1, num_attention_heads=1,
+    intermediate_size=128, max_position_embeddings=64, hidden_act="gelu_new",
+)  # fmt: skip
+MORE = {
+    "model.hidden_dropout_prob": 0.0,
+    "optimizer.learning_rate": 1e-2,
+    "data.max_length": 64,
+    "data.batch_size": 8,
+}
+TEXT = "王建国在东海市工作。"
+
+
+def read(name: str) -> Any:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short_and_holds_no_results(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert notebook.nbformat == 4 and len(notebook.cells) <= 15
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    (settings,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    # One setting a line, with its form.
+    lines = settings.source.splitlines()
+    assert lines[0] == "# @title Settings"
+    assert all(re.match(r"[A-Z_]+ = .*  # @param [\[{]", line) for line in lines[1:])
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert all(f"`{line.split()[0]}" in words for line in lines[1:])
+    assert not re.search(r"^\s*(class|def) ", "\n".join(cell.source for cell in code), re.MULTILINE)
+
+
+def test_notebooks_begin_with_the_same_install_cell() -> None:
+    cells = {read(name).cells[2].source for name in NAMES}
+    (cell,) = cells
+    assert cell.startswith('# @title Install\nREPOSITORY = ""  # @param')
+
+
+def test_an_install_cell_without_a_checkout_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = read("convert").cells[2].source
+    cell = re.sub(r"^if REPOSITORY.*\n    !git.*\n", "", cell, flags=re.MULTILINE)  # no Python
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Set REPOSITORY"):
+        exec(cell, {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where kernels leave all they leave."""
+    places = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*places, "TMPDIR", "JAX_COMPILATION_CACHE_DIR"):
+            (tmp_path / name).mkdir()
+            patch.setenv(name, str(tmp_path / name))
+        # What one notebook compiled the next one need not.
+        patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv("XLA_FLAGS")  # one device, as most users have
+        yield tmp_path
+
+
+def execute(name: str, ask: str, **settings: Any) -> tuple[str, Any]:
+    """Run a notebook.
+
+    Args:
+        name: which.
+        ask: an expression, put to its kernel in the end.
+        settings: its parameters, replaced.
+
+    Returns:
+        All that its cells show, HTML where there is some, what widgets showed last, and the answer.
+    """
+    notebook = read(name)
+    (place,) = (
+        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
+    )
+    known = dict(re.findall(r"^([A-Z_]+) = (.*?)  #", notebook.cells[place].source, re.MULTILINE))
+    assert settings.keys() <= known.keys()
+    replaced = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(replaced))
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({ask}))"))
+    resources = {"metadata": {"path": str(ROOT / "notebooks")}}
+    client = nbclient.NotebookClient(notebook, timeout=300, resources=resources)
+    client.execute(env=dict(os.environ))
+    *shown, answer = (
+        "".join(
+            output.get("text") or output["data"].get("text/html") or ""
+            for output in cell.get("outputs", [])
+        )
+        for cell in notebook.cells
+    )
+    widgets = json.dumps(notebook.metadata.get("widgets", {}), ensure_ascii=False)
+    return "\n".join([*shown, widgets]), json.loads(answer)
+
+
+@pytest.fixture
+def pretrained(folder: Path) -> Path:
+    """A tiny bert_pretrain.pth, its vocab.txt beside it."""
+    vocab = build_vocab(example.text for example in synthetic("train", 600))
+    config = replace(CONFIG, vocab_size=len(vocab))
+    random = np.random.default_rng(0)
+
+    def fresh(path: Any, x: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "scale":
+            return np.ones(x.shape, np.float32)
+        return random.normal(0, 0.02, x.shape).astype(np.float32)
+
+    shapes = {"encoder": abstract_params(config)["encoder"]}
+    params = jax.tree_util.tree_map_with_path(fresh, shapes)
+    (source := folder / "pretrained").mkdir()
+    export(ModelDir(config, None, vocab, 64, params), source / "bert_pretrain.pth", "mmocr")
+    write_vocab(source / "vocab.txt", vocab)
+    return source / "bert_pretrain.pth"
+
+
+def unpacked(archive: Path) -> Path:
+    folder = archive.with_suffix("")
+    shutil.unpack_archive(archive, folder)
+    return folder
+
+
+def assert_bit_identical(one: Path, other: Path) -> None:
+    """Both can be opened, and have the same parameters."""
+    first, second = (flatten(open_model(path, "path")[0].params) for path in (one, other))
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert np.asarray(array).tobytes() == np.asarray(second[name]).tobytes(), name
+
+
+@pytest.mark.slow
+def test_what_one_notebook_leaves_the_next_one_takes(folder: Path, pretrained: Path) -> None:
+    train, dev = folder / "train.json", folder / "dev.bmes"
+    write_examples(train, synthetic("train", 600), "cluener")
+    write_examples(dev, synthetic("dev", 60), "conll", "BMES")
+    check_finetune(folder, pretrained, train, dev)
+    tagger, examples = load(folder / "run" / "best"), read_examples(str(dev), "auto")
+    check_evaluate(folder, train, dev, tagger, examples)
+    check_convert(folder, tagger)
+
+
+def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> None:
+    outputs, told = execute(
+        "finetune",
+        "{'f1': scores.f1, 'report': report.scores.f1, 'own': [e[:3] for e in tagger(TEXT)]}",
+        TRAIN=str(train),
+        DEV=str(dev),
+        WEIGHTS=str(pretrained),
+        LOWER_CASE="yes",
+        EPOCHS=3,
+        MORE=MORE,
+        WORKDIR=str(folder / "run"),
+        TEXT=TEXT,
+        SAVE_TO=str(folder / "saved"),
+    )
+    shown = unescape(outputs)
+    assert f"{train} is read as CLUENER JSON lines." in shown
+    assert f"{dev} is read as CoNLL columns of characters" in shown
+    assert "errors: 0, warnings:" in shown and "<details>" in shown  # the page of the check
+    assert "The head is freshly initialised" in shown
+    assert all(f"epoch {epoch}, step" in shown for epoch in (1, 2, 3))
+    assert re.search(r"training .*sentences/s, loss \d", shown)  # the bar
+    assert f"{told['f1']:.4f}" in shown and "not seen" in shown
+    assert len(outputs) < 100_000
+
+    run, saved = folder / "run", folder / "saved"
+    tagger = load(run / "best")
+    scores = tagger.score(read_examples(str(dev), "auto"))
+    assert 0.1 < scores.f1 < 1  # it learns
+    assert told["f1"] == told["report"] == scores.f1
+    assert told["own"] == [list(entity[:3]) for entity in tagger(TEXT)]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["split"] == "dev"] == [1, 2, 3]
+    assert list((run / "tensorboard").glob("events.*"))
+    assert {path.name for path in saved.iterdir()} == {"model.zip", "hf.zip"}
+    for name in ("model", "hf"):
+        assert_bit_identical(unpacked(saved / f"{name}.zip"), run / "best")
+
+
+def check_evaluate(
+    folder: Path, train: Path, dev: Path, tagger: Tagger, examples: list[Example]
+) -> None:
+    outputs, f1 = execute(
+        "evaluate",
+        "report.scores.f1",
+        MODEL=str(folder / "saved" / "model.zip"),
+        DATA=str(dev),
+        TRAIN=str(train),
+        REPORT=str(folder / "report.html"),
+        SAVE_TO=str(folder / "evaluated"),
+    )
+    assert f1 == tagger.score(examples).f1 and f"{f1:.4f}" in outputs
+    page = (folder / "evaluated" / "report.html").read_text("utf-8")
+    sentences = re.findall(r"<article.*?</article>", page, re.DOTALL)
+    for example, sentence in zip(examples, sentences, strict=True):
+        words = re.sub(r"<(sub|small)>.*?</\1>|<[^>]*>", "", sentence)
+        assert example.text in unescape(words) and example.source in sentence
+    found = tagger([example.text for example in examples])
+    wrong = sum(
+        {entity[:3] for entity in example.entities or ()} != {entity[:3] for entity in entities}
+        for example, entities in zip(examples, found, strict=True)
+    )
+    (frame,) = re.findall(r'<iframe srcdoc="([^"]*)"', outputs)
+    assert unescape(frame).count("<article") == wrong > 5
+    assert len(outputs) < 150_000
+
+
+def check_convert(folder: Path, tagger: Tagger) -> None:
+    outputs, found = execute(
+        "convert",
+        "[entity[:3] for entity in tagger(TEXT)]",
+        SOURCE=str(folder / "saved" / "hf.zip"),
+        OUT=str(folder / "tagger"),
+        LAYOUT="hf",
+        TEXT=TEXT,
+        SAVE_TO=str(folder / "converted"),
+    )
+    assert found == [list(entity[:3]) for entity in tagger(TEXT)]
+    assert "Hugging Face BertForTokenClassification" in outputs and "B-address" in outputs
+    assert "There and back, all parameters are the same." in outputs
+    assert_bit_identical(unpacked(folder / "converted" / "model.zip"), folder / "run" / "best")
+    back = unpacked(folder / "converted" / "hf.zip") / "hf"
+    assert_bit_identical(back, folder / "run" / "best")
+    assert len(outputs) < 20_000
+
+
+@pytest.mark.slow
+def test_convert_takes_pretrained_weights_there_and_back(folder: Path, pretrained: Path) -> None:
+    outputs, labels = execute(
+        "convert",
+        "model.labels",
+        SOURCE=shutil.make_archive(str(folder / "upload"), "zip", pretrained.parent),
+        OUT=str(folder / "encoder"),
+        LAYOUT="mmocr",
+        SAVE_TO=str(folder / "encoders"),
+    )
+    assert labels is None and "An encoder without a head" in outputs
+    assert "There and back, all parameters are the same." in outputs
+    assert_bit_identical(folder / "encoder" / "model", pretrained)
+    back = unpacked(folder / "encoders" / "mmocr.zip") / "mmocr.pth"
+    assert back.read_bytes() == pretrained.read_bytes()
