@@ -24,7 +24,7 @@ from flax_ner.model.tagger import abstract_params
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples, write_examples
 from flax_ner.text.synthetic import synthetic
-from flax_ner.text.tokenizer import build_vocab, write_vocab
+from flax_ner.text.vocab import build_vocab, write_vocab
 from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir
