@@ -46,6 +46,8 @@ def default_config() -> ConfigDict:
     config.model.type_vocab_size = 2
     config.model.layer_norm_eps = 1e-12
     config.model.initializer_range = 0.02  # standard deviation of fresh weights
+    # softmax: each token by itself; softmax_constrained: trained likewise, and of all sequences of tags
+    # that may be the best is taken; crf: trained on whole sequences, with scores for tags in a row.
     config.model.head = "softmax"
     # Of products; or bfloat16: faster on TPU, on recent GPUs, on CPUs with AVX512-BF16 or AMX.
     config.model.compute_dtype = "float32"
@@ -172,6 +174,10 @@ def check_config(config: ConfigDict) -> None:
     for name, value in least.items():
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
+    if config.model.head == "crf" and config.loss.name != "cross_entropy":
+        raise UserError(
+            f"loss.name: {config.loss.name!r}, but model.head 'crf' has a loss of its own. Leave it out."
+        )
     if config.data.scheme == "bioes" and config.eval.scoring == "mmocr":
         raise UserError(
             "eval.scoring: 'mmocr' knows no E- and S-. Choose strict, or data.scheme bio."

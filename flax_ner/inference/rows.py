@@ -61,15 +61,19 @@ class Batch(NamedTuple):
     input_ids: np.ndarray  # int32 [B, T]
     segment_ids: np.ndarray  # int32 [B, T], another number for each piece, 0 for padding
     positions: np.ndarray  # int32 [B, T], from 0 in each piece
+    words: np.ndarray  # int32 [B, T], 0 for pieces behind a word's first, and for padding
     source: np.ndarray  # int [M], which of all tokens lie in this batch
     target: np.ndarray  # int [M], and where: places in the flat [B * T]
 
 
-def batches(tokens: np.ndarray, lengths: np.ndarray, shapes: Shapes) -> Iterator[Batch]:
+def batches(
+    tokens: np.ndarray, words: np.ndarray, lengths: np.ndarray, shapes: Shapes
+) -> Iterator[Batch]:
     """Pack pieces.
 
     Args:
         tokens: int32 [all tokens], pieces end to end.
+        words: bool [all tokens], whether a word begins with the token.
         lengths: int [pieces], tokens of each.
         shapes: what a batch may look like.
     """
@@ -90,7 +94,7 @@ def batches(tokens: np.ndarray, lengths: np.ndarray, shapes: Shapes) -> Iterator
             within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
             source = np.repeat(starts[own], n) + within
             target = np.repeat(own_row * T + own_column, n) + within
-            inputs = np.zeros((3, height * T), np.int32)
-            inputs[:, target] = tokens[source], np.repeat(own + 1, n), within
-            ids, segments, positions = inputs.reshape(3, height, T)
-            yield Batch(ids, segments, positions, source, target)
+            inputs = np.zeros((4, height * T), np.int32)
+            inputs[:, target] = tokens[source], np.repeat(own + 1, n), within, words[source]
+            ids, segments, positions, firsts = inputs.reshape(4, height, T)
+            yield Batch(ids, segments, positions, firsts, source, target)

@@ -21,6 +21,8 @@ from flax_ner.inference.rows import WIDTHS, Shapes, batches
 from flax_ner.inference.windows import split
 from flax_ner.memory import shortage_told
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.crf import Chain, chain
+from flax_ner.model.decoding import Decoded, Decoder
 from flax_ner.model.tagger import Params, apply, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
@@ -28,7 +30,7 @@ from flax_ner.text.metrics import Scores, score
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.weights.convert import open_model
 
-Forward = Callable[..., tuple[Array, ...]]  # params, input_ids, segment_ids, positions [B, T]
+Forward = Callable[..., tuple[Array, ...]]  # params, and four arrays of `rows.Batch` [B, T]
 CHUNK = 1024  # texts that are tokenised together
 # A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
 CPU_TOKENS = 1024
@@ -92,10 +94,11 @@ class Tagger:
         self.max_length = min(max_length, config.max_position_embeddings)
         self.batch_size, self.sharding = batch_size, sharding
         self._logits = jax.jit(partial(_logits, config))
+        decoder = make_decoder(config, labels)
         # Every process takes all answers.
         whole = None if sharding is None else NamedSharding(sharding.mesh, P())
         self._best, self._probabilities = (
-            jax.jit(partial(forward, config, sharding), out_shardings=whole)
+            jax.jit(partial(forward, config, decoder, sharding), out_shardings=whole)
             for forward in (_best, _probabilities)
         )
         devices = 1 if sharding is None else sharding.num_devices
@@ -123,7 +126,7 @@ class Tagger:
             threshold: entities with a lower `score` are left out.
 
         Offsets count characters of the text given; `score` is the probability of all the
-        entity's tags together, taken as independent.
+        entity's tags together: of a softmax, taken as independent; of a CRF, as its chain has it.
         """
         if isinstance(texts, str):
             return next(self.stream([texts], convention, threshold))
@@ -220,11 +223,11 @@ class Tagger:
         After it no call compiles anything, whatever the length of a text. Each shape is run once.
         """
         jax.block_until_ready(
-            [self._run(self._best, *np.zeros((3, *s), np.int32)) for s in self._shapes.all()]
+            [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
         )
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
-        """Tag scores of tokenised rows, float32 [B, T, C].
+        """Tag scores of tokenised rows, float32 [B, T, C]; a CRF's transitions are not in them.
 
         Args:
             input_ids: int [B, T], T at most `max_position_embeddings`.
@@ -262,19 +265,18 @@ class Tagger:
         ids, token, lengths = self.tokenizer.frame(tokens, pieces.text, pieces.start, pieces.stop)
         text = np.repeat(pieces.text, lengths)
 
-        running = []
-        for batch in batches(ids, lengths, self._shapes):
-            outputs = self._run(forward, batch.input_ids, batch.segment_ids, batch.positions)
-            running.append((batch.source, batch.target, outputs))
-        # A word's tag is read from its first token, in one window.
-        place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
-        kept = place >= np.repeat(pieces.keep_start, lengths)
-        kept &= place < np.repeat(pieces.keep_stop, lengths)
         start, end, first = (
             np.append(column, column.dtype.type(0)).take(token, mode="clip")
             for column in (tokens.start, tokens.end, tokens.first)
         )
-        kept &= first
+        running = []
+        for batch in batches(ids, first, lengths, self._shapes):
+            outputs = self._run(forward, *batch[:4])
+            running.append((batch.source, batch.target, outputs))
+        # A word's tag is read from its first token, in one window.
+        place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
+        kept = place >= np.repeat(pieces.keep_start, lengths)
+        kept &= (place < np.repeat(pieces.keep_stop, lengths)) & first
         # A line break between pieces has the place of the [SEP] in front of it, and is outside.
         breaks = (place == np.repeat(pieces.stop, lengths)) & np.repeat(pieces.line_break, lengths)
         # `mmocr` reads a text's last [SEP] too, as if it were a character.
@@ -306,19 +308,21 @@ class Tagger:
     def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
         """Wait for the device and read its tags."""
         tag = np.zeros(len(work.kept), np.int32)
-        log_p = np.zeros(len(work.kept), np.float32)
+        log_p, log_step = np.zeros((2, len(work.kept)), np.float32)
         with self._shortage_told():
             for source, target, outputs in work.running:
-                tag[source], log_p[source] = (np.asarray(x).ravel()[target] for x in outputs)
-        tag[work.breaks], log_p[work.breaks] = self.labels.outside, 0.0
+                tag[source], log_p[source], log_step[source] = (
+                    np.asarray(x).ravel()[target] for x in outputs
+                )
+        tag[work.breaks] = self.labels.outside
         kept = work.kept | work.last if convention == "mmocr" else work.kept
-        row, tag, log_p = work.text[kept], tag[kept], log_p[kept]
+        row, tag, log_p, log_step = (x[kept] for x in (work.text, tag, log_p, log_step))
         before = np.searchsorted(row, np.arange(len(work.texts)))  # words of the texts before
         spans = self.labels.spans(tag, row, np.arange(len(row)) - before[row], convention)
 
         first, stop = before[spans.row] + spans.start, before[spans.row] + spans.end
-        total = np.concatenate([[0.0], np.cumsum(log_p, dtype=np.float64)])
-        scores = np.exp(total[stop] - total[first])
+        total = np.cumsum(log_step, dtype=np.float64)
+        scores = np.exp(log_p[first] + total[stop - 1] - total[first])
         start, end = work.start[kept][first], work.end[kept][stop - 1]
         found: list[list[Entity]] = [[] for _ in work.texts]
         columns = (spans.row, spans.type, start, end, scores)
@@ -366,25 +370,39 @@ def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -
     return apply(config, params, input_ids, mask, positions)
 
 
-def _log_probabilities(
+def make_decoder(config: BertConfig, labels: LabelSet) -> Decoder:
+    """What reads the scores of this model's head."""
+    return Decoder(config.head, labels.legal_steps(), labels.outside)
+
+
+def _scores(
     config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
-) -> Array:
-    """Of each tag, [B, T, C]; `batch` is input_ids, segment_ids, positions [B, T]."""
+) -> tuple[Params, Array, Chain]:
+    """What a decoder takes; `batch` is input_ids, segment_ids, positions, words [B, T]."""
     mesh: AbstractContextManager[Any] = nullcontext()
     if sharding is not None:
         mesh = jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
+    input_ids, segment_ids, positions, words = batch
     with mesh:
-        return jax.nn.log_softmax(apply(config, params, *batch))
+        logits = apply(config, params, input_ids, segment_ids, positions)
+    return params["head"], logits, chain(segment_ids, positions, words > 0)
 
 
 def _best(
-    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
-) -> tuple[Array, Array]:
-    log_p = _log_probabilities(config, sharding, params, *batch)
-    return log_p.argmax(-1), log_p.max(-1)
+    config: BertConfig,
+    decoder: Decoder,
+    sharding: NamedSharding | None,
+    params: Params,
+    *batch: Array,
+) -> Decoded:
+    return decoder.best(*_scores(config, sharding, params, *batch))
 
 
 def _probabilities(
-    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
+    config: BertConfig,
+    decoder: Decoder,
+    sharding: NamedSharding | None,
+    params: Params,
+    *batch: Array,
 ) -> tuple[Array]:
-    return (jnp.exp(_log_probabilities(config, sharding, params, *batch)),)
+    return (decoder.probabilities(*_scores(config, sharding, params, *batch)),)

@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
+HEADS = ("softmax", "softmax_constrained", "crf")
 MASKED = -1e9  # a score that no key with this value survives the softmax of
 
 
@@ -52,7 +53,7 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    head: str = "softmax"
+    head: str = "softmax"  # one of HEADS
     compute_dtype: str = (
         "float32"  # of products; or bfloat16: parameters, statistics, softmax, logits are float32
     )
@@ -63,7 +64,7 @@ class BertConfig:
     def __post_init__(self) -> None:
         choices = {
             "hidden_act": tuple(ACTIVATIONS),
-            "head": ("softmax",),
+            "head": HEADS,
             "compute_dtype": ("float32", "bfloat16"),
             "attention": ATTENTIONS,
         }

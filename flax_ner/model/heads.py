@@ -8,13 +8,18 @@ from flax_ner.model.bert import BertConfig, Dense
 from flax_ner.model.dropout import dropout
 
 
-class SoftmaxHead(nnx.Module):
-    """Dropout and one linear layer, a score for each tag of each token."""
+class Head(nnx.Module):
+    """Dropout and one linear layer, a score for each tag of each token; `decoding` reads them.
+
+    With a CRF also a score for each tag behind each other, 0 at first.
+    """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.classifier = Dense(
             (config.hidden_size,), (config.num_labels,), config.initializer_range, rngs
         )
+        if config.head == "crf":
+            self.transitions = nnx.Param(jnp.zeros((config.num_labels, config.num_labels)))
         self.config = config
 
     def __call__(self, x: Array, seed: Array | None) -> Array:

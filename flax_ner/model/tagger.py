@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from flax_ner.model.bert import STACKED, Bert, BertConfig
-from flax_ner.model.heads import SoftmaxHead
+from flax_ner.model.heads import Head
 
 Params = dict[str, Any]  # nested dictionaries of float32 arrays
 
@@ -20,7 +20,7 @@ class BertTagger(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.encoder = Bert(config, rngs)
-        self.head = SoftmaxHead(config, rngs)
+        self.head = Head(config, rngs)
         self.config = config
 
     def __call__(

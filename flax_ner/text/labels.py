@@ -154,6 +154,21 @@ class LabelSet:
                 "data.categories for a head with all tags."
             )
 
+    def legal_steps(self) -> np.ndarray:
+        """Which tag may stand behind which in well-formed tags, bool [C, C]; O stands for a text's edge.
+
+        Outputs that are no tag, as MMOCR's head has, stand beside nothing.
+        """
+        place, kind = self._place, self._type
+        own = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
+        goes_on = np.isin(place, (INSIDE, END))
+        must_end = np.append(self._tag[:, END] >= 0, False)[kind]  # -1: outside, the last
+        same = kind[:, None] == kind
+        # Behind B and I stands an I or E of the same; or, without tags for the end, what is next.
+        opened = np.isin(place, (BEGIN, INSIDE))
+        legal = np.where(goes_on, opened[:, None] & same, ~(opened & must_end)[:, None])
+        return legal & own[:, None] & own
+
     def conventions(self) -> tuple[str, ...]:
         """Those that can read these tags."""
         return tuple(name for name in CONVENTIONS if name != "mmocr" or self.scheme != "bioes")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flax_ner.config import check_config
 from flax_ner.errors import UserError
-from flax_ner.inference.tagger import Tagger, load
+from flax_ner.inference.tagger import Tagger, load, make_decoder
 from flax_ner.memory import shortage_told
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
@@ -97,7 +97,8 @@ def _train(
     optimizer = make_optimizer(config.optimizer, schedule)
     shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(task.model))
     shardings = state_shardings(mesh, shapes)
-    loss_of, skip = make_loss(config.loss), config.train.skip_nonfinite
+    loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
+    skip = config.train.skip_nonfinite
     if mesh.size > 1:
         size = bytes_a_device(shapes, shardings)
         task.notes.append(

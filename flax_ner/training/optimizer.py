@@ -70,7 +70,8 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for what weight decay applies to: all but biases and LayerNorm."""
+    """True for what weight decay applies to: all but biases, LayerNorm and a CRF's transitions."""
     return jax.tree.map_with_path(
-        lambda path, _: not any("norm" in p.key or p.key == "bias" for p in path), params
+        lambda path, _: not any("norm" in p.key or p.key in ("bias", "transitions") for p in path),
+        params,
     )

@@ -11,6 +11,8 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.crf import chain
+from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import Params, apply
 from flax_ner.text.batches import Batches
@@ -20,6 +22,7 @@ from flax_ner.training.optimizer import Schedule
 State = dict[str, Any]  # {"params", "opt_state", "step"}
 Metrics = dict[str, Array]
 Step = Callable[[State, Any], tuple[State, Metrics]]  # the batch: `Batches` of arrays [B, T]
+Loss = Callable[[Array, Any, Params], Array]  # of logits [B, T, C], batch, the head's parameters
 Gradients = Callable[[State, Any], tuple[Array, Params]]
 RunSteps = Callable[[State, Batches, int, int, int], tuple[State, Metrics]]
 
@@ -29,16 +32,23 @@ def init_state(optimizer: optax.GradientTransformation, params: Params) -> State
     return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
 
 
-def make_loss(config: ConfigDict) -> Callable[[Array, Array, Array], Array]:
-    """The loss that `config.loss` names, of logits, labels and mask."""
-    return (
+def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
+    """The loss that `config.loss` names; of a decoder of the head `crf`, its own."""
+    token_loss = (
         cross_entropy if config.name == "cross_entropy" else partial(focal_loss, gamma=config.gamma)
     )
 
+    def loss_of(logits: Array, batch: Any, head: Params) -> Array:
+        labelled = batch.labels != NO_LABEL
+        if decoder is not None and decoder.head == "crf":
+            chains = chain(batch.segment_ids, batch.positions, labelled)
+            return decoder.negative_log_likelihood(head, logits, batch.labels, chains)
+        return token_loss(logits, batch.labels, (batch.segment_ids > 0) & labelled)
 
-def make_gradients(
-    model: BertConfig, loss_of: Callable[[Array, Array, Array], Array], seed: int
-) -> Gradients:
+    return loss_of
+
+
+def make_gradients(model: BertConfig, loss_of: Loss, seed: int) -> Gradients:
     """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
 
     def gradients(state: State, batch: Any) -> tuple[Array, Params]:
@@ -46,8 +56,7 @@ def make_gradients(
 
         def loss_fn(params: Params) -> Array:
             logits = apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
-            mask = (batch.segment_ids > 0) & (batch.labels != NO_LABEL)
-            return loss_of(logits, batch.labels, mask)
+            return loss_of(logits, batch, params["head"])
 
         return jax.value_and_grad(loss_fn)(state["params"])
 
@@ -56,7 +65,7 @@ def make_gradients(
 
 def make_step(
     model: BertConfig,
-    loss_of: Callable[[Array, Array, Array], Array],
+    loss_of: Loss,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     seed: int,

@@ -94,7 +94,7 @@ def make_task(config: ConfigDict) -> Task:
     model = BertConfig(vocab_size=len(tokenizer.tokens), num_labels=len(labels), **config.model)
     if source is not None:
         _check_source(config, source, model)
-        if not _has_head_for(source, labels):
+        if not _has_head_for(source, labels, model):
             notes.append("The head is freshly initialised: init_from has none for these labels.")
     tokens = encode_examples(train, tokenizer, labels, config.data.max_length, notes)
     data = config.data
@@ -127,7 +127,7 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     params = dict(task.source.params)
     if task.model.scan_layers:
         params = stack_layers(params)
-    if not _has_head_for(task.source, task.labels):
+    if not _has_head_for(task.source, task.labels, task.model):
         params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
     return put_whole(params, shardings)
 
@@ -189,8 +189,9 @@ def _make_labels(config: ConfigDict, source: ModelDir | None, train: list[Exampl
     return LabelSet(categories or found, config.data.scheme)
 
 
-def _has_head_for(source: ModelDir, labels: LabelSet) -> bool:
-    return source.labels is not None and source.labels.names == labels.names
+def _has_head_for(source: ModelDir, labels: LabelSet, model: BertConfig) -> bool:
+    alike = (source.config.head == "crf") == (model.head == "crf")
+    return source.labels is not None and source.labels.names == labels.names and alike
 
 
 def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:

@@ -67,6 +67,8 @@ def _describe_model_dir(path: Path) -> str:
         if card.labels is None
         else f"{card.labels.scheme} tags of {len(card.labels.categories)}"
     )
+    if card.labels is not None and card.config.head != "softmax":
+        labels += f", {card.config.head}"
     return "\n".join(
         [
             f"{path}: a model directory",

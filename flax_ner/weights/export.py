@@ -40,6 +40,11 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
             f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
             "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
         )
+    if model.labels is not None and model.config.head == "crf":
+        raise UserError(
+            f"--layout {layout}: has no place for the transitions of model.head crf, without which its scores "
+            "are no tagger. Train with model.head=softmax to export."
+        )
     new = out.with_name(f".{out.name}.writing")  # `out` is there whole or not at all
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
@@ -47,6 +52,8 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     write = {"hf": _write_hugging_face, "mmocr": _write_mmocr}[layout]
     said = write(model, new)
     new.rename(out)
+    if model.labels is not None and model.config.head == "softmax_constrained":
+        said += " Its decoding is not carried: there each token has its own best tag."
     return f"{said} Written: {out}"
 
 

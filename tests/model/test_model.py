@@ -112,7 +112,7 @@ def test_losses_by_hand() -> None:
     ("fields", "message"),
     [
         ({"hidden_act": "relu"}, "model.hidden_act: 'relu'"),
-        ({"head": "crf"}, "model.head: 'crf'"),
+        ({"head": "linear"}, "model.head: 'linear'"),
         ({"compute_dtype": "float16"}, "model.compute_dtype: 'float16'"),
         ({"num_attention_heads": 3}, "does not divide by"),
         ({"hidden_dropout_prob": 1.0}, "model.hidden_dropout_prob: 1.0"),

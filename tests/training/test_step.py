@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from flax_ner.config import default_config
+from flax_ner.inference.tagger import make_decoder
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import init_params, unstack_layers
 from flax_ner.text.batches import Batches
+from flax_ner.text.labels import LabelSet
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_step, run_steps
+from flax_ner.training.step import init_state, make_loss, make_step, run_steps
 
 STEPS, ROWS, WIDTH = 6, 8, 16
 BAD = 2  # the batch with full rows
@@ -22,7 +24,7 @@ BAD = 2  # the batch with full rows
 
 def setup(
     mesh_shape: tuple[int, int] = (1, 1),
-    loss_of: Any = cross_entropy,
+    loss_of: Any = None,
     skip_nonfinite: bool = False,
     **fields: Any,
 ) -> tuple[Any, Any, Batches]:
@@ -44,6 +46,8 @@ def setup(
         random.integers(0, 5, shape, np.int32),
     )
     batches.segment_ids[BAD] = 1
+    if config.head == "crf":  # [CLS] and [SEP] are O in all data
+        batches.labels[(positions == 0) | (np.diff(batches.segment_ids, append=0) != 0)] = 0
     options = default_config().optimizer
     options.learning_rate = 1e-2
     schedule = make_schedule(options, STEPS, STEPS)
@@ -51,6 +55,9 @@ def setup(
     mesh = make_mesh(*mesh_shape, ROWS)
     state = init_state(optimizer, init_params(config, jax.random.key(1)))
     shardings = state_shardings(mesh, state)
+    loss_of = loss_of or make_loss(
+        default_config().loss, make_decoder(config, LabelSet(["a", "b"]))
+    )
     step = make_step(config, loss_of, optimizer, schedule, 3, skip_nonfinite)
     return (
         jax.device_put(state, shardings),
@@ -72,8 +79,9 @@ def train(
     return jax.tree.map(np.asarray, unstack_layers(state["params"])), losses
 
 
-def not_finite_in_full_rows(logits: Any, labels: Any, mask: Any) -> Any:
-    return jnp.where(mask.all(), jnp.nan, 1.0) * cross_entropy(logits, labels, mask)
+def not_finite_in_full_rows(logits: Any, batch: Any, head: Any) -> Any:
+    mask = batch.segment_ids > 0
+    return jnp.where(mask.all(), jnp.nan, 1.0) * cross_entropy(logits, batch.labels, mask)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -98,6 +106,18 @@ def test_devices_change_nothing_but_rounding(
     _, losses = train(single, compute_dtype=dtype)
     _, sharded = train(single, mesh_shape, compute_dtype=dtype)
     np.testing.assert_allclose(sharded, losses, rtol=0, atol=tolerance)
+
+
+def test_a_crf_learns_the_same_on_many_devices() -> None:
+    single = [(i, 1) for i in range(STEPS)]
+    params, losses = train(single, head="crf")
+    _, sharded = train(single, (2, 4), head="crf")
+    np.testing.assert_allclose(sharded, losses, rtol=0, atol=1e-5)
+    assert losses[-1] < losses[0]
+    moved = np.asarray(params["head"]["transitions"]) != 0
+    assert (
+        moved == LabelSet(["a", "b"]).legal_steps()
+    ).all()  # of what may not be, nothing is learnt
 
 
 def test_scan_over_layers_changes_nothing_but_rounding() -> None:
