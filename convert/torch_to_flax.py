@@ -13,6 +13,7 @@ from absl import logging
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
+from flax_ner.text.tokenizer import TOKENIZERS
 from flax_ner.weights.convert import convert, read_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import is_model_dir, save_model
@@ -45,6 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--num-attention-heads", metavar="N", type=int,
         help="where there is no config.json; default: one for each 64 of the width",
     )  # fmt: skip
+    parser.add_argument(
+        "--tokenizer", choices=tuple(TOKENIZERS),
+        help="how text is to be read: one token a character, or words cut into pieces; default: as "
+        "tokenizer.json and the like beside the weights say",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     heads = options.num_attention_heads
@@ -60,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
             read_labels(options.labels) if options.labels else None,
             {} if heads is None else {"num_attention_heads": heads},
         )
+        model.tokenizer = options.tokenizer or model.tokenizer
         if heads not in (None, model.config.num_attention_heads):
             raise UserError(
                 f"--num-attention-heads: {heads}, but {source.config_path} says "
@@ -70,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"torch_to_flax: {error}")
     print(report)
     print(
-        f"Vocabulary: {source.vocab_path}, {'' if model.lower_case else 'not '}lower-cased. "
+        f"Vocabulary: {source.vocab_path}, {'' if model.lower_case else 'not '}lower-cased, {model.tokenizer}. "
         f"Configuration: {source.config_path or 'from the tensors'}. Written: {options.out}"
     )
 

@@ -3,6 +3,7 @@
 Only Colab has the first two; elsewhere a notebook names files by their paths.
 """
 
+import hashlib
 import importlib
 import shutil
 import tempfile
@@ -52,7 +53,7 @@ def obtain(path: str, field: str) -> str:
     """
     if not path:
         path = _upload(field)
-    elif path.startswith(DRIVE):
+    elif _on_drive(path):
         _mount(path, field)
     return _unpack(path, field) if path.lower().endswith(".zip") else path
 
@@ -72,7 +73,7 @@ def hand_over(path: str | Path, folder: str) -> str:
     """
     path = Path(path)
     if folder:
-        if folder.startswith(DRIVE):
+        if _on_drive(folder):
             _mount(folder, "SAVE_TO")
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,10 @@ def hand_over(path: str | Path, folder: str) -> str:
     return f"{path.name} goes to the browser's downloads; it is in {path.absolute()}, too."
 
 
+def _on_drive(path: str) -> bool:
+    return Path(path).is_relative_to(DRIVE)
+
+
 def _upload(field: str) -> str:
     files = _colab("files")
     if files is None:
@@ -100,13 +105,31 @@ def _upload(field: str) -> str:
     files.upload(str(folder))
     if not any(folder.iterdir()):
         raise UserError(f"{field}: nothing was uploaded. Run the cell again, or set it to a path.")
-    return _meant(folder)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    kept = _folder_of(digest.hexdigest())
+    if kept.exists():
+        shutil.rmtree(folder)
+    else:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(kept)
+    return _meant(kept)
+
+
+def _folder_of(digest: str) -> Path:
+    """Where what has this SHA-256 is put: the same place each time, or a run that was stopped would not
+    know its input again.
+    """
+    return Path(tempfile.gettempdir(), "flax_ner", digest[:16])
 
 
 def _unpack(path: str, field: str) -> str:
     # Into a folder of the machine: Drive is slow with many small files.
-    folder = Path(tempfile.mkdtemp(prefix="flax_ner_"), Path(path).stem)
     try:
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        folder = _folder_of(digest) / Path(path).stem
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
     except FileNotFoundError:

@@ -91,11 +91,22 @@ def test_names_and_paths_stay_as_they_are(drive: Path, name: str) -> None:
 )
 def test_a_zip_is_what_is_in_it(drive: Path, tmp_path: Path, names: list[str], meant: str) -> None:
     found = Path(obtain(zipped(tmp_path / "m.zip", *names), "MODEL"))
-    (folder,) = (tmp_path / "temporary").iterdir()
+    (folder,) = (tmp_path / "temporary" / "flax_ner").iterdir()
     assert found == folder / meant
     assert {p.relative_to(folder / "m").as_posix() for p in folder.rglob("*") if p.is_file()} == {
         *names
     }
+
+
+def test_the_same_input_has_the_same_path_again(colab: Colab, tmp_path: Path) -> None:
+    """Or a run that was stopped would be refused, as one of another configuration."""
+    path = zipped(tmp_path / "m.zip", "bert.pth", "vocab.txt")
+    assert obtain(path, "WEIGHTS") == obtain(path, "WEIGHTS")
+    colab.uploads = {"dev.json": b"{}", "train.json": b"[]"}
+    first = obtain("", "DATA")
+    assert obtain("", "DATA") == first
+    colab.uploads = {"dev.json": b"{}", "train.json": b"{}"}
+    assert obtain("", "DATA") != first
 
 
 def test_a_damaged_or_missing_zip_is_told(drive: Path, tmp_path: Path) -> None:

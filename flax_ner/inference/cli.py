@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import tee
@@ -163,6 +164,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     texts = [example.text for example in examples]
     tagger = load(options.model, options.compute_dtype, options.batch_size)
     tagger.labels.check(options.scoring)
+    gold = Counter(entity.type for example in examples for entity in example.entities or ())
+    for category in sorted(gold.keys() - set(tagger.labels.categories)):
+        print(
+            f"flax_ner: the model does not know {category!r}: {gold[category]} entities of DATA cannot "
+            "be found",
+            file=sys.stderr,
+        )
     found = tagger.by_convention(texts, tagger.labels.conventions())
     other = None
     if options.compare:

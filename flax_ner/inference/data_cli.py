@@ -1,9 +1,12 @@
 """Command line: python -m flax_ner data convert."""
 
 import argparse
+from pathlib import Path
 
 from flax_ner.text.formats import READERS, WRITERS, read_examples, write_examples
 from flax_ner.text.tagged import SCHEMES
+
+COLUMNS = (".conll", ".bio", ".bioes", ".bmes")  # names of files with columns
 
 
 def add_data_commands(
@@ -22,8 +25,8 @@ def add_data_commands(
         help=f"{', '.join(READERS)}; default: as the content of IN says",
     )  # fmt: skip
     convert.add_argument(
-        "--to", dest="target_format", choices=tuple(WRITERS), default="cluener", metavar="FORMAT",
-        help=f"{', '.join(WRITERS)}; default: cluener",
+        "--to", dest="target_format", choices=tuple(WRITERS), metavar="FORMAT",
+        help=f"{', '.join(WRITERS)}; default: conll for a name on {', '.join(COLUMNS)}, else cluener",
     )  # fmt: skip
     convert.add_argument(
         "--scheme", choices=tuple(SCHEMES), default="BIO", help="of the tags of conll"
@@ -40,7 +43,9 @@ def _convert(options: argparse.Namespace) -> None:
     examples = read_examples(
         options.source, options.source_format, "IN", skipped if options.skip else None, notes
     )
-    losses = write_examples(options.target, examples, options.target_format, options.scheme)
+    columns = Path(options.target).suffix in COLUMNS
+    target_format = options.target_format or ("conll" if columns else "cluener")
+    losses = write_examples(options.target, examples, target_format, options.scheme)
     for fault in skipped:
         print(f"left out: {fault}")
     for note in notes:
@@ -50,5 +55,5 @@ def _convert(options: argparse.Namespace) -> None:
     entities = sum(len(example.entities or ()) for example in examples)
     print(
         f"{len(examples)} texts with {entities} entities read, written to {options.target} as "
-        f"{options.target_format}; {len(losses)} kinds of losses in writing."
+        f"{target_format}; {len(losses)} kinds of losses in writing."
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 def write_report(path: str, content: str) -> None:
     """Write a text; lone surrogates, which UTF-8 lacks, become escapes."""
     Path(path).write_text(content, "utf-8", errors="backslashreplace")
+    print(f"flax_ner: {path} is written", file=sys.stderr)
 
 
 def json_line(text: str, entities: Sequence[Entity]) -> str:

@@ -125,5 +125,5 @@ def need(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise UserError(
-            f"bulk: needs the package {package}: pip install 'flax_ner[ray]' ({error})."
+            f"bulk: needs {package}. Run pip install 'ray[data]>=2.50' ({error})."
         ) from None

@@ -37,13 +37,14 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
     words_of = tagger.explain_words(example.text for example in labelled)
     for example, words in zip(labelled, words_of, strict=True):
         gold = [Entity(*entity[:3]) for entity in example.entities or ()]
+        known = {judge.in_words(words, entity) for entity in gold}
         found = judge.found(words)
         for entity in gold:
             probability = judge.probability(words, entity)
             if probability < EVEN:
                 told = f"the model finds {_across(example.text, entity, found)}"
                 unlikely.append(Case(told, (Place.of(example, entity),), 1, probability))
-        for entity in (e for e in found if e not in gold):
+        for entity in (e for e in found if judge.in_words(words, e) not in known):
             probability = judge.probability(words, entity)
             if probability > EVEN:
                 told = f"the data have {_across(example.text, entity, gold)}"
@@ -78,14 +79,17 @@ class Judge:
         columns = (spans.type.tolist(), start.tolist(), end.tolist())
         return [Entity(self.labels.categories[k], a, b) for k, a, b in zip(*columns, strict=True)]
 
+    def in_words(self, words: Words, entity: Entity) -> tuple[str, int, int]:
+        """An entity as [start, end) of the words that it is in."""
+        first, stop = spans_in_words(np.array([entity[1:3]]), words.start, words.end)
+        return entity.type, first.item(), stop.item()
+
     def probability(self, words: Words, entity: Entity) -> float:
         """Of the least likely of the entity's tags, and of its not going on behind them.
 
         Of an entity that is no whole words it is that of the words it is in; without any, 0.
         """
-        kind, table = entity.type, words.table
-        first, stop = spans_in_words(np.array([entity[1:3]]), words.start, words.end)
-        start, end = first.item(), stop.item()
+        table, (kind, start, end) = words.table, self.in_words(words, entity)
         if start == end:
             return 0.0
         least = float(table[np.arange(start, end), self._tags(kind, end - start)].min())

@@ -229,6 +229,7 @@ def make_app(tagger: Tagger, name: str) -> Any:
 
     return gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None), page, "/", footer_links=[], run_history=False, show_error=False,
+        max_file_size=0,  # the page takes no files, and Gradio would take anybody's
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
         css=STYLE, theme=gr.themes.Default(font="sans-serif", font_mono="monospace"),
     )  # fmt: skip
@@ -258,11 +259,11 @@ def need(module: str) -> Any:
         found = import_module(module)
     except ImportError as error:
         raise UserError(
-            f"web: needs the package gradio: pip install 'flax_ner[web]' ({error})."
+            f"web: needs gradio. Run pip install 'gradio>={'.'.join(map(str, GRADIO))}' ({error})."
         ) from None
     if module == "gradio" and tuple(map(int, found.__version__.split(".")[:2])) < GRADIO:
         raise UserError(
             f"web: needs gradio {'.'.join(map(str, GRADIO))} or newer, and this is {found.__version__}: "
-            "pip install -U 'flax_ner[web]'."
+            f"pip install -U 'gradio>={'.'.join(map(str, GRADIO))}'."
         )
     return found

@@ -8,9 +8,10 @@ import numpy as np
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet, check_span
+from flax_ner.text.labels import LabelSet, check_span, overlaps
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 
+WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words
 NO_LABEL = -1  # of a token that goes on with a word: it counts in no loss
 PUNCTUATION = "。！？；，、.!?;,\n"  # behind which a long text may well be cut
 
@@ -28,7 +29,6 @@ def encode_examples(
     tokenizer: Tokenizer,
     label_set: LabelSet,
     max_length: int,
-    notes: list[str] | None = None,
 ) -> TokenSet:
     """Tokens and labels of all examples.
 
@@ -41,7 +41,6 @@ def encode_examples(
         tokenizer: text to tokens.
         label_set: entities to labels.
         max_length: tokens of a piece at most, [CLS] and [SEP] included.
-        notes: takes how many entities are not whole words, if there are any.
 
     Raises:
         UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
@@ -53,13 +52,8 @@ def encode_examples(
             raise UserError(
                 f"{example.source}: has no label. Training and scoring need labelled data."
             )
-        for entity in example.entities:
-            try:
-                check_span(*entity[:3], len(example.text))
-            except UserError as error:
-                raise UserError(f"{example.source}: {error}") from None
     tokens = tokenizer.tokenize([example.text for example in examples])
-    spans = _word_spans(examples, tokens, notes)
+    spans, _ = _word_spans(examples, tokens)
     labels = _token_labels(examples, tokens, spans, label_set)
     places = _pieces(examples, tokens, spans, max_length - 2)
     ids, token, lengths = tokenizer.frame(tokens, *places)
@@ -86,10 +80,38 @@ def spans_in_words(
     return first, np.maximum(first, stop)
 
 
+def not_whole_words(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str]:
+    """What a tokenizer of words cannot hold of the entities of examples, with how often and where first."""
+    tokens = tokenizer.tokenize([example.text for example in examples])
+    spans, exact = _word_spans(examples, tokens)
+    entities = [(example, e) for example in examples for e in example.entities or ()]
+    odd = [pair for pair, kind in zip(entities, exact.tolist(), strict=True) if kind == CUT]
+    none = [pair for pair, kind in zip(entities, exact.tolist(), strict=True) if kind == NO_WORD]
+    told = [
+        _told(odd, "begin or end inside a word, all of which counts as theirs"),
+        _told(none, "have no word in them and are left out"),
+    ]
+    together = sum(map(overlaps, spans)) - sum(overlaps(e.entities or ()) for e in examples)
+    if together > 0:
+        told.append(f"entities that share a word with a later one, which has it: {together}")
+    return [text for text in told if text]
+
+
 def _word_spans(
-    examples: Sequence[Example], tokens: Tokens, notes: list[str] | None
-) -> list[list[tuple[str, int, int]]]:
-    """The entities of each example, [start, end) in words; without those that no word is part of."""
+    examples: Sequence[Example], tokens: Tokens
+) -> tuple[list[list[tuple[str, int, int]]], np.ndarray]:
+    """The entities of each example, [start, end) in words, without those that no word is part of; and of all
+    entities whether they are whole words, int [E]: `WHOLE`, `CUT` or `NO_WORD`.
+
+    Raises:
+        UserError: with file and line, for a bad span.
+    """
+    for example in examples:
+        for entity in example.entities or ():
+            try:
+                check_span(*entity[:3], len(example.text))
+            except UserError as error:
+                raise UserError(f"{example.source}: {error}") from None
     # All texts as one, with a character between them, so that one search finds all.
     sizes = np.array([len(example.text) + 1 for example in examples])
     shift = np.cumsum(sizes) - sizes
@@ -102,30 +124,27 @@ def _word_spans(
     at = np.array([i for i, _ in entities], np.int64)
     places = np.array([e[1:3] for _, e in entities], np.int64).reshape(-1, 2) + shift[at, None]
     first, stop = spans_in_words(places, start, end)
-    if notes is not None:
-        held = stop > first
-        exact = held.copy()
-        exact[held] = start[first[held]] == places[held, 0]
-        exact[held] &= end[stop[held] - 1] == places[held, 1]
-        _tell(examples, [entities[i] for i in np.flatnonzero(held & ~exact)], notes,
-              "begin or end inside a word of the tokenizer: all of the word counts as theirs")  # fmt: skip
-        _tell(examples, [entities[i] for i in np.flatnonzero(~held)], notes,
-              "have no word in them: left out")  # fmt: skip
+    kind = np.where(stop > first, WHOLE, NO_WORD)
+    held = kind == WHOLE
+    kind[held] = np.where(
+        (start[first[held]] == places[held, 0]) & (end[stop[held] - 1] == places[held, 1]),
+        WHOLE,
+        CUT,
+    )
     first, stop = first - words_before[at], stop - words_before[at]
     found: list[list[tuple[str, int, int]]] = [[] for _ in examples]
     for (i, entity), a, b in zip(entities, first.tolist(), stop.tolist(), strict=True):
         if a < b:
             found[i].append((entity[0], a, b))
-    return found
+    return found, kind
 
 
-def _tell(
-    examples: Sequence[Example], odd: list[tuple[int, Entity]], notes: list[str], what: str
-) -> None:
-    if odd:
-        (i, entity), count = odd[0], len(odd)
-        surface = examples[i].text[entity[1] : entity[2]]
-        notes.append(f"Entities that {what}: {count} (first: {examples[i].source} {surface!r}).")
+def _told(entities: list[tuple[Example, Entity]], what: str) -> str:
+    if not entities:
+        return ""
+    example, entity = entities[0]
+    surface = example.text[entity[1] : entity[2]]
+    return f"entities that {what}: {len(entities)} (first: {example.source} {surface!r})"
 
 
 def _token_labels(

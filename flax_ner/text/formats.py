@@ -52,16 +52,14 @@ def read_examples(
                 return synthetic(split, int(count))
         raise UserError(
             f"{field}: {source!r} is no synthetic set. Give the split and the number of sentences, "
-            'as in "train 4000" or "dev 500".'
+            'as in "train 4000" or "dev 500". For files of your own take another configuration than '
+            "configs/demo.py."
         )
     path = Path(source)
     if not path.is_file() and not (data_format in ("auto", "brat") and path.is_dir()):
         raise UserError(
-            f"{field}: no file {source!r}. CLUENER2020 is published by the CLUE benchmark as "
-            "cluener_public.zip (train.json, dev.json, test.json): unpack it and set "
-            f"{field} to the file, or give your own data in that form, one JSON object a line: "
-            '{"text": ..., "label": {category: {surface: [[start, end], ...]}}}, or in one of the '
-            f"formats {', '.join(READERS)}."
+            f"{field}: no file {source!r}. {_WHERE_CLUENER_IS if source in CLUENER else ''}"
+            f"Give a file of one of the formats {', '.join(READERS)} (docs/your_data.md shows them)."
         )
     found = data_format
     if data_format == "auto":
@@ -156,4 +154,9 @@ WRITERS: dict[str, Writer] = {
     "tokens": write_token_rows,
     "brat": write_brat,
 }
+CLUENER = ("data/cluener/train.json", "data/cluener/dev.json")  # where it is looked for by default
+_WHERE_CLUENER_IS = (
+    "That is where CLUENER2020 is looked for when nothing else is named; `python -m flax_ner data download "
+    "cluener` puts it there. With data of your own set both data.train and data.dev. "
+)
 FORMATS = ("auto", *READERS, "synthetic")

@@ -1,7 +1,7 @@
 """Text to token ids and the characters they stand for, on the `tokenizers` library."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import category
@@ -11,6 +11,8 @@ from tokenizers import Encoding, Regex, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Backend
 
 from flax_ner.text.vocab import SURROGATES, read_vocab, token_ids
+
+PORTION = 1_000_000  # characters whose encodings, of 200 bytes each, are there at a time
 
 
 class Tokens(NamedTuple):
@@ -160,6 +162,10 @@ class WordPieceTokenizer(Tokenizer):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
+        parts = [self._tokenize(part) for part in _portions(texts)]
+        return Tokens(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _tokenize(self, texts: Sequence[str]) -> Tokens:
         ids, words, offsets = list[int](), list[int | None](), list[tuple[int, int]]()
         encodings = self.encode_batch(texts)
         for encoding in encodings:
@@ -176,6 +182,16 @@ class WordPieceTokenizer(Tokenizer):
         _take_marks(texts, lengths, first, start, end)
         word = np.cumsum(first) - 1
         return Tokens(np.array(ids, np.int32), lengths, first, start[word], end[word])
+
+
+def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in groups of about `PORTION` characters, at least one group."""
+    ends = np.cumsum([0, *map(len, texts)])
+    first = 0
+    while first == 0 or first < len(texts):
+        stop = max(int(np.searchsorted(ends, ends[first] + PORTION)), first + 1)
+        yield texts[first:stop]
+        first = stop
 
 
 def _take_marks(

@@ -71,7 +71,8 @@ def read_tokenizer_json(path: str | Path) -> TokenizerJson:
         row = json.loads(path.read_text("utf-8"))
         kind, ids = row["model"].get("type"), row["model"]["vocab"]
         added = {token["content"]: token["id"] for token in row.get("added_tokens") or ()}
-        lower_case, odd = _lowers(row.get("normalizer")), _odd(row)
+        lower_case = _lowers(row.get("normalizer"))
+        odd = "" if kind == "WordLevel" else _odd(row)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
     if kind not in ("WordPiece", "WordLevel", None):  # old files do not say
@@ -98,17 +99,46 @@ def _lowers(normalizer: Any) -> bool:
 
 
 def _odd(row: dict[str, Any]) -> str:
-    """What a tokenizer that cuts words does otherwise than BERT's."""
-    normalizer, odd = row.get("normalizer") or {}, []
-    if normalizer.get("type") == "BertNormalizer":
-        lower_case, accents = normalizer.get("lowercase"), normalizer.get("strip_accents")
-        if accents is not None and accents != lower_case:
-            odd.append("takes accents off" if accents else "keeps accents")
-        if normalizer.get("handle_chinese_chars") is False:
-            odd.append("does not cut between Chinese characters")
+    """What a `tokenizer.json` that cuts words does otherwise than BERT's."""
+    odd = []
+    for part in _parts(row.get("normalizer"), "normalizers"):
+        if part.get("type") == "BertNormalizer":
+            stated = {"tokenize_chinese_chars": part.get("handle_chinese_chars")}
+            odd.append(unlike_bert(part | stated, part.get("lowercase")))
+        elif part.get("type") != "Lowercase":
+            odd.append(f"normalises by {part.get('type')}")
+    for part in _parts(row.get("pre_tokenizer"), "pretokenizers"):
+        if part.get("type") != "BertPreTokenizer":
+            odd.append(f"finds words by {part.get('type')}")
     prefix = row["model"].get("continuing_subword_prefix", "##")
     if prefix != "##":
         odd.append(f"marks pieces by {prefix!r}")
+    return " and ".join(filter(None, odd))
+
+
+def _parts(part: Any, name: str) -> list[dict[str, Any]]:
+    """A part of a `tokenizer.json`, or those that a sequence is of."""
+    if not part:
+        return []
+    if part.get("type") == "Sequence":
+        return [inner for outer in part[name] for inner in _parts(outer, name)]
+    return [part]
+
+
+def unlike_bert(stated: dict[str, Any], lower_case: bool | None) -> str:
+    """What a tokenizer of words does otherwise than BERT's, by the names of a `tokenizer_config.json`."""
+    odd, accents = [], stated.get("strip_accents")
+    if accents is not None and accents != lower_case:
+        odd.append("takes accents off" if accents else "keeps accents")
+    if stated.get("tokenize_chinese_chars") is False:
+        odd.append("does not cut between Chinese characters")
+    for name, usual in (
+        ("do_basic_tokenize", True),
+        ("word_tokenizer_type", "basic"),
+        ("subword_tokenizer_type", "wordpiece"),
+    ):
+        if stated.get(name, usual) not in (usual, None):
+            odd.append(f"has {name} {stated[name]!r}")
     return " and ".join(odd)
 
 

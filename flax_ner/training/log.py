@@ -53,6 +53,12 @@ class MetricsFile:
         """The best F1 on dev so far, -1 before the first."""
         return max((row["f1"] for row in self.rows if row["split"] == "dev"), default=-1.0)
 
+    def best_epoch(self) -> float:
+        """The epoch behind which dev had that F1 first, 0 before the first."""
+        best = self.best()
+        dev = (row for row in self.rows if row["split"] == "dev")
+        return next((row["epoch"] for row in dev if row["f1"] == best), 0.0)
+
     def skipped(self) -> int:
         """How many steps were left out so far."""
         return sum(row.get("skipped", 0) for row in self.rows)

@@ -76,7 +76,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     if jax.process_count() > 1:
         check_alike(_parts(config, task))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    with claimed(workdir, config), DeferredSignals() as signals:
+    # What `init_from` decided stays decided, though another model may lie there when the run goes on.
+    decided = ConfigDict(config.to_dict())
+    decided.tokenizer.kind = task.tokenizer.kind
+    decided.tokenizer.lower_case = task.tokenizer.lower_case
+    with claimed(workdir, decided), DeferredSignals() as signals:
         everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
         with shortage_told(_smaller(config)):
             _train(config, workdir, task, mesh, signals, console)
@@ -197,6 +201,11 @@ def _train(
                 "optimizer.learning_rate or optimizer.clip_norm in another work directory may avoid them."
             ) from None
         checkpoints.wait()
+    best_epoch = metrics.best_epoch()
+    if best_epoch:
+        console.print(
+            f"The best scores on dev were those of epoch {best_epoch:g}.", highlight=False
+        )
     if metrics.skipped():
         console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
@@ -243,11 +252,12 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
 
 def _parts(config: ConfigDict, task: Task) -> dict[str, bytes]:
     """What several processes must have alike, under the name of the setting it comes from."""
-    source, tokens = task.source, task.batcher.tokens
+    source, tokenizer, tokens = task.source, task.tokenizer, task.batcher.tokens
     arrays = jax.tree.leaves(source.params) if source else []
     return {
         "config": config.to_json(sort_keys=True).encode(),
-        "tokenizer.vocab": repr((task.tokenizer.tokens, task.labels.names)).encode(),
+        "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
+        "data.categories": repr(task.labels.names).encode(),
         "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
         "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
         "init_from": b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays),
@@ -313,6 +323,11 @@ def _report(workdir: Path, task: Task, config: ConfigDict, console: Console) -> 
     console.print(
         score_table(scores, f"{workdir}/best on {config.data.dev}, {config.eval.scoring}")
     )
+    if not scores.correct:
+        console.print(
+            "Nothing of dev was found. docs/faq.md says under 'F1 stays 0' what it may be.",
+            highlight=False,
+        )
     console.print("What it finds in the first sentences:", highlight=False)
     for example in task.dev[:EXAMPLES]:
         console.print(highlight(example.text, tagger(example.text), task.labels.categories))

@@ -1,6 +1,8 @@
 """What a configuration asks for: data, tokenizer, labels, model, and the parameters to begin with."""
 
+from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 
 import jax
@@ -10,7 +12,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
 from flax_ner.text.batches import Batcher
-from flax_ner.text.encoding import encode_examples
+from flax_ner.text.encoding import encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
@@ -33,6 +35,9 @@ SHAPE = (
     "type_vocab_size",
     "layer_norm_eps",
 )
+
+
+FEW = 1000  # sentences, from which a model from nothing learns hardly anything
 
 
 @dataclass
@@ -82,7 +87,7 @@ def make_task(config: ConfigDict) -> Task:
                 "python -m flax_ner predict tags unlabelled texts."
             )
     source, source_notes = _read_source(config)
-    notes = [*data_notes, *source_notes]
+    notes = [*data_notes, *source_notes, *_warnings(config, train, dev)]
     tokenizer = _make_tokenizer(config, source, train)
     trained = source is not None and (source.labels or source.tokenizer != "char")
     if source is not None and trained and source.tokenizer != tokenizer.kind:
@@ -96,7 +101,10 @@ def make_task(config: ConfigDict) -> Task:
         _check_source(config, source, model)
         if not _has_head_for(source, labels, model):
             notes.append("The head is freshly initialised: init_from has none for these labels.")
-    tokens = encode_examples(train, tokenizer, labels, config.data.max_length, notes)
+    tokens = encode_examples(train, tokenizer, labels, config.data.max_length)
+    if tokenizer.kind != "char":
+        for name, examples in (("data.train", train), ("data.dev", dev)):
+            notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer)]
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     overlapping = sum(overlaps(example.entities or ()) for example in train)
@@ -117,6 +125,27 @@ def make_task(config: ConfigDict) -> Task:
     seen = int(tokens.lengths.max())
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
     return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped or [])
+
+
+def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
+    """What is hardly meant, of the data."""
+    warnings = []
+    if not config.init_from and len(train) < FEW:
+        warnings.append(
+            f"Only {len(train)} sentences and nothing to start from: little or nothing will be learned. Set "
+            f"init_from to pre-trained weights, or get some thousand sentences."
+        )
+    if config.data.train == config.data.dev:
+        warnings.append("data.dev is data.train: its scores say nothing about other texts.")
+    counts = Counter(entity.type for example in dev for entity in example.entities or ())
+    known = {entity.type for example in train for entity in example.entities or ()}
+    for category in sorted(counts.keys() - known - set(config.data.categories)):
+        near = get_close_matches(category, known, 1)
+        warnings.append(
+            f"data.dev has the category {category!r} ({counts[category]} entities), and data.train has not: "
+            f"they cannot be learned.{f' Is it {near[0]!r} misspelt?' if near else ''}"
+        )
+    return warnings
 
 
 def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:

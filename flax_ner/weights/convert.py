@@ -123,7 +123,9 @@ def convert(
         params.pop("head", None)
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
-    kind = "wordpiece" if source.words else "char"
+    # MMOCR's files are of one token a character, whatever has been put beside them.
+    words = source.words and planned.layout.name != MMOCR.name
+    kind = "wordpiece" if words else "char"
     model = ModelDir(planned.config, labels, vocab, max_length, params, source.lower_case, kind)
     return model, planned.report
 

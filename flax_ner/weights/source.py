@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.vocab import read_tokenizer_json, read_vocab
+from flax_ner.text.vocab import read_tokenizer_json, read_vocab, unlike_bert
 from flax_ner.weights.mapped import WeightsFileError
 from flax_ner.weights.names import current_names
 from flax_ner.weights.safetensors_files import read_safetensors
@@ -79,8 +79,9 @@ def open_source(
 
     config_path = Path(config) if config else beside("config.json")
     stated = read_json(config_path) if config_path else None
-    tokenizer_json = beside("tokenizer.json")
-    vocab_path = Path(vocab) if vocab else tokenizer_json or beside("vocab.txt")
+    vocab_path = Path(vocab) if vocab else beside("tokenizer.json") or beside("vocab.txt")
+    told = [vocab_path] if vocab_path and vocab_path.suffix == ".json" else []
+    tokenizer_json = next(iter(told), beside("tokenizer.json"))
     tokenizer_path, max_length = beside("tokenizer_config.json"), None
     # MMOCR's files have a vocab.txt alone; its tokenizer is ours.
     theirs = tokenizer_path is not None or "model_type" in (stated or {})
@@ -94,6 +95,7 @@ def open_source(
     if tokenizer_path is not None:
         row = read_json(tokenizer_path)
         lower_case = _typed(row, "do_lower_case", bool, tokenizer_path, lower_case)
+        odd = " and ".join(filter(None, (odd, unlike_bert(row, lower_case))))
         max_length = _typed(row, "model_max_length", int, tokenizer_path, None)
         if max_length is not None and max_length < 3:
             raise UserError(

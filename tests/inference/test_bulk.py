@@ -178,7 +178,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(
 @pytest.fixture(scope="module")
 def shards(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Input, and what one process makes of it without Ray."""
-    reason = "the tests of bulk jobs need Ray: pip install 'flax_ner[ray]'"
+    reason = "the tests of bulk jobs need Ray: pip install 'ray[data]'"
     pytest.importorskip("pyarrow", reason=reason)
     if not any((Path(folder) / "ray" / "data").is_dir() for folder in sys.path):
         pytest.skip(reason)

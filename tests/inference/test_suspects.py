@@ -9,7 +9,8 @@ from flax_ner.inference.tagger import Words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case
 from flax_ner.text.labels import LabelSet
-from tests.inference.helpers import hand_made_tagger
+from flax_ner.text.tokenizer import WordPieceTokenizer
+from tests.inference.helpers import VOCAB, hand_made_tagger
 
 
 def example(text: str, *spans: tuple[int, int], line: int = 1) -> Example:
@@ -91,6 +92,14 @@ def test_entities_of_longer_words_are_judged_by_those() -> None:
     assert judge.probability(words, Entity("name", 1, 8)) == pytest.approx(0.6)
     assert judge.probability(words, Entity("name", 2, 6)) == pytest.approx(0.6)
     assert judge.probability(words, Entity("name", 8, 9)) == 0.0  # a space
+
+
+def test_an_entity_within_a_word_is_not_missing_the_word() -> None:
+    tagger = hand_made_tagger()
+    tagger.tokenizer = WordPieceTokenizer([*VOCAB, "##o"])
+    row = Example("o bo b", (Entity("name", 2, 3), Entity("name", 5, 6)), "file:1")
+    assert [e.text for e in tagger(row.text)] == ["bo", "b"]
+    assert not suspects(tagger, [row])
 
 
 def test_where_ends_have_tags_what_follows_tells_nothing() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.encoding import NO_LABEL, encode_examples
+from flax_ner.text.encoding import NO_LABEL, encode_examples, not_whole_words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, WordPieceTokenizer
@@ -107,33 +107,36 @@ def test_overlapping_entities_are_kept_together() -> None:
 
 
 def test_a_word_has_one_label_on_its_first_piece() -> None:
-    notes: list[str] = []
-    tokens = encode_examples(
-        [Example("abc, 中国 ac", (Entity("x", 0, 3), Entity("y", 5, 10)), "f:1")],
-        PIECES, LABELS, 20, notes,
-    )  # fmt: skip
+    example = Example("abc, 中国 ac", (Entity("x", 0, 3), Entity("y", 5, 10)), "f:1")
+    tokens = encode_examples([example], PIECES, LABELS, 20)
     spelled = [PIECES.tokens[i] for i in tokens.ids]
     assert spelled == ["[CLS]", "ab", "##c", "[UNK]", "中", "国", "a", "##c", "[SEP]"]
     names = [LABELS.names[i] if i != NO_LABEL else "-" for i in tokens.labels]
     assert names == ["O", "B-x", "-", "O", "B-y", "I-y", "I-y", "-", "O"]
-    assert not notes
+    assert not not_whole_words([example], PIECES)
 
 
 def test_entities_that_are_no_whole_words_are_told() -> None:
-    notes: list[str] = []
     odd = (Entity("x", 1, 3), Entity("y", 6, 7), Entity("x", 7, 8))
-    tokens = encode_examples(
-        [Example("abc 中  ", (Entity("x", 4, 5),), "f:1"), Example("abcab . ", odd, "f:2")],
-        PIECES, LABELS, 20, notes,
-    )  # fmt: skip
+    rows = [Example("abc 中  ", (Entity("x", 4, 5),), "f:1"), Example("abcab . ", odd, "f:2")]
+    tokens = encode_examples(rows, PIECES, LABELS, 20)
     assert [LABELS.names[i] for i in tokens.labels[tokens.labels != NO_LABEL]] == [
         "O", "O", "B-x", "O", "O", "B-x", "B-y", "O",
     ]  # fmt: skip
-    assert notes == [
-        "Entities that begin or end inside a word of the tokenizer: all of the word counts as theirs: 1 "
-        "(first: f:2 'bc').",
-        "Entities that have no word in them: left out: 1 (first: f:2 ' ').",
+    assert not_whole_words(rows, PIECES) == [
+        "entities that begin or end inside a word, all of which counts as theirs: 1 (first: f:2 'bc')",
+        "entities that have no word in them and are left out: 1 (first: f:2 ' ')",
     ]
+    assert not not_whole_words(rows, CHARACTERS)
+
+
+def test_entities_in_one_word_are_told() -> None:
+    row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
+    assert not_whole_words([row], PIECES)[1:] == [
+        "entities that share a word with a later one, which has it: 1"
+    ]
+    across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
+    assert not not_whole_words([across], PIECES)
 
 
 WORDS = st.lists(

@@ -20,7 +20,9 @@ from tests.text.test_cluener import BAD, GOOD, VALUES, write
 
 def test_a_missing_file_is_named_with_its_field(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.json", tmp_path):
-        with pytest.raises(UserError, match=f"data.dev: no file '{re.escape(str(path))}'.*CLUENER"):
+        with pytest.raises(
+            UserError, match=f"data.dev: no file '{re.escape(str(path))}'. Give a file of one of"
+        ):
             read_examples(str(path), "cluener", "data.dev")
 
 

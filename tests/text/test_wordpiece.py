@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from flax_ner.text.tokenizer import WordPieceTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS, read_tokenizer_json
@@ -82,6 +82,16 @@ def test_words_of_many_texts_are_in_order_and_apart(texts: list[str], lower_case
                 )  # fmt: skip
 
 
+@pytest.mark.parametrize("portion", [1, 3, 7, 100])
+def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
+    texts = ["", "abcab", "中", "", "a b", "iPhone7 cafe", "b", ""]
+    whole = LOWER.tokenize(texts)
+    monkeypatch.setattr("flax_ner.text.tokenizer.PORTION", portion)
+    for column, expected in zip(LOWER.tokenize(texts), whole, strict=True):
+        assert column.dtype == expected.dtype and column.tolist() == expected.tolist()
+    assert LOWER.tokenize([]).lengths.tolist() == []
+
+
 def test_no_character_becomes_more_than_one_word() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     tokens = LOWER.tokenize(characters)
@@ -101,14 +111,16 @@ def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: 
         assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
 
 
-def test_a_tokenizer_unlike_berts_is_told(tmp_path: Path) -> None:
-    from tokenizers import models, normalizers
-
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_tokenizer_unlike_berts_is_told(tmp_path: Path, alone: bool) -> None:
     path = tmp_path / "tokenizer.json"
     ids = {token: i for i, token in enumerate(VOCAB)}
     theirs = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", continuing_subword_prefix="@@"))
-    theirs.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=False)
+    bert = normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=False)
+    theirs.normalizer = bert if alone else normalizers.Sequence([normalizers.NFKC(), bert])
+    theirs.pre_tokenizer = pre_tokenizers.Whitespace()
     theirs.save(str(path))
-    assert read_tokenizer_json(path).odd == (
-        "keeps accents and does not cut between Chinese characters and marks pieces by '@@'"
+    assert read_tokenizer_json(path).odd == ("" if alone else "normalises by NFKC and ") + (
+        "keeps accents and does not cut between Chinese characters and finds words by Whitespace and "
+        "marks pieces by '@@'"
     )

@@ -142,6 +142,18 @@ def test_the_tokenizer_is_that_of_a_tagger_unless_set(tmp_path: Path) -> None:
         assert trained_model(task, {}).tokenizer == "wordpiece"
 
 
+def test_a_run_goes_on_with_the_tokenizer_it_began_with(tmp_path: Path) -> None:
+    tagger = model(LabelSet(CATEGORIES))
+    save_model(tmp_path / "source", tagger)
+    made = config(tmp_path / "source", train__steps=4, checkpoint__every=2, mesh__data=1)
+    fit(made, tmp_path / "run")
+    fit(made, tmp_path / "run")  # and there is nothing to do
+    tagger.tokenizer = "wordpiece"
+    save_model(tmp_path / "source", tagger)
+    with pytest.raises(UserError, match=r"tokenizer\.kind was 'char', is 'wordpiece'"):
+        fit(made, tmp_path / "run")
+
+
 def test_wordpieces_need_a_vocabulary(tmp_path: Path) -> None:
     made = config(tmp_path)
     made.update_from_flattened_dict({"init_from": "", "tokenizer.kind": "wordpiece"})
@@ -241,3 +253,21 @@ def test_what_data_were_recognised_as_and_what_they_lose_is_noted(
         read = f"data.{split}: {path} is read as CoNLL columns of characters, BIOES."
         assert (read in notes) == (data_format == "auto")
         assert f"data.{split}: comments, left out: 1 (first: {path}:1)" in notes
+
+
+def test_what_is_hardly_meant_is_said(tmp_path: Path) -> None:
+    rows = [Example("甲在乙", (Entity("name", 0, 1, "甲"), Entity("address", 2, 3, "乙")))]
+    write_cluener(tmp_path / "train.json", rows)
+    write_cluener(tmp_path / "dev.json", [Example("甲", (Entity("nmae", 0, 1, "甲"),))])
+    made = config(Path())
+    files = {f"data.{split}": str(tmp_path / f"{split}.json") for split in ("train", "dev")}
+    made.update_from_flattened_dict({"init_from": "", "data.format": "auto", **files})
+    told = " ".join(make_task(made).notes)
+    assert "Only 1 sentences and nothing to start from" in told
+    assert "data.dev has the category 'nmae' (1 entities)" in told
+    assert "Is it 'name' misspelt?" in told and "data.dev is data.train" not in told
+    made.data.dev = made.data.train
+    assert any(note.startswith("data.dev is data.train") for note in make_task(made).notes)
+    many = config(Path(), data__train="train 1000")
+    many.init_from = ""
+    assert not any(note.startswith(("Only", "data.dev")) for note in make_task(many).notes)
