@@ -19,9 +19,10 @@ from flax_ner.text.encoding import TokenSet, encode_examples
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.training.gradients import make_loss
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import init_state, make_step, run_steps
 from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.model_dir import ModelDir
 

@@ -29,9 +29,10 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.training.gradients import make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import init_state, make_step, run_steps
 
 ROWS = (8, 16, 32, 64, 128)
 WIDTH, STEPS = 128, 20

@@ -44,9 +44,10 @@ from flax_ner.model import products
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
+from flax_ner.training.gradients import make_loss
 from flax_ner.training.mesh import BATCH, batch_sharding, bytes_a_device, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import RunSteps, init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import RunSteps, init_state, make_step, run_steps
 
 VOCABULARY, TAGS, TOKENS = 21_128, 21, 128  # of CLUENER; tokens of a row
 UTILISATION = 0.4

@@ -26,9 +26,10 @@ from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
+from flax_ner.training.gradients import make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import init_state, make_step, run_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")

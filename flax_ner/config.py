@@ -41,6 +41,7 @@ def default_config() -> ConfigDict:
     config.model.hidden_act = "gelu"  # gelu (exact) or gelu_new (tanh)
     config.model.hidden_dropout_prob = 0.1
     config.model.attention_probs_dropout_prob = 0.1
+    config.model.word_dropout_prob = 0.0  # of the word embedding of a token as a whole
     config.model.classifier_dropout = 0.1  # in front of the head
     config.model.max_position_embeddings = 512  # tokens of the longest row or window
     config.model.type_vocab_size = 2
@@ -91,6 +92,16 @@ def default_config() -> ConfigDict:
     config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
+    # A step's rows are computed in so many parts, one after the other: less memory, the same gradients.
+    config.train.gradient_accumulation_steps = 1
+    # Of parameters, an average that keeps this share of itself at each step, 0.999 say; it is what is
+    # scored and saved. 0: none.
+    config.train.ema = 0.0
+    # Length of a step on the word embeddings against which the gradients are taken once more, 1.0 say
+    # (FGM); twice the time. 0: none.
+    config.train.fgm = 0.0
+    # Weight of what two passes with other dropout differ in, 1.0 to 5.0 say (R-Drop); twice the time.
+    config.train.r_drop = 0.0
     config.train.tensorboard = False  # True: event files beside metrics.jsonl; needs tensorboardX
 
     config.optimizer = ConfigDict()
@@ -100,6 +111,8 @@ def default_config() -> ConfigDict:
     config.optimizer.warmup = 0.1  # share of all steps during which the rate rises linearly from 0
     config.optimizer.milestones = ()  # for step: epochs after which the rate is multiplied by ...
     config.optimizer.decay_factor = 0.1  # ... this
+    config.optimizer.layer_decay = 1.0  # the rate of each layer is that of the one above times this
+    config.optimizer.head_factor = 1.0  # the rate of the head is the last layer's times this
     config.optimizer.weight_decay = 0.01  # adamw, not on biases and LayerNorm
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
@@ -108,6 +121,7 @@ def default_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.name = "cross_entropy"  # or focal
+    config.loss.label_smoothing = 0.0  # of the cross-entropy: share of a label that all tags share
     config.loss.gamma = 2.0  # of the focal loss
 
     config.eval = ConfigDict()
@@ -155,6 +169,13 @@ def check_config(config: ConfigDict) -> None:
         "train.epochs": 1,
         "train.steps": 0,
         "train.steps_per_dispatch": 1,
+        "train.gradient_accumulation_steps": 1,
+        "train.ema": 0,
+        "train.fgm": 0,
+        "train.r_drop": 0,
+        "optimizer.layer_decay": 0,
+        "optimizer.head_factor": 0,
+        "loss.label_smoothing": 0,
         "optimizer.learning_rate": 0,
         "optimizer.warmup": 0,
         "optimizer.decay_factor": 0,
@@ -182,9 +203,19 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             "eval.scoring: 'mmocr' knows no E- and S-. Choose strict, or data.scheme bio."
         )
-    for name in ("b1", "b2"):
-        if config.optimizer[name] >= 1:
-            raise UserError(f"optimizer.{name}: {config.optimizer[name]}, but it must be below 1.")
+    for name in ("optimizer.b1", "optimizer.b2", "train.ema", "loss.label_smoothing"):
+        if _get(config, name) >= 1:
+            raise UserError(f"{name}: {_get(config, name)}, but it must be below 1.")
+    if config.data.batch_size % config.train.gradient_accumulation_steps:
+        raise UserError(
+            f"train.gradient_accumulation_steps: {config.train.gradient_accumulation_steps} does not divide "
+            f"data.batch_size {config.data.batch_size}."
+        )
+    for name in ("train.r_drop", "loss.label_smoothing"):
+        if config.model.head == "crf" and _get(config, name):
+            raise UserError(
+                f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is 'crf'."
+            )
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."

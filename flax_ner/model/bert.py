@@ -48,6 +48,7 @@ class BertConfig:
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    word_dropout_prob: float = 0.0
     classifier_dropout: float = 0.1
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
@@ -90,7 +91,12 @@ class BertConfig:
                 f"model.hidden_size: {self.hidden_size} does not divide by "
                 f"model.num_attention_heads {self.num_attention_heads}."
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+        for name in (
+            "word_dropout_prob",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "classifier_dropout",
+        ):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)}, but it must lie in [0, 1).")
 
@@ -199,7 +205,11 @@ class Embeddings(nnx.Module):
 
     def __call__(self, input_ids: Array, positions: Array, seed: Array | None) -> Array:
         word, position = (gathered(table[...]) for table in (self.word, self.position))
-        x = over_all_devices(word[input_ids] + position[positions])  # [B, T, D]
+        x = word[input_ids]
+        if seed is not None and self.config.word_dropout_prob:
+            kept = jnp.ones((*input_ids.shape, 1), x.dtype)
+            x = x * dropout(kept, self.config.word_dropout_prob, seed + jnp.uint32(0x9E3779B9))
+        x = over_all_devices(x + position[positions])  # [B, T, D]
         x = self.norm(x + self.token_type[...][None, :1], self.config.dtype)
         return dropout(x, self.config.hidden_dropout_prob, seed)
 

@@ -5,15 +5,24 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def cross_entropy(logits: Array, labels: Array, mask: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array, mask: Array, label_smoothing: float = 0.0) -> Array:
     """Mean of -log p(label), float32 scalar; 0 where the mask is empty.
+
+    With `label_smoothing` that share of the label's weight is spread evenly over all tags, its own
+    too. Source: Szegedy et al. 2016, arXiv 1512.00567.
 
     Args:
         logits: float32 [B, T, C].
         labels: int32 [B, T]; what stands where the mask is 0 does not matter.
         mask: bool or 0/1 [B, T].
     """
-    return focal_loss(logits, labels, mask, gamma=0.0)
+    loss = focal_loss(logits, labels, mask, gamma=0.0)
+    if label_smoothing:
+        even = -jax.nn.log_softmax(logits).mean(-1)  # [B, T]
+        mask = mask.astype(logits.dtype)
+        even_loss = (even * mask).sum() / jnp.maximum(mask.sum(), 1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * even_loss
+    return loss
 
 
 def focal_loss(logits: Array, labels: Array, mask: Array, gamma: float = 2.0) -> Array:

@@ -23,6 +23,7 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.gradients import State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
@@ -37,16 +38,7 @@ from flax_ner.training.mesh import (
 )
 from flax_ner.training.nonfinite import NotFinite, explain
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import (
-    Metrics,
-    RunSteps,
-    State,
-    init_state,
-    make_gradients,
-    make_loss,
-    make_step,
-    run_steps,
-)
+from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.task import Task, initial_params, make_task, trained_model
 from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model
@@ -99,7 +91,8 @@ def _train(
     total = config.train.steps or config.train.epochs * per_epoch
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
-    shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(task.model))
+    make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
+    shapes = jax.eval_shape(make_state, abstract_params(task.model))
     shardings = state_shardings(mesh, shapes)
     loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
     skip = config.train.skip_nonfinite
@@ -109,7 +102,10 @@ def _train(
             f"{mesh.size} devices, mesh.data x mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; "
             f"parameters and optimizer state: {size / 1e6:.1f} MB a device."
         )
-    step = make_step(task.model, loss_of, optimizer, schedule, config.seed, skip)
+    tricks = Tricks(*(config.train[name] for name in Tricks._fields))
+    step = make_step(
+        task.model, loss_of, optimizer, schedule, config.seed, skip, tricks, config.train.ema
+    )
     run = run_steps(step, shardings)
     if config.profile and is_first():
         run = _profiled(run, workdir / "profile", console)
@@ -122,7 +118,7 @@ def _train(
             console.print(note, highlight=False)
         state = checkpoints.restore(shapes, shardings)
         if state is None:
-            first_state = jax.jit(partial(init_state, optimizer), out_shardings=shardings)
+            first_state = jax.jit(make_state, out_shardings=shardings)
             key = jax.random.key(config.seed)
             state = first_state(initial_params(task, key, shardings["params"]))
         task.source = None  # its weights are in the state now; no second copy of them
@@ -139,7 +135,7 @@ def _train(
         log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
         tagger = Tagger(
             task.model,
-            state["params"],
+            used_params(state),
             task.tokenizer,
             task.labels,
             task.max_length,
@@ -176,7 +172,7 @@ def _train(
                 log.flush()
                 if (epoch + 1) % config.eval.every == 0 or done == total:
                     best = from_first(metrics.best)
-                    tagger.params = state["params"]
+                    tagger.params = used_params(state)
                     scores = tagger.score(task.dev, config.eval.scoring)
                     log.dev(done, scores, len(task.dev))
                     if scores.f1 > best:
@@ -193,7 +189,7 @@ def _train(
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
             _save_before(error, where, checkpoints, state)
             shape, index = _place(batches.order, place)
-            gradients = make_gradients(task.model, loss_of, config.seed)
+            gradients = make_gradients(task.model, loss_of, config.seed, tricks)
             why = explain(gradients, mesh, state, arrays[shape], index)
             raise UserError(
                 f"{where}: {why}. The state before it is saved. The same command with "
@@ -222,7 +218,7 @@ def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: 
 
 
 def _save(path: Path, task: Task, mesh: Mesh, state: State) -> None:
-    params = take_whole(mesh, state["params"])
+    params = take_whole(mesh, used_params(state))
     from_first(lambda: save_model(path, trained_model(task, params)))
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from flax_ner.errors import reason
 from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Batches
-from flax_ner.training.step import Gradients, State
+from flax_ner.training.gradients import Gradients, State
 from flax_ner.weights.names import flatten
 
 SHOWN = 5  # parameters

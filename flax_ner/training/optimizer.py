@@ -10,6 +10,8 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
+from flax_ner.model.bert import STACKED
+
 Schedule = Callable[[Array | int], Array]
 
 
@@ -52,7 +54,37 @@ def make_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTran
         # MMOCR: Adadelta with PyTorch's rho and eps, no weight decay.
         update = optax.adadelta(schedule, rho=0.9, eps=1e-6)
     clip = clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, update)
+    if config.layer_decay == config.head_factor == 1:
+        return optax.chain(clip, update)
+    return optax.chain(clip, update, scale_by_place(config.layer_decay, config.head_factor))
+
+
+def scale_by_place(layer_decay: float, head_factor: float) -> optax.GradientTransformation:
+    """Smaller updates the deeper a layer lies, and others for the head.
+
+    The last layer's are as they are, each layer's below are multiplied by `layer_decay` once more, the
+    embeddings' last; the head's by `head_factor`.
+    """
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> Any:
+        layers = updates["encoder"]["layers"]
+        stacked = STACKED in layers
+        count = len(jax.tree.leaves(layers)[0]) if stacked else len(layers)
+
+        def scaled(path: Any, x: Array) -> Array:
+            part, *rest = (p.key for p in path)
+            if part == "head":
+                return x * head_factor
+            if rest[0] == "embeddings":
+                return x * layer_decay**count
+            if not stacked:
+                return x * layer_decay ** (count - 1 - int(rest[1]))
+            factors = jnp.float32(layer_decay) ** jnp.arange(count - 1, -1, -1, dtype=jnp.float32)
+            return x * factors.reshape(-1, *[1] * (x.ndim - 1))
+
+        return jax.tree.map_with_path(scaled, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:

@@ -8,59 +8,30 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from ml_collections import ConfigDict
 
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.crf import chain
-from flax_ner.model.decoding import Decoder
-from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagger import Params, apply
+from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Batches
-from flax_ner.text.encoding import NO_LABEL
+from flax_ner.training.gradients import Loss, State, Tricks, make_gradients
 from flax_ner.training.optimizer import Schedule
 
-State = dict[str, Any]  # {"params", "opt_state", "step"}
 Metrics = dict[str, Array]
 Step = Callable[[State, Any], tuple[State, Metrics]]  # the batch: `Batches` of arrays [B, T]
-Loss = Callable[[Array, Any, Params], Array]  # of logits [B, T, C], batch, the head's parameters
-Gradients = Callable[[State, Any], tuple[Array, Params]]
 RunSteps = Callable[[State, Batches, int, int, int], tuple[State, Metrics]]
 
 
-def init_state(optimizer: optax.GradientTransformation, params: Params) -> State:
-    """The state before the first step."""
-    return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+def init_state(optimizer: optax.GradientTransformation, params: Params, ema: bool = False) -> State:
+    """The state before the first step; with `ema` also an average of the parameters."""
+    state: State = {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+    if ema:
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    return state
 
 
-def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
-    """The loss that `config.loss` names; of a decoder of the head `crf`, its own."""
-    token_loss = (
-        cross_entropy if config.name == "cross_entropy" else partial(focal_loss, gamma=config.gamma)
-    )
-
-    def loss_of(logits: Array, batch: Any, head: Params) -> Array:
-        labelled = batch.labels != NO_LABEL
-        if decoder is not None and decoder.head == "crf":
-            chains = chain(batch.segment_ids, batch.positions, labelled)
-            return decoder.negative_log_likelihood(head, logits, batch.labels, chains)
-        return token_loss(logits, batch.labels, (batch.segment_ids > 0) & labelled)
-
-    return loss_of
-
-
-def make_gradients(model: BertConfig, loss_of: Loss, seed: int) -> Gradients:
-    """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
-
-    def gradients(state: State, batch: Any) -> tuple[Array, Params]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
-
-        def loss_fn(params: Params) -> Array:
-            logits = apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
-            return loss_of(logits, batch, params["head"])
-
-        return jax.value_and_grad(loss_fn)(state["params"])
-
-    return gradients
+def used_params(state: State) -> Params:
+    """The parameters to tag with: their average, where one is kept."""
+    params: Params = state["ema"] if "ema" in state else state["params"]
+    return params
 
 
 def make_step(
@@ -70,32 +41,46 @@ def make_step(
     schedule: Schedule,
     seed: int,
     skip_nonfinite: bool = False,
+    tricks: Tricks | None = None,
+    ema: float = 0.0,
 ) -> Step:
     """One step as a pure function of (state, batch [B, T]).
 
     Where loss or gradients are not finite, the state stays as it is, its step number too; with
     `skip_nonfinite` that goes on, and so does the run.
 
+    With `ema` the average of parameters moves by 1 - `ema` of the way to them after each update.
+
     Metrics are float32 scalars: `loss`, `grad_norm` before clipping, the `learning_rate` of the
     schedule at this step (the optimizer's own lags behind by the steps that were skipped); and
     `updates`, 1, or 0 where the update was left out.
     """
 
-    gradients = make_gradients(model, loss_of, seed)
+    gradients = make_gradients(model, loss_of, seed, tricks)
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         loss, grads = gradients(state, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def update() -> tuple[Params, Any]:
+        before = {name: x for name, x in state.items() if name != "step"}
+
+        def update() -> State:
             updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-            return optax.apply_updates(state["params"], updates), opt_state
+            after = {
+                "params": optax.apply_updates(state["params"], updates),
+                "opt_state": opt_state,
+            }
+            if ema:
+                # Early on the average forgets faster, or it would keep where it began.
+                decay = jnp.minimum(ema, (1 + state["step"]) / (10 + state["step"]))
+                after["ema"] = optax.tree.add_scale(
+                    optax.tree.scale(decay, state["ema"]), 1 - decay, after["params"]
+                )
+            return after
 
         # A branch and not a choice between two states, which would be written one after the other.
-        params, opt_state = jax.lax.cond(
-            finite, update, lambda: (state["params"], state["opt_state"])
-        )
+        after = jax.lax.cond(finite, update, lambda: before)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
@@ -103,7 +88,7 @@ def make_step(
             "updates": finite.astype(jnp.float32),
         }
         step = state["step"] + (1 if skip_nonfinite else finite)
-        return {"params": params, "opt_state": opt_state, "step": step}, metrics
+        return after | {"step": step}, metrics
 
     return step
 

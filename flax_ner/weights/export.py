@@ -16,7 +16,15 @@ from flax_ner.weights.torch_writer import write_torch_file
 
 LAYOUTS = ("hf", "mmocr")
 # `BertConfig` fields that a Hugging Face config.json has no place for.
-OWN_FIELDS = ("num_labels", "head", "compute_dtype", "attention", "scan_layers", "remat")
+OWN_FIELDS = (
+    "num_labels",
+    "head",
+    "word_dropout_prob",
+    "compute_dtype",
+    "attention",
+    "scan_layers",
+    "remat",
+)
 
 
 def export(model: ModelDir, out: str | Path, layout: str) -> str:

@@ -14,9 +14,10 @@ from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import init_params, unstack_layers
 from flax_ner.text.batches import Batches
 from flax_ner.text.labels import LabelSet
+from flax_ner.training.gradients import make_loss
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_loss, make_step, run_steps
+from flax_ner.training.step import init_state, make_step, run_steps
 
 STEPS, ROWS, WIDTH = 6, 8, 16
 BAD = 2  # the batch with full rows

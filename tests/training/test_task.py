@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,24 @@ def test_what_is_hardly_meant_is_said(tmp_path: Path) -> None:
     many = config(Path(), data__train="train 1000")
     many.init_from = ""
     assert not any(note.startswith(("Only", "data.dev")) for note in make_task(many).notes)
+
+
+def test_a_run_with_every_trick_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    tricks = {
+        "train__ema": 0.9, "train__fgm": 0.5, "train__r_drop": 1.0, "loss__label_smoothing": 0.1,
+        "train__gradient_accumulation_steps": 2, "model__word_dropout_prob": 0.1,
+        "optimizer__layer_decay": 0.9, "optimizer__head_factor": 2.0,
+    }  # fmt: skip
+    made = config(Path(), train__steps=4, checkpoint__every=2, mesh__data=1, **tricks)
+    made.init_from = ""
+    fit(made, tmp_path / "run")
+    (tmp_path / "run" / "last").rename(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    fit(made, tmp_path / "run")
+    whole, again = (load_model(tmp_path / name) for name in ("whole", "run/last"))
+    assert_same(whole.params, again.params)
+    plain = config(Path(), train__steps=4, checkpoint__every=2, mesh__data=1)
+    plain.init_from = ""
+    fit(plain, tmp_path / "plain")
+    other = load_model(tmp_path / "plain" / "last").params["head"]["classifier"]["kernel"]
+    assert (other != whole.params["head"]["classifier"]["kernel"]).any()

@@ -1,0 +1,126 @@
+"""Loss and gradients of a batch, and what some recipes do besides."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.crf import chain
+from flax_ner.model.decoding import Decoder
+from flax_ner.model.losses import cross_entropy, focal_loss
+from flax_ner.model.tagger import Params, apply
+from flax_ner.text.encoding import NO_LABEL
+
+State = dict[str, Any]  # {"params", "opt_state", "step"}, and "ema" where parameters are averaged
+Loss = Callable[[Array, Any, Params], Array]  # of logits [B, T, C], batch, the head's parameters
+Gradients = Callable[[State, Any], tuple[Array, Params]]
+
+
+class Tricks(NamedTuple):
+    """What a step does besides (fields of `config.train`, which says what they mean); all off."""
+
+    gradient_accumulation_steps: int = 1
+    fgm: float = 0.0
+    r_drop: float = 0.0
+
+
+def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
+    """The loss that `config.loss` names; of a decoder of the head `crf`, its own."""
+    token_loss = partial(focal_loss, gamma=config.gamma)
+    if config.name == "cross_entropy":
+        token_loss = partial(cross_entropy, label_smoothing=config.label_smoothing)
+
+    def loss_of(logits: Array, batch: Any, head: Params) -> Array:
+        labelled = batch.labels != NO_LABEL
+        if decoder is not None and decoder.head == "crf":
+            chains = chain(batch.segment_ids, batch.positions, labelled)
+            return decoder.negative_log_likelihood(head, logits, batch.labels, chains)
+        return token_loss(logits, batch.labels, (batch.segment_ids > 0) & labelled)
+
+    return loss_of
+
+
+def make_gradients(
+    model: BertConfig, loss_of: Loss, seed: int, tricks: Tricks | None = None
+) -> Gradients:
+    """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
+    tricks = tricks or Tricks()
+
+    def loss(params: Params, batch: Any, key: Array) -> Array:
+        def forward(key: Array) -> Array:
+            return apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
+
+        logits = forward(key)
+        mean = loss_of(logits, batch, params["head"])
+        if tricks.r_drop:
+            other = forward(jax.random.fold_in(key, 1))
+            mean = (mean + loss_of(other, batch, params["head"])) / 2
+            mean += tricks.r_drop / 2 * divergence(logits, other, _counted(batch))
+        return mean
+
+    def whole(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
+        value, grads = jax.value_and_grad(loss)(params, batch, key)
+        if tricks.fgm:
+            moved = against(params, grads, tricks.fgm)
+            more = jax.grad(loss)(moved, batch, jax.random.fold_in(key, 2))
+            grads = jax.tree.map(jnp.add, grads, more)
+        return value, grads
+
+    def gradients(state: State, batch: Any) -> tuple[Array, Params]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        parts = tricks.gradient_accumulation_steps
+        if parts == 1:
+            return whole(state["params"], batch, key)
+
+        def add(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
+            rows, i = part
+            count = _counted(rows).sum()
+            found = whole(state["params"], rows, jax.random.fold_in(key, i))
+            weighted = jax.tree.map(lambda x: x * count, (*found, jnp.float32(1)))
+            return jax.tree.map(jnp.add, sums, weighted), None
+
+        # Each part has rows of every device.
+        rows = jax.tree.map(
+            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+        )  # [parts, B / parts, T]
+        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), state["params"], jnp.float32(0)))
+        (value, grads, count), _ = jax.lax.scan(add, zero, (rows, jnp.arange(parts)))
+        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), (value, grads))
+
+    return gradients
+
+
+def divergence(logits: Array, other: Array, mask: Array) -> Array:
+    """How far two passes with dropout of their own are apart, float32 scalar: the mean over `mask` [B, T]
+    of KL(p, q) / 2 + KL(q, p) / 2.
+
+    Source: Liang et al. 2021, R-Drop, arXiv 2106.14448; differs: half of all, so that the loss is
+    that of one pass.
+    """
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
+    apart = ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1) / 2  # [B, T]
+    return (apart * mask).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def against(params: Params, grads: Params, length: float) -> Params:
+    """Parameters whose word embeddings are moved by `length` along their gradient.
+
+    Source: Miyato et al. 2017, arXiv 1605.07725; differs: the table is moved as a whole, as is usual
+    in taggers, and not the vectors of each sentence.
+    """
+    word = grads["encoder"]["embeddings"]["word"]
+    step = length / jnp.maximum(jnp.sqrt(jnp.square(word).sum()), 1e-12) * word
+    encoder = params["encoder"]
+    embeddings = encoder["embeddings"]
+    moved = embeddings | {"word": embeddings["word"] + step}
+    return params | {"encoder": encoder | {"embeddings": moved}}
+
+
+def _counted(batch: Any) -> Array:
+    """The tokens that the loss is a mean over, bool [B, T]."""
+    return (batch.segment_ids > 0) & (batch.labels != NO_LABEL)
