@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain
 
 import numpy as np
@@ -103,6 +104,7 @@ def audit(
     found = findings(
         shared_text=shared,
         duplicate_text=duplicates,
+        category_in_one_file=_lone_categories(files),
         two_categories=category_conflicts(examples),
         labelled_and_not=left_unlabelled(examples),
         overlap=_overlaps(examples),
@@ -156,6 +158,25 @@ def _repeated_texts(files: Mapping[str, Sequence[Example]]) -> tuple[list[Case],
     for cases in (shared, duplicates):
         cases.sort(key=lambda case: ("differently" not in case.what, -case.count))
     return shared, duplicates
+
+
+def _lone_categories(files: Mapping[str, Sequence[Example]]) -> Iterator[Case]:
+    """The rarest first: those are most likely misspelt."""
+    places: dict[str, dict[str, list[Place]]] = {}  # by file and category
+    for name, examples in files.items():
+        found = places.setdefault(name, {})
+        for example in examples:
+            for entity in example.entities or ():
+                found.setdefault(entity.type, []).append(Place.of(example, entity))
+    labelled = {name: found for name, found in places.items() if found}
+    every = {kind for found in labelled.values() for kind in found}
+    lone = [kind for kind in every if not all(kind in found for found in labelled.values())]
+    rows = [(kind, [p for f in labelled.values() for p in f.get(kind, ())]) for kind in lone]
+    for kind, where in sorted(rows, key=lambda row: (len(row[1]), row[0])):
+        without = ", ".join(name for name, found in labelled.items() if kind not in found)
+        near = get_close_matches(kind, every - {kind}, 1)
+        hint = f"; is it {near[0]!r} misspelt?" if near else ""
+        yield Case(f"{kind!r}, not in {without}{hint}", tuple(where[:PLACES]), len(where))
 
 
 def _repetition(rows: list[Example], what: str) -> Case:

@@ -12,6 +12,7 @@ PLACES = 5  # of a case at most; its count has all
 KINDS = {
     "shared_text": "texts in more than one file: a score on one tells nothing when the other trained",
     "duplicate_text": "texts more than once in a file",
+    "category_in_one_file": "categories that one file has and another with labels has not",
     "two_categories": "surfaces with more than one category, those with the most dissenting labels first",
     "labelled_and_not": "surfaces that are entities in some places and left unlabelled in others, "
     "those with the most dissenting places first",

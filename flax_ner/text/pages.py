@@ -17,7 +17,7 @@ def table(rows: Iterable[Sequence[str]], words: Collection[str] = ()) -> str:
     for i, row in enumerate(rows):
         if i == 0:
             classes = [' class="words"' if name in words else "" for name in row]
-            cells = (f"<th>{escape(name)}</th>" for name in row)
+            cells = (f"<th{c}>{escape(name)}</th>" for c, name in zip(classes, row, strict=True))
         else:
             cells = (f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True))
         lines.append(f"<tr>{''.join(cells)}</tr>\n")

@@ -326,5 +326,6 @@ def _report(workdir: Path, task: Task, config: ConfigDict, console: Console) -> 
         )
     console.print("What it finds in the first sentences:", highlight=False)
     for example in task.dev[:EXAMPLES]:
-        console.print(highlight(example.text, tagger(example.text), task.labels.categories))
+        found = highlight(example.text, tagger(example.text), task.labels.categories)
+        console.print(found, soft_wrap=True)
     return scores

@@ -151,3 +151,18 @@ def test_what_is_wrong_in_cluener(report: Audit) -> None:
     }
     first = cases(report, "two_categories")[0]
     assert first.what == "'《红楼梦》': game 21, book 17"
+
+
+def test_a_category_of_one_file_alone_is_told_the_rarest_first() -> None:
+    train = [Example("甲乙", (Entity("name", 0, 1), Entity("address", 1, 2)), "train:1")]
+    dev = [Example("丙丁", (Entity("nmae", 0, 1), Entity("name", 1, 2)), "dev:1")]
+    bare = [Example("戊", None, "bare:1")]
+    train += [Example("己", (Entity("address", 0, 1),), "train:2")]
+    found = audit({"train": train, "dev": dev, "bare": bare}).findings
+    (cases,) = (f.cases for f in found if f.kind == "category_in_one_file")
+    assert [(case.what, case.count) for case in cases] == [
+        ("'nmae', not in train; is it 'name' misspelt?", 1),
+        ("'address', not in dev", 2),
+    ]
+    assert cases[0].places[0].source == "dev:1"
+    assert not [f for f in audit({"train": train}).findings if f.kind == "category_in_one_file"]
