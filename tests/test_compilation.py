@@ -37,6 +37,7 @@ def train(workdir: Path, **variables: str) -> bytes:
     ).stdout
 
 
+@pytest.mark.slow
 def test_a_warm_cache_changes_no_bit(tmp_path: Path) -> None:
     variables = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),

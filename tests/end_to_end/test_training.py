@@ -107,6 +107,7 @@ def assert_same_run(got: Path, expected: Path) -> None:
     assert metrics(got) == metrics(expected)
 
 
+@pytest.mark.slow
 def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "stopped"
     never = "--config.checkpoint.every=0"  # but at the end of an epoch: changes no bit, no line
@@ -164,6 +165,7 @@ def test_repeating_a_finished_run_changes_nothing(trained: Path) -> None:
     assert all((after[name] == before[1][name]).all() for name in after)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) -> None:
     arguments = [f"--config.init_from={trained}/best", "--config.train.steps=5"]
     output = run(*train(tmp_path / "tuned", *arguments, "--config.optimizer.learning_rate=1e-5"))

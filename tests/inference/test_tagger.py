@@ -133,6 +133,7 @@ def test_lines_of_a_document_are_read_as_they_are_alone() -> None:
     assert np.abs(together[: len(document)] - document).max() > 0.1  # so the rest was no wonder
 
 
+@pytest.mark.slow
 def test_a_document_of_100_000_characters_has_the_entities_of_its_sentences(cluener: Path) -> None:
     tokenizer = CharTokenizer(cluener / "vocab.txt")
     config = replace(CONFIG, vocab_size=len(tokenizer.tokens), num_labels=len(LABELS))

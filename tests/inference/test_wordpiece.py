@@ -1,6 +1,7 @@
 """The tagger on WordPieces: words are never divided, wherever windows fall."""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ def params() -> Params:
     return made | {"encoder": made["encoder"] | {"embeddings": embeddings}}
 
 
+@lru_cache
 def tagger(max_length: int = 64) -> Tagger:
     return Tagger(CONFIG, params(), WordPieceTokenizer(PIECES), LABELS, max_length, 4)
 

@@ -92,6 +92,7 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch, portion: int) 
     assert LOWER.tokenize([]).lengths.tolist() == []
 
 
+@pytest.mark.slow
 def test_no_character_becomes_more_than_one_word() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     tokens = LOWER.tokenize(characters)

@@ -66,6 +66,7 @@ def test_divergence_is_the_mean_of_both_ways() -> None:
     assert float(divergence(logits, other, jnp.zeros((1, 2)))) == 0
 
 
+@pytest.mark.slow
 def test_r_drop_is_of_two_passes_with_dropout_of_their_own() -> None:
     rows = batch()
     for config, same in ((model(), True), (model(hidden_dropout_prob=0.5), False)):
@@ -104,6 +105,7 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(parts: int) -> None:
     assert_close(found, grads)
 
 
+@pytest.mark.slow
 def test_parts_are_of_all_devices() -> None:
     config, mesh = model(), make_mesh(4, 2, 32)
     rows = batch(32)

@@ -59,6 +59,7 @@ def test_the_recipe_of_mmocr_runs(tmp_path: Path) -> None:
     assert scores.gold == sum(len(e.entities or ()) for e in synthetic("dev", 20))
 
 
+@pytest.mark.slow
 def test_buckets_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
     changes = {"data__batching": "bucket", "loss__name": "focal", "checkpoint__every": 4}
     fit(small(demo.get_config(), **changes), tmp_path / "whole")

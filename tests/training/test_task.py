@@ -162,6 +162,7 @@ def test_wordpieces_need_a_vocabulary(tmp_path: Path) -> None:
         make_task(made)
 
 
+@pytest.mark.slow
 def test_a_tagger_of_words_is_trained_and_finds_them(tmp_path: Path) -> None:
     """Pieces behind the first have no label: here they would tell the wrong one."""
     people = [a + b for a in ("ann", "bob", "cleo") for b in ("son", "sen", "")]
@@ -274,6 +275,7 @@ def test_what_is_hardly_meant_is_said(tmp_path: Path) -> None:
     assert not any(note.startswith(("Only", "data.dev")) for note in make_task(many).notes)
 
 
+@pytest.mark.slow
 def test_a_run_with_every_trick_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     tricks = {
         "train__ema": 0.9, "train__fgm": 0.5, "train__r_drop": 1.0, "loss__label_smoothing": 0.1,
