@@ -1,6 +1,7 @@
 """Text to token ids and the characters they stand for, on the `tokenizers` library."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class Framed(NamedTuple):
     lengths: np.ndarray  # int64 [pieces]
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """What the kinds of tokenizers share.
 
     Args:
@@ -60,12 +61,13 @@ class Tokenizer:
             special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
         )
 
+    @abstractmethod
     def _make_backend(self, ids: dict[str, int]) -> Backend:
-        raise NotImplementedError
+        """What cuts and looks up; `ids` is that of each token."""
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
-        raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json`, which gives the `tokenizers` library this tokenizer."""
@@ -208,4 +210,6 @@ def _take_marks(
                 end[i] += 1
 
 
-TOKENIZERS = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, WordPieceTokenizer)}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, WordPieceTokenizer)
+}
