@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 
 import flax_ner
 from flax_ner.compilation import keep_compiled_programs
-from flax_ner.errors import UserError, reason
-from flax_ner.inference.shards import PART, SUFFIXES, Counts, need, tag_shard
+from flax_ner.errors import UserError, need, reason
+from flax_ner.inference.shards import PART, RAY, SUFFIXES, Counts, tag_shard
 from flax_ner.inference.tagger import load
 
 DEATHS = 3  # of workers at a shard, before it counts as the reason
@@ -152,7 +152,7 @@ def _answers(
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
-    ray, data = need("ray"), need("ray.data")
+    ray, data = (need(name, "bulk", RAY) for name in ("ray", "ray.data"))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = False
     # Without an address Ray would join a cluster that runs here. Only paths go through its store.

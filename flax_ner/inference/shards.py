@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from importlib import import_module
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from flax_ner.errors import UserError, reason
+from flax_ner.errors import UserError, need, reason
 from flax_ner.inference.tagger import Tagger
 from flax_ner.text.files import read_rows
 
+RAY = "ray[data]>=2.50"  # as pip takes it
 SUFFIXES = ".jsonl", ".parquet"
 FIELD = "entities"  # what a row gets
 PART = ".part"  # how the names of unfinished files end
@@ -69,7 +69,7 @@ def _tag_json_lines(tagger: Tagger, source: Path, part: Path, text_field: str) -
 
 
 def _tag_parquet(tagger: Tagger, source: Path, part: Path, text_field: str) -> Counts:
-    pa, pq = need("pyarrow"), need("pyarrow.parquet")
+    pa, pq = (need(name, "bulk", RAY) for name in ("pyarrow", "pyarrow.parquet"))
     texts = entities = 0
     try:
         with pq.ParquetFile(source) as file:
@@ -116,14 +116,3 @@ def _text(row: dict[str, Any], text_field: str, place: str) -> str:
     if FIELD in row:
         raise UserError(f"{place}: has a field {FIELD!r} already. Rename or delete it.")
     return text
-
-
-def need(module: str) -> Any:
-    """A module of the extra `ray`."""
-    package = module.partition(".")[0]
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"bulk: needs {package}. Run pip install 'ray[data]>=2.50' ({error})."
-        ) from None

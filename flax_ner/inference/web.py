@@ -11,16 +11,16 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
-from importlib import import_module
 from typing import Any
 
-from flax_ner.errors import UserError, reason
+from flax_ner.errors import UserError, need, reason
 from flax_ner.inference.outputs import json_line
 from flax_ner.inference.tagger import Tagger
 from flax_ner.text.examples import Entity
 from flax_ner.text.report import segments
 
-GRADIO = (6, 24)  # at least; older ones keep what was typed in the browser
+OLDEST = (6, 24)  # gradio; older ones keep what was typed in the browser
+GRADIO = f"gradio>={OLDEST[0]}.{OLDEST[1]}"
 HOST, PORT = "127.0.0.1", 7860
 LIMIT = 20_000  # characters at a time; BERT-base on two CPU cores tags some 1,000 a second
 HEADINGS = ("line", "text", "type", "start", "end", "score")
@@ -170,7 +170,7 @@ def make_app(tagger: Tagger, name: str) -> Any:
     Raises:
         UserError: Gradio is not installed, or is too old.
     """
-    gr, fastapi = need("gradio"), need("fastapi")
+    gr, fastapi = need_gradio(), need("fastapi", "web", GRADIO)
     categories = tagger.labels.categories
     colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(categories)}
 
@@ -237,7 +237,7 @@ def make_app(tagger: Tagger, name: str) -> Any:
 
 def serve(app: Any, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C, which is a `KeyboardInterrupt` as anywhere."""
-    uvicorn = need("uvicorn")
+    uvicorn = need("uvicorn", "web", GRADIO)
 
     class Server(uvicorn.Server):  # type: ignore[name-defined]
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -249,21 +249,15 @@ def serve(app: Any, listener: socket.socket) -> None:
     Server(config).run(sockets=[listener])
 
 
-def need(module: str) -> Any:
-    """A module of the extra `web`.
+def need_gradio() -> Any:
+    """Gradio.
 
     Raises:
         UserError: it is not installed, or is too old.
     """
-    try:
-        found = import_module(module)
-    except ImportError as error:
+    found = need("gradio", "web", GRADIO)
+    if tuple(map(int, found.__version__.split(".")[:2])) < OLDEST:
         raise UserError(
-            f"web: needs gradio. Run pip install 'gradio>={'.'.join(map(str, GRADIO))}' ({error})."
-        ) from None
-    if module == "gradio" and tuple(map(int, found.__version__.split(".")[:2])) < GRADIO:
-        raise UserError(
-            f"web: needs gradio {'.'.join(map(str, GRADIO))} or newer, and this is {found.__version__}: "
-            f"pip install -U 'gradio>={'.'.join(map(str, GRADIO))}'."
+            f"web: needs {GRADIO}, and this is {found.__version__}. Run pip install -U '{GRADIO}'."
         )
     return found

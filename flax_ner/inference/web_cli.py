@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 from flax_ner.inference.tagger import load
-from flax_ner.inference.web import HOST, LIMIT, PORT, address, listen, make_app, need, serve
+from flax_ner.inference.web import HOST, LIMIT, PORT, address, listen, make_app, need_gradio, serve
 
 
 def add_web_command(
@@ -31,7 +31,7 @@ def add_web_command(
 
 
 def _web(options: argparse.Namespace) -> None:
-    need("gradio")  # before a model is loaded for nothing
+    need_gradio()  # before a model is loaded for nothing
     with suppress(KeyboardInterrupt), listen(options.host, options.port) as listener:
         _say(f"loading {options.model}")
         tagger = load(options.model, options.compute_dtype, options.batch_size)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flax_ner.errors import UserError
+from flax_ner.errors import UserError, need
 from flax_ner.text.metrics import Scores
 from flax_ner.training.nonfinite import NotFinite
 
@@ -190,10 +190,5 @@ def _parse(line: str, source: str) -> dict[str, Any]:
 
 
 def _event_writer(workdir: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard: needs the package tensorboardX: pip install tensorboardX."
-        ) from None
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    tensorboard = need("tensorboardX", "train.tensorboard", "tensorboardX")
+    return tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

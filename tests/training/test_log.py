@@ -1,6 +1,7 @@
 """metrics.jsonl of runs that were interrupted."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,9 @@ def test_in_a_notebook_no_other_thread_draws_the_bar() -> None:
     """What one prints while the other draws would go into the bar and be gone with its next state."""
     assert progress_bar(Console(force_terminal=True)).live.auto_refresh
     assert not progress_bar(Console(force_jupyter=True)).live.auto_refresh
+
+
+def test_what_event_files_need_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"^train\.tensorboard: needs tensorboardX\. Run pip"):
+        MetricsFile(tmp_path, 0, tensorboard=True)
