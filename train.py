@@ -29,7 +29,8 @@ FIELDS = list(flatten(json.loads(default_config().to_json()), separator="."))
 
 
 def parse(arguments: list[str]) -> list[str]:
-    fault = None if "--help" in arguments else find_fault(arguments)
+    asks_for_help = any(argument.startswith("--help") for argument in arguments)
+    fault = None if asks_for_help else find_fault(arguments)
     if fault:
         sys.exit(f"train.py: {fault}")
     try:
