@@ -48,7 +48,8 @@ def default_config() -> ConfigDict:
     config.model.layer_norm_eps = 1e-12
     config.model.initializer_range = 0.02  # standard deviation of fresh weights
     # softmax: each token by itself; softmax_constrained: trained likewise, and of all sequences of tags
-    # that may be the best is taken; crf: trained on whole sequences, with scores for tags in a row.
+    # that may be the best is taken; crf: trained on whole sequences, with scores for tags in a row;
+    # global_pointer: a score for each span, so that entities may lie in one another.
     config.model.head = "softmax"
     # Of products; or bfloat16: faster on TPU, on recent GPUs, on CPUs with AVX512-BF16 or AMX.
     config.model.compute_dtype = "float32"
@@ -84,7 +85,8 @@ def default_config() -> ConfigDict:
     )
     config.data.batching = "pack"  # pack several sentences into a row; or bucket, pad: one a row
     config.data.batch_size = 16  # rows a step, over all devices
-    config.data.scheme = "bio"  # or bioes; mmocr: the 24 outputs of its checkpoints
+    # Of tags: bio, bioes, or mmocr, the 24 outputs of its checkpoints (global_pointer has no tags).
+    config.data.scheme = "bio"
     config.data.categories = ()  # empty: those of `init_from` if it has a head, else of the data
 
     config.train = ConfigDict()
@@ -195,9 +197,16 @@ def check_config(config: ConfigDict) -> None:
     for name, value in least.items():
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
-    if config.model.head == "crf" and config.loss.name != "cross_entropy":
+    head = config.model.head
+    own_loss = head in ("crf", "global_pointer")
+    if own_loss and config.loss.name != "cross_entropy":
         raise UserError(
-            f"loss.name: {config.loss.name!r}, but model.head 'crf' has a loss of its own. Leave it out."
+            f"loss.name: {config.loss.name!r}, but model.head {head!r} has a loss of its own. Leave it out."
+        )
+    if head == "global_pointer" and config.eval.scoring != "strict":
+        raise UserError(
+            f"eval.scoring: {config.eval.scoring!r} is a way to read tags, and model.head global_pointer "
+            "gives spans. Choose strict."
         )
     if config.data.scheme == "bioes" and config.eval.scoring == "mmocr":
         raise UserError(
@@ -212,9 +221,9 @@ def check_config(config: ConfigDict) -> None:
             f"data.batch_size {config.data.batch_size}."
         )
     for name in ("train.r_drop", "loss.label_smoothing"):
-        if config.model.head == "crf" and _get(config, name):
+        if own_loss and _get(config, name):
             raise UserError(
-                f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is 'crf'."
+                f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is {head!r}."
             )
     if config.optimizer.warmup > 1:
         raise UserError(

@@ -18,19 +18,23 @@ from jax.sharding import PartitionSpec as P
 
 from flax_ner.errors import UserError
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
+from flax_ner.inference.spans import spans_of
 from flax_ner.inference.windows import split
 from flax_ner.memory import shortage_told
+from flax_ner.model import global_pointer
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.crf import Chain, chain
 from flax_ner.model.decoding import Decoded, Decoder
-from flax_ner.model.tagger import Params, apply, cast_kernels
+from flax_ner.model.global_pointer import Found
+from flax_ner.model.tagger import Logits, Params, apply, cast_kernels
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet
+from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.metrics import Scores, score
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.weights.convert import open_model
 
-Forward = Callable[..., tuple[Array, ...]]  # params, and four arrays of `rows.Batch` [B, T]
+# Of params, and four arrays of `rows.Batch` [B, T]: `Decoded`, `Found` or probabilities.
+Forward = Callable[..., Any]
 CHUNK = 1024  # texts that are tokenised together
 # A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
 CPU_TOKENS = 1024
@@ -126,7 +130,8 @@ class Tagger:
             threshold: entities with a lower `score` are left out.
 
         Offsets count characters of the text given; `score` is the probability of all the
-        entity's tags together: of a softmax, taken as independent; of a CRF, as its chain has it.
+        entity's tags together: of a softmax, taken as independent; of a CRF, as its chain has it. Of a
+        GlobalPointer it is the sigmoid of the span's score, and entities may lie in one another.
         """
         if isinstance(texts, str):
             return next(self.stream([texts], convention, threshold))
@@ -178,6 +183,9 @@ class Tagger:
 
         Tags are in the order of `labels.names`. The characters of a word have those of the word; what
         is no part of a word, such as a space, is outside.
+
+        Raises:
+            UserError: the head gives spans, and no tags.
         """
         return next(self.explain_each([text]))
 
@@ -196,6 +204,10 @@ class Tagger:
 
     def explain_words(self, texts: Iterable[str]) -> Iterator["Words"]:
         """As `explain_each`, a word each, which is what the model gives tags to."""
+        if isinstance(self.labels, SpanLabels):
+            raise UserError(
+                "a model with the head global_pointer has no probabilities of tags. Take one with another head."
+            )
         for work in self._ahead(texts, self._probabilities):
             yield from self._words(work)
 
@@ -228,6 +240,8 @@ class Tagger:
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C]; a CRF's transitions are not in them.
+
+        Of a GlobalPointer the scores of spans, [B, C, T, T], by their first and last token.
 
         Args:
             input_ids: int [B, T], T at most `max_position_embeddings`.
@@ -285,8 +299,8 @@ class Tagger:
         start[last], end[last] = sizes[text[last]], sizes[text[last]] + 1
         return _Work(texts, text, start, end, kept | breaks, breaks, last, running)
 
-    def _run(self, forward: Forward, *batch: np.ndarray) -> tuple[Array, ...]:
-        """Outputs [B, T, ...] of a forward pass, not waited for."""
+    def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
+        """Outputs of a forward pass, not waited for."""
         if self.sharding is None:
             arrays = jax.device_put(batch)
         else:
@@ -295,7 +309,7 @@ class Tagger:
             ]
         with self._shortage_told():
             outputs = forward(self.params, *arrays)
-        for output in outputs:
+        for output in jax.tree.leaves(outputs):
             output.copy_to_host_async()
         return outputs
 
@@ -306,7 +320,30 @@ class Tagger:
         )
 
     def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
-        """Wait for the device and read its tags."""
+        """Wait for the device and read what it found."""
+        read = self._read_spans if isinstance(self.labels, SpanLabels) else self._read_tags
+        row, kind, start, end, scores = read(work, convention)
+        found: list[list[Entity]] = [[] for _ in work.texts]
+        columns = (x.tolist() for x in (row, kind, start, end, scores))
+        for i, category, a, b, p in zip(*columns, strict=True):
+            found[i].append(Entity(self.labels.categories[category], a, b, work.texts[i][a:b], p))
+        return found
+
+    def _read_spans(self, work: "_Work", convention: str) -> tuple[np.ndarray, ...]:
+        """Text, category, first character, end and score of each entity, all [E]."""
+        self.labels.check(convention)
+        with self._shortage_told():
+            parts = [spans_of(*batch) for batch in work.running]
+        first, last, kind, scores = (np.concatenate(x) for x in zip(*parts, strict=True))
+        # One that windows share has its first token in the kept part of one of them.
+        kept = work.kept[first] & ~work.breaks[first]
+        first, last, kind, scores = (x[kept] for x in (first, last, kind, scores))
+        columns = work.text[first], kind, work.start[first], work.end[last], scores
+        order = np.lexsort((kind, columns[3], columns[2], columns[0]))
+        return tuple(x[order] for x in columns)
+
+    def _read_tags(self, work: "_Work", convention: str) -> tuple[np.ndarray, ...]:
+        """As `_read_spans`."""
         tag = np.zeros(len(work.kept), np.int32)
         log_p, log_step = np.zeros((2, len(work.kept)), np.float32)
         with self._shortage_told():
@@ -324,11 +361,7 @@ class Tagger:
         total = np.cumsum(log_step, dtype=np.float64)
         scores = np.exp(log_p[first] + total[stop - 1] - total[first])
         start, end = work.start[kept][first], work.end[kept][stop - 1]
-        found: list[list[Entity]] = [[] for _ in work.texts]
-        columns = (spans.row, spans.type, start, end, scores)
-        for i, kind, a, b, p in zip(*(x.tolist() for x in columns), strict=True):
-            found[i].append(Entity(self.labels.categories[kind], a, b, work.texts[i][a:b], p))
-        return found
+        return spans.row, spans.type, start, end, scores
 
     def _words(self, work: "_Work") -> list["Words"]:
         """Wait for the device."""
@@ -362,22 +395,25 @@ class _Work(NamedTuple):
     breaks: np.ndarray  # whether it stands for a line break
     last: np.ndarray  # whether it is the [SEP] behind the text
     # Source and target of each batch (see `Batch`), and what the device makes of it.
-    running: list[tuple[np.ndarray, np.ndarray, tuple[Array, ...]]]
+    running: list[tuple[np.ndarray, np.ndarray, Any]]
 
 
 def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:
     positions = jnp.broadcast_to(jnp.arange(input_ids.shape[1], dtype=jnp.int32), input_ids.shape)
-    return apply(config, params, input_ids, mask, positions)
+    logits = apply(config, params, input_ids, mask, positions)
+    return global_pointer.scores(logits) if config.head == "global_pointer" else logits
 
 
 def make_decoder(config: BertConfig, labels: LabelSet) -> Decoder:
-    """What reads the scores of this model's head."""
-    return Decoder(config.head, labels.legal_steps(), labels.outside)
+    """What reads the scores of this model's head; of spans it knows no more than the head's name."""
+    spans = isinstance(labels, SpanLabels)
+    legal = np.zeros((0, 0), bool) if spans else labels.legal_steps()
+    return Decoder(config.head, legal, labels.outside)
 
 
 def _scores(
     config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
-) -> tuple[Params, Array, Chain]:
+) -> tuple[Params, Logits, Chain]:
     """What a decoder takes; `batch` is input_ids, segment_ids, positions, words [B, T]."""
     mesh: AbstractContextManager[Any] = nullcontext()
     if sharding is not None:
@@ -394,8 +430,11 @@ def _best(
     sharding: NamedSharding | None,
     params: Params,
     *batch: Array,
-) -> Decoded:
-    return decoder.best(*_scores(config, sharding, params, *batch))
+) -> Decoded | Found:
+    head, logits, chains = _scores(config, sharding, params, *batch)
+    if config.head == "global_pointer":
+        return global_pointer.found(logits, batch[1], chains)
+    return decoder.best(head, logits, chains)
 
 
 def _probabilities(

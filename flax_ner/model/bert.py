@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
-HEADS = ("softmax", "softmax_constrained", "crf")
+HEADS = ("softmax", "softmax_constrained", "crf", "global_pointer")
 MASKED = -1e9  # a score that no key with this value survives the softmax of
 
 

@@ -24,6 +24,7 @@ class Decoder(NamedTuple):
 
     Softmax takes the best tag of each token; `softmax_constrained` the best of those sequences in which
     every tag may stand behind the one before it; `crf` likewise, by a chain's probabilities.
+    `global_pointer` has no tags, and is read by `global_pointer.found`.
     """
 
     head: str  # as in `BertConfig`

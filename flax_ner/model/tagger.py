@@ -10,9 +10,11 @@ from flax import nnx
 from jax import Array
 
 from flax_ner.model.bert import STACKED, Bert, BertConfig
+from flax_ner.model.global_pointer import GlobalPointer
 from flax_ner.model.heads import Head
 
 Params = dict[str, Any]  # nested dictionaries of float32 arrays
+Logits = Any  # float32 [B, T, C], a score for each tag; or of the head `global_pointer`, `Factors`
 
 
 class BertTagger(nnx.Module):
@@ -20,13 +22,13 @@ class BertTagger(nnx.Module):
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         self.encoder = Bert(config, rngs)
-        self.head = Head(config, rngs)
+        self.head = (GlobalPointer if config.head == "global_pointer" else Head)(config, rngs)
         self.config = config
 
     def __call__(
         self, input_ids: Array, segment_ids: Array, positions: Array, key: Array | None = None
-    ) -> Array:
-        """Logits float32 [B, T, C] (`Bert.__call__` says what the arguments are).
+    ) -> Logits:
+        """Scores (`Bert.__call__` says what the arguments are).
 
         `key` turns dropout on; None means a deterministic pass.
         """
@@ -35,7 +37,7 @@ class BertTagger(nnx.Module):
             sites = 3 * self.config.num_hidden_layers + 2  # embeddings, three a layer, head
             seeds = jax.random.bits(key, (sites, 2), jnp.uint32)
         x = self.encoder(input_ids, segment_ids, positions, None if seeds is None else seeds[:-1])
-        return self.head(x, None if seeds is None else seeds[-1])
+        return self.head(x, positions, None if seeds is None else seeds[-1])
 
 
 def init_params(config: BertConfig, key: Array) -> Params:
@@ -94,7 +96,7 @@ def apply(
     segment_ids: Array,
     positions: Array,
     key: Array | None = None,
-) -> Array:
+) -> Logits:
     """`BertTagger.__call__` as a pure function of its parameters."""
     model: BertTagger = nnx.merge(_graphdef(config), params)
     return model(input_ids, segment_ids, positions, key)

@@ -23,7 +23,7 @@ class Batches(NamedTuple):
     input_ids: np.ndarray  # int32 [S, B, T]
     segment_ids: np.ndarray  # int32 [S, B, T]
     positions: np.ndarray  # int32 [S, B, T], counted from 0 in each sentence
-    labels: np.ndarray  # int32 [S, B, T]
+    labels: np.ndarray  # int32 [S, B, T], or [S, B, T, K] (`TokenSet`)
 
 
 class Epoch(NamedTuple):
@@ -106,7 +106,9 @@ class Batcher:
 
     def _fill(self, shape: _Shape, sentences: np.ndarray, place: np.ndarray, rows: int) -> Batches:
         """Batches of `rows` rows; `place` is where a row of the plan lies among all of them, -1: nowhere."""
-        arrays = [np.zeros(shape.steps * rows * shape.width, np.int32) for _ in Batches._fields]
+        size = shape.steps * rows * shape.width
+        extra = self.tokens.labels.shape[1:]
+        arrays = [np.zeros(size, np.int32) for _ in range(3)] + [np.zeros((size, *extra), np.int32)]
         here = np.flatnonzero(place[shape.row] >= 0)
         # In parts, so that what is needed on the way stays small.
         for first in range(0, len(here), PART):
@@ -120,7 +122,8 @@ class Batcher:
             values = (self.tokens.ids[source], segments, within, self.tokens.labels[source])
             for array, value in zip(arrays, values, strict=True):
                 array[target] = value
-        return Batches(*(array.reshape(shape.steps, rows, shape.width) for array in arrays))
+        whole = (shape.steps, rows, shape.width)
+        return Batches(*(array.reshape(*whole, *array.shape[1:]) for array in arrays))
 
 
 def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:

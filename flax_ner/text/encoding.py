@@ -8,7 +8,7 @@ import numpy as np
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet, check_span, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, check_span, overlaps
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 
 WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words
@@ -20,7 +20,7 @@ class TokenSet(NamedTuple):
     """Many encoded texts end to end, [CLS] and [SEP] included."""
 
     ids: np.ndarray  # int32 [sum of lengths]
-    labels: np.ndarray  # int32 [sum of lengths]
+    labels: np.ndarray  # int32 [sum of lengths], or [sum of lengths, K] (`encode_examples`)
     lengths: np.ndarray  # int64 [texts, or pieces of them]
 
 
@@ -32,7 +32,9 @@ def encode_examples(
 ) -> TokenSet:
     """Tokens and labels of all examples.
 
-    A word has its label on its first token, the others have `NO_LABEL`. An entity that begins or ends
+    A word has its label on its first token, the others have `NO_LABEL`. With `SpanLabels` a token has K
+    labels, a number for each entity that begins with it and 0 for the rest, K being as many as begin with
+    any. An entity that begins or ends
     inside a word takes all of it. A text of more than `max_length - 2` tokens is cut: never inside
     an entity, behind punctuation where the second half of a piece has any, else between words.
 
@@ -54,10 +56,14 @@ def encode_examples(
             )
     tokens = tokenizer.tokenize([example.text for example in examples])
     spans, _ = _word_spans(examples, tokens)
-    labels = _token_labels(examples, tokens, spans, label_set)
+    if isinstance(label_set, SpanLabels):
+        labels = _span_labels(examples, tokens, spans, label_set)
+    else:
+        labels = _token_labels(examples, tokens, spans, label_set)
     places = _pieces(examples, tokens, spans, max_length - 2)
     ids, token, lengths = tokenizer.frame(tokens, *places)
-    framed = np.append(labels, np.int32(0)).take(token, mode="clip")
+    padded = np.concatenate([labels, np.zeros_like(labels, shape=(1, *labels.shape[1:]))])
+    framed = padded.take(token, 0, mode="clip")
     ends = np.cumsum(lengths)
     framed[ends - lengths] = framed[ends - 1] = label_set.outside  # [CLS] and [SEP]
     return TokenSet(ids, framed, lengths)
@@ -166,6 +172,34 @@ def _token_labels(
     every = np.full(len(tokens.ids), NO_LABEL, np.int32)
     every[tokens.first] = labels[1:-1]
     return every
+
+
+def _span_labels(
+    examples: Sequence[Example],
+    tokens: Tokens,
+    spans: list[list[tuple[str, int, int]]],
+    label_set: SpanLabels,
+) -> np.ndarray:
+    """The entities that begin with each token, int32 [M, K]."""
+    first = np.flatnonzero(tokens.first)  # of each word
+    texts = np.append(0, np.cumsum(tokens.lengths))
+    words = np.searchsorted(first, texts).tolist()
+    begins, numbers = list[int](), list[int]()
+    for i, example in enumerate(examples):
+        try:
+            for category, a, b in dict.fromkeys(spans[i]):
+                begin, last = first[words[i] + a], first[words[i] + b - 1]
+                begins.append(begin)
+                numbers.append(label_set.number(category, last - begin + 1))
+        except UserError as error:
+            raise UserError(f"{example.source}: {error}") from None
+    order = np.argsort(begins, kind="stable")
+    begin = np.array(begins, np.int64)[order]
+    column = np.arange(len(begin)) - np.searchsorted(begin, begin)
+    labels = np.zeros((len(tokens.ids), max(column.max(initial=0) + 1, 1)), np.int32)
+    labels[begin, column] = np.array(numbers, np.int32)[order]
+    labels[~tokens.first] = NO_LABEL
+    return labels
 
 
 def _pieces(

@@ -115,6 +115,8 @@ class LabelSet:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "LabelSet":
         """The inverse of `to_json`; `names` alone or `scheme` and `categories` are enough."""
+        if row.get("scheme") == SpanLabels.scheme:
+            return SpanLabels(row["categories"])
         if "names" in row:
             return cls.from_names(row["names"])
         return cls(row["categories"], row["scheme"])
@@ -136,13 +138,8 @@ class LabelSet:
         length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
-            if category not in self._type_id:
-                raise UserError(
-                    f"category {category!r} is not among {', '.join(self.categories)}. "
-                    "Add it to data.categories or correct the data."
-                )
+            tag = self._tag_rows[self.type_id(category)]
             check_span(category, start, end, length)
-            tag = self._tag_rows[self._type_id[category]]
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
             last = tag[END if end - start > 1 else SINGLE]
@@ -153,6 +150,19 @@ class LabelSet:
                 f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
                 "data.categories for a head with all tags."
             )
+
+    def type_id(self, category: str) -> int:
+        """The number of a category.
+
+        Raises:
+            UserError: there is none such.
+        """
+        if category not in self._type_id:
+            raise UserError(
+                f"category {category!r} is not among {', '.join(self.categories)}. "
+                "Add it to data.categories or correct the data."
+            )
+        return self._type_id[category]
 
     def legal_steps(self) -> np.ndarray:
         """Which tag may stand behind which in well-formed tags, bool [C, C]; O stands for a text's edge.
@@ -279,6 +289,51 @@ class LabelSet:
 
     def _tags(self, prefix: str) -> list[str]:
         return [f"{prefix}-{category}" for category in self.categories]
+
+
+class SpanLabels(LabelSet):
+    """The categories of a head that scores spans: there are no tags, and entities may lie in one another."""
+
+    scheme = "span"
+
+    def __init__(self, categories: Sequence[str]):
+        super().__init__(categories)
+        self.scheme = SpanLabels.scheme
+        self.names, self.outside = list(categories), 0
+
+    def number(self, category: str, length: int) -> int:
+        """An entity that begins with a token and goes on for `length`, as a number above 0.
+
+        Raises:
+            UserError: for an unknown category.
+        """
+        return 1 + self.type_id(category) + len(self) * (length - 1)
+
+    def conventions(self) -> tuple[str, ...]:
+        return ("strict",)
+
+    def check(self, convention: str) -> None:
+        check_convention(convention)
+        if convention not in self.conventions():
+            raise UserError(
+                f"scoring: {convention!r} is a way to read tags, and model.head global_pointer gives spans. "
+                "Choose strict."
+            )
+
+    def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
+        raise _no_tags()
+
+    def legal_steps(self) -> np.ndarray:
+        raise _no_tags()
+
+    def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
+        raise _no_tags()
+
+
+def _no_tags() -> UserError:
+    return UserError(
+        "model.head global_pointer gives spans, and this is about tags. Take another head."
+    )
 
 
 def check_span(category: str, start: int, end: int, length: int) -> None:

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
+from flax_ner.model import global_pointer
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.crf import chain
 from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagger import Params, apply
+from flax_ner.model.tagger import Logits, Params, apply
 from flax_ner.text.encoding import NO_LABEL
 
 State = dict[str, Any]  # {"params", "opt_state", "step"}, and "ema" where parameters are averaged
-Loss = Callable[[Array, Any, Params], Array]  # of logits [B, T, C], batch, the head's parameters
+Loss = Callable[[Logits, Any, Params], Array]  # of scores, batch, the head's parameters
 Gradients = Callable[[State, Any], tuple[Array, Params]]
 
 
@@ -30,15 +31,17 @@ class Tricks(NamedTuple):
 
 
 def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
-    """The loss that `config.loss` names; of a decoder of the head `crf`, its own."""
+    """The loss that `config.loss` names; of a decoder of the heads `crf` and `global_pointer`, their own."""
     token_loss = partial(focal_loss, gamma=config.gamma)
     if config.name == "cross_entropy":
         token_loss = partial(cross_entropy, label_smoothing=config.label_smoothing)
 
-    def loss_of(logits: Array, batch: Any, head: Params) -> Array:
-        labelled = batch.labels != NO_LABEL
+    def loss_of(logits: Logits, batch: Any, head: Params) -> Array:
+        labelled = has_label(batch)
+        chains = chain(batch.segment_ids, batch.positions, labelled)
+        if decoder is not None and decoder.head == "global_pointer":
+            return global_pointer.loss(logits, batch.labels, batch.segment_ids, chains)
         if decoder is not None and decoder.head == "crf":
-            chains = chain(batch.segment_ids, batch.positions, labelled)
             return decoder.negative_log_likelihood(head, logits, batch.labels, chains)
         return token_loss(logits, batch.labels, (batch.segment_ids > 0) & labelled)
 
@@ -52,7 +55,7 @@ def make_gradients(
     tricks = tricks or Tricks()
 
     def loss(params: Params, batch: Any, key: Array) -> Array:
-        def forward(key: Array) -> Array:
+        def forward(key: Array) -> Logits:
             return apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
 
         logits = forward(key)
@@ -121,6 +124,15 @@ def against(params: Params, grads: Params, length: float) -> Params:
     return params | {"encoder": encoder | {"embeddings": moved}}
 
 
+def has_label(batch: Any) -> Array:
+    """Whether a word begins with each token, bool [B, T]; what is padding does not matter."""
+    labels: Array = batch.labels
+    return (labels if labels.ndim == 2 else labels[..., 0]) != NO_LABEL
+
+
 def _counted(batch: Any) -> Array:
-    """The tokens that the loss is a mean over, bool [B, T]."""
-    return (batch.segment_ids > 0) & (batch.labels != NO_LABEL)
+    """What the loss is a mean over, bool [B, T]: tokens, or of a head of spans, sentences by their first."""
+    inside = batch.segment_ids > 0
+    if batch.labels.ndim == 3:
+        return inside & (batch.positions == 0)
+    return inside & has_label(batch)

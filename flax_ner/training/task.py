@@ -15,7 +15,7 @@ from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
-from flax_ner.text.labels import LabelSet, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
 from flax_ner.training.mesh import put_whole
@@ -109,11 +109,12 @@ def make_task(config: ConfigDict) -> Task:
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     overlapping = sum(overlaps(example.entities or ()) for example in train)
     split = len(tokens.lengths) - len(train)
+    unit = "categories" if isinstance(labels, SpanLabels) else "tags"
     notes.append(
-        f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} tags ({labels.scheme}), "
+        f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} {unit} ({labels.scheme}), "
         f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
     )
-    if overlapping:
+    if overlapping and not isinstance(labels, SpanLabels):
         notes.append(
             f"{overlapping} overlapping entities in data.train: the later one overwrites the earlier."
         )
@@ -207,19 +208,23 @@ def _make_labels(config: ConfigDict, source: ModelDir | None, train: list[Exampl
     found = sorted({entity.type for example in train for entity in example.entities or ()})
     categories = tuple(config.data.categories)
     known = source.labels if source else None
+    spans = config.model.head == "global_pointer"
     if known and not categories and found and set(found) <= set(known.categories):
-        if known.scheme == config.data.scheme:
+        if known.scheme == (SpanLabels.scheme if spans else config.data.scheme):
             return known  # also where a head made elsewhere has its tags in another order
         categories = known.categories
     if not categories and not found:
         raise UserError(
             f"data.train: {config.data.train} has no entity. Training needs labelled data."
         )
+    if spans:
+        return SpanLabels(categories or found)
     return LabelSet(categories or found, config.data.scheme)
 
 
 def _has_head_for(source: ModelDir, labels: LabelSet, model: BertConfig) -> bool:
-    alike = (source.config.head == "crf") == (model.head == "crf")
+    own = ("crf", "global_pointer")  # what the others have they share
+    alike = source.config.head == model.head or not {source.config.head, model.head} & {*own}
     return source.labels is not None and source.labels.names == labels.names and alike
 
 

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
+from flax_ner.text.labels import SpanLabels
 from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import read_card
@@ -62,11 +63,10 @@ def _describe_model_dir(path: Path) -> str:
     if found is None:
         raise UserError(f"{path}: its params are missing or damaged. Make the directory anew.")
     arrays = flatten(found.tree)
-    labels = (
-        "no head"
-        if card.labels is None
-        else f"{card.labels.scheme} tags of {len(card.labels.categories)}"
-    )
+    labels = "no head"
+    if card.labels is not None:
+        kind = "spans" if isinstance(card.labels, SpanLabels) else f"{card.labels.scheme} tags"
+        labels = f"{kind} of {len(card.labels.categories)}"
     if card.labels is not None and card.config.head != "softmax":
         labels += f", {card.config.head}"
     return "\n".join(

@@ -43,15 +43,16 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     out = Path(out)
     if out.exists():
         raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
+    missing = {"crf": "the transitions", "global_pointer": "the spans"}.get(model.config.head)
+    if model.labels is not None and missing:
+        raise UserError(
+            f"--layout {layout}: has no place for {missing} of model.head {model.config.head}, without which "
+            "its scores are no tagger. Train with model.head=softmax to export."
+        )
     if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
         raise UserError(
             f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
             "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
-        )
-    if model.labels is not None and model.config.head == "crf":
-        raise UserError(
-            f"--layout {layout}: has no place for the transitions of model.head crf, without which its scores "
-            "are no tagger. Train with model.head=softmax to export."
         )
     new = out.with_name(f".{out.name}.writing")  # `out` is there whole or not at all
     out.parent.mkdir(parents=True, exist_ok=True)

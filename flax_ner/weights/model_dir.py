@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def save_model(path: str | Path, model: ModelDir) -> None:
     try:
         _write(new, model)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove_for_good(new)
         raise UserError(
             f"{path}: cannot be written ({reason(error)}). What was there before is whole."
         ) from error
@@ -70,6 +71,17 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         os.rename(path, old)
     os.rename(new, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_for_good(folder: Path) -> None:
+    """Remove what Orbax left of a write that failed; others that it had begun may make files there again."""
+    gone = 0
+    for _ in range(50):
+        gone = 0 if folder.exists() else gone + 1
+        if gone == 3:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _write(folder: Path, model: ModelDir) -> None:
