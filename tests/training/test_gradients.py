@@ -10,6 +10,7 @@ import pytest
 
 from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import init_params, stack_layers
 from flax_ner.text.batches import Batches
@@ -176,3 +177,16 @@ def test_optax_sees_nothing_of_it_when_all_is_off() -> None:
     options.layer_decay = 0.9
     on = make_optimizer(options, schedule).init(params)
     assert len(on) == len(off) + 1 and isinstance(on[-1], optax.EmptyState)
+
+
+def test_parts_of_a_batch_of_spans_have_the_gradients_of_the_whole() -> None:
+    config = model(head="global_pointer")
+    made = batch()
+    spans = np.zeros((*made.labels.shape, 1), np.int32)
+    spans[:, 1, 0] = np.where(made.segment_ids.sum(1) > 3, 1 + np.arange(8) % 5, 0)
+    made = made._replace(labels=spans)
+    loss_of = make_loss(default_config().loss, Decoder("global_pointer", np.zeros((0, 0)), 0))
+    whole = make_gradients(config, loss_of, 0)(state(config), made)
+    parts = make_gradients(config, loss_of, 0, Tricks(gradient_accumulation_steps=4))
+    assert float(whole[0]) > 0
+    assert_close(parts(state(config), made), whole)
