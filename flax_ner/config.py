@@ -22,6 +22,7 @@ LOSSES = ("cross_entropy", "focal")
 def default_config() -> ConfigDict:
     """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
     config = ConfigDict()
+    config.task = "tagging"  # what is trained
     config.seed = 0  # of initial values, shuffling and dropout
     # True: trace the first dispatch that need not compile into WORKDIR/profile, for ui.perfetto.dev
     # or TensorBoard.

@@ -1,11 +1,13 @@
 """What a configuration asks for: data, tokenizer, labels, model, and the parameters to begin with."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
@@ -230,6 +232,12 @@ def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> No
         raise UserError(
             f"init_from: {config.init_from} has another shape than the model. Set {flags}"
         )
+
+
+def source_digest(source: ModelDir | None) -> bytes:
+    """What several processes must have alike of the weights to start from."""
+    arrays = jax.tree.leaves(source.params) if source else []
+    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 
 def trained_model(task: Task, params: Params) -> ModelDir:
