@@ -40,7 +40,7 @@ class Job(Protocol):
     def parts(self) -> dict[str, bytes]:
         """What several processes must have alike, under the name of the setting it comes from."""
 
-    def prepare(self, workdir: Path) -> None:
+    def prepare(self, workdir: Path, console: Console) -> None:
         """Leave in the work directory, which is this run's own now, what the job needs there."""
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:

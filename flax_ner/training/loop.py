@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from flax_ner.training.hosts import check_alike, everywhere, from_first, is_firs
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.job import Figures, Job
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
+from flax_ner.training.masked_lm import MaskedLM
 from flax_ner.training.mesh import (
     bytes_a_device,
     make_mesh,
@@ -38,7 +40,7 @@ from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model
 
-JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging}  # by `config.task`
+JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging, "masked_lm": MaskedLM}
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
@@ -68,7 +70,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     decided.tokenizer.kind = job.tokenizer.kind
     decided.tokenizer.lower_case = job.tokenizer.lower_case
     with claimed(workdir, decided), DeferredSignals() as signals:
-        job.prepare(workdir)
+        job.prepare(workdir, console)
         with shortage_told(_smaller(config)):
             _train(config, workdir, job, mesh, signals, console)
         return job.report(workdir, console)
@@ -131,7 +133,7 @@ def _train(
         try:
             while done < total:
                 portion, batches = done // per_portion, upcoming
-                arrays = list[Batches]()  # room for the next portion's
+                arrays = list[Any]()  # room for the next portion's
                 arrays = [
                     put_epoch(mesh, config.data.batch_size, shape) for shape in batches.shapes
                 ]

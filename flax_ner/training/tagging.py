@@ -56,7 +56,7 @@ class Tagging:
             "init_from": source_digest(task.source),
         }
 
-    def prepare(self, workdir: Path) -> None:
+    def prepare(self, workdir: Path, console: Console) -> None:
         """List the lines that were skipped."""
         skipped, path = self._task.skipped, workdir / "skipped.txt"
         everywhere(partial(list_skipped, skipped, path, self.notes))
