@@ -94,6 +94,9 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 10
     config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
+    # Seconds of training after which the run stops as if interrupted, its state saved and exit status
+    # 75; the same command goes on. It changes no schedule. 0: never.
+    config.train.max_seconds = 0
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
     # A step's rows are computed in so many parts, one after the other: less memory, the same gradients.
@@ -180,6 +183,7 @@ def check_config(config: ConfigDict) -> None:
         "train.epochs": 1,
         "train.steps": 0,
         "train.steps_per_dispatch": 1,
+        "train.max_seconds": 0,
         "train.gradient_accumulation_steps": 1,
         "train.ema": 0,
         "train.fgm": 0,
@@ -228,6 +232,11 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(
                 f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is 'crf'."
             )
+    if config.train.max_seconds and config.mesh.distributed:
+        raise UserError(
+            f"train.max_seconds: {config.train.max_seconds}, but several processes have no common clock. Send "
+            "SIGTERM to one of them, and leave the field 0."
+        )
     if not 0 < config.pretrain.mask_prob < 1:
         raise UserError(
             f"pretrain.mask_prob: {config.pretrain.mask_prob} is a share, above 0 and below 1."

@@ -183,6 +183,14 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(ids, np.fromfile(folder / "lengths.bin", np.int32))
 
 
+def token_counts(corpus: Corpus, vocab_size: int) -> np.ndarray:
+    """How often each token of the vocabulary occurs, int64 [V]."""
+    counts = np.zeros(vocab_size, np.int64)
+    for first in range(0, len(corpus.ids), CHUNK):
+        counts += np.bincount(corpus.ids[first : first + CHUNK], minlength=vocab_size)
+    return counts
+
+
 def _description(path: Path, tokenizer: Tokenizer, skip: bool) -> dict[str, Any]:
     """All that decides what the ids are."""
     with path.open("rb") as file:

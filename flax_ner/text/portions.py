@@ -24,8 +24,8 @@ class Rows(NamedTuple):
 class Portions:
     """The batches of all epochs, one behind the other, in portions of equally many steps.
 
-    A document of more than `max_length - 2` tokens is cut into pieces of like length; a piece has [CLS]
-    in front and [SEP] behind. Pieces share rows as `batches.pack` lays them.
+    A document of more than `max_length - 2` tokens is cut into pieces of so many and what is left; a
+    piece has [CLS] in front and [SEP] behind. Pieces share rows as `batches.pack` lays them.
 
     Args:
         corpus: the documents.
@@ -117,13 +117,16 @@ class Portions:
 
 
 def _pieces(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where pieces of `size` tokens at most begin in the text, and their lengths; int64 [pieces]."""
+    """Where pieces of `size` tokens begin in the text, and their lengths; int64 [pieces].
+
+    The last of a document is what is left: pieces of like length would leave rows half empty.
+    """
     lengths = lengths.astype(np.int64)
     counts = -(-lengths // size)
     within = np.arange(counts.sum()) - np.repeat(_before(counts), counts)
-    total, count = np.repeat(lengths, counts), np.repeat(counts, counts)
-    begin, end = within * total // count, (within + 1) * total // count
-    return np.repeat(_before(lengths), counts) + begin, end - begin
+    begin = within * size
+    length = np.minimum(size, np.repeat(lengths, counts) - begin)
+    return np.repeat(_before(lengths), counts) + begin, length
 
 
 def _before(counts: np.ndarray) -> np.ndarray:

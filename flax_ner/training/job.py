@@ -31,8 +31,8 @@ class Job(Protocol):
     notes: list[str]  # what a user should know before training starts
     best_by: str  # the figure of dev whose highest value makes `best`
     unit: str  # what rates count: sentences, tokens
-    gradients: Gradients
-    dev_size: int  # units of dev; from `prepare`, as the next three
+    gradients: Gradients  # from `prepare`, as all that follow
+    dev_size: int  # units of dev
     units_per_step: float
     steps_per_epoch: int
     steps_per_portion: int  # steps whose batches are on the device at a time

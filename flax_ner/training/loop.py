@@ -47,15 +47,15 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
     Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
-    `best` (by F1 on dev) and `last`. With `config.mesh.distributed` every process of the run calls
-    this; the first alone writes and speaks.
+    `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With `config.mesh.distributed`
+    every process of the run calls this; the first alone writes and speaks.
 
     Returns:
         The scores of `best` on dev.
 
     Raises:
         UserError: anything that a user can mend.
-        Interrupted: by SIGTERM or SIGINT, which end the run behind the dispatch it is at.
+        Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
     if config.mesh.distributed:
@@ -69,7 +69,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     decided = ConfigDict(config.to_dict())
     decided.tokenizer.kind = job.tokenizer.kind
     decided.tokenizer.lower_case = job.tokenizer.lower_case
-    with claimed(workdir, decided), DeferredSignals() as signals:
+    with claimed(workdir, decided), DeferredSignals(config.train.max_seconds) as signals:
         job.prepare(workdir, console)
         with shortage_told(_smaller(config)):
             _train(config, workdir, job, mesh, signals, console)

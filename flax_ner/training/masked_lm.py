@@ -19,10 +19,16 @@ from flax_ner.model.losses import cross_entropy
 from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
 from flax_ner.model.tagger import Params, stack_layers
 from flax_ner.text.batches import Epoch
-from flax_ner.text.corpus import check_text, count_characters, make_corpus, open_corpus
+from flax_ner.text.corpus import (
+    check_text,
+    count_characters,
+    make_corpus,
+    open_corpus,
+    token_counts,
+)
 from flax_ner.text.portions import Portions
 from flax_ner.text.vocab import vocab_of
-from flax_ner.training.gradients import Tricks, gradients_of
+from flax_ner.training.gradients import Gradients, Tricks, gradients_of
 from flax_ner.training.hosts import everywhere, from_first
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
@@ -44,6 +50,7 @@ class MaskedLM:
     """
 
     best_by, unit = "accuracy", "tokens"
+    gradients: Gradients
     dev_size: int
     units_per_step: float
     steps_per_epoch: int
@@ -69,15 +76,7 @@ class MaskedLM:
         if self._source is not None:
             check_source(config, self._source, self._model)
             self.notes.append("The layers that score tokens are freshly initialised.")
-        self._masking = Masking.of(self.tokenizer)
         self.steps_per_portion = config.pretrain.portion
-        share = config.pretrain.mask_prob
-        self.gradients = gradients_of(
-            partial(_loss, self._model, self._masking, share),
-            lambda rows: self._masking.counts(rows.input_ids, rows.segment_ids, share).sum(),
-            config.seed,
-            Tricks(config.train.gradient_accumulation_steps),
-        )
 
     def parts(self) -> dict[str, bytes]:
         """See `Job`; the text is tokenised by the first process, for all."""
@@ -85,7 +84,7 @@ class MaskedLM:
 
     def prepare(self, workdir: Path, console: Console) -> None:
         """Tokenise the texts into `workdir/text`, where that has not been done."""
-        data, config = self._config.data, self._config
+        data, config, size = self._config.data, self._config, len(self.tokenizer.tokens)
         folders = {split: workdir / "text" / split for split in ("train", "dev")}
 
         def tokenise() -> list[dict[str, Any]]:
@@ -109,11 +108,20 @@ class MaskedLM:
             train, batch_size=data.batch_size, steps=self.steps_per_portion, seed=config.seed
         )
         self._dev_portions = partial(portions, self._dev, steps=PORTION, seed=None)
+        scored = np.flatnonzero(token_counts(train, size) + token_counts(self._dev, size))
+        self._masking = Masking(self.tokenizer, scored)
+        share = config.pretrain.mask_prob
+        self.gradients = gradients_of(
+            partial(_loss, self._model, self._masking, share),
+            lambda rows: self._masking.counts(rows.input_ids, rows.segment_ids, share).sum(),
+            config.seed,
+            Tricks(config.train.gradient_accumulation_steps),
+        )
         self.steps_per_epoch = self._train.steps_per_epoch
         self.dev_size = int(self._dev.lengths.sum())
         self.units_per_step = self._train.tokens / self.steps_per_epoch
         self.notes.append(
-            f"{len(self.tokenizer.tokens)} tokens in the vocabulary ({self.tokenizer.kind}); "
+            f"{size} tokens in the vocabulary ({self.tokenizer.kind}), {len(scored)} of them in the text; "
             f"{self.steps_per_epoch} steps an epoch."
         )
 
@@ -192,7 +200,14 @@ def _loss(
     choose, drop = jax.random.split(key)
     masked = masking.mask(choose, batch.input_ids, batch.segment_ids, share)
     logits = apply_masked_lm(
-        model, params, masked.input_ids, batch.segment_ids, batch.positions, masked.places, drop
+        model,
+        params,
+        masked.input_ids,
+        batch.segment_ids,
+        batch.positions,
+        masked.places,
+        masking.scored,
+        drop,
     )
     return cross_entropy(logits, masked.labels, masked.counted)
 
@@ -218,7 +233,13 @@ def _look(
         masked = masking.mask(key, batch.input_ids, batch.segment_ids, DEV_SHARE)
         with jax.sharding.use_abstract_mesh(mesh):
             logits = apply_masked_lm(
-                model, params, masked.input_ids, batch.segment_ids, batch.positions, masked.places
+                model,
+                params,
+                masked.input_ids,
+                batch.segment_ids,
+                batch.positions,
+                masked.places,
+                masking.scored,
             )
         counted = masked.counted.sum().astype(jnp.float32)
         loss = cross_entropy(logits, masked.labels, masked.counted) * counted

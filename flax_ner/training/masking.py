@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from flax_ner.text.tokenizer import Tokenizer
@@ -16,22 +17,29 @@ class Masked(NamedTuple):
 
     input_ids: Array  # int32 [B, T]
     places: Array  # int32 [B, K], where tokens were chosen
-    labels: Array  # int32 [B, K], what stood there
+    labels: Array  # int32 [B, K], what stood there, by its number among those that are scored
     counted: Array  # bool [B, K]; a row with fewer tokens has fewer chosen ones than K
 
 
-class Masking(NamedTuple):
-    """What a vocabulary has to do with it."""
+class Masking:
+    """Hides tokens of a vocabulary.
 
-    mask_id: int
-    cls_id: int
-    sep_id: int
-    vocab_size: int
+    Args:
+        tokenizer: whose vocabulary has [MASK].
+        scored: int [S], ascending: the tokens that there are, so that may have to be guessed.
+    """
 
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Masking":
-        mask_id = tokenizer.tokens.index("[MASK]")
-        return cls(mask_id, tokenizer.cls_id, tokenizer.sep_id, len(tokenizer.tokens))
+    def __init__(self, tokenizer: Tokenizer, scored: np.ndarray):
+        self._mask_id = tokenizer.tokens.index("[MASK]")
+        self._cls_id, self._sep_id = tokenizer.cls_id, tokenizer.sep_id
+        self._scored = scored.astype(np.int32)
+        self._number = np.zeros(len(tokenizer.tokens), np.int32)
+        self._number[scored] = np.arange(len(scored))
+
+    @property
+    def scored(self) -> Array:
+        """int32 [S]."""
+        return jnp.asarray(self._scored)
 
     def counts(self, input_ids: Array, segment_ids: Array, share: float) -> Array:
         """How many tokens `mask` chooses of each row, int32 [B]."""
@@ -41,8 +49,9 @@ class Masking(NamedTuple):
     def mask(self, key: Array, input_ids: Array, segment_ids: Array, share: float) -> Masked:
         """Choose a share of each row's tokens, without padding, [CLS] and [SEP], and hide them.
 
-        Of the chosen ones 80% become [MASK] and 10% any token of the vocabulary.
-        Source: Devlin et al. 2019, arXiv 1810.04805; differs: a row has exactly its share.
+        Of the chosen ones 80% become [MASK] and 10% any other.
+        Source: Devlin et al. 2019, arXiv 1810.04805; differs: a row has exactly its share, and the other
+        tokens are those that there are.
 
         Args:
             key: of the choice.
@@ -57,14 +66,14 @@ class Masking(NamedTuple):
         wanted = self.counts(input_ids, segment_ids, share)
         counted = jnp.arange(most)[None] < wanted[:, None]
 
-        labels = jnp.take_along_axis(input_ids, places, 1)
+        old = jnp.take_along_axis(input_ids, places, 1)
         kind = jax.random.uniform(kind, places.shape)
-        random = jax.random.randint(other, places.shape, 0, self.vocab_size, jnp.int32)
-        new = jnp.where(kind < MASK_SHARE + RANDOM_SHARE, random, labels)
-        new = jnp.where(kind < MASK_SHARE, self.mask_id, new)
-        new = jnp.where(counted, new, labels)
+        random = jax.random.randint(other, places.shape, 0, len(self._scored))
+        new = jnp.where(kind < MASK_SHARE + RANDOM_SHARE, self.scored[random], old)
+        new = jnp.where(kind < MASK_SHARE, self._mask_id, new)
+        new = jnp.where(counted, new, old)
         hidden = jnp.put_along_axis(input_ids, places, new, 1, inplace=False)
-        return Masked(hidden, places, labels, counted)
+        return Masked(hidden, places, jnp.asarray(self._number)[old], counted)
 
     def _real(self, input_ids: Array, segment_ids: Array) -> Array:
-        return (segment_ids > 0) & (input_ids != self.cls_id) & (input_ids != self.sep_id)
+        return (segment_ids > 0) & (input_ids != self._cls_id) & (input_ids != self._sep_id)

@@ -18,6 +18,7 @@ from flax_ner.weights.names import flatten
 FREE = (
     "profile",
     "train.steps_per_dispatch",
+    "train.max_seconds",
     "train.tensorboard",
     "train.skip_nonfinite",  # a run that stopped at such a step may go on without it
     "eval.batch_size",
