@@ -19,7 +19,7 @@ from flax_ner.text.encoding import TokenSet, encode_examples
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -97,7 +97,8 @@ def training(
     shardings = state_shardings(mesh, state)
     kept, done = jax.device_put(state, shardings), 0
     del state
-    run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
+    gradients = make_gradients(model, make_loss(config.loss), 0)
+    run = run_steps(make_step(gradients, optimizer, schedule), shardings)
     batches = batcher.epoch(0).shapes[0]
     steps = min(steps, len(batches.segment_ids))
     sentences = int(np.asarray(batches.segment_ids[:steps]).max(-1).sum())

@@ -29,7 +29,7 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -57,7 +57,7 @@ def planned(config: BertConfig, rows: int) -> tuple[int, int]:
     optimizer = make_optimizer(options.optimizer, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(config))
     shardings = state_shardings(make_mesh(1, 1, rows), state)
-    step = make_step(config, make_loss(options.loss), optimizer, schedule, 0)
+    step = make_step(make_gradients(config, make_loss(options.loss), 0), optimizer, schedule)
     batches = Batches(*[jax.ShapeDtypeStruct((STEPS, rows, WIDTH), np.int32)] * 4)
     plan = run_steps(step, shardings).lower(state, batches, 0, 1, 0).compile().memory_analysis()
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

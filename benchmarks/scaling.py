@@ -44,7 +44,7 @@ from flax_ner.model import products
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import BATCH, batch_sharding, bytes_a_device, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import RunSteps, init_state, make_step, run_steps
@@ -94,7 +94,7 @@ def training(model: BertConfig, mesh: Any) -> tuple[Any, Any, RunSteps]:
     optimizer = make_optimizer(config.optimizer, schedule)
     shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(model))
     shardings = state_shardings(mesh, shapes)
-    step = make_step(model, make_loss(config.loss), optimizer, schedule, 0)
+    step = make_step(make_gradients(model, make_loss(config.loss), 0), optimizer, schedule)
     return shapes, shardings, run_steps(step, shardings)
 
 

@@ -26,7 +26,7 @@ from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -73,7 +73,8 @@ def compile_seconds(layers: int) -> float:
     optimizer = make_optimizer(config.optimizer, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(model))
     shardings = state_shardings(make_mesh(1, 1, 8), state)
-    run = run_steps(make_step(model, make_loss(config.loss), optimizer, schedule, 0), shardings)
+    gradients = make_gradients(model, make_loss(config.loss), 0)
+    run = run_steps(make_step(gradients, optimizer, schedule), shardings)
     batches = Batches(*[jax.ShapeDtypeStruct((2, 8, 128), jnp.int32)] * 4)
     begin = time.perf_counter()
     run.lower(state, batches, 0, 1, 0).compile()

@@ -14,6 +14,7 @@ from flax_ner.text.formats import FORMATS
 from flax_ner.text.labels import CONVENTIONS, SCHEMES
 from flax_ner.text.tokenizer import TOKENIZERS
 
+TASKS = ("tagging", "masked_lm")
 OPTIMIZERS = ("adamw", "adadelta")
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
@@ -22,6 +23,9 @@ LOSSES = ("cross_entropy", "focal")
 def default_config() -> ConfigDict:
     """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
     config = ConfigDict()
+    # What is trained: tagging; or masked_lm: an encoder to start taggers from, on plain text that
+    # data.train and data.dev name, a document or sentence a line (docs/pretraining.md).
+    config.task = "tagging"
     config.seed = 0  # of initial values, shuffling and dropout
     # True: trace the first dispatch that need not compile into WORKDIR/profile, for ui.perfetto.dev
     # or TensorBoard.
@@ -92,6 +96,9 @@ def default_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 10
     config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
+    # Seconds of training after which the run stops as if interrupted, its state saved and exit status
+    # 75; the same command goes on. It changes no schedule. 0: never.
+    config.train.max_seconds = 0
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
     # A step's rows are computed in so many parts, one after the other: less memory, the same gradients.
@@ -128,12 +135,18 @@ def default_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.scoring = "strict"  # or lenient, mmocr: how tags become entities
-    config.eval.every = 1  # epochs; the last one is always evaluated
+    config.eval.every = 1  # epochs, of masked_lm portions; the last one is always evaluated
     config.eval.batch_size = 32  # rows of 128 tokens at most
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 0  # steps; 0: at the end of each epoch
     config.checkpoint.keep = 2  # the newest so many; the best and the last model are kept besides
+
+    config.pretrain = ConfigDict()  # of the task masked_lm
+    config.pretrain.mask_prob = 0.15  # share of a row's tokens that are to be guessed
+    # Steps whose batches are on the device at a time; eval.every counts these, and checkpoint.every=0
+    # saves behind each.
+    config.pretrain.portion = 500
 
     config.mesh = ConfigDict()
     config.mesh.data = 0  # devices that share a batch; 0: all that are left
@@ -147,6 +160,7 @@ def default_config() -> ConfigDict:
 def check_config(config: ConfigDict) -> None:
     """Raise `UserError` for a value outside its range; the message names field, value and choices."""
     choices = {
+        "task": TASKS,
         "tokenizer.kind": ("", *TOKENIZERS),
         "data.format": FORMATS,
         "data.on_error": ("stop", "skip"),
@@ -171,6 +185,7 @@ def check_config(config: ConfigDict) -> None:
         "train.epochs": 1,
         "train.steps": 0,
         "train.steps_per_dispatch": 1,
+        "train.max_seconds": 0,
         "train.gradient_accumulation_steps": 1,
         "train.ema": 0,
         "train.fgm": 0,
@@ -187,6 +202,7 @@ def check_config(config: ConfigDict) -> None:
         "optimizer.eps": 0,
         "loss.gamma": 0,
         "optimizer.clip_norm": 0,
+        "pretrain.portion": 1,
         "eval.every": 1,
         "eval.batch_size": 1,
         "checkpoint.every": 0,
@@ -224,6 +240,20 @@ def check_config(config: ConfigDict) -> None:
         if own_loss and _get(config, name):
             raise UserError(
                 f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is {head!r}."
+            )
+    if config.train.max_seconds and config.mesh.distributed:
+        raise UserError(
+            f"train.max_seconds: {config.train.max_seconds}, but several processes have no common clock. Send "
+            "SIGTERM to one of them, and leave the field 0."
+        )
+    if not 0 < config.pretrain.mask_prob < 1:
+        raise UserError(
+            f"pretrain.mask_prob: {config.pretrain.mask_prob} is a share, above 0 and below 1."
+        )
+    for name in ("train.fgm", "train.r_drop", "loss.label_smoothing"):
+        if config.task == "masked_lm" and _get(config, name):
+            raise UserError(
+                f"{name}: {_get(config, name)}, but task 'masked_lm' knows it not. Set 0."
             )
     if config.optimizer.warmup > 1:
         raise UserError(

@@ -5,7 +5,7 @@ rows share a batch. An epoch deals the sentences anew to the slots of their leng
 every epoch has the same number of steps and the place in training is just the step number.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Batches(NamedTuple):
 class Epoch(NamedTuple):
     """Batches by shape, and for each step of the epoch which shape's next batch it takes."""
 
-    shapes: list[Batches]
+    shapes: list[Any]  # `Batches`, or another tuple of arrays [S, B, T]
     order: np.ndarray  # int32 [steps]
 
 

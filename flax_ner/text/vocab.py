@@ -158,7 +158,11 @@ def write_vocab(path: str | Path, tokens: Sequence[str]) -> None:
 
 def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
     """Special tokens, then every lower-cased character that occurs `min_count` times, most frequent first."""
-    counts = Counter(character.lower() for text in texts for character in text)
+    return vocab_of(Counter(character.lower() for text in texts for character in text), min_count)
+
+
+def vocab_of(counts: Counter[str], min_count: int = 1) -> list[str]:
+    """As `build_vocab`, of lower-cased characters that are counted already."""
     kept = [
         c
         for c, n in counts.items()

@@ -66,6 +66,20 @@ def make_gradients(
             mean += tricks.r_drop / 2 * divergence(logits, other, _counted(batch))
         return mean
 
+    return gradients_of(loss, lambda batch: _counted(batch).sum(), seed, tricks)
+
+
+def gradients_of(
+    loss: Callable[[Params, Any, Array], Array],
+    counted: Callable[[Any], Array],
+    seed: int,
+    tricks: Tricks,
+) -> Gradients:
+    """The gradients of any loss of (parameters, batch, key); the key depends on seed and step alone.
+
+    `counted` says of how many tokens of a batch the loss is a mean.
+    """
+
     def whole(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
         value, grads = jax.value_and_grad(loss)(params, batch, key)
         if tricks.fgm:
@@ -82,7 +96,7 @@ def make_gradients(
 
         def add(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
             rows, i = part
-            count = _counted(rows).sum()
+            count = counted(rows)
             found = whole(state["params"], rows, jax.random.fold_in(key, i))
             weighted = jax.tree.map(lambda x: x * count, (*found, jnp.float32(1)))
             return jax.tree.map(jnp.add, sums, weighted), None

@@ -1,7 +1,9 @@
-"""SIGTERM and SIGINT end a run between two dispatches, with its state on disk."""
+"""SIGTERM, SIGINT and `train.max_seconds` end a run between two dispatches, with its state on disk."""
 
+import math
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Self
 
@@ -15,9 +17,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interrupted(Exception):
     """A run was asked to stop, and did so with its state saved."""
 
-    def __init__(self, signal_name: str, step: int, total: int):
+    def __init__(self, asked: str, step: int, total: int):
         super().__init__(
-            f"stopped by {signal_name} behind step {step} of {total}, with the state saved. "
+            f"stopped by {asked} behind step {step} of {total}, with the state saved. "
             "The same command goes on from there."
         )
 
@@ -30,7 +32,13 @@ class DeferredSignals:
 
     Several processes must stop behind the same dispatch. There a SIGTERM to any of them goes through
     jax's preemption service, which sees to that; a second one acts once they stop, and a SIGINT at once.
+
+    Args:
+        seconds: after which one process alone acts as if it had received `train.max_seconds`; 0: never.
     """
+
+    def __init__(self, seconds: int = 0):
+        self._end = time.monotonic() + (seconds or math.inf)
 
     def __enter__(self) -> Self:
         self._noted: str | None = None
@@ -42,9 +50,10 @@ class DeferredSignals:
         return self
 
     def received(self) -> str | None:
-        """The name of the signal. Of several processes all must ask, and equally often."""
+        """The name of the signal, None so far. Of several processes all must ask, and equally often."""
         if jax.process_count() == 1:
-            return self._noted
+            late = time.monotonic() > self._end
+            return self._noted or ("train.max_seconds" if late else None)
         self._asked += 1
         if not multihost_utils.reached_preemption_sync_point(self._asked):
             return None

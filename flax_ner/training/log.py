@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flax_ner.errors import UserError, need
-from flax_ner.text.metrics import Scores
 from flax_ner.training.nonfinite import NotFinite
+
+SHOWN = {"f1": "F1"}  # figures that are not shown by the name they have in the file
 
 
 class MetricsFile:
@@ -20,9 +21,11 @@ class MetricsFile:
         workdir: of the run; None: of a process that does not write.
         step: where training goes on; lines of later steps, of an interrupted run, are dropped.
         tensorboard: also write event files.
+        best_by: the figure of dev that says which of two models is better.
     """
 
-    def __init__(self, workdir: Path | None, step: int, tensorboard: bool):
+    def __init__(self, workdir: Path | None, step: int, tensorboard: bool, best_by: str = "f1"):
+        self._best_by = best_by
         self.rows: list[dict[str, Any]] = []
         self._file, self._events = None, None
         if workdir is None:
@@ -30,7 +33,7 @@ class MetricsFile:
         path = workdir / "metrics.jsonl"
         # A line that has no end was cut off by whatever stopped the run.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-        rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        rows = [_parse(line, f"{path}:{number}", best_by) for number, line in enumerate(lines, 1)]
         self.rows = [row for row in rows if row["step"] <= step]
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
@@ -50,14 +53,15 @@ class MetricsFile:
                     self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def best(self) -> float:
-        """The best F1 on dev so far, -1 before the first."""
-        return max((row["f1"] for row in self.rows if row["split"] == "dev"), default=-1.0)
+        """The best figure on dev so far, -1 before the first."""
+        dev = (row[self._best_by] for row in self.rows if row["split"] == "dev")
+        return max(dev, default=-1.0)
 
     def best_epoch(self) -> float:
-        """The epoch behind which dev had that F1 first, 0 before the first."""
+        """The epoch behind which dev had it first, 0 before the first."""
         best = self.best()
         dev = (row for row in self.rows if row["split"] == "dev")
-        return next((row["epoch"] for row in dev if row["f1"] == best), 0.0)
+        return next((row["epoch"] for row in dev if row[self._best_by] == best), 0.0)
 
     def skipped(self) -> int:
         """How many steps were left out so far."""
@@ -80,7 +84,7 @@ class RunLog:
         metrics: the file.
         progress: the bar.
         steps: done so far, in all, an epoch.
-        sentences_per_step: for the rate.
+        units_per_step: for the rate, with the name of the unit.
     """
 
     def __init__(
@@ -88,10 +92,11 @@ class RunLog:
         metrics: MetricsFile,
         progress: Progress,
         steps: tuple[int, int, int],
-        sentences_per_step: float,
+        units_per_step: tuple[float, str],
     ):
         done, total, self._per_epoch = steps
-        self._metrics, self._progress, self._sentences = metrics, progress, sentences_per_step
+        self._metrics, self._progress = metrics, progress
+        self._per_step, self._unit = units_per_step
         self._bar = progress.add_task("training", total=total, completed=done, rate="compiling")
         self._before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
         self._start = self._last = time.monotonic()
@@ -126,34 +131,35 @@ class RunLog:
         if updates < count:
             row["skipped"] = count - updates
         now = time.monotonic()
-        rate = self._sentences * count / (now - self._last)
+        rate = self._per_step * count / (now - self._last)
         self._last = now
-        self._metrics.write(row | {"sentences_per_second": rate, "seconds": self._seconds()})
+        self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
         loss = f"{row['loss']:.3f}" if updates else "not finite"
         self._progress.update(
             self._bar,
             completed=step,
-            rate=f"{rate:.0f} sentences/s, loss {loss}",
+            rate=f"{rate:.0f} {self._unit}/s, loss {loss}",
             refresh=not self._progress.live.auto_refresh,
         )
 
-    def dev(self, step: int, scores: Scores, sentences: int) -> None:
-        """Write a line of scores; `sentences` were tagged since the last `flush`."""
-        seconds = time.monotonic() - self._last
-        figures = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+    def dev(self, step: int, figures: dict[str, float], size: int) -> None:
+        """Write a line of figures; dev, of `size` units, was looked at since the last `flush`."""
+        rate = size / (time.monotonic() - self._last)
         row = self._row(step, "dev") | figures
-        self._metrics.write(
-            row | {"sentences_per_second": sentences / seconds, "seconds": self._seconds()}
-        )
+        self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
+        told = ", ".join(f"{SHOWN.get(name, name)} {x:.4f}" for name, x in figures.items())
         self._progress.console.print(
-            f"epoch {row['epoch']:g}, step {step}: dev precision {scores.precision:.4f}, "
-            f"recall {scores.recall:.4f}, F1 {scores.f1:.4f}, {self._seconds():.0f} s",
+            f"epoch {row['epoch']:g}, step {step}: dev {told}, {self._seconds():.0f} s",
             highlight=False,
         )
 
     def resume_clock(self) -> None:
         """Training goes on from here: what lay between does not count for its rate."""
         self._last = time.monotonic()
+
+    @property
+    def _rate(self) -> str:
+        return f"{self._unit}_per_second"
 
     def _row(self, step: int, split: str) -> dict[str, Any]:
         return {"step": step, "epoch": round(step / self._per_epoch, 4), "split": split}
@@ -178,10 +184,10 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*columns, console=console, auto_refresh=not console.is_jupyter)
 
 
-def _parse(line: str, source: str) -> dict[str, Any]:
+def _parse(line: str, source: str, best_by: str) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
-        row["step"], row["seconds"], row["f1" if row["split"] == "dev" else "split"]
+        row["step"], row["seconds"], row[best_by if row["split"] == "dev" else "split"]
         return row
     except (ValueError, TypeError, KeyError):
         raise UserError(

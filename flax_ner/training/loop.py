@@ -1,34 +1,31 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from flax_ner.config import check_config
 from flax_ner.errors import UserError
-from flax_ner.inference.tagger import Tagger, load, make_decoder
 from flax_ner.memory import shortage_told
-from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
-from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
-from flax_ner.training.gradients import State, Tricks, make_gradients, make_loss
+from flax_ner.training.gradients import State
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
+from flax_ner.training.job import Figures, Job
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
+from flax_ner.training.masked_lm import MaskedLM
 from flax_ner.training.mesh import (
-    BATCH,
     bytes_a_device,
     make_mesh,
     own_rows,
@@ -39,72 +36,69 @@ from flax_ner.training.mesh import (
 from flax_ner.training.nonfinite import NotFinite, explain
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
-from flax_ner.training.task import Task, initial_params, make_task, trained_model
+from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model
 
-EXAMPLES = 6  # tagged sentences shown at the end
+JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging, "masked_lm": MaskedLM}
 
 
-def fit(config: ConfigDict, workdir: str | Path) -> Scores:
+def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
     Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
-    `best` (by F1 on dev) and `last`. With `config.mesh.distributed` every process of the run calls
-    this; the first alone writes and speaks.
+    `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With `config.mesh.distributed`
+    every process of the run calls this; the first alone writes and speaks.
 
     Returns:
         The scores of `best` on dev.
 
     Raises:
         UserError: anything that a user can mend.
-        Interrupted: by SIGTERM or SIGINT, which end the run behind the dispatch it is at.
+        Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
     if config.mesh.distributed:
         join()
     workdir, console = Path(workdir), Console(quiet=not is_first())
-    task = everywhere(partial(make_task, config))
+    job = everywhere(partial(JOBS[config.task], config))
     if jax.process_count() > 1:
-        check_alike(_parts(config, task))
+        check_alike(_parts(config, job))
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     # What `init_from` decided stays decided, though another model may lie there when the run goes on.
     decided = ConfigDict(config.to_dict())
-    decided.tokenizer.kind = task.tokenizer.kind
-    decided.tokenizer.lower_case = task.tokenizer.lower_case
-    with claimed(workdir, decided), DeferredSignals() as signals:
-        everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
+    decided.tokenizer.kind = job.tokenizer.kind
+    decided.tokenizer.lower_case = job.tokenizer.lower_case
+    with claimed(workdir, decided), DeferredSignals(config.train.max_seconds) as signals:
+        job.prepare(workdir, console)
         with shortage_told(_smaller(config)):
-            _train(config, workdir, task, mesh, signals, console)
-        return _report(workdir, task, config, console)
+            _train(config, workdir, job, mesh, signals, console)
+        return job.report(workdir, console)
 
 
 def _train(
     config: ConfigDict,
     workdir: Path,
-    task: Task,
+    job: Job,
     mesh: Mesh,
     signals: DeferredSignals,
     console: Console,
 ) -> None:
-    per_epoch = task.batcher.steps_per_epoch
+    per_epoch, per_portion = job.steps_per_epoch, job.steps_per_portion
     total = config.train.steps or config.train.epochs * per_epoch
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
-    shapes = jax.eval_shape(make_state, abstract_params(task.model))
+    shapes = jax.eval_shape(make_state, job.abstract())
     shardings = state_shardings(mesh, shapes)
-    loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
-    skip = config.train.skip_nonfinite
     if mesh.size > 1:
         size = bytes_a_device(shapes, shardings)
-        task.notes.append(
+        job.notes.append(
             f"{mesh.size} devices, mesh.data x mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; "
             f"parameters and optimizer state: {size / 1e6:.1f} MB a device."
         )
-    tricks = Tricks(*(config.train[name] for name in Tricks._fields))
     step = make_step(
-        task.model, loss_of, optimizer, schedule, config.seed, skip, tricks, config.train.ema
+        job.gradients, optimizer, schedule, config.train.skip_nonfinite, config.train.ema
     )
     run = run_steps(step, shardings)
     if config.profile and is_first():
@@ -114,51 +108,42 @@ def _train(
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         )
-        for note in (*task.notes, *checkpoints.notes):
+        for note in (*job.notes, *checkpoints.notes):
             console.print(note, highlight=False)
         state = checkpoints.restore(shapes, shardings)
         if state is None:
             first_state = jax.jit(make_state, out_shardings=shardings)
             key = jax.random.key(config.seed)
-            state = first_state(initial_params(task, key, shardings["params"]))
-        task.source = None  # its weights are in the state now; no second copy of them
+            state = first_state(job.initial(key, shardings["params"]))
+        job.release()
         done = int(state["step"])
         if done:
             more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
             console.print(more, highlight=False)
-        metrics = everywhere(
-            lambda: MetricsFile(workdir if is_first() else None, done, config.train.tensorboard)
-        )
+        file, tensorboard = workdir if is_first() else None, config.train.tensorboard
+        metrics = everywhere(lambda: MetricsFile(file, done, tensorboard, job.best_by))
         stack.enter_context(metrics)
         progress = stack.enter_context(progress_bar(console=console))
-        sentences_per_step = len(task.batcher.tokens.lengths) / per_epoch
-        log = RunLog(metrics, progress, (done, total, per_epoch), sentences_per_step)
-        tagger = Tagger(
-            task.model,
-            used_params(state),
-            task.tokenizer,
-            task.labels,
-            task.max_length,
-            config.eval.batch_size,
-            NamedSharding(mesh, P(BATCH)),
-        )
+        rate = job.units_per_step, job.unit
+        log = RunLog(metrics, progress, (done, total, per_epoch), rate)
+        evaluate = job.evaluator(mesh)
         every = config.checkpoint.every
         rows = own_rows(mesh, config.data.batch_size)
-        upcoming = task.batcher.epoch(done // per_epoch, rows)
+        upcoming = job.batches(done // per_portion, rows)
         try:
             while done < total:
-                epoch, batches = done // per_epoch, upcoming
-                arrays = list[Batches]()  # room for the next epoch's
+                portion, batches = done // per_portion, upcoming
+                arrays = list[Any]()  # room for the next portion's
                 arrays = [
                     put_epoch(mesh, config.data.batch_size, shape) for shape in batches.shapes
                 ]
                 for shape, first, count in _stretches(
-                    batches.order, epoch * per_epoch, done, total, config
+                    batches.order, portion * per_portion, done, total, config
                 ):
                     state, figures = run(state, arrays[shape], first, count, done)
                     done += count
                     log.train(done, count, figures)
-                    if done % per_epoch == 0 or done == total:
+                    if done % per_portion == 0 or done == total:
                         break  # scored first, so that whoever goes on need not
                     asked = signals.received()
                     if asked or (every and done % every == 0):
@@ -168,15 +153,14 @@ def _train(
                         checkpoints.wait()  # a state that cannot be written is no state saved
                         raise Interrupted(asked, done, total)
                 if done < total:  # the device is still at work on what it was given last
-                    upcoming = task.batcher.epoch(epoch + 1, rows)
+                    upcoming = job.batches(portion + 1, rows)
                 log.flush()
-                if (epoch + 1) % config.eval.every == 0 or done == total:
+                if (portion + 1) % config.eval.every == 0 or done == total:
                     best = from_first(metrics.best)
-                    tagger.params = used_params(state)
-                    scores = tagger.score(task.dev, config.eval.scoring)
-                    log.dev(done, scores, len(task.dev))
-                    if scores.f1 > best:
-                        _save(workdir / "best", task, mesh, state)
+                    figures_of_dev = evaluate(used_params(state))
+                    log.dev(done, figures_of_dev, job.dev_size)
+                    if figures_of_dev[job.best_by] > best:
+                        _save(workdir / "best", job, mesh, state)
                 asked = signals.received()
                 if asked or not every or done % every == 0 or done == total:
                     checkpoints.save(done, state)
@@ -185,12 +169,11 @@ def _train(
                     raise Interrupted(asked, done, total)
                 log.resume_clock()
         except NotFinite as error:
-            place = error.step - epoch * per_epoch
+            epoch, place = divmod(error.step, per_epoch)
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
             _save_before(error, where, checkpoints, state)
-            shape, index = _place(batches.order, place)
-            gradients = make_gradients(task.model, loss_of, config.seed, tricks)
-            why = explain(gradients, mesh, state, arrays[shape], index)
+            shape, index = _place(batches.order, error.step - portion * per_portion)
+            why = explain(job.gradients, mesh, state, arrays[shape], index)
             raise UserError(
                 f"{where}: {why}. The state before it is saved. The same command with "
                 "--config.train.skip_nonfinite=True leaves such steps out; a lower "
@@ -206,7 +189,7 @@ def _train(
         console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
         console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
-    _save(workdir / "last", task, mesh, state)
+    _save(workdir / "last", job, mesh, state)
 
 
 def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: State) -> None:
@@ -217,9 +200,9 @@ def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: 
         raise UserError(f"{where}: loss or gradients are not finite. And {fault}") from fault
 
 
-def _save(path: Path, task: Task, mesh: Mesh, state: State) -> None:
+def _save(path: Path, job: Job, mesh: Mesh, state: State) -> None:
     params = take_whole(mesh, used_params(state))
-    from_first(lambda: save_model(path, trained_model(task, params)))
+    from_first(lambda: save_model(path, job.saved(params)))
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
@@ -246,17 +229,13 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
     return profiled
 
 
-def _parts(config: ConfigDict, task: Task) -> dict[str, bytes]:
+def _parts(config: ConfigDict, job: Job) -> dict[str, bytes]:
     """What several processes must have alike, under the name of the setting it comes from."""
-    source, tokenizer, tokens = task.source, task.tokenizer, task.batcher.tokens
-    arrays = jax.tree.leaves(source.params) if source else []
+    tokenizer = job.tokenizer
     return {
         "config": config.to_json(sort_keys=True).encode(),
         "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
-        "data.categories": repr(task.labels.names).encode(),
-        "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
-        "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
-        "init_from": b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays),
+        **job.parts(),
     }
 
 
@@ -271,17 +250,6 @@ def _smaller(config: ConfigDict) -> str:
     return f"What helps: {'; '.join(ways)}."
 
 
-def _list_skipped(task: Task, path: Path) -> None:
-    if not is_first():
-        return
-    path.unlink(missing_ok=True)
-    if task.skipped:
-        path.write_text(
-            "".join(f"{fault}\n" for fault in task.skipped), "utf-8", "backslashreplace"
-        )
-        task.notes.append(f"{len(task.skipped)} lines of data were skipped; {path} lists them.")
-
-
 def _place(order: np.ndarray, step: int) -> tuple[int, int]:
     """The shape of a step's batch, and its number among those of that shape."""
     shape = int(order[step])
@@ -291,13 +259,13 @@ def _place(order: np.ndarray, step: int) -> tuple[int, int]:
 def _stretches(
     order: np.ndarray, begin: int, done: int, total: int, config: ConfigDict
 ) -> Iterator[tuple[int, int, int]]:
-    """What is left of an epoch as stretches of one dispatch each: shape, first batch of it, count.
+    """What is left of a portion as stretches of one dispatch each: shape, first batch of it, count.
 
     A stretch ends where the shape changes, where a checkpoint is due and after `steps_per_dispatch`.
 
     Args:
-        order: shape of each step of the epoch.
-        begin: the step before the epoch's first.
+        order: shape of each step of the portion.
+        begin: the step before the portion's first.
         done, total: steps done, and to do.
     """
     index = np.zeros_like(order)
@@ -310,22 +278,3 @@ def _stretches(
     ):
         stretch = list(steps)
         yield shape, int(index[stretch[0] - begin]), len(stretch)
-
-
-def _report(workdir: Path, task: Task, config: ConfigDict, console: Console) -> Scores:
-    """Score the best model on dev as it lies on disk, and show what it finds."""
-    tagger = load(workdir / "best")
-    scores = tagger.score(task.dev, config.eval.scoring)
-    console.print(
-        score_table(scores, f"{workdir}/best on {config.data.dev}, {config.eval.scoring}")
-    )
-    if not scores.correct:
-        console.print(
-            "Nothing of dev was found. docs/faq.md says under 'F1 stays 0' what it may be.",
-            highlight=False,
-        )
-    console.print("What it finds in the first sentences:", highlight=False)
-    for example in task.dev[:EXAMPLES]:
-        found = highlight(example.text, tagger(example.text), task.labels.categories)
-        console.print(found, soft_wrap=True)
-    return scores

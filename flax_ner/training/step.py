@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import Loss, State, Tricks, make_gradients
+from flax_ner.training.gradients import Gradients, State
 from flax_ner.training.optimizer import Schedule
 
 Metrics = dict[str, Array]
@@ -35,13 +34,10 @@ def used_params(state: State) -> Params:
 
 
 def make_step(
-    model: BertConfig,
-    loss_of: Loss,
+    gradients: Gradients,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    seed: int,
     skip_nonfinite: bool = False,
-    tricks: Tricks | None = None,
     ema: float = 0.0,
 ) -> Step:
     """One step as a pure function of (state, batch [B, T]).
@@ -55,8 +51,6 @@ def make_step(
     schedule at this step (the optimizer's own lags behind by the steps that were skipped); and
     `updates`, 1, or 0 where the update was left out.
     """
-
-    gradients = make_gradients(model, loss_of, seed, tricks)
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         loss, grads = gradients(state, batch)

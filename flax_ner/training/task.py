@@ -1,11 +1,14 @@
 """What a configuration asks for: data, tokenizer, labels, model, and the parameters to begin with."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
@@ -86,9 +89,11 @@ def make_task(config: ConfigDict) -> Task:
                 f"data.dev: {example.source} has no label. Scoring needs labelled data; "
                 "python -m flax_ner predict tags unlabelled texts."
             )
-    source, source_notes = _read_source(config)
+    source, source_notes = read_source(config)
     notes = [*data_notes, *source_notes, *_warnings(config, train, dev)]
-    tokenizer = _make_tokenizer(config, source, train)
+    min_count = config.tokenizer.min_count
+    built = partial(build_vocab, (example.text for example in train), min_count)
+    tokenizer = make_tokenizer(config, source, built)
     trained = source is not None and (source.labels or source.tokenizer != "char")
     if source is not None and trained and source.tokenizer != tokenizer.kind:
         notes.append(
@@ -98,7 +103,7 @@ def make_task(config: ConfigDict) -> Task:
     labels = _make_labels(config, source, train)
     model = BertConfig(vocab_size=len(tokenizer.tokens), num_labels=len(labels), **config.model)
     if source is not None:
-        _check_source(config, source, model)
+        check_source(config, source, model)
         if not _has_head_for(source, labels, model):
             notes.append("The head is freshly initialised: init_from has none for these labels.")
     tokens = encode_examples(train, tokenizer, labels, config.data.max_length)
@@ -162,7 +167,8 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     return put_whole(params, shardings)
 
 
-def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
+def read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
+    """Where `init_from` leads, and notes about it."""
     if not config.init_from:
         return None, []
     defaults = {name: config.model[name] for name in UNTOLD}
@@ -178,10 +184,26 @@ def _read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
     return source, [note, *report.notes]
 
 
-def _make_tokenizer(config: ConfigDict, source: ModelDir | None, train: list[Example]) -> Tokenizer:
+def make_tokenizer(
+    config: ConfigDict,
+    source: ModelDir | None,
+    built: Callable[[], list[str]],
+    goes_on: bool = False,
+) -> Tokenizer:
+    """The tokenizer that a configuration asks for.
+
+    Args:
+        config: the whole.
+        source: where `init_from` leads.
+        built: makes a vocabulary of the text, where there is no other.
+        goes_on: read text as the source does, also where it is an encoder.
+
+    Raises:
+        UserError: vocabulary and source do not fit, or there is no vocabulary.
+    """
     kind = config.tokenizer.kind
     if not kind:
-        kind = source.tokenizer if source is not None and source.labels else "char"
+        kind = source.tokenizer if source and (source.labels or goes_on) else "char"
     if config.tokenizer.vocab:
         tokens = read_vocab(config.tokenizer.vocab)
         if source is not None and tokens != source.vocab:
@@ -197,7 +219,7 @@ def _make_tokenizer(config: ConfigDict, source: ModelDir | None, train: list[Exa
             "that have one in init_from."
         )
     elif not config.tokenizer.vocab:
-        tokens = build_vocab((example.text for example in train), config.tokenizer.min_count)
+        tokens = built()
     lower_case = config.tokenizer.lower_case
     if lower_case is None:
         lower_case = True if source is None else source.lower_case
@@ -228,13 +250,20 @@ def _has_head_for(source: ModelDir, labels: LabelSet, model: BertConfig) -> bool
     return source.labels is not None and source.labels.names == labels.names and alike
 
 
-def _check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:
+def check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:
+    """Raise `UserError` where the source has another shape than the model."""
     unlike = [name for name in SHAPE if getattr(model, name) != getattr(source.config, name)]
     if unlike:
         flags = " ".join(f"--config.model.{name}={getattr(source.config, name)}" for name in unlike)
         raise UserError(
             f"init_from: {config.init_from} has another shape than the model. Set {flags}"
         )
+
+
+def source_digest(source: ModelDir | None) -> bytes:
+    """What several processes must have alike of the weights to start from."""
+    arrays = jax.tree.leaves(source.params) if source else []
+    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 
 def trained_model(task: Task, params: Params) -> ModelDir:

@@ -11,13 +11,14 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
-from flax_ner.training.hosts import from_first
+from flax_ner.training.hosts import from_first, is_first
 from flax_ner.weights.names import flatten
 
 # Settings that change how a run goes, not what comes out of it; but for one.
 FREE = (
     "profile",
     "train.steps_per_dispatch",
+    "train.max_seconds",
     "train.tensorboard",
     "train.skip_nonfinite",  # a run that stopped at such a step may go on without it
     "eval.batch_size",
@@ -42,6 +43,16 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def list_skipped(skipped: list[str], path: Path, notes: list[str]) -> None:
+    """Write the faults of lines of data that were left out, one a line, and note it."""
+    if not is_first():
+        return
+    path.unlink(missing_ok=True)
+    if skipped:
+        path.write_text("".join(f"{fault}\n" for fault in skipped), "utf-8", "backslashreplace")
+        notes.append(f"{len(skipped)} lines of data were skipped; {path} lists them.")
 
 
 def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:

@@ -15,7 +15,7 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import apply, stack_layers, unstack_layers
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -115,9 +115,8 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
     arrays = reference.arrays
     schedule = make_schedule(options, 40, 40)
     optimizer = make_optimizer(options, schedule)
-    step = make_step(
-        reference.config, make_loss(default_config().loss), optimizer, schedule, seed=0
-    )
+    gradients = make_gradients(reference.config, make_loss(default_config().loss), seed=0)
+    step = make_step(gradients, optimizer, schedule)
     state = init_state(optimizer, jax.tree.map(jnp.copy, reference.params))
     run = run_steps(step, state_shardings(make_mesh(1, 1, 8), state))
     rows = (8 * np.arange(40)[:, None] + np.arange(8)) % 16

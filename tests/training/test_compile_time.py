@@ -11,7 +11,7 @@ from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -28,9 +28,8 @@ def compile_seconds(layers: int, scan_layers: bool = True) -> float:
     optimizer = make_optimizer(options, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(config))
     shardings = state_shardings(make_mesh(1, 1, 4), state)
-    run = run_steps(
-        make_step(config, make_loss(default_config().loss), optimizer, schedule, seed=0), shardings
-    )
+    gradients = make_gradients(config, make_loss(default_config().loss), seed=0)
+    run = run_steps(make_step(gradients, optimizer, schedule), shardings)
     batches = Batches(*[jax.ShapeDtypeStruct((2, 4, 32), jnp.int32)] * 4)  # type: ignore[list-item]
     begin = time.process_time()
     run.lower(state, batches, 0, 1, 0).compile()  # type: ignore[attr-defined]

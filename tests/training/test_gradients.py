@@ -126,7 +126,7 @@ def test_the_average_of_parameters_forgets_as_it_says() -> None:
     schedule = make_schedule(options, 10, 10)
     optimizer = make_optimizer(options, schedule)
     now = init_state(optimizer, init_params(config, jax.random.key(0)), ema=True)
-    step = jax.jit(make_step(config, LOSS, optimizer, schedule, 0, ema=0.15))
+    step = jax.jit(make_step(make_gradients(config, LOSS, 0), optimizer, schedule, ema=0.15))
     expected = now["params"]
     for decay in (0.1, 0.15, 0.15):  # (1 + 0) / (10 + 0), then the decay itself
         now, _ = step(now, rows)

@@ -14,7 +14,7 @@ from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import init_params, unstack_layers
 from flax_ner.text.batches import Batches
 from flax_ner.text.labels import LabelSet
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.gradients import make_gradients, make_loss
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_step, run_steps
@@ -59,7 +59,7 @@ def setup(
     loss_of = loss_of or make_loss(
         default_config().loss, make_decoder(config, LabelSet(["a", "b"]))
     )
-    step = make_step(config, loss_of, optimizer, schedule, 3, skip_nonfinite)
+    step = make_step(make_gradients(config, loss_of, 3), optimizer, schedule, skip_nonfinite)
     return (
         jax.device_put(state, shardings),
         run_steps(step, shardings),

@@ -1,0 +1,68 @@
+"""What the loop trains, as far as it knows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from flax_ner.model.tagger import Params
+from flax_ner.text.batches import Epoch
+from flax_ner.text.metrics import Scores
+from flax_ner.text.tokenizer import Tokenizer
+from flax_ner.training.gradients import Gradients
+from flax_ner.weights.model_dir import ModelDir
+
+Figures = dict[str, float]
+Evaluate = Callable[[Params], Figures]  # of dev, by these parameters
+
+
+class Job(Protocol):
+    """Data, gradients and evaluation of one `config.task`; `tagging` and `masked_lm` have them.
+
+    It is made of a configuration, and has then read and checked all that the configuration names and
+    written nothing. What comes from `prepare` may be asked for behind it.
+    """
+
+    tokenizer: Tokenizer
+    notes: list[str]  # what a user should know before training starts
+    best_by: str  # the figure of dev whose highest value makes `best`
+    unit: str  # what rates count: sentences, tokens
+    gradients: Gradients  # from `prepare`, as all that follow
+    dev_size: int  # units of dev
+    units_per_step: float
+    steps_per_epoch: int
+    steps_per_portion: int  # steps whose batches are on the device at a time
+
+    def parts(self) -> dict[str, bytes]:
+        """What several processes must have alike, under the name of the setting it comes from."""
+
+    def prepare(self, workdir: Path, console: Console) -> None:
+        """Leave in the work directory, which is this run's own now, what the job needs there."""
+
+    def batches(self, portion: int, rows: np.ndarray) -> Epoch:
+        """Those of steps `portion * steps_per_portion` and on; of each only `rows`, int [n].
+
+        The same whenever asked for, so that the place in training is the step number.
+        """
+
+    def abstract(self) -> Params:
+        """The tree of parameters with shapes in place of arrays."""
+
+    def initial(self, key: jax.Array, shardings: Params) -> Params:
+        """The parameters to begin with."""
+
+    def release(self) -> None:
+        """Drop the weights of `init_from`: they are in the state now."""
+
+    def evaluator(self, mesh: Mesh) -> Evaluate:
+        """What scores parameters that lie on this mesh."""
+
+    def saved(self, params: Params) -> ModelDir:
+        """The model directory to leave of these parameters."""
+
+    def report(self, workdir: Path, console: Console) -> Scores | Figures:
+        """Show what `best` is worth, as it lies on disk."""

@@ -1,0 +1,251 @@
+"""The job of pre-training by masked language modelling: plain text, scored by the hidden tokens of dev."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.losses import cross_entropy
+from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
+from flax_ner.model.tagger import Params, stack_layers
+from flax_ner.text.batches import Epoch
+from flax_ner.text.corpus import (
+    check_text,
+    count_characters,
+    make_corpus,
+    open_corpus,
+    token_counts,
+)
+from flax_ner.text.portions import Portions
+from flax_ner.text.vocab import vocab_of
+from flax_ner.training.gradients import Gradients, Tricks, gradients_of
+from flax_ner.training.hosts import everywhere, from_first
+from flax_ner.training.job import Evaluate, Figures
+from flax_ner.training.masking import Masking
+from flax_ner.training.mesh import own_rows, put_epoch, put_whole
+from flax_ner.training.task import check_source, make_tokenizer, read_source, source_digest
+from flax_ner.training.workdir import list_skipped
+from flax_ner.weights.model_dir import ModelDir
+
+# Dev is masked alike whatever a run's own share and seed are, so that runs can be compared.
+DEV_SHARE, DEV_SEED = 0.15, 0
+PORTION = 16  # batches of dev that are on the device at a time
+
+
+class MaskedLM:
+    """A `Job`; its model is an encoder without a head, to start a tagger from.
+
+    Raises:
+        UserError: what is missing or does not fit, and which field says so.
+    """
+
+    best_by, unit = "accuracy", "tokens"
+    gradients: Gradients
+    dev_size: int
+    units_per_step: float
+    steps_per_epoch: int
+
+    def __init__(self, config: ConfigDict):
+        self._config, data = config, config.data
+        for split in ("train", "dev"):
+            check_text(data[split], f"data.{split}")
+        self._source, self.notes = read_source(config)
+        skipped: list[str] | None = [] if data.on_error == "skip" else None
+
+        def built() -> list[str]:
+            return vocab_of(count_characters(data.train, skipped), config.tokenizer.min_count)
+
+        self.tokenizer = make_tokenizer(config, self._source, built, goes_on=True)
+        if "[MASK]" not in self.tokenizer.tokens:
+            raise UserError(
+                f"tokenizer.vocab: {config.tokenizer.vocab or config.init_from} lacks [MASK], which "
+                "masked_lm puts in place of tokens. A BERT vocab.txt has it."
+            )
+        size = len(self.tokenizer.tokens)
+        self._model = BertConfig(vocab_size=size, num_labels=1, **config.model)
+        if self._source is not None:
+            check_source(config, self._source, self._model)
+            self.notes.append("The layers that score tokens are freshly initialised.")
+        self.steps_per_portion = config.pretrain.portion
+
+    def parts(self) -> dict[str, bytes]:
+        """See `Job`; the text is tokenised by the first process, for all."""
+        return {"init_from": source_digest(self._source)}
+
+    def prepare(self, workdir: Path, console: Console) -> None:
+        """Tokenise the texts into `workdir/text`, where that has not been done."""
+        data, config, size = self._config.data, self._config, len(self.tokenizer.tokens)
+        folders = {split: workdir / "text" / split for split in ("train", "dev")}
+
+        def tokenise() -> list[dict[str, Any]]:
+            console.print(f"Reading {data.train} and {data.dev} ...", highlight=False)
+            skip = data.on_error == "skip"
+            return [
+                make_corpus(folder, data[split], f"data.{split}", self.tokenizer, skip)
+                for split, folder in folders.items()
+            ]
+
+        made = from_first(tokenise)
+        self.notes += [note for row in made for note in row["notes"]]
+        skipped = [fault for row in made for fault in row["skipped"]]
+        everywhere(partial(list_skipped, skipped, workdir / "skipped.txt", self.notes))
+        portions = partial(
+            Portions, cls_id=self.tokenizer.cls_id, sep_id=self.tokenizer.sep_id,
+            max_length=data.max_length,
+        )  # fmt: skip
+        train, self._dev = (open_corpus(folder) for folder in folders.values())
+        self._train = portions(
+            train, batch_size=data.batch_size, steps=self.steps_per_portion, seed=config.seed
+        )
+        self._dev_portions = partial(portions, self._dev, steps=PORTION, seed=None)
+        scored = np.flatnonzero(token_counts(train, size) + token_counts(self._dev, size))
+        self._masking = Masking(self.tokenizer, scored)
+        share = config.pretrain.mask_prob
+        self.gradients = gradients_of(
+            partial(_loss, self._model, self._masking, share),
+            lambda rows: self._masking.counts(rows.input_ids, rows.segment_ids, share).sum(),
+            config.seed,
+            Tricks(config.train.gradient_accumulation_steps),
+        )
+        self.steps_per_epoch = self._train.steps_per_epoch
+        self.dev_size = int(self._dev.lengths.sum())
+        self.units_per_step = self._train.tokens / self.steps_per_epoch
+        self.notes.append(
+            f"{size} tokens in the vocabulary ({self.tokenizer.kind}), {len(scored)} of them in the text; "
+            f"{self.steps_per_epoch} steps an epoch."
+        )
+
+    def batches(self, portion: int, rows: np.ndarray) -> Epoch:
+        """See `Job`."""
+        return self._train.batches(portion, rows)
+
+    def abstract(self) -> Params:
+        """See `Job`."""
+        return abstract_masked_lm(self._model)
+
+    def initial(self, key: jax.Array, shardings: Params) -> Params:
+        """Fresh parameters, or the encoder of `init_from`."""
+        fresh = partial(init_masked_lm, self._model)
+        if self._source is None:
+            return jax.jit(fresh, out_shardings=shardings)(key)
+        params = {"encoder": self._source.params["encoder"]}
+        if self._model.scan_layers:
+            params = stack_layers(params)
+        params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
+        return put_whole(params, shardings)
+
+    def release(self) -> None:
+        """See `Job`."""
+        self._source = None
+
+    def evaluator(self, mesh: Mesh) -> Evaluate:
+        """Loss and accuracy over the hidden tokens of dev, always the same ones."""
+        batch_size = -(-self._config.eval.batch_size // mesh.size) * mesh.size
+        dev, rows = self._dev_portions(batch_size=batch_size), own_rows(mesh, batch_size)
+        look = jax.jit(partial(_look, self._model, self._masking, mesh.abstract_mesh))
+
+        def evaluate(params: Params) -> Figures:
+            sums: Any = (0.0, 0.0, 0.0)
+            for first in range(0, dev.steps_per_epoch, PORTION):
+                arrays = put_epoch(mesh, batch_size, dev.batches(first // PORTION, rows).shapes[0])
+                count = min(PORTION, dev.steps_per_epoch - first)
+                sums = look(params, arrays, first, count, sums)
+            loss, right, counted = map(float, sums)
+            return {"loss": loss / max(counted, 1), "accuracy": right / max(counted, 1)}
+
+        return evaluate
+
+    def saved(self, params: Params) -> ModelDir:
+        """See `Job`."""
+        tokenizer, length = self.tokenizer, self._config.data.max_length
+        encoder = {"encoder": params["encoder"]}
+        return ModelDir(
+            self._model,
+            None,
+            tokenizer.tokens,
+            length,
+            encoder,
+            tokenizer.lower_case,
+            tokenizer.kind,
+        )
+
+    def report(self, workdir: Path, console: Console) -> Figures:
+        """Say which figures `best` had, and what it is for."""
+        lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
+        dev = [row for row in map(json.loads, lines) if row["split"] == "dev"]
+        best = max(dev, key=lambda row: row["accuracy"])
+        console.print(
+            f"{workdir}/best, of step {best['step']}: loss {best['loss']:.4f}, accuracy "
+            f"{best['accuracy']:.4f} on {self._config.data.dev}. To train a tagger from it, "
+            f"--config.init_from={workdir}/best.",
+            highlight=False,
+        )
+        return {name: best[name] for name in ("loss", "accuracy")}
+
+
+def _loss(
+    model: BertConfig, masking: Masking, share: float, params: Params, batch: Any, key: Array
+) -> Array:
+    """Mean of -log p(token) over those that are masked, float32 scalar."""
+    choose, drop = jax.random.split(key)
+    masked = masking.mask(choose, batch.input_ids, batch.segment_ids, share)
+    logits = apply_masked_lm(
+        model,
+        params,
+        masked.input_ids,
+        batch.segment_ids,
+        batch.positions,
+        masked.places,
+        masking.scored,
+        drop,
+    )
+    return cross_entropy(logits, masked.labels, masked.counted)
+
+
+def _look(
+    model: BertConfig,
+    masking: Masking,
+    mesh: Any,
+    params: Params,
+    batches: Any,
+    first: Array,
+    count: Array,
+    sums: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
+    """Add loss, right answers and number of masked tokens of `count` batches [S, B, T] to `sums`.
+
+    The first is number `first` of all, from which its mask follows.
+    """
+
+    def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
+        key = jax.random.fold_in(jax.random.key(DEV_SEED), first + i)
+        masked = masking.mask(key, batch.input_ids, batch.segment_ids, DEV_SHARE)
+        with jax.sharding.use_abstract_mesh(mesh):
+            logits = apply_masked_lm(
+                model,
+                params,
+                masked.input_ids,
+                batch.segment_ids,
+                batch.positions,
+                masked.places,
+                masking.scored,
+            )
+        counted = masked.counted.sum().astype(jnp.float32)
+        loss = cross_entropy(logits, masked.labels, masked.counted) * counted
+        right = ((logits.argmax(-1) == masked.labels) & masked.counted).sum()
+        return sums[0] + loss, sums[1] + right, sums[2] + counted
+
+    start = jax.tree.map(jnp.float32, sums)
+    total: tuple[Array, Array, Array] = jax.lax.fori_loop(0, count, add, start)
+    return total

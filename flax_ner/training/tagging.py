@@ -1,0 +1,121 @@
+"""The job of training a tagger: labelled sentences, scored by the entities that are found in dev."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from flax_ner.inference.tagger import Tagger, load, make_decoder
+from flax_ner.model.tagger import Params, abstract_params
+from flax_ner.text.batches import Epoch
+from flax_ner.text.metrics import Scores
+from flax_ner.text.report import highlight, score_table
+from flax_ner.training.gradients import Tricks, make_gradients, make_loss
+from flax_ner.training.hosts import everywhere
+from flax_ner.training.job import Evaluate, Figures
+from flax_ner.training.mesh import BATCH
+from flax_ner.training.task import initial_params, make_task, source_digest, trained_model
+from flax_ner.training.workdir import list_skipped
+from flax_ner.weights.model_dir import ModelDir
+
+EXAMPLES = 6  # tagged sentences shown at the end
+
+
+class Tagging:
+    """A `Job`; an epoch of its batches is on the device as a whole.
+
+    Raises:
+        UserError: what is missing or does not fit, and which field says so.
+    """
+
+    best_by, unit = "f1", "sentences"
+
+    def __init__(self, config: ConfigDict):
+        self._config, self._task = config, make_task(config)
+        task = self._task
+        self.tokenizer, self.notes = task.tokenizer, task.notes
+        loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
+        tricks = Tricks(*(config.train[name] for name in Tricks._fields))
+        self.gradients = make_gradients(task.model, loss_of, config.seed, tricks)
+        self.dev_size = len(task.dev)
+        self.steps_per_epoch = self.steps_per_portion = task.batcher.steps_per_epoch
+        self.units_per_step = len(task.batcher.tokens.lengths) / self.steps_per_epoch
+
+    def parts(self) -> dict[str, bytes]:
+        """See `Job`."""
+        task, tokens = self._task, self._task.batcher.tokens
+        return {
+            "data.categories": repr(task.labels.names).encode(),
+            "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
+            "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
+            "init_from": source_digest(task.source),
+        }
+
+    def prepare(self, workdir: Path, console: Console) -> None:
+        """List the lines that were skipped."""
+        skipped, path = self._task.skipped, workdir / "skipped.txt"
+        everywhere(partial(list_skipped, skipped, path, self.notes))
+
+    def batches(self, portion: int, rows: np.ndarray) -> Epoch:
+        """Those of an epoch."""
+        return self._task.batcher.epoch(portion, rows)
+
+    def abstract(self) -> Params:
+        """See `Job`."""
+        return abstract_params(self._task.model)
+
+    def initial(self, key: jax.Array, shardings: Params) -> Params:
+        """See `Job`."""
+        return initial_params(self._task, key, shardings)
+
+    def release(self) -> None:
+        """See `Job`."""
+        self._task.source = None
+
+    def evaluator(self, mesh: Mesh) -> Evaluate:
+        """Precision, recall and F1."""
+        task, options = self._task, self._config.eval
+        tagger = Tagger(
+            task.model,
+            {},
+            task.tokenizer,
+            task.labels,
+            task.max_length,
+            options.batch_size,
+            NamedSharding(mesh, P(BATCH)),
+        )
+
+        def evaluate(params: Params) -> Figures:
+            tagger.params = params
+            scores = tagger.score(task.dev, options.scoring)
+            return {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+
+        return evaluate
+
+    def saved(self, params: Params) -> ModelDir:
+        """See `Job`."""
+        return trained_model(self._task, params)
+
+    def report(self, workdir: Path, console: Console) -> Scores:
+        """Score the best model on dev as it lies on disk, and show what it finds."""
+        config, dev = self._config, self._task.dev
+        tagger = load(workdir / "best")
+        scores = tagger.score(dev, config.eval.scoring)
+        console.print(
+            score_table(scores, f"{workdir}/best on {config.data.dev}, {config.eval.scoring}")
+        )
+        if not scores.correct:
+            console.print(
+                "Nothing of dev was found. docs/faq.md says under 'F1 stays 0' what it may be.",
+                highlight=False,
+            )
+        console.print("What it finds in the first sentences:", highlight=False)
+        for example in dev[:EXAMPLES]:
+            found = highlight(example.text, tagger(example.text), self._task.labels.categories)
+            console.print(found, soft_wrap=True)
+        return scores

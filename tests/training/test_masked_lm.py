@@ -1,0 +1,288 @@
+"""Pre-training: what is masked, what it costs, and the whole way from a text to a tagger."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import demo, pretrain
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
+from flax_ner.text.portions import Rows
+from flax_ner.text.synthetic import synthetic
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
+from flax_ner.training import interruption
+from flax_ner.training.gradients import Tricks, gradients_of
+from flax_ner.training.interruption import Interrupted
+from flax_ner.training.loop import fit
+from flax_ner.training.masked_lm import _loss
+from flax_ner.training.masking import Masking
+from flax_ner.weights.model_dir import load_model
+from flax_ner.weights.names import flatten
+
+TOKENIZER = CharTokenizer([*SPECIAL_TOKENS, *map(chr, range(0x4E00, 0x4E00 + 95))])
+SCORED = np.arange(5, 60)  # of the 100 tokens, those that a text has
+MASKING = Masking(TOKENIZER, SCORED)
+CLS, SEP, MASK = 2, 3, 4
+
+
+def rows(count: int, width: int = 32) -> Rows:
+    """Batches of two segments a row and some padding, as `Rows` has them."""
+    random = np.random.default_rng(0)
+    ids = random.choice(SCORED, (count, width)).astype(np.int32)
+    half = width // 2
+    segments = np.repeat([1, 2], half).astype(np.int32) * np.ones((count, 1), np.int32)
+    positions = np.tile(np.arange(half, dtype=np.int32), (count, 2))
+    ids[:, [0, half]], ids[:, half - 1] = CLS, SEP
+    end = random.integers(half + 2, width, count)
+    ids[np.arange(count), end] = SEP
+    after = np.arange(width) > end[:, None]
+    for array in (ids, segments, positions):
+        array[after] = 0
+    return Rows(*map(jnp.asarray, (ids, segments, positions)))
+
+
+def test_masks_have_their_shares_and_leave_special_tokens() -> None:
+    batch = rows(2000)
+    mask = jax.jit(partial(MASKING.mask, share=0.3))
+    masked = mask(jax.random.key(0), batch.input_ids, batch.segment_ids)
+    ids, counted, places = (np.asarray(x) for x in (batch.input_ids, masked.counted, masked.places))
+    real = (np.asarray(batch.segment_ids) > 0) & (ids != CLS) & (ids != SEP)
+    assert np.abs(counted.sum(1) - 0.3 * real.sum(1)).max() < 0.51
+    assert places.shape[1] == round(0.3 * 32)
+    chosen = np.zeros_like(real)
+    np.add.at(chosen, (np.nonzero(counted)[0], places[counted]), True)
+    assert chosen.sum() == counted.sum()  # no place twice
+    assert not (chosen & ~real).any()
+
+    new, old = np.asarray(masked.input_ids), ids
+    assert (new == old)[~chosen].all()
+    assert (SCORED[np.asarray(masked.labels)[counted]] == old[tuple(
+        (np.nonzero(counted)[0], places[counted])
+    )]).all()  # fmt: skip
+    total = chosen.sum()
+    hidden, same = (new == MASK) & chosen, (new == old) & chosen
+    assert hidden.sum() / total == pytest.approx(0.8, abs=0.02)
+    # One in 55 of the random ones is the token itself.
+    assert same.sum() / total == pytest.approx(0.1 + 0.1 / len(SCORED), abs=0.01)
+    assert set(new[chosen & ~hidden]) <= set(SCORED)
+    # Every real token is as likely as another.
+    share = chosen[:, 1 : 32 // 2 - 1].mean(0)
+    assert np.abs(share - share.mean()).max() < 0.05
+    other = mask(jax.random.key(1), batch.input_ids, batch.segment_ids)
+    assert (np.asarray(other.places) != places).any()
+
+
+def model(**fields: Any) -> BertConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertConfig(100, 1, intermediate_size=32, **sizes, **{**still, **fields})
+
+
+def test_the_loss_is_the_mean_over_masked_tokens_of_a_direct_computation() -> None:
+    config, batch, key = model(), rows(3), jax.random.key(5)
+    params = init_masked_lm(config, jax.random.key(0))
+    params["head"]["bias"] = jax.random.normal(jax.random.key(1), (100,))
+    loss = _loss(config, MASKING, 0.3, params, batch, key)
+
+    masked = MASKING.mask(jax.random.split(key)[0], batch.input_ids, batch.segment_ids, 0.3)
+    everywhere = jnp.tile(jnp.arange(32), (3, 1))
+    logits = apply_masked_lm(
+        config, params, masked.input_ids, *batch[1:], everywhere, jnp.asarray(SCORED)
+    )
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    changed = [
+        -log_p[row, place, np.flatnonzero(batch.input_ids[row, place] == SCORED)[0]]
+        for row in range(3)
+        for place, counts in zip(masked.places[row], masked.counted[row], strict=True)
+        if counts
+    ]
+    assert float(loss) == pytest.approx(np.mean(changed), rel=1e-5)
+    assert len(changed) < masked.places.size  # or nothing would be seen of what does not count
+
+
+def test_parts_of_a_batch_have_the_gradients_of_their_own_masks() -> None:
+    """With other masks in each part they are not those of the whole; the weights of parts are."""
+    config, batch = model(), rows(4)
+    state = {"params": init_masked_lm(config, jax.random.key(0)), "step": jnp.int32(3)}
+
+    def counted(batch: Any) -> Any:
+        return MASKING.counts(batch.input_ids, batch.segment_ids, 0.3).sum()
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return _loss(config, MASKING, 0.3, params, batch, key)
+
+    found, _ = gradients_of(loss, counted, 0, Tricks(gradient_accumulation_steps=2))(state, batch)
+    key = jax.random.fold_in(jax.random.key(0), 3)
+    sums = np.zeros(2)
+    for part in range(2):
+        mine = jax.tree.map(lambda x, part=part: x[part::2], batch)
+        value = loss(state["params"], mine, jax.random.fold_in(key, part))
+        sums += float(value * counted(mine)), float(counted(mine))
+    assert float(found) == pytest.approx(sums[0] / sums[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_shapes_are_those_of_the_parameters(scan_layers: bool) -> None:
+    config = model(scan_layers=scan_layers)
+    shapes, params = abstract_masked_lm(config), init_masked_lm(config, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda x: x.shape, shapes)
+
+
+TINY = {
+    "model.hidden_size": 32,
+    "model.num_hidden_layers": 1,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 32,
+    "model.max_position_embeddings": 32,
+    "tokenizer.min_count": 1,
+    "data.batch_size": 8,
+    "data.max_length": 32,
+    "eval.batch_size": 8,
+    "train.steps": 60,
+    "train.steps_per_dispatch": 5,
+    "pretrain.portion": 20,
+    "optimizer.learning_rate": 1e-2,
+    "checkpoint.every": 0,
+    "mesh.data": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for split, count in (("train", 200), ("dev", 20)):
+        lines = [example.text for example in synthetic(split, count)]
+        (folder / split).write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+def small(texts: Path, **changes: Any) -> ConfigDict:
+    config = pretrain.get_config()
+    files = {f"data.{split}": str(texts / split) for split in ("train", "dev")}
+    fields = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(TINY | files | fields)
+    return config
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "tokens_per_second")
+    assert all(name in row for row in found for name in clock)
+    return [{name: x for name, x in row.items() if name not in clock} for row in found]
+
+
+def params(path: Path) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in flatten(load_model(path).params).items()}
+
+
+@pytest.fixture(scope="module")
+def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    figures = fit(small(texts), workdir)
+    assert figures["accuracy"] == max(
+        row["accuracy"] for row in metrics(workdir) if row["split"] == "dev"
+    )
+    return workdir
+
+
+def test_it_learns_and_says_so_by_portion(trained: Path) -> None:
+    rows = metrics(trained)
+    train, dev = ([row for row in rows if row["split"] == split] for split in ("train", "dev"))
+    assert [row["step"] for row in dev] == [20, 40, 60]
+    assert train[-1]["loss"] < 0.75 * train[0]["loss"]
+    assert dev[-1]["loss"] < dev[0]["loss"] and dev[-1]["accuracy"] > 0.1
+    per_epoch = train[-1]["step"] / train[-1]["epoch"]
+    assert per_epoch < 60  # so that a portion has steps of two epochs
+    assert {path.name for path in (trained / "text").iterdir()} == {"train", "dev"}
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    texts: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption.time, "monotonic", lambda: float(next(clock)))
+        with pytest.raises(
+            Interrupted, match=r"stopped by train.max_seconds behind step \d+ of 60"
+        ):
+            fit(small(texts, train__max_seconds=40), tmp_path)
+    stopped = metrics(tmp_path)[-1]["step"]
+    assert 0 < stopped < 60
+    fit(small(texts), tmp_path)
+    assert metrics(tmp_path) == metrics(trained)
+    for name in ("best", "last"):
+        expected, found = params(trained / name), params(tmp_path / name)
+        assert expected.keys() == found.keys()
+        assert all((expected[key] == found[key]).all() for key in expected)
+
+
+def test_a_tagger_starts_from_it(texts: Path, trained: Path, tmp_path: Path) -> None:
+    best = load_model(trained / "best")
+    assert best.labels is None and "head" not in best.params
+    assert (best.tokenizer, best.lower_case, best.max_length) == ("char", True, 32)
+    config = demo.get_config()
+    shape = {name: value for name, value in TINY.items() if name.startswith("model.")}
+    config.update_from_flattened_dict(
+        shape | {"data.train": "train 60", "data.dev": "dev 5", "init_from": str(trained / "best"),
+                 "data.max_length": 32, "train.steps": 1, "optimizer.learning_rate": 0.0}
+    )  # fmt: skip
+    fit(config, tmp_path / "tagger")
+    expected = params(trained / "best")
+    found = params(tmp_path / "tagger" / "last")
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_it_goes_on_from_an_encoder_with_its_vocabulary(
+    texts: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(["天地玄黄宇宙洪荒"] * 50), "utf-8")
+    config = small(texts, init_from=str(trained / "best"), data__train=str(more), train__steps=1)
+    config.optimizer.learning_rate = 0.0
+    fit(config, tmp_path / "run")
+    assert "freshly initialised" in " ".join(capsys.readouterr().out.split())
+    expected, found = params(trained / "best"), params(tmp_path / "run" / "last")
+    assert all((found[name] == expected[name]).all() for name in expected)
+    assert load_model(tmp_path / "run" / "last").vocab == load_model(trained / "best").vocab
+
+
+def test_faults_are_found_before_there_is_a_directory(texts: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"^data\.train: no file 'none'"):
+        fit(small(texts, data__train="none"), run)
+    write_vocab(tmp_path / "vocab.txt", build_vocab(["天地"])[:4])
+    with pytest.raises(UserError, match=r"^tokenizer\.vocab: .*vocab\.txt lacks \[MASK\]"):
+        fit(small(texts, tokenizer__vocab=str(tmp_path / "vocab.txt")), run)
+    with pytest.raises(UserError, match=r"^train\.r_drop: 1\.0, but task 'masked_lm'"):
+        fit(small(texts, train__r_drop=1.0), run)
+    with pytest.raises(UserError, match=r"^pretrain\.mask_prob: 1\.0"):
+        fit(small(texts, pretrain__mask_prob=1.0), run)
+    assert not run.exists()
+
+
+def test_lines_that_are_no_text_are_listed(texts: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes((texts / "train").read_bytes() + b"\n\xff\n")
+    changes = {"data__train": str(bad), "tokenizer__min_count": 2, "train__steps": 1}
+    with pytest.raises(UserError, match=r"bad\.txt:201: not UTF-8"):
+        fit(small(texts, **changes), tmp_path / "run")
+    fit(small(texts, data__on_error="skip", **changes), tmp_path / "run")
+    (line,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert "bad.txt:201: not UTF-8" in line
+
+
+@pytest.mark.slow
+def test_eight_devices_learn_as_one_does(texts: Path, trained: Path, tmp_path: Path) -> None:
+    fit(small(texts, mesh__data=4, mesh__fsdp=2, train__steps=20), tmp_path / "run")
+    fit(small(texts, train__steps=20), tmp_path / "one")
+    for row, expected in zip(metrics(tmp_path / "run"), metrics(tmp_path / "one"), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3)
