@@ -50,7 +50,7 @@ def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of an epoch's arrays [S, B, T]: rows over all devices."""
+    """Of an epoch's arrays [S, B, T, ...]: rows over all devices."""
     return NamedSharding(mesh, P(None, BATCH))
 
 
@@ -90,10 +90,10 @@ def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_epoch(mesh: Mesh, batch_size: int, arrays: Any) -> Any:
-    """Place an epoch's arrays [S, B, T] on the mesh; of each this process has `own_rows`."""
+    """Place an epoch's arrays [S, B, T, ...] on the mesh; of each this process has `own_rows`."""
 
     def put(x: np.ndarray) -> jax.Array:
-        shape = (len(x), batch_size, x.shape[2])
+        shape = (len(x), batch_size, *x.shape[2:])
         return jax.make_array_from_process_local_data(batch_sharding(mesh), x, shape)
 
     return jax.tree.map(put, arrays)
