@@ -60,7 +60,7 @@ def make_gradients(
         if tricks.r_drop:
             other = forward(jax.random.fold_in(key, 1))
             mean = (mean + loss_of(other, batch, params["head"])) / 2
-            mean += tricks.r_drop / 2 * divergence(logits, other, _counted(batch))
+            mean += tricks.r_drop / 2 * divergence(logits, other, counted(batch))
         return mean
 
     def whole(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
@@ -79,7 +79,7 @@ def make_gradients(
 
         def add(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
             rows, i = part
-            count = _counted(rows).sum()
+            count = counted(rows).sum()
             found = whole(state["params"], rows, jax.random.fold_in(key, i))
             weighted = jax.tree.map(lambda x: x * count, (*found, jnp.float32(1)))
             return jax.tree.map(jnp.add, sums, weighted), None
@@ -121,6 +121,9 @@ def against(params: Params, grads: Params, length: float) -> Params:
     return params | {"encoder": encoder | {"embeddings": moved}}
 
 
-def _counted(batch: Any) -> Array:
-    """The tokens that the loss is a mean over, bool [B, T]."""
-    return (batch.segment_ids > 0) & (batch.labels != NO_LABEL)
+def counted(batch: Any) -> Array:
+    """The tokens that the loss is a mean over, bool [B, T]: those with a label, or a teacher's answer."""
+    known = batch.labels != NO_LABEL
+    if batch.teacher is not None:
+        known |= (batch.teacher > 0).any(-1)
+    return (batch.segment_ids > 0) & known

@@ -23,6 +23,7 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.distillation import ask_teacher, distilled
 from flax_ner.training.gradients import State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
@@ -41,7 +42,7 @@ from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.task import Task, initial_params, make_task, trained_model
 from flax_ner.training.workdir import claimed
-from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.model_dir import ModelDir, save_model
 
 EXAMPLES = 6  # tagged sentences shown at the end
 
@@ -72,11 +73,15 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores:
     decided = ConfigDict(config.to_dict())
     decided.tokenizer.kind = task.tokenizer.kind
     decided.tokenizer.lower_case = task.tokenizer.lower_case
-    with claimed(workdir, decided), DeferredSignals() as signals:
-        everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
-        with shortage_told(_smaller(config)):
-            _train(config, workdir, task, mesh, signals, console)
-        return _report(workdir, task, config, console)
+    with claimed(workdir, decided):
+        if task.lesson is not None:  # a signal ends that at once: there is no state to save
+            everywhere(partial(ask_teacher, task.lesson, task.batcher, config, mesh, console))
+            task.lesson = None  # its weights are needed no more
+        with DeferredSignals() as signals:
+            everywhere(partial(_list_skipped, task, workdir / "skipped.txt"))
+            with shortage_told(_smaller(config)):
+                _train(config, workdir, task, mesh, signals, console)
+            return _report(workdir, task, config, console)
 
 
 def _train(
@@ -95,6 +100,7 @@ def _train(
     shapes = jax.eval_shape(make_state, abstract_params(task.model))
     shardings = state_shardings(mesh, shapes)
     loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
+    loss_of = distilled(loss_of, config.distill)
     skip = config.train.skip_nonfinite
     if mesh.size > 1:
         size = bytes_a_device(shapes, shardings)
@@ -249,15 +255,20 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
 def _parts(config: ConfigDict, task: Task) -> dict[str, bytes]:
     """What several processes must have alike, under the name of the setting it comes from."""
     source, tokenizer, tokens = task.source, task.tokenizer, task.batcher.tokens
-    arrays = jax.tree.leaves(source.params) if source else []
     return {
         "config": config.to_json(sort_keys=True).encode(),
         "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
         "data.categories": repr(task.labels.names).encode(),
-        "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
+        "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens[:3]),
         "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
-        "init_from": b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays),
+        "init_from": _digests(source),
+        "distill.teacher": _digests(task.lesson.teacher if task.lesson else None),
     }
+
+
+def _digests(model: ModelDir | None) -> bytes:
+    arrays = jax.tree.leaves(model.params) if model else []
+    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 
 def _smaller(config: ConfigDict) -> str:

@@ -18,6 +18,7 @@ from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
+from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
 from flax_ner.training.mesh import put_whole
 from flax_ner.weights.convert import UNTOLD, is_ours, make_plan, open_model
 from flax_ner.weights.hub import resolve
@@ -53,6 +54,7 @@ class Task:
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
+    lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
 
 
 def take_shape(config: ConfigDict) -> None:
@@ -105,10 +107,13 @@ def make_task(config: ConfigDict) -> Task:
     if tokenizer.kind != "char":
         for name, examples in (("data.train", train), ("data.dev", dev)):
             notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer)]
+    split = len(tokens.lengths) - len(train)
+    lesson = None
+    if has_teacher(config.distill):
+        tokens, lesson = make_lesson(config, train, dev, tokens, tokenizer, labels, skipped, notes)
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     overlapping = sum(overlaps(example.entities or ()) for example in train)
-    split = len(tokens.lengths) - len(train)
     notes.append(
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} tags ({labels.scheme}), "
         f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
@@ -124,7 +129,8 @@ def make_task(config: ConfigDict) -> Task:
     # Positions that were never trained are of no use, so no row is longer than those seen.
     seen = int(tokens.lengths.max())
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
-    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped or [])
+    skipped = skipped or []
+    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped, lesson)
 
 
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
