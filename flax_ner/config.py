@@ -18,6 +18,7 @@ TASKS = ("tagging", "masked_lm")
 OPTIMIZERS = ("adamw", "adadelta")
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
+TAUGHT_HEADS = ("softmax", "softmax_constrained")  # those that a teacher's probabilities can train
 
 
 def default_config() -> ConfigDict:
@@ -133,6 +134,20 @@ def default_config() -> ConfigDict:
     config.loss.label_smoothing = 0.0  # of the cross-entropy: share of a label that all tags share
     config.loss.gamma = 2.0  # of the focal loss
 
+    # Learning from a larger tagger besides (docs/distillation.md).
+    config.distill = ConfigDict()
+    # What `init_from` may be, if it has a head: of the student's categories and scheme, and reading the
+    # same words. It tags all texts before training. Empty: none.
+    config.distill.teacher = ""
+    # Share of the loss that is the teacher's; the rest is the labels'. 0: as without a teacher.
+    config.distill.weight = 0.9
+    # By which both models' logits are divided for the teacher's part: above 1 the less probable tags
+    # count for more.
+    config.distill.temperature = 2.0
+    # More texts, one a line or data of any format, which the teacher alone labels; the file's own
+    # labels are not read. Empty: none.
+    config.distill.texts = ""
+
     config.eval = ConfigDict()
     config.eval.scoring = "strict"  # or lenient, mmocr: how tags become entities
     config.eval.every = 1  # epochs, of masked_lm portions; the last one is always evaluated
@@ -201,6 +216,8 @@ def check_config(config: ConfigDict) -> None:
         "optimizer.b2": 0,
         "optimizer.eps": 0,
         "loss.gamma": 0,
+        "distill.weight": 0,
+        "distill.temperature": 0,
         "optimizer.clip_norm": 0,
         "pretrain.portion": 1,
         "eval.every": 1,
@@ -255,6 +272,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(
                 f"{name}: {_get(config, name)}, but task 'masked_lm' knows it not. Set 0."
             )
+    _check_distill(config)
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."
@@ -267,6 +285,25 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"data.max_length: {config.data.max_length}, but model.max_position_embeddings is "
             f"{config.model.max_position_embeddings}. Lower the first or raise the second."
+        )
+
+
+def _check_distill(config: ConfigDict) -> None:
+    options = config.distill
+    if options.weight > 1:
+        raise UserError(f"distill.weight: {options.weight} is a share of the loss, at most 1.")
+    if not options.temperature:
+        raise UserError(
+            f"distill.temperature: {options.temperature}, but logits are divided by it. 1 changes nothing."
+        )
+    if options.texts and not options.teacher:
+        raise UserError(
+            f"distill.texts: {options.texts!r}, but nobody labels them. Name a distill.teacher."
+        )
+    if options.teacher and options.weight and config.model.head not in TAUGHT_HEADS:
+        raise UserError(
+            f"model.head: {config.model.head!r} cannot learn from distill.teacher, which gives each tag by "
+            f"itself. Choose one of {', '.join(TAUGHT_HEADS)}."
         )
 
 

@@ -41,6 +41,10 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("checkpoint.keep", 0),
         ("seed", -1),
         ("optimizer.b2", 1.0),
+        ("distill.weight", 1.5),
+        ("distill.weight", -0.5),
+        ("distill.temperature", 0.0),
+        ("distill.texts", "texts.txt"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:

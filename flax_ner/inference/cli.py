@@ -29,7 +29,7 @@ from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_examples
 from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.labels import CONVENTIONS
-from flax_ner.text.recognise import recognise
+from flax_ner.text.recognise import holds_data
 from flax_ner.text.report import highlight
 from flax_ner.weights.describe import describe
 
@@ -238,21 +238,11 @@ def _texts(file: str) -> Iterator[str]:
         raise UserError(
             f"FILE: no file {file!r}. Give a file with one text a line, or - for standard input."
         )
-    elif _is_data(file):
+    elif holds_data(Path(file)):
         yield from (example.text for example in read_examples(file, "auto", "FILE"))
     else:
         with open(file, encoding="utf-8-sig") as lines:
             yield from _lines(lines, file)
-
-
-def _is_data(file: str) -> bool:
-    """Whether a file or folder holds data of some format, not one text a line."""
-    path = Path(file)
-    if path.is_dir() or path.suffix in (".json", ".jsonl"):
-        return True
-    found = recognise(path)
-    # A text file stays one, also with annotations by brat beside it.
-    return found is not None and not (found == "brat" and path.suffix == ".txt")
 
 
 def _lines(lines: TextIO, name: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ class Batches(NamedTuple):
     segment_ids: np.ndarray  # int32 [S, B, T]
     positions: np.ndarray  # int32 [S, B, T], counted from 0 in each sentence
     labels: np.ndarray  # int32 [S, B, T], or [S, B, T, K] (`TokenSet`)
+    teacher: np.ndarray | None = None  # float16 [S, B, T, C], as in `TokenSet`
 
 
 class Epoch(NamedTuple):
@@ -106,9 +107,11 @@ class Batcher:
 
     def _fill(self, shape: _Shape, sentences: np.ndarray, place: np.ndarray, rows: int) -> Batches:
         """Batches of `rows` rows; `place` is where a row of the plan lies among all of them, -1: nowhere."""
-        size = shape.steps * rows * shape.width
+        size, teacher = shape.steps * rows * shape.width, self.tokens.teacher
         extra = self.tokens.labels.shape[1:]
         arrays = [np.zeros(size, np.int32) for _ in range(3)] + [np.zeros((size, *extra), np.int32)]
+        if teacher is not None:
+            arrays.append(np.zeros((size, teacher.shape[1]), teacher.dtype))
         here = np.flatnonzero(place[shape.row] >= 0)
         # In parts, so that what is needed on the way stays small.
         for first in range(0, len(here), PART):
@@ -119,11 +122,13 @@ class Batcher:
             begins = place[shape.row[part]] * shape.width + shape.column[part]
             target = np.repeat(begins, lengths) + within
             segments = np.repeat(shape.segment[part], lengths)
-            values = (self.tokens.ids[source], segments, within, self.tokens.labels[source])
+            values = [self.tokens.ids[source], segments, within, self.tokens.labels[source]]
+            if teacher is not None:
+                values.append(teacher[source])
             for array, value in zip(arrays, values, strict=True):
                 array[target] = value
-        whole = (shape.steps, rows, shape.width)
-        return Batches(*(array.reshape(*whole, *array.shape[1:]) for array in arrays))
+        leading = (shape.steps, rows, shape.width)
+        return Batches(*(array.reshape(*leading, *array.shape[1:]) for array in arrays))
 
 
 def _one_per_row(lengths: np.ndarray, batch_size: int, width: int) -> _Shape:

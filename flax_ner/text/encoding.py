@@ -22,6 +22,8 @@ class TokenSet(NamedTuple):
     ids: np.ndarray  # int32 [sum of lengths]
     labels: np.ndarray  # int32 [sum of lengths], or [sum of lengths, K] (`encode_examples`)
     lengths: np.ndarray  # int64 [texts, or pieces of them]
+    # float16 [sum of lengths, C], what a teacher takes each tag for; zeros where it says nothing
+    teacher: np.ndarray | None = None
 
 
 def encode_examples(

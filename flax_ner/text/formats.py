@@ -11,9 +11,18 @@ from flax_ner.text.cluener import read_cluener, write_cluener
 from flax_ner.text.columns import read_columns, write_columns
 from flax_ner.text.doccano import read_doccano, write_doccano
 from flax_ner.text.examples import Example
-from flax_ner.text.files import Losses, checked_entity, content, distinct
+from flax_ner.text.files import (
+    Line,
+    Losses,
+    checked_entity,
+    collect,
+    content,
+    decoded,
+    distinct,
+    lines,
+)
 from flax_ner.text.label_studio import read_label_studio, write_label_studio
-from flax_ner.text.recognise import recognise
+from flax_ner.text.recognise import holds_data, recognise
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.token_rows import read_token_rows, write_token_rows
 
@@ -70,6 +79,40 @@ def read_examples(
         notes += [f"{field}: {source} is read as {kind}."] if data_format == "auto" else []
         notes += [f"{field}: {line}" for line in losses.lines()]
     return examples
+
+
+def read_texts(
+    source: str,
+    field: str = "texts",
+    skipped: list[str] | None = None,
+    notes: list[str] | None = None,
+) -> list[Example]:
+    """Read texts: of data in any format, or one a line; blank lines are left out.
+
+    Args:
+        source: a file, or the folder of a format that has one.
+        field, skipped, notes: as in `read_examples`.
+
+    Returns:
+        Examples, with the entities that data have.
+
+    Raises:
+        UserError: no such file, a line that cannot be read, or none that can.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(
+            f"{field}: no file {source!r}. Give a file with one text a line, or data in any format."
+        )
+    if holds_data(path):
+        return read_examples(source, "auto", field, skipped, notes)
+
+    def example(line: Line, at: str) -> Example | None:
+        text = decoded(line, at).rstrip("\r")
+        return Example(text, None, at) if text.strip() else None
+
+    units = ((f"{path}:{number}", line) for number, line in enumerate(lines(path), 1))
+    return collect(units, example, skipped, f"{path}: holds no texts. One a line is expected.")
 
 
 def _likeliest(path: Path) -> str:

@@ -36,6 +36,15 @@ def recognise(path: Path) -> str | None:
     return next((name for name in map(_of_row, map(_json, rows)) if name), "cluener")
 
 
+def holds_data(path: Path) -> bool:
+    """Whether a file or folder holds data of some format, not one text a line."""
+    if path.is_dir() or path.suffix in (".json", ".jsonl"):
+        return True
+    found = recognise(path)
+    # A text file stays one, also with annotations by brat beside it.
+    return found is not None and not (found == "brat" and path.suffix == ".txt")
+
+
 def _beside(path: Path) -> str | None:
     annotations = path.with_suffix(".ann")
     return "brat" if path.suffix == ".txt" and annotations.is_file() else None

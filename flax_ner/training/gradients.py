@@ -63,21 +63,21 @@ def make_gradients(
         if tricks.r_drop:
             other = forward(jax.random.fold_in(key, 1))
             mean = (mean + loss_of(other, batch, params["head"])) / 2
-            mean += tricks.r_drop / 2 * divergence(logits, other, _counted(batch))
+            mean += tricks.r_drop / 2 * divergence(logits, other, counted(batch))
         return mean
 
-    return gradients_of(loss, lambda batch: _counted(batch).sum(), seed, tricks)
+    return gradients_of(loss, lambda batch: counted(batch).sum(), seed, tricks)
 
 
 def gradients_of(
     loss: Callable[[Params, Any, Array], Array],
-    counted: Callable[[Any], Array],
+    size: Callable[[Any], Array],
     seed: int,
     tricks: Tricks,
 ) -> Gradients:
     """The gradients of any loss of (parameters, batch, key); the key depends on seed and step alone.
 
-    `counted` says of how many tokens of a batch the loss is a mean.
+    `size` says of how many tokens of a batch the loss is a mean.
     """
 
     def whole(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
@@ -96,7 +96,7 @@ def gradients_of(
 
         def add(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
             rows, i = part
-            count = counted(rows)
+            count = size(rows)
             found = whole(state["params"], rows, jax.random.fold_in(key, i))
             weighted = jax.tree.map(lambda x: x * count, (*found, jnp.float32(1)))
             return jax.tree.map(jnp.add, sums, weighted), None
@@ -144,9 +144,13 @@ def has_label(batch: Any) -> Array:
     return (labels if labels.ndim == 2 else labels[..., 0]) != NO_LABEL
 
 
-def _counted(batch: Any) -> Array:
-    """What the loss is a mean over, bool [B, T]: tokens, or of a head of spans, sentences by their first."""
+def counted(batch: Any) -> Array:
+    """What the loss is a mean over, bool [B, T]: tokens with a label, or a teacher's answer; of a head of
+    spans, sentences, by their first token."""
     inside = batch.segment_ids > 0
     if batch.labels.ndim == 3:
         return inside & (batch.positions == 0)
-    return inside & has_label(batch)
+    known = has_label(batch)
+    if batch.teacher is not None:
+        known |= (batch.teacher > 0).any(-1)
+    return inside & known

@@ -40,8 +40,8 @@ class Job(Protocol):
     def parts(self) -> dict[str, bytes]:
         """What several processes must have alike, under the name of the setting it comes from."""
 
-    def prepare(self, workdir: Path, console: Console) -> None:
-        """Leave in the work directory, which is this run's own now, what the job needs there."""
+    def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
+        """Make what training needs besides; the work directory is this run's own now."""
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:
         """Those of steps `portion * steps_per_portion` and on; of each only `rows`, int [n].

@@ -38,7 +38,7 @@ from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
-from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.model_dir import ModelDir, save_model
 
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging, "masked_lm": MaskedLM}
 
@@ -69,11 +69,12 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     decided = ConfigDict(config.to_dict())
     decided.tokenizer.kind = job.tokenizer.kind
     decided.tokenizer.lower_case = job.tokenizer.lower_case
-    with claimed(workdir, decided), DeferredSignals(config.train.max_seconds) as signals:
-        job.prepare(workdir, console)
-        with shortage_told(_smaller(config)):
-            _train(config, workdir, job, mesh, signals, console)
-        return job.report(workdir, console)
+    with claimed(workdir, decided):
+        job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
+        with DeferredSignals(config.train.max_seconds) as signals:
+            with shortage_told(_smaller(config)):
+                _train(config, workdir, job, mesh, signals, console)
+            return job.report(workdir, console)
 
 
 def _train(
@@ -237,6 +238,11 @@ def _parts(config: ConfigDict, job: Job) -> dict[str, bytes]:
         "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
         **job.parts(),
     }
+
+
+def _digests(model: ModelDir | None) -> bytes:
+    arrays = jax.tree.leaves(model.params) if model else []
+    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 
 def _smaller(config: ConfigDict) -> str:

@@ -33,7 +33,7 @@ from flax_ner.training.hosts import everywhere, from_first
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch, put_whole
-from flax_ner.training.task import check_source, make_tokenizer, read_source, source_digest
+from flax_ner.training.task import check_source, digest, make_tokenizer, read_source
 from flax_ner.training.workdir import list_skipped
 from flax_ner.weights.model_dir import ModelDir
 
@@ -80,9 +80,9 @@ class MaskedLM:
 
     def parts(self) -> dict[str, bytes]:
         """See `Job`; the text is tokenised by the first process, for all."""
-        return {"init_from": source_digest(self._source)}
+        return {"init_from": digest(self._source)}
 
-    def prepare(self, workdir: Path, console: Console) -> None:
+    def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
         """Tokenise the texts into `workdir/text`, where that has not been done."""
         data, config, size = self._config.data, self._config, len(self.tokenizer.tokens)
         folders = {split: workdir / "text" / split for split in ("train", "dev")}

@@ -50,7 +50,7 @@ def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of an epoch's arrays [S, B, T]: rows over all devices."""
+    """Of an epoch's arrays [S, B, T, ...]: rows over all devices."""
     return NamedSharding(mesh, P(None, BATCH))
 
 

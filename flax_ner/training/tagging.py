@@ -15,11 +15,12 @@ from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.batches import Epoch
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
+from flax_ner.training.distillation import ask_teacher, distilled
 from flax_ner.training.gradients import Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.mesh import BATCH
-from flax_ner.training.task import initial_params, make_task, source_digest, trained_model
+from flax_ner.training.task import digest, initial_params, make_task, trained_model
 from flax_ner.training.workdir import list_skipped
 from flax_ner.weights.model_dir import ModelDir
 
@@ -40,6 +41,7 @@ class Tagging:
         task = self._task
         self.tokenizer, self.notes = task.tokenizer, task.notes
         loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
+        loss_of = distilled(loss_of, config.distill)
         tricks = Tricks(*(config.train[name] for name in Tricks._fields))
         self.gradients = make_gradients(task.model, loss_of, config.seed, tricks)
         self.dev_size = len(task.dev)
@@ -51,15 +53,19 @@ class Tagging:
         task, tokens = self._task, self._task.batcher.tokens
         return {
             "data.categories": repr(task.labels.names).encode(),
-            "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens),
+            "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens[:3]),
             "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
-            "init_from": source_digest(task.source),
+            "init_from": digest(task.source),
+            "distill.teacher": digest(task.lesson.teacher if task.lesson else None),
         }
 
-    def prepare(self, workdir: Path, console: Console) -> None:
-        """List the lines that were skipped."""
-        skipped, path = self._task.skipped, workdir / "skipped.txt"
-        everywhere(partial(list_skipped, skipped, path, self.notes))
+    def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
+        """List the lines that were skipped, and ask the teacher."""
+        task, path = self._task, workdir / "skipped.txt"
+        everywhere(partial(list_skipped, task.skipped, path, self.notes))
+        if task.lesson is not None:
+            everywhere(partial(ask_teacher, task.lesson, task.batcher, self._config, mesh, console))
+            task.lesson = None  # its weights are needed no more
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:
         """Those of an epoch."""

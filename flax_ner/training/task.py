@@ -21,6 +21,7 @@ from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, SpanLabels, overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
+from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
 from flax_ner.training.mesh import put_whole
 from flax_ner.weights.convert import UNTOLD, is_ours, make_plan, open_model
 from flax_ner.weights.hub import resolve
@@ -56,6 +57,7 @@ class Task:
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
+    lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
 
 
 def take_shape(config: ConfigDict) -> None:
@@ -110,10 +112,13 @@ def make_task(config: ConfigDict) -> Task:
     if tokenizer.kind != "char":
         for name, examples in (("data.train", train), ("data.dev", dev)):
             notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer)]
+    split = len(tokens.lengths) - len(train)
+    lesson = None
+    if has_teacher(config.distill):
+        tokens, lesson = make_lesson(config, train, dev, tokens, tokenizer, labels, skipped, notes)
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     overlapping = sum(overlaps(example.entities or ()) for example in train)
-    split = len(tokens.lengths) - len(train)
     unit = "categories" if isinstance(labels, SpanLabels) else "tags"
     notes.append(
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} {unit} ({labels.scheme}), "
@@ -130,7 +135,8 @@ def make_task(config: ConfigDict) -> Task:
     # Positions that were never trained are of no use, so no row is longer than those seen.
     seen = int(tokens.lengths.max())
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
-    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped or [])
+    skipped = skipped or []
+    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped, lesson)
 
 
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
@@ -260,9 +266,9 @@ def check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> Non
         )
 
 
-def source_digest(source: ModelDir | None) -> bytes:
-    """What several processes must have alike of the weights to start from."""
-    arrays = jax.tree.leaves(source.params) if source else []
+def digest(model: ModelDir | None) -> bytes:
+    """What several processes must have alike of a model."""
+    arrays = jax.tree.leaves(model.params) if model else []
     return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 

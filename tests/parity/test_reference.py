@@ -120,7 +120,7 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
     state = init_state(optimizer, jax.tree.map(jnp.copy, reference.params))
     run = run_steps(step, state_shardings(make_mesh(1, 1, 8), state))
     rows = (8 * np.arange(40)[:, None] + np.arange(8)) % 16
-    batches = Batches(*(array[rows] for array in reference.batch))
+    batches = jax.tree.map(lambda array: array[rows], reference.batch)
     for i in range(40):
         state, figures = run(state, batches, i, 1, i)
         assert abs(float(figures["loss"]) - arrays["train/loss"][i]) < 1e-4, i
@@ -163,7 +163,7 @@ def test_packed_rows_give_the_same_logits(reference: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("width", [64, 96])
 def test_padding_changes_nothing(reference: SimpleNamespace, width: int) -> None:
-    short = Batches(*(array[:, :width] for array in reference.batch))
+    short = jax.tree.map(lambda array: array[:, :width], reference.batch)
     logits = np.asarray(logits_of(reference.config, reference.params, short))
     inside = short.segment_ids > 0
     assert inside.sum() == (reference.batch.segment_ids > 0).sum()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import FORMATS, read_examples, write_examples
+from flax_ner.text.formats import FORMATS, read_examples, read_texts, write_examples
 from flax_ner.text.tagged import SCHEMES
 from tests.text.helpers import examples
 from tests.text.test_cluener import BAD, GOOD, VALUES, write
@@ -218,3 +218,30 @@ def test_a_byte_order_mark_that_begins_a_text_is_kept(tmp_path: Path, data_forma
     assert write_examples(tmp_path / "out", [row], data_format) == []
     (again,) = read_examples(str(tmp_path / "out"), "auto")
     assert (again.text, again.entities) == (row.text, row.entities)
+
+
+def test_texts_are_read_one_a_line_or_from_data(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes("甲 乙\r\n\n 丙\n".encode())
+    assert read_texts(str(path)) == [
+        Example("甲 乙", None, f"{path}:1"), Example(" 丙", None, f"{path}:3"),
+    ]  # fmt: skip
+    rows = tmp_path / "texts.json"
+    rows.write_text('{"id": 0, "text": "甲"}\n', "utf-8")
+    notes: list[str] = []
+    assert [e.text for e in read_texts(str(rows), "distill.texts", notes=notes)] == ["甲"]
+    assert f"distill.texts: field 'id', left out: 1 (first: {rows}:1)" in notes
+
+
+def test_texts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    with pytest.raises(UserError, match=r"distill\.texts: no file '.*texts\.txt'"):
+        read_texts(str(path), "distill.texts")
+    path.write_bytes("甲\n".encode() + b"\xff\n")
+    with pytest.raises(UserError, match=r"texts\.txt:2: not UTF-8"):
+        read_texts(str(path))
+    skipped: list[str] = []
+    assert len(read_texts(str(path), skipped=skipped)) == len(skipped) == 1
+    path.write_text("\n")
+    with pytest.raises(UserError, match="holds no texts"):
+        read_texts(str(path))

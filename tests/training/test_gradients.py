@@ -111,7 +111,7 @@ def test_parts_are_of_all_devices() -> None:
     config, mesh = model(), make_mesh(4, 2, 32)
     rows = batch(32)
     placed = jax.tree.map(
-        lambda x: jax.device_put(x[None], batch_sharding(mesh))[0], Batches(*map(jnp.array, rows))
+        lambda x: jax.device_put(x[None], batch_sharding(mesh))[0], jax.tree.map(jnp.array, rows)
     )
     gradients = make_gradients(config, LOSS, 0, Tricks(gradient_accumulation_steps=4))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -211,6 +211,20 @@ def test_weights_to_start_from_are_placed_alike(
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
 
 
+def test_a_teacher_is_asked_by_two_as_by_one(
+    two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    taught = MESH | {"distill.teacher": str(two[0] / "best"), "train.steps": 4}
+    first, second = results(start(tmp_path / "two", 2, 4, taught))
+    results(start(tmp_path / "one", 1, 8, taught))
+    assert "tags 200 texts" in first["out"] and "texts" not in second["out"]
+    losses = [
+        [row["loss"] for row in metrics(tmp_path / name) if row["split"] == "train"]
+        for name in ("two", "one")
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-4)
+
+
 def test_numbers_that_are_not_finite_stop_all(tmp_path: Path) -> None:
     wild = {"optimizer.learning_rate": 1e38, "optimizer.schedule": "constant"}
     wild |= {"optimizer.warmup": 0.0, "optimizer.clip_norm": 0.0}

@@ -1,0 +1,402 @@
+"""Learning from a teacher: the loss by hand, whose answer goes where, what is refused, and that it helps."""
+
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import cluener_scratch, demo, student
+from flax_ner import load
+from flax_ner.config import check_config, default_config
+from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import abstract_params, apply, init_params
+from flax_ner.text.batches import Batches
+from flax_ner.text.cluener import write_cluener
+from flax_ner.text.encoding import NO_LABEL
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.synthetic import synthetic
+from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
+from flax_ner.training.distillation import ask_teacher, distilled, divergence_from, soften
+from flax_ner.training.gradients import Tricks, make_gradients, make_loss
+from flax_ner.training.loop import fit
+from flax_ner.training.mesh import make_mesh
+from flax_ner.training.task import Task, make_task
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from tests.weights.helpers import assert_same
+
+LABELS = LabelSet(["name", "place"])
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+def options(**fields: Any) -> ConfigDict:
+    config = default_config().distill
+    config.update({"teacher": "somewhere", **fields})
+    return config
+
+
+def batch(rows: int = 8, width: int = 6, tags: int = 5) -> Batches:
+    """Rows of different lengths: tokens with a label, with a teacher's answer, with both, with neither."""
+    random = np.random.default_rng(0)
+    shape = (rows, width)
+    positions = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
+    labels = random.integers(-1, tags, shape, np.int32)
+    labels[1::2] = NO_LABEL  # texts without labels
+    segments = (positions < random.integers(3, width + 1, (rows, 1))).astype(np.int32)
+    teacher = random.dirichlet(np.ones(tags), shape) * (random.random(shape) < 0.7)[..., None]
+    teacher[segments == 0] = 0
+    ids = random.integers(0, 30, shape, np.int32)
+    return Batches(ids, segments, positions, labels, teacher.astype(np.float16))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "smoothed"])
+def test_the_loss_is_that_of_its_formula(name: str) -> None:
+    rows, weight, temperature = batch(), 0.7, 3.0
+    logits = np.random.default_rng(1).normal(0, 2, (8, 6, 5)).astype(np.float32)
+    losses = default_config().loss
+    if name == "smoothed":
+        losses.label_smoothing = 0.1
+    else:
+        losses.name = name
+    total = np.float64(0)
+    counted, p, q = 0, softmax(logits), softmax(logits / temperature)
+    assert rows.teacher is not None
+    for place in np.ndindex(8, 6):
+        label, answer = rows.labels[place], rows.teacher[place].astype(np.float64)
+        if not rows.segment_ids[place]:
+            continue
+        counted += label != NO_LABEL or answer.any()
+        if label != NO_LABEL:
+            own = -np.log(p[place][label])
+            if name == "focal":
+                own *= (1 - p[place][label]) ** 2
+            elif name == "smoothed":
+                own = 0.9 * own - 0.1 * np.log(p[place]).mean()
+            total += (1 - weight) * own
+        if answer.any():
+            answer /= answer.sum()
+            some = answer > 0
+            apart = (answer[some] * np.log(answer[some] / q[place][some])).sum()
+            total += weight * temperature**2 * apart
+    loss_of = distilled(make_loss(losses), options(weight=weight, temperature=temperature))
+    found = loss_of(jnp.array(logits), jax.tree.map(jnp.array, rows), {})
+    assert float(found) == pytest.approx(total / counted, rel=1e-5)
+
+
+def test_without_labels_the_teacher_alone_counts() -> None:
+    rows = jax.tree.map(jnp.array, batch())
+    loss_of = make_loss(default_config().loss)
+    logits = jnp.array(np.random.default_rng(1).normal(0, 2, (8, 6, 5)), jnp.float32)
+    bare = rows._replace(labels=jnp.full_like(rows.labels, NO_LABEL))
+    alone = divergence_from(rows.teacher, logits, 2.0)
+    assert float(loss_of(logits, bare, {})) == 0
+    found = distilled(loss_of, options(weight=0.25))(logits, bare, {})
+    assert float(found) == pytest.approx(float(alone.sum() / (alone > 0).sum()), rel=1e-5)
+
+
+def test_temperature_divides_logits() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (9, 5)).astype(np.float32)
+    for temperature in (0.5, 1.0, 4.0):
+        found = soften(softmax(logits), temperature)
+        np.testing.assert_allclose(found, softmax(logits / temperature), atol=1e-6)
+    certain = soften(np.eye(3, dtype=np.float32), 4.0)  # as a chain's impossible tags are
+    np.testing.assert_array_equal(certain, np.eye(3))
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(parts: int) -> None:
+    still = {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "classifier_dropout": 0.0,
+    }
+    model = BertConfig(vocab_size=30, num_labels=5, **SMALL, **still)
+    state = {"params": init_params(model, jax.random.key(0)), "step": jnp.int32(3)}
+    loss_of = distilled(make_loss(default_config().loss), options())
+    loss, grads = make_gradients(model, loss_of, 0)(state, batch())
+    tricks = Tricks(gradient_accumulation_steps=parts)
+    value, found = make_gradients(model, loss_of, 0, tricks)(state, batch())
+    assert float(value) == pytest.approx(float(loss), rel=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, grads)
+
+
+def teacher(
+    path: Path, texts: list[str], labels: LabelSet = LABELS, head: str = "softmax", **fields: Any
+) -> ModelDir:
+    """A model of random weights, large enough for answers that differ, in a directory."""
+    vocab = fields.pop("vocab", None) or build_vocab(texts)
+    config = BertConfig(
+        vocab_size=len(vocab), num_labels=len(labels), initializer_range=0.5, head=head, **SMALL
+    )
+    params = init_params(config, jax.random.key(1))
+    if head == "crf":
+        params["head"]["transitions"] = jax.random.normal(jax.random.key(2), (len(labels),) * 2)
+    model = ModelDir(config, labels, vocab, fields.pop("max_length", 32), params, **fields)
+    save_model(path, model)
+    return model
+
+
+def configuration(folder: Path, train: list[Example], **changes: Any) -> ConfigDict:
+    """Of a small student of the teacher in `folder`, on these examples."""
+    write_cluener(folder / "train.json", train)
+    config = demo.get_config()
+    config.update_from_flattened_dict(
+        {f"model.{name}": value for name, value in SMALL.items()}
+        | {
+            "data.format": "auto",
+            "data.train": str(folder / "train.json"),
+            "data.dev": str(folder / "train.json"),
+            "data.max_length": 24,
+            "distill.teacher": str(folder / "teacher"),
+        }
+        | {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    check_config(config)
+    return config
+
+
+def asked(config: ConfigDict) -> Task:
+    task = make_task(config)
+    assert task.lesson is not None
+    mesh = make_mesh(2, 2, config.data.batch_size)
+    ask_teacher(task.lesson, task.batcher, config, mesh, Console(file=StringIO()))
+    return task
+
+
+def expected(task: Task, path: Path, texts: list[str], temperature: float) -> np.ndarray:
+    """The teacher's answers token by token, by looking each word up in its text."""
+    tagger, rows = load(path), []
+    zeros = np.zeros(len(tagger.labels), np.float32)
+    for text, words in zip(texts, tagger.explain_words(texts), strict=True):
+        spans = zip(words.start.tolist(), words.end.tolist(), strict=True)
+        powers = words.table ** (1 / temperature)
+        answers = dict(zip(spans, powers / powers.sum(-1, keepdims=True), strict=True))
+        tokens = task.tokenizer.tokenize([text])
+        for first, start, end in zip(tokens.first, tokens.start, tokens.end, strict=True):
+            rows.append(answers.get((start, end), zeros) if first else zeros)
+    return np.array(rows)
+
+
+def inner(task: Task) -> np.ndarray:
+    """Which tokens are neither [CLS] nor [SEP]."""
+    ends = np.cumsum(task.batcher.tokens.lengths)
+    inside = np.ones(ends[-1], bool)
+    inside[ends - task.batcher.tokens.lengths] = inside[ends - 1] = False
+    return inside
+
+
+LONG = [
+    Example("甲在乙。" * 3, (Entity("name", 0, 1), Entity("place", 2, 3))),
+    Example("丙到丁，" * 20, (Entity("name", 40, 41), Entity("place", 42, 43))),  # cut
+    Example("", ()),
+    Example("丁", (Entity("name", 0, 1),)),
+]
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf"])
+def test_answers_go_to_their_tokens_also_where_texts_are_cut(tmp_path: Path, head: str) -> None:
+    more = ["戊与甲" * 15, "乙\t己"]
+    (tmp_path / "more.txt").write_text("\n".join(more), "utf-8")
+    texts = [*(example.text for example in LONG), *more]
+    # The teacher's windows end elsewhere than the student's pieces.
+    teacher(tmp_path / "teacher", texts, head=head, max_length=17)
+    changes = {"distill__temperature": 1.5, "distill__texts": str(tmp_path / "more.txt")}
+    task = asked(configuration(tmp_path, LONG, data__batch_size=4, **changes))
+    tokens, inside = task.batcher.tokens, inner(task)
+    assert tokens.teacher is not None and len(tokens.lengths) > len(texts) + 3
+    wanted = expected(task, tmp_path / "teacher", texts, 1.5)
+    assert wanted.std(0).min() > 0.01  # else any answer would do
+    np.testing.assert_allclose(tokens.teacher[inside], wanted, atol=1e-3)
+    assert not tokens.teacher[~inside].any()
+    labelled = sum(len(example.text) for example in LONG)
+    assert (tokens.labels[inside][:labelled] != NO_LABEL).all()
+    assert (tokens.labels[inside][labelled:] == NO_LABEL).all()
+    assert (tokens.labels[-2:] == NO_LABEL).all()  # the last [SEP] too
+    batches = task.batcher.epoch(0).shapes[0]
+    assert batches.teacher is not None
+    assert (batches.teacher > 0).any(-1).sum() == inside.sum()
+
+
+def test_answers_go_to_the_first_pieces_of_words(tmp_path: Path) -> None:
+    rows = [
+        Example("Annson met Bobsen in Dale.", (Entity("name", 0, 6), Entity("place", 21, 25))),
+        Example("Who is Cleo?" * 4, (Entity("name", 7, 11),)),
+    ]
+    letters = [*"abcdefghijklmnopqrstuvwxyz.?", *(f"##{x}" for x in "abcdefghijklmnopqrstuvwxyz")]
+    write_vocab(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, *letters, "ann", "##son", "cleo"])
+    teacher(
+        tmp_path / "teacher", [], vocab=[*SPECIAL_TOKENS, *letters, "met", "##sen", "dale"],
+        tokenizer="wordpiece",
+    )  # fmt: skip
+    words = {
+        "tokenizer__kind": "wordpiece",
+        "tokenizer__vocab": str(tmp_path / "vocab.txt"),
+        "distill__temperature": 1.0,
+    }
+    task = asked(configuration(tmp_path, rows, **words))
+    tokens, inside = task.batcher.tokens, inner(task)
+    assert tokens.teacher is not None
+    wanted = expected(task, tmp_path / "teacher", [row.text for row in rows], 1.0)
+    np.testing.assert_allclose(tokens.teacher[inside], wanted, atol=1e-3)
+    np.testing.assert_array_equal(tokens.teacher[inside].any(-1), tokens.labels[inside] != NO_LABEL)
+    assert (tokens.labels[inside] == NO_LABEL).any()
+
+
+def test_a_teacher_of_other_tokens_teaches_the_words_that_both_have(tmp_path: Path) -> None:
+    rows = [Example("甲在乙OK啊", (Entity("name", 0, 1), Entity("place", 2, 3)))]
+    texts = [row.text for row in rows]
+    teacher(tmp_path / "teacher", texts, tokenizer="wordpiece")
+    task = asked(configuration(tmp_path, rows))
+    assert task.batcher.tokens.teacher is not None
+    taught = task.batcher.tokens.teacher[inner(task)].any(-1)
+    assert taught.tolist() == [True, True, True, False, False, True]
+    assert any("2 of 6 words are no words of the teacher" in note for note in task.notes)
+    shutil.rmtree(tmp_path / "teacher")
+    english = [Example("Ann met Bob", (Entity("name", 0, 3), Entity("place", 8, 11)))]
+    teacher(tmp_path / "teacher", ["annmetbob"], tokenizer="wordpiece")
+    with pytest.raises(UserError, match=r"0 of the student's 11 words.*tokenizer\.kind=wordpiece"):
+        make_task(configuration(tmp_path, english))
+
+
+def test_a_teacher_with_its_tags_in_another_order(tmp_path: Path) -> None:
+    texts = [example.text for example in LONG]
+    names = LABELS.names
+    order = [0, *range(len(names) - 1, 0, -1)]
+    teacher(tmp_path / "teacher", texts, LabelSet.from_names([names[i] for i in order]))
+    task = asked(configuration(tmp_path, LONG))
+    assert task.labels.names == names and task.batcher.tokens.teacher is not None
+    wanted = expected(task, tmp_path / "teacher", texts, 2.0)[:, order]
+    np.testing.assert_allclose(task.batcher.tokens.teacher[inner(task)], wanted, atol=1e-3)
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
+    short = [example for example in LONG if len(example.text) < 20]
+    model = teacher(tmp_path / "teacher", [example.text for example in short])
+    changes = {"data__batch_size": 4, "init_from": str(tmp_path / "teacher")}
+    changes["model__max_position_embeddings"] = 512
+    task = asked(configuration(tmp_path, short, **changes))
+    rows = jax.tree.map(lambda x: jnp.array(x[0]), task.batcher.epoch(0).shapes[0])
+    logits = apply(task.model, model.params, rows.input_ids, rows.segment_ids, rows.positions)
+    apart = divergence_from(rows.teacher, logits, 2.0)
+    assert float(jnp.abs(apart).max()) < 1e-5
+    other = divergence_from(rows.teacher, logits[..., ::-1], 2.0)
+    assert float(other.max()) > 0.1
+
+
+def test_without_weight_there_is_no_teacher(tmp_path: Path) -> None:
+    config = configuration(tmp_path, LONG, distill__weight=0.0)  # and none is looked for
+    task = make_task(config)
+    assert task.lesson is None and task.batcher.tokens.teacher is None
+    loss_of = make_loss(config.loss)
+    assert distilled(loss_of, config.distill) is loss_of
+    assert distilled(loss_of, options(teacher="")) is loss_of
+    assert len(jax.tree.leaves(batch()._replace(teacher=None))) == 4  # a step compiles as it did
+
+
+def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
+    texts = [example.text for example in LONG]
+
+    def refused(pattern: str, **changes: Any) -> None:
+        with pytest.raises(UserError, match=pattern):
+            make_task(configuration(tmp_path, LONG, **changes))
+
+    refused(r"distill\.teacher: no file or directory")
+    model = teacher(tmp_path / "teacher", texts, LabelSet(["name", "town"]))
+    refused(r"""bio of name, town; .*bio of name, place.*categories="\('name', 'town'\)""")
+    refused(r"has 5 tags, bio of .*the student has 9, bioes of", data__scheme="bioes")
+    encoder = {"encoder": model.params["encoder"]}
+    save_model(tmp_path / "encoder", replace(model, labels=None, params=encoder))
+    refused("an encoder without a head", distill__teacher=str(tmp_path / "encoder"))
+    refused(r"model\.head: 'crf' cannot learn", model__head="crf")
+    teacher(tmp_path / "good", texts)
+    good = {"distill__teacher": str(tmp_path / "good")}
+    refused(r"distill\.texts: no file", **good, distill__texts=str(tmp_path / "none.txt"))
+
+
+def test_what_is_hardly_meant_of_more_texts_is_said(tmp_path: Path) -> None:
+    texts = [example.text for example in LONG]
+    teacher(tmp_path / "teacher", texts)
+    notes = make_task(
+        configuration(tmp_path, LONG, distill__texts=str(tmp_path / "train.json"))
+    ).notes
+    assert any("3 texts have entities, which are left out" in note for note in notes)
+    assert any("4 of its texts are in data.dev too" in note for note in notes)
+    assert any("on 8 texts, 4 of them without labels" in note for note in notes)
+
+
+def test_the_student_is_a_quarter_of_the_model_from_nothing() -> None:
+    sizes = []
+    for config in (student.get_config(), cluener_scratch.get_config()):
+        assert config.data.scheme == "bioes"
+        params = abstract_params(BertConfig(vocab_size=2900, num_labels=41, **config.model))
+        sizes.append(sum(x.size for x in jax.tree.leaves(params)))
+    assert sizes[0] < sizes[1] / 4
+
+
+@pytest.mark.slow
+def test_a_run_with_a_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    train = synthetic("train", 60)
+    labels = LabelSet(sorted({e.type for row in train for e in row.entities or ()}))
+    teacher(tmp_path / "teacher", [row.text for row in train], labels)
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(row.text for row in synthetic("train", 90, seed=1)), "utf-8")
+    steps = {"train__steps": 6, "checkpoint__every": 2, "mesh__data": 1, "data__max_length": 64}
+
+    def run(name: str, **changes: Any) -> Any:
+        fit(configuration(tmp_path, train, **steps, **changes), tmp_path / name)
+        return load_model(tmp_path / name / "last").params
+
+    taught = {"distill__texts": str(more)}
+    whole = run("run", **taught)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    assert_same(run("run", **taught), whole)
+    plain = run("plain", distill__teacher="")
+    assert_same(run("weightless", distill__weight=0.0), plain)
+    assert (whole["head"]["classifier"]["kernel"] != plain["head"]["classifier"]["kernel"]).any()
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_its_teacher_knows(tmp_path: Path) -> None:
+    """Of few labelled sentences it learns little, and of its teacher's tags on others much."""
+    changes = {
+        "data.train": "train 3000", "data.dev": "dev 300", "model.hidden_size": 64,
+        "model.intermediate_size": 128, "optimizer.learning_rate": 3e-3, "train.epochs": 5,
+        "mesh.data": 1, "eval.every": 5,
+    }  # fmt: skip
+    config = demo.get_config()
+    config.update_from_flattened_dict(changes)
+    best = fit(config, tmp_path / "teacher").f1
+    assert best > 0.8
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(row.text for row in synthetic("train", 3000)[200:]), "utf-8")
+    few = {
+        "data.train": "train 200", "model.hidden_size": 32, "model.num_hidden_layers": 1,
+        "tokenizer.vocab": str(tmp_path / "teacher" / "best" / "vocab.txt"),
+    }  # fmt: skip
+    taught = {"distill.teacher": str(tmp_path / "teacher" / "best"), "distill.texts": str(more)}
+    scores = []
+    for name, fields in (("alone", {"train.epochs": 80, "eval.every": 80}), ("taught", taught)):
+        config = demo.get_config()
+        config.update_from_flattened_dict({**changes, **few, **fields})
+        scores.append(fit(config, tmp_path / name).f1)
+    alone, with_teacher = scores  # of as many steps
+    assert with_teacher > alone + 0.15 and with_teacher > 0.5, (best, scores)
