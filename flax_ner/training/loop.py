@@ -38,7 +38,7 @@ from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import save_model
 
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging, "masked_lm": MaskedLM}
 
@@ -238,11 +238,6 @@ def _parts(config: ConfigDict, job: Job) -> dict[str, bytes]:
         "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
         **job.parts(),
     }
-
-
-def _digests(model: ModelDir | None) -> bytes:
-    arrays = jax.tree.leaves(model.params) if model else []
-    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
 
 
 def _smaller(config: ConfigDict) -> str:
