@@ -100,6 +100,9 @@ def default_config() -> ConfigDict:
     # Seconds of training after which the run stops as if interrupted, its state saved and exit status
     # 75; the same command goes on. It changes no schedule. 0: never.
     config.train.max_seconds = 0
+    # Models that are trained side by side, of seeds `seed`, `seed` + 1 and so on: WORKDIR/seed_N holds
+    # each, WORKDIR/best and last are their ensembles.
+    config.train.seeds = 1
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
     # A step's rows are computed in so many parts, one after the other: less memory, the same gradients.
@@ -199,6 +202,7 @@ def check_config(config: ConfigDict) -> None:
         "data.batch_size": 1,
         "train.epochs": 1,
         "train.steps": 0,
+        "train.seeds": 1,
         "train.steps_per_dispatch": 1,
         "train.max_seconds": 0,
         "train.gradient_accumulation_steps": 1,
@@ -273,6 +277,15 @@ def check_config(config: ConfigDict) -> None:
                 f"{name}: {_get(config, name)}, but task 'masked_lm' knows it not. Set 0."
             )
     _check_distill(config)
+    if config.train.seeds > 1 and config.data.batching == "bucket":
+        raise UserError(
+            f"data.batching: 'bucket', but with train.seeds {config.train.seeds} all rows have one length. "
+            "Choose pack or pad."
+        )
+    if config.train.seeds > 1 and config.task != "tagging":
+        raise UserError(
+            f"train.seeds: {config.train.seeds}, but task {config.task!r} trains one model. Set 1."
+        )
     if config.optimizer.warmup > 1:
         raise UserError(
             f"optimizer.warmup: {config.optimizer.warmup} is a share of all steps, at most 1."

@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner evaluate | predict | bulk | web | inspect | data."""
+"""Command line: python -m flax_ner evaluate | predict | bulk | web | ensemble | inspect | data."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ from flax_ner.inference.audit_cli import add_audit_commands
 from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
+from flax_ner.inference.ensemble_cli import add_ensemble_command
 from flax_ner.inference.outputs import check_outputs, json_line, write_report
 from flax_ner.inference.tagger import load
 from flax_ner.inference.web_cli import add_web_command
@@ -105,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     bulk.set_defaults(run=_bulk)
 
     web = add_web_command(commands)
+    add_ensemble_command(commands)
 
     inspect = commands.add_parser(
         "inspect", help="say what weights are and what would become of them, without loading them"

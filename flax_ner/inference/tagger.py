@@ -421,7 +421,10 @@ def _scores(
     input_ids, segment_ids, positions, words = batch
     with mesh:
         logits = apply(config, params, input_ids, segment_ids, positions)
-    return params["head"], logits, chain(segment_ids, positions, words > 0)
+    head = params["head"]
+    if config.ensemble > 1:  # of a CRF's transitions, too, the mean
+        head = jax.tree.map(lambda x: x.mean(0), head)
+    return head, logits, chain(segment_ids, positions, words > 0)
 
 
 def _best(

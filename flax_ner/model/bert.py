@@ -61,6 +61,7 @@ class BertConfig:
     attention: str = "xla"
     scan_layers: bool = False
     remat: bool = False
+    ensemble: int = 1  # models, their parameters along a leading axis, whose scores are averaged
 
     def __post_init__(self) -> None:
         choices = {
@@ -83,6 +84,7 @@ class BertConfig:
             "intermediate_size",
             "max_position_embeddings",
             "type_vocab_size",
+            "ensemble",
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)}, but it must be at least 1.")

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from flax_ner.model.bert import STACKED, Bert, BertConfig
-from flax_ner.model.global_pointer import GlobalPointer
+from flax_ner.model.global_pointer import Factors, GlobalPointer
 from flax_ner.model.heads import Head
 
 Params = dict[str, Any]  # nested dictionaries of float32 arrays
@@ -48,7 +48,12 @@ def init_params(config: BertConfig, key: Array) -> Params:
 
 
 def abstract_params(config: BertConfig) -> Params:
-    """The tree of `init_params` with shapes in place of arrays."""
+    """The tree of `init_params` with shapes in place of arrays; of an ensemble, with its leading axis."""
+    if config.ensemble > 1:
+        one = abstract_params(dataclasses.replace(config, ensemble=1))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((config.ensemble, *x.shape), x.dtype), one
+        )
     # All layers are alike, and tracing takes time.
     one_layer = dataclasses.replace(config, num_hidden_layers=1, scan_layers=False)
     shapes: Params = jax.eval_shape(lambda: init_params(one_layer, jax.random.key(0)))
@@ -97,9 +102,26 @@ def apply(
     positions: Array,
     key: Array | None = None,
 ) -> Logits:
-    """`BertTagger.__call__` as a pure function of its parameters."""
+    """`BertTagger.__call__` as a pure function of its parameters; of an ensemble the mean of scores."""
+    if config.ensemble > 1:
+        one = dataclasses.replace(config, ensemble=1)
+        inputs = (input_ids, segment_ids, positions, key)
+        # One after the other: on a CPU faster than products of all at once, and it takes no more memory.
+        return average(jax.lax.map(lambda own: apply(one, own, *inputs), params))
     model: BertTagger = nnx.merge(_graphdef(config), params)
     return model(input_ids, segment_ids, positions, key)
+
+
+def average(members: Logits) -> Logits:
+    """The mean over the leading axis of scores that several models give."""
+    if not isinstance(members, Factors):
+        return members.mean(0)
+    count = len(members.query)
+    # The mean of products of vectors is one product of all of them end to end.
+    query, key = (
+        jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1) for x in (members.query, members.key)
+    )  # [B, T, models * H]
+    return Factors(query / count, key, members.begin.mean(0), members.end.mean(0))
 
 
 @lru_cache

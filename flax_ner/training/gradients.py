@@ -49,7 +49,7 @@ def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
 
 
 def make_gradients(
-    model: BertConfig, loss_of: Loss, seed: int, tricks: Tricks | None = None
+    model: BertConfig, loss_of: Loss, seed: int | Array, tricks: Tricks | None = None
 ) -> Gradients:
     """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
     tricks = tricks or Tricks()
@@ -72,7 +72,7 @@ def make_gradients(
 def gradients_of(
     loss: Callable[[Params, Any, Array], Array],
     size: Callable[[Any], Array],
-    seed: int,
+    seed: int | Array,
     tricks: Tricks,
 ) -> Gradients:
     """The gradients of any loss of (parameters, batch, key); the key depends on seed and step alone.

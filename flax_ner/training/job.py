@@ -17,7 +17,7 @@ from flax_ner.training.gradients import Gradients
 from flax_ner.weights.model_dir import ModelDir
 
 Figures = dict[str, float]
-Evaluate = Callable[[Params], Figures]  # of dev, by these parameters
+Evaluate = Callable[[Params], list[Figures]]  # of dev, by these parameters; of each model
 
 
 class Job(Protocol):
@@ -30,6 +30,7 @@ class Job(Protocol):
     tokenizer: Tokenizer
     notes: list[str]  # what a user should know before training starts
     best_by: str  # the figure of dev whose highest value makes `best`
+    seeds: tuple[int | None, ...]  # of models that are trained side by side; of one alone None
     unit: str  # what rates count: sentences, tokens
     gradients: Gradients  # from `prepare`, as all that follow
     dev_size: int  # units of dev
@@ -61,8 +62,13 @@ class Job(Protocol):
     def evaluator(self, mesh: Mesh) -> Evaluate:
         """What scores parameters that lie on this mesh."""
 
-    def saved(self, params: Params) -> ModelDir:
-        """The model directory to leave of these parameters."""
+    def saved(self, params: Params, index: int = 0) -> ModelDir:
+        """The model directory to leave of these parameters, by the number of the model."""
 
     def report(self, workdir: Path, console: Console) -> Scores | Figures:
         """Show what `best` is worth, as it lies on disk."""
+
+
+def folder_of(workdir: Path, seed: int | None) -> Path:
+    """Where the models of a seed lie; of a run of one, in the work directory itself."""
+    return workdir if seed is None else workdir / f"seed_{seed}"

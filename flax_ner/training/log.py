@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, Self
 
 from rich.console import Console
@@ -48,20 +50,22 @@ class MetricsFile:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         if self._events is not None:
+            split = f"{row['split']}/seed_{row['seed']}" if "seed" in row else row["split"]
             for name, value in row.items():
-                if name not in ("step", "split") and value is not None:
-                    self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+                if name not in ("step", "split", "seed") and value is not None:
+                    self._events.add_scalar(f"{split}/{name}", value, row["step"])
 
-    def best(self) -> float:
-        """The best figure on dev so far, -1 before the first."""
-        dev = (row[self._best_by] for row in self.rows if row["split"] == "dev")
-        return max(dev, default=-1.0)
+    def best(self, seed: int | None = None) -> float:
+        """The best figure on dev so far, -1 before the first; of several models, of that of a seed."""
+        return max((row[self._best_by] for row in self._dev(seed)), default=-1.0)
 
-    def best_epoch(self) -> float:
+    def best_epoch(self, seed: int | None = None) -> float:
         """The epoch behind which dev had it first, 0 before the first."""
-        best = self.best()
-        dev = (row for row in self.rows if row["split"] == "dev")
-        return next((row["epoch"] for row in dev if row[self._best_by] == best), 0.0)
+        best = self.best(seed)
+        return next((row["epoch"] for row in self._dev(seed) if row[self._best_by] == best), 0.0)
+
+    def _dev(self, seed: int | None) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["split"] == "dev" and row.get("seed") == seed]
 
     def skipped(self) -> int:
         """How many steps were left out so far."""
@@ -142,14 +146,27 @@ class RunLog:
             refresh=not self._progress.live.auto_refresh,
         )
 
-    def dev(self, step: int, figures: dict[str, float], size: int) -> None:
-        """Write a line of figures; dev, of `size` units, was looked at since the last `flush`."""
-        rate = size / (time.monotonic() - self._last)
-        row = self._row(step, "dev") | figures
-        self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
-        told = ", ".join(f"{SHOWN.get(name, name)} {x:.4f}" for name, x in figures.items())
+    def dev(
+        self,
+        step: int,
+        seeds: Sequence[int | None],
+        figures: Sequence[dict[str, float]],
+        size: int,
+    ) -> None:
+        """Write a line of figures of each model; dev, of `size` units, was looked at since the last `flush`.
+
+        Shown are, of several, the means and how far the highest and the lowest lie apart.
+        """
+        rate = size * len(seeds) / (time.monotonic() - self._last)
+        for seed, own in zip(seeds, figures, strict=True):
+            row = self._row(step, "dev") | ({} if seed is None else {"seed": seed}) | own
+            self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
+        told = ", ".join(
+            f"{SHOWN.get(name, name)} {_summary([own[name] for own in figures])}"
+            for name in figures[0]
+        )
         self._progress.console.print(
-            f"epoch {row['epoch']:g}, step {step}: dev {told}, {self._seconds():.0f} s",
+            f"epoch {self._row(step, 'dev')['epoch']:g}, step {step}: dev {told}, {self._seconds():.0f} s",
             highlight=False,
         )
 
@@ -166,6 +183,12 @@ class RunLog:
 
     def _seconds(self) -> float:
         return round(self._before + time.monotonic() - self._start, 2)
+
+
+def _summary(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
 def progress_bar(console: Console) -> Progress:

@@ -1,6 +1,6 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
@@ -22,7 +22,7 @@ from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.gradients import State
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
-from flax_ner.training.job import Figures, Job
+from flax_ner.training.job import Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.masked_lm import MaskedLM
 from flax_ner.training.mesh import (
@@ -34,13 +34,17 @@ from flax_ner.training.mesh import (
     take_whole,
 )
 from flax_ner.training.nonfinite import NotFinite, explain
-from flax_ner.training.optimizer import make_optimizer, make_schedule
+from flax_ner.training.optimizer import make_optimizer, make_schedule, of_each_model
+from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model
 
-JOBS: dict[str, Callable[[ConfigDict], Job]] = {"tagging": Tagging, "masked_lm": MaskedLM}
+JOBS: dict[str, Callable[[ConfigDict], Job]] = {
+    "tagging": lambda config: (SeveralSeeds if config.train.seeds > 1 else Tagging)(config),
+    "masked_lm": MaskedLM,
+}
 
 
 def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
@@ -48,7 +52,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
 
     Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
     `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With `config.mesh.distributed`
-    every process of the run calls this; the first alone writes and speaks.
+    every process of the run calls this; the first alone writes and speaks. With `config.train.seeds` of
+    several models each has such directories in `seed_N`, and `best` and `last` are their ensembles.
 
     Returns:
         The scores of `best` on dev.
@@ -89,6 +94,8 @@ def _train(
     total = config.train.steps or config.train.epochs * per_epoch
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
+    if len(job.seeds) > 1:
+        optimizer = of_each_model(optimizer)
     make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
     shapes = jax.eval_shape(make_state, job.abstract())
     shardings = state_shardings(mesh, shapes)
@@ -157,11 +164,11 @@ def _train(
                     upcoming = job.batches(portion + 1, rows)
                 log.flush()
                 if (portion + 1) % config.eval.every == 0 or done == total:
-                    best = from_first(metrics.best)
-                    figures_of_dev = evaluate(used_params(state))
-                    log.dev(done, figures_of_dev, job.dev_size)
-                    if figures_of_dev[job.best_by] > best:
-                        _save(workdir / "best", job, mesh, state)
+                    best = from_first(lambda: [metrics.best(seed) for seed in job.seeds])
+                    of_dev = evaluate(used_params(state))
+                    log.dev(done, job.seeds, of_dev, job.dev_size)
+                    better = [i for i, x in enumerate(of_dev) if x[job.best_by] > best[i]]
+                    _save(workdir, "best", job, mesh, state, better)
                 asked = signals.received()
                 if asked or not every or done % every == 0 or done == total:
                     checkpoints.save(done, state)
@@ -181,16 +188,15 @@ def _train(
                 "optimizer.learning_rate or optimizer.clip_norm in another work directory may avoid them."
             ) from None
         checkpoints.wait()
-    best_epoch = metrics.best_epoch()
-    if best_epoch:
-        console.print(
-            f"The best scores on dev were those of epoch {best_epoch:g}.", highlight=False
-        )
+    epochs = [f"{metrics.best_epoch(seed):g}" for seed in job.seeds]
+    if "0" not in epochs:
+        told = f"The best scores on dev were those of epoch {', '.join(epochs)}."
+        console.print(told, highlight=False)
     if metrics.skipped():
         console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
         console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
-    _save(workdir / "last", job, mesh, state)
+    _save(workdir, "last", job, mesh, state, range(len(job.seeds)))
 
 
 def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: State) -> None:
@@ -201,9 +207,16 @@ def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: 
         raise UserError(f"{where}: loss or gradients are not finite. And {fault}") from fault
 
 
-def _save(path: Path, job: Job, mesh: Mesh, state: State) -> None:
+def _save(
+    workdir: Path, name: str, job: Job, mesh: Mesh, state: State, models: Sequence[int]
+) -> None:
+    """Write model directories of this name of some of the models."""
+    if not models:
+        return
     params = take_whole(mesh, used_params(state))
-    from_first(lambda: save_model(path, job.saved(params)))
+    for i in models:
+        path = folder_of(workdir, job.seeds[i]) / name
+        from_first(partial(lambda path, i: save_model(path, job.saved(params, i)), path, i))
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:

@@ -50,6 +50,7 @@ class MaskedLM:
     """
 
     best_by, unit = "accuracy", "tokens"
+    seeds = (None,)
     gradients: Gradients
     dev_size: int
     units_per_step: float
@@ -154,18 +155,18 @@ class MaskedLM:
         dev, rows = self._dev_portions(batch_size=batch_size), own_rows(mesh, batch_size)
         look = jax.jit(partial(_look, self._model, self._masking, mesh.abstract_mesh))
 
-        def evaluate(params: Params) -> Figures:
+        def evaluate(params: Params) -> list[Figures]:
             sums: Any = (0.0, 0.0, 0.0)
             for first in range(0, dev.steps_per_epoch, PORTION):
                 arrays = put_epoch(mesh, batch_size, dev.batches(first // PORTION, rows).shapes[0])
                 count = min(PORTION, dev.steps_per_epoch - first)
                 sums = look(params, arrays, first, count, sums)
             loss, right, counted = map(float, sums)
-            return {"loss": loss / max(counted, 1), "accuracy": right / max(counted, 1)}
+            return [{"loss": loss / max(counted, 1), "accuracy": right / max(counted, 1)}]
 
         return evaluate
 
-    def saved(self, params: Params) -> ModelDir:
+    def saved(self, params: Params, index: int = 0) -> ModelDir:
         """See `Job`."""
         tokenizer, length = self.tokenizer, self._config.data.max_length
         encoder = {"encoder": params["encoder"]}

@@ -87,6 +87,11 @@ def scale_by_place(layer_decay: float, head_factor: float) -> optax.GradientTran
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def of_each_model(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer of several models at once, whose parameters lie along a leading axis."""
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+
+
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scale all gradients down to an L2 norm of `limit` where theirs is larger.
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from flax_ner.text.batches import Epoch
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.distillation import ask_teacher, distilled
-from flax_ner.training.gradients import Tricks, make_gradients, make_loss
+from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.mesh import BATCH
@@ -35,6 +36,7 @@ class Tagging:
     """
 
     best_by, unit = "f1", "sentences"
+    seeds: tuple[int | None, ...] = (None,)
 
     def __init__(self, config: ConfigDict):
         self._config, self._task = config, make_task(config)
@@ -43,7 +45,12 @@ class Tagging:
         loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
         loss_of = distilled(loss_of, config.distill)
         tricks = Tricks(*(config.train[name] for name in Tricks._fields))
-        self.gradients = make_gradients(task.model, loss_of, config.seed, tricks)
+
+        def gradients(seed: int | jax.Array, state: State, batch: Any) -> tuple[jax.Array, Params]:
+            return make_gradients(task.model, loss_of, seed, tricks)(state, batch)
+
+        self.gradients_of_seed = gradients
+        self.gradients: Gradients = partial(gradients, config.seed)
         self.dev_size = len(task.dev)
         self.steps_per_epoch = self.steps_per_portion = task.batcher.steps_per_epoch
         self.units_per_step = len(task.batcher.tokens.lengths) / self.steps_per_epoch
@@ -96,14 +103,14 @@ class Tagging:
             NamedSharding(mesh, P(BATCH)),
         )
 
-        def evaluate(params: Params) -> Figures:
+        def evaluate(params: Params) -> list[Figures]:
             tagger.params = params
             scores = tagger.score(task.dev, options.scoring)
-            return {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+            return [{"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}]
 
         return evaluate
 
-    def saved(self, params: Params) -> ModelDir:
+    def saved(self, params: Params, index: int = 0) -> ModelDir:
         """See `Job`."""
         return trained_model(self._task, params)
 

@@ -181,6 +181,11 @@ def read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
     source, report = open_model(
         config.init_from, "init_from", config.tokenizer.vocab, defaults, encoder_will_do=True
     )
+    if source.config.ensemble > 1:
+        raise UserError(
+            f"init_from: {config.init_from} is an ensemble of {source.config.ensemble} models. Name one of "
+            "them, as WORKDIR/seed_0/best."
+        )
     if report is None:
         return source, []
     note = (

@@ -69,6 +69,8 @@ def _describe_model_dir(path: Path) -> str:
         labels = f"{kind} of {len(card.labels.categories)}"
     if card.labels is not None and card.config.head != "softmax":
         labels += f", {card.config.head}"
+    if card.config.ensemble > 1:
+        labels += f", an ensemble of {card.config.ensemble} models"
     return "\n".join(
         [
             f"{path}: a model directory",

@@ -24,6 +24,7 @@ OWN_FIELDS = (
     "attention",
     "scan_layers",
     "remat",
+    "ensemble",
 )
 
 
@@ -43,6 +44,11 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     out = Path(out)
     if out.exists():
         raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
+    if model.config.ensemble > 1:
+        raise UserError(
+            f"--layout {layout}: has no place for an ensemble of {model.config.ensemble} models. Export one of "
+            "them, or distil them into one."
+        )
     missing = {"crf": "the transitions", "global_pointer": "the spans"}.get(model.config.head)
     if model.labels is not None and missing:
         raise UserError(

@@ -1,0 +1,101 @@
+"""Several taggers as one model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flax_ner import load
+from flax_ner.errors import UserError
+from flax_ner.inference.cli import main
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import init_params
+from flax_ner.text.labels import LabelSet, SpanLabels
+from flax_ner.text.vocab import SPECIAL_TOKENS
+from flax_ner.weights.describe import describe
+from flax_ner.weights.ensemble import combine
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, save_model
+
+VOCAB = [*SPECIAL_TOKENS, *"abc中"]
+TEXTS = ["abc中", "中a", "cab" * 10]
+IDS = np.arange(24).reshape(2, 12) % len(VOCAB)
+
+
+def model(seed: int, head: str = "softmax") -> ModelDir:
+    labels = (SpanLabels if head == "global_pointer" else LabelSet)(["x", "y"])
+    config = BertConfig(
+        len(VOCAB), len(labels), 16, 1, 2, 16, max_position_embeddings=64, head=head
+    )
+    params = jax.tree.map(lambda x: 8 * x, init_params(config, jax.random.key(seed)))
+    if head == "crf":
+        shape = params["head"]["transitions"].shape
+        params["head"]["transitions"] = jax.random.normal(jax.random.key(seed), shape)
+    if head == "global_pointer":
+        params["head"]["edges"]["bias"] *= 0
+    return ModelDir(config, labels, VOCAB, 64, params)
+
+
+def written(folder: Path, models: list[ModelDir]) -> list[str]:
+    for i, made in enumerate(models):
+        save_model(folder / str(i), made)
+    return [str(folder / str(i)) for i in range(len(models))]
+
+
+@pytest.mark.parametrize("head", ["softmax", "softmax_constrained", "crf", "global_pointer"])
+def test_scores_are_the_mean_of_those_of_all(head: str, tmp_path: Path) -> None:
+    paths = written(tmp_path, [model(seed, head) for seed in range(3)])
+    main(["ensemble", str(tmp_path / "all"), *paths])
+    tagger, members = load(tmp_path / "all"), [load(path) for path in paths]
+    mask = np.ones_like(IDS)
+    expected = np.mean([member.logits(IDS, mask) for member in members], 0)
+    np.testing.assert_allclose(tagger.logits(IDS, mask), expected, atol=1e-4, rtol=1e-4)
+    found = tagger(TEXTS)
+    assert any(found) and found != members[0](TEXTS)
+    assert "an ensemble of 3 models" in describe(tmp_path / "all", "FILE")[0]
+
+
+def test_an_ensemble_of_a_model_and_itself_is_that_model(tmp_path: Path) -> None:
+    for head in ("softmax", "crf", "global_pointer"):
+        made = model(1, head)
+        save_model(tmp_path / head, made)
+        save_model(tmp_path / "twice", combine([made, made], ["a", "b"]))
+        one, twice = load(tmp_path / head)(TEXTS), load(tmp_path / "twice")(TEXTS)
+        assert any(one)
+        assert [[e[:4] for e in row] for row in one] == [[e[:4] for e in row] for row in twice]
+        scores = [[e.score for row in found for e in row] for found in (one, twice)]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_the_mean_of_parameters_is_a_model_like_each(tmp_path: Path) -> None:
+    models = [model(0), model(1)]
+    paths = written(tmp_path, models)
+    main(["ensemble", str(tmp_path / "mean"), *paths, "--average-parameters"])
+    tagger = load(tmp_path / "mean")
+    assert tagger.config == models[0].config
+    expected = jax.tree.map(lambda x, y: (x + y) / 2, *(m.params for m in models))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), tagger.params, expected)
+
+
+def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    one = model(0)
+    other_labels = LabelSet(["x", "z"])
+    for other, fault in (
+        (replace(one, labels=other_labels), "b: has other labels than a"),
+        (replace(one, vocab=[*VOCAB[:-1], "国"]), "another vocabulary"),
+        (replace(one, lower_case=False), "another vocabulary or tokenizer"),
+        (model(0, "crf"), "another shape or head"),
+        (replace(one, labels=None), "b: an encoder without a head"),
+        (combine([one, one], ["a", "a"]), "b: is an ensemble"),
+    ):
+        with pytest.raises(UserError, match=fault):
+            combine([one, other], ["a", "b"])
+    with pytest.raises(UserError, match="two models or more"):
+        combine([one], ["a"])
+    # What was only of training may differ.
+    dropout = replace(one, config=replace(one.config, hidden_dropout_prob=0.5))
+    assert combine([one, dropout], ["a", "b"]).config.ensemble == 2
+    with pytest.raises(UserError, match="no place for an ensemble of 2 models"):
+        export(combine([one, one], ["a", "b"]), tmp_path / "out", "hf")
