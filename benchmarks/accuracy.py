@@ -1,0 +1,176 @@
+"""F1 on CLUENER's dev by head and recipe: the same small model, several seeds each, paired comparisons.
+
+    python benchmarks/accuracy.py DATA WORK [--encoder MODEL] [--rows NAME;...] [--record FILE]
+
+DATA holds train.json and dev.json, WORK is for the runs, which a repeated command goes on with. Each row
+that RECORD lacks is trained and added to it as a line of JSON; then the table of all that it holds is
+printed. Rows of `pretrained` start from --encoder, a model directory that configs/pretrain.py left.
+"""
+
+import argparse
+import json
+import runpy
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from common import machine
+from ml_collections import ConfigDict
+
+from flax_ner import load
+from flax_ner.compilation import keep_compiled_programs
+from flax_ner.text.analysis import compare, counts_per_text
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.formats import read_examples
+from flax_ner.text.metrics import score
+from flax_ner.training.loop import fit
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "cluener_scratch.py"
+SEEDS = 3
+# Half of configs/cluener_scratch.py in depth and in epochs, so that all rows are a matter of hours.
+BASE = {
+    "model.num_hidden_layers": 2,
+    "model.compute_dtype": "bfloat16",
+    "train.epochs": 10,
+    "train.seeds": SEEDS,
+}
+HEADS = {name: {"model.head": name} for name in ("softmax_constrained", "crf", "global_pointer")}
+SLOWER = {"optimizer.learning_rate": 3e-4}
+TRICKS: dict[str, dict[str, Any]] = {
+    "label smoothing 0.1": {"loss.label_smoothing": 0.1},
+    "focal loss, gamma 2": {"loss.name": "focal"},
+    "rates x 0.8 a layer": {"optimizer.layer_decay": 0.8},
+    "head's rate x 5": {"optimizer.head_factor": 5.0},
+    "average of parameters 0.99": {"train.ema": 0.99},
+    "FGM 1.0": {"train.fgm": 1.0},
+    "R-Drop 1.0": {"train.r_drop": 1.0},
+    "word dropout 0.1": {"model.word_dropout_prob": 0.1},
+}
+# What differs from BASE, and the row that a row is compared with.
+ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "softmax": ({}, "softmax"),
+    **{name: (fields, "softmax") for name, fields in HEADS.items()},
+    "crf, rate 3e-4": (HEADS["crf"] | SLOWER, "softmax"),
+    "crf, word dropout 0.1": (HEADS["crf"] | TRICKS["word dropout 0.1"], "softmax"),
+    "global_pointer, word dropout 0.1": (
+        HEADS["global_pointer"] | TRICKS["word dropout 0.1"],
+        "softmax",
+    ),
+    **{f"softmax, {name}": (fields, "softmax") for name, fields in TRICKS.items()},
+}
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def configuration(fields: dict[str, Any], data: Path, encoder: str) -> ConfigDict:
+    config: ConfigDict = runpy.run_path(str(CONFIG))["get_config"]()
+    config.update_from_flattened_dict(BASE | fields)
+    config.data.train, config.data.dev = str(data / "train.json"), str(data / "dev.json")
+    if encoder:
+        config.init_from = encoder
+    return config
+
+
+def measured(path: Path, dev: list[Example]) -> dict[str, Any]:
+    """What a model finds in dev: F1 under `strict` and as MMOCR counts, and the counts of each text."""
+    gold = [example.entities or () for example in dev]
+    found = load(path)([example.text for example in dev])
+    # MMOCR never gives an entity of one character.
+    longer = [[e for e in row if e.end - e.start > 1] for row in found]
+    counts = counts_per_text(gold, found)
+    return {
+        "f1": score(gold, found).f1,
+        "mmocr": score(gold, longer, "mmocr").f1,
+        "found": "".join(DIGITS[n] for n in counts[:, 1]),
+        "correct": "".join(DIGITS[n] for n in counts[:, 2]),
+    }
+
+
+def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[str, Any]:
+    encoder = options.encoder if name.startswith("pretrained: ") else ""
+    fields, _ = ROWS[name.removeprefix("pretrained: ")]
+    config = configuration(fields, options.data, encoder)
+    workdir = options.work / name.replace(" ", "_").replace(":", "")
+    began = time.perf_counter()
+    fit(config, workdir)
+    minutes = (time.perf_counter() - began) / 60
+    seeds = range(config.seed, config.seed + SEEDS)
+    params = load(workdir / f"seed_{seeds[0]}" / "best").params
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "row": name,
+        "commit": commit.stdout.strip(),
+        **machine("jax"),
+        "minutes": round(minutes, 1),
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "models": [measured(workdir / f"seed_{seed}" / "best", dev) for seed in seeds],
+        "ensemble": measured(workdir / "best", dev),
+    }
+
+
+def counts(models: list[dict[str, Any]], gold: np.ndarray) -> np.ndarray:
+    """Gold, found and correct of each text over all models, int64 [texts, 3]."""
+    columns = [
+        sum(np.array([DIGITS.index(d) for d in model[name]]) for model in models)
+        for name in ("found", "correct")
+    ]
+    return np.stack([gold * len(models), *columns], 1)
+
+
+def print_table(rows: dict[str, dict[str, Any]], dev: list[Example]) -> None:
+    def golds(entities: tuple[Entity, ...] | None) -> int:
+        return len({e[:3] for e in entities or ()})
+
+    gold = np.array([golds(example.entities) for example in dev])
+    print(
+        f"| | F1, mean of {SEEDS} | deviation | as MMOCR counts | against | difference (95%) | p "
+        "| ensemble | minutes |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, row in rows.items():
+        f1 = [model["f1"] for model in row["models"]]
+        prefix = "pretrained: " if name.startswith("pretrained: ") else ""
+        against = prefix + ROWS[name.removeprefix("pretrained: ")][1]
+        if against == name and prefix:
+            against = against.removeprefix(prefix)
+        cells = ["", "", ""]
+        if against in rows and against != name:
+            found = compare(counts(row["models"], gold), counts(rows[against]["models"], gold))
+            value, low, high = found.difference
+            cells = [against, f"{value:+.4f} ({low:+.4f}, {high:+.4f})", f"{found.p:.3f}"]
+        print(
+            f"| {name} | {statistics.mean(f1):.4f} | {statistics.stdev(f1):.4f} "
+            f"| {statistics.mean(model['mmocr'] for model in row['models']):.4f} "
+            f"| {' | '.join(cells)} | {row['ensemble']['f1']:.4f} | {row['minutes']} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", metavar="DATA", type=Path)
+    parser.add_argument("work", metavar="WORK", type=Path)
+    parser.add_argument("--encoder", metavar="MODEL", default="")
+    parser.add_argument("--rows", metavar="NAME;...", default="", help="default: those of RECORD")
+    parser.add_argument(
+        "--record", metavar="FILE", type=Path, default=Path(__file__).with_name("accuracy.jsonl")
+    )
+    options = parser.parse_args()
+    keep_compiled_programs()
+    dev = read_examples(str(options.data / "dev.json"), "cluener")
+    lines = options.record.read_text("utf-8").splitlines() if options.record.exists() else []
+    rows = {row["row"]: row for row in map(json.loads, lines)}
+    for name in filter(None, options.rows.split(";")):
+        if name not in rows:
+            rows[name] = train(name, options, dev)
+            with options.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[name]) + "\n")
+    print_table(rows, dev)
+
+
+if __name__ == "__main__":
+    main()
