@@ -34,7 +34,6 @@ SEEDS = 3
 # Half of configs/cluener_scratch.py in depth and in epochs, so that all rows are a matter of hours.
 BASE = {
     "model.num_hidden_layers": 2,
-    "model.compute_dtype": "bfloat16",
     "train.epochs": 10,
     "train.seeds": SEEDS,
 }
@@ -65,10 +64,13 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def configuration(fields: dict[str, Any], data: Path, encoder: str) -> ConfigDict:
+def configuration(fields: dict[str, Any], options: argparse.Namespace, encoder: str) -> ConfigDict:
     config: ConfigDict = runpy.run_path(str(CONFIG))["get_config"]()
     config.update_from_flattened_dict(BASE | fields)
-    config.data.train, config.data.dev = str(data / "train.json"), str(data / "dev.json")
+    config.model.compute_dtype = options.compute_dtype
+    config.data.train, config.data.dev = (
+        str(options.data / f"{split}.json") for split in ("train", "dev")
+    )
     if encoder:
         config.init_from = encoder
     return config
@@ -92,7 +94,7 @@ def measured(path: Path, dev: list[Example]) -> dict[str, Any]:
 def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[str, Any]:
     encoder = options.encoder if name.startswith("pretrained: ") else ""
     fields, _ = ROWS[name.removeprefix("pretrained: ")]
-    config = configuration(fields, options.data, encoder)
+    config = configuration(fields, options, encoder)
     workdir = options.work / name.replace(" ", "_").replace(":", "")
     began = time.perf_counter()
     fit(config, workdir)
@@ -106,6 +108,7 @@ def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[st
         "row": name,
         "commit": commit.stdout.strip(),
         **machine("jax"),
+        "compute_dtype": options.compute_dtype,
         "minutes": round(minutes, 1),
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "models": [measured(workdir / f"seed_{seed}" / "best", dev) for seed in seeds],
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("work", metavar="WORK", type=Path)
     parser.add_argument("--encoder", metavar="MODEL", default="")
     parser.add_argument("--rows", metavar="NAME;...", default="", help="default: those of RECORD")
+    parser.add_argument("--compute-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--record", metavar="FILE", type=Path, default=Path(__file__).with_name("accuracy.jsonl")
     )
