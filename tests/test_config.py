@@ -41,6 +41,10 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("checkpoint.keep", 0),
         ("seed", -1),
         ("optimizer.b2", 1.0),
+        ("task", "tagger"),
+        ("pretrain.portion", 0),
+        ("pretrain.mask_prob", 0.0),
+        ("train.max_seconds", -1),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
