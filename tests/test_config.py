@@ -45,6 +45,10 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("distill.weight", -0.5),
         ("distill.temperature", 0.0),
         ("distill.texts", "texts.txt"),
+        ("task", "tagger"),
+        ("pretrain.portion", 0),
+        ("pretrain.mask_prob", 0.0),
+        ("train.max_seconds", -1),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
