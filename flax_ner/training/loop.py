@@ -216,7 +216,7 @@ def _save(
     params = take_whole(mesh, used_params(state))
     for i in models:
         path = folder_of(workdir, job.seeds[i]) / name
-        from_first(partial(lambda path, i: save_model(path, job.saved(params, i)), path, i))
+        from_first(partial(save_model, path, job.saved(params, i)))
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:

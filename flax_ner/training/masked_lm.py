@@ -50,7 +50,7 @@ class MaskedLM:
     """
 
     best_by, unit = "accuracy", "tokens"
-    seeds = (None,)
+    seeds: tuple[int | None, ...] = (None,)
     gradients: Gradients
     dev_size: int
     units_per_step: float

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -37,14 +38,15 @@ class SeveralSeeds(Tagging):
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
-        self.seeds = tuple(range(config.seed, config.seed + config.train.seeds))
+        self._numbers = tuple(range(config.seed, config.seed + config.train.seeds))
+        self.seeds = self._numbers
         self.units_per_step *= len(self.seeds)
-        self.gradients = side_by_side(self.gradients_of_seed, self.seeds)
+        self.gradients = side_by_side(self.gradients_of_seed, self._numbers)
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:
         """Those of an epoch of each seed, arrays [S, B, K, T, ...]."""
         epochs = []
-        for seed in self.seeds:
+        for seed in self._numbers:
             batcher = copy(self._task.batcher)
             batcher.seed = seed
             epochs.append(batcher.epoch(portion, rows))
@@ -63,7 +65,7 @@ class SeveralSeeds(Tagging):
         """See `Job`; each model has a key of its own."""
         mesh = jax.tree.leaves(shardings)[0].mesh
         whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), shardings)
-        each = [super(SeveralSeeds, self).initial(jax.random.key(s), whole) for s in self.seeds]
+        each = [super(SeveralSeeds, self).initial(jax.random.key(s), whole) for s in self._numbers]
         stack = jax.jit(
             lambda *params: jax.tree.map(lambda *x: jnp.stack(x), *params), out_shardings=shardings
         )
@@ -92,11 +94,11 @@ class SeveralSeeds(Tagging):
         folders = [folder_of(workdir, seed) for seed in self.seeds]
         for name in ("best", "last"):
             paths = [folder / name for folder in folders]
-            from_first(lambda name=name, paths=paths: _save_ensemble(workdir / name, paths))
+            from_first(partial(_save_ensemble, workdir / name, paths))
         scoring, dev = self._config.eval.scoring, self._task.dev
         scores = [load(folder / "best").score(dev, scoring) for folder in folders]
         console.print(
-            _table(self.seeds, scores, f"{workdir} on {self._config.data.dev}, {scoring}")
+            _table(self._numbers, scores, f"{workdir} on {self._config.data.dev}, {scoring}")
         )
         console.print("Their ensemble:", highlight=False)
         return super().report(workdir, console)

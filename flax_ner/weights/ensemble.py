@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax_ner.errors import UserError
 from flax_ner.weights.model_dir import ModelDir
 
 # Fields of `BertConfig` that say nothing of what parameters mean.
-OF_TRAINING = {
+OF_TRAINING: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "word_dropout_prob": 0.0,
