@@ -13,6 +13,7 @@ from flax_ner.text.evaluation import (
 )
 from flax_ner.text.examples import Entity
 from flax_ner.text.pages import page, table
+from flax_ner.text.report import Marked, marked
 
 NOTHING = "none"  # the kind of a sentence without any entity
 
@@ -82,16 +83,15 @@ def _article(source: str, text: str, pairs: Sequence[Pair]) -> str:
 
 
 def _marked(text: str, entities: Sequence[tuple[Entity, str]]) -> str:
-    parts, place = [], 0
-    for entity, kind in sorted(entities, key=lambda pair: pair[0][1:3]):
-        start = max(entity.start, place)  # an overlapping entity shows what is left of it
-        if start >= entity.end:
-            continue
-        parts.append(escape(text[place:start]))
+    kinds = dict(entities)
+
+    def shown(pieces: Iterable[str | Marked]) -> str:
+        return "".join(escape(p) if isinstance(p, str) else mark(p) for p in pieces)
+
+    def mark(piece: Marked) -> str:
+        entity, kind = piece.entity, kinds[piece.entity]
         score = f" {entity.score:.2f}" if entity.score < 1 else ""
-        surface = escape(text[start : entity.end])
-        parts.append(
-            f'<mark class="{kind}" title="{kind}">{surface}<sub>{escape(entity.type)}{score}</sub></mark>'
-        )
-        place = entity.end
-    return "".join([*parts, escape(text[place:])])
+        name = f"<sub>{escape(entity.type)}{score}</sub>"
+        return f'<mark class="{kind}" title="{kind}">{shown(piece.inside)}{name}</mark>'
+
+    return shown(marked(text, (entity for entity, _ in entities)))

@@ -1,7 +1,7 @@
 """Scores and tagged sentences for people (rich tables and text) and for programs (JSON)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -32,30 +32,74 @@ def score_json(scores: Scores) -> dict[str, Any]:
 
 
 def segments(text: str, entities: Iterable[Entity]) -> Iterator[tuple[str, str | None]]:
-    """The text in pieces, each with the type of its entity, or None; none of them is empty."""
-    place = 0
-    for entity in sorted(entities, key=lambda e: e.start):
-        start = max(entity.start, place)  # an overlapping entity shows what is left of it
-        if start >= entity.end:
-            continue
-        if place < start:
-            yield text[place:start], None
-        yield text[start : entity.end], entity.type
-        place = entity.end
-    if place < len(text):
-        yield text[place:], None
+    """The text in pieces, each with the type of its entity, or None; none of them is empty.
+
+    Of entities that lie in one another the outer one is shown.
+    """
+    for piece in marked(text, entities):
+        if isinstance(piece, str):
+            yield piece, None
+        else:
+            yield "".join(_strings(piece.inside)), piece.entity.type
+
+
+class Marked(NamedTuple):
+    """What is seen of an entity in its text, and of those that lie in it."""
+
+    entity: Entity
+    inside: "list[str | Marked]"
+
+
+def marked(text: str, entities: Iterable[Entity]) -> list[str | Marked]:
+    """The text in pieces, entities and what is between them; no string is empty.
+
+    Of one that begins in an earlier one and ends behind it only what is left is seen.
+    """
+
+    def between(place: int, end: int, own: Sequence[Entity]) -> list[str | Marked]:
+        pieces, i = list[str | Marked](), 0
+        while i < len(own):
+            entity, first = own[i], i + 1
+            start = max(entity.start, place)
+            i = first
+            if start >= entity.end:
+                continue
+            while i < len(own) and own[i].end <= entity.end:
+                i += 1
+            pieces += [text[place:start]] if place < start else []
+            pieces.append(Marked(entity, between(start, entity.end, own[first:i])))
+            place = entity.end
+        return pieces + ([text[place:end]] if place < end else [])
+
+    return between(0, len(text), sorted(entities, key=lambda e: (e.start, -e.end)))
 
 
 def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:
-    """The text with each entity in brackets, coloured, and named: "在[上海 address]"."""
-    line = Text()
-    for piece, category in segments(text, entities):
-        if category is None:
-            line.append(piece)
+    """The text with each entity in brackets, coloured, and named: "在[上海 address]"; also one in another:
+    "在[[上海 address]大学 organization]"."""
+    names = list(categories)
+
+    def line(pieces: Iterable[str | Marked]) -> Text:
+        made = Text()
+        for piece in pieces:
+            if isinstance(piece, str):
+                made.append(piece)
+                continue
+            category = piece.entity.type
+            shown = Text("[").append(line(piece.inside)).append(f" {category}]")
+            shown.stylize_before(COLOURS[names.index(category) % len(COLOURS)])
+            made.append(shown)
+        return made
+
+    return line(marked(text, entities))
+
+
+def _strings(pieces: Iterable[str | Marked]) -> Iterator[str]:
+    for piece in pieces:
+        if isinstance(piece, str):
+            yield piece
         else:
-            colour = COLOURS[list(categories).index(category) % len(COLOURS)]
-            line.append(f"[{piece} {category}]", style=colour)
-    return line
+            yield from _strings(piece.inside)
 
 
 def _figures(counts: Counts) -> dict[str, float]:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flax_ner.text.examples import Entity
 from flax_ner.text.metrics import score
-from flax_ner.text.report import highlight, score_json, score_table
+from flax_ner.text.report import highlight, score_json, score_table, segments
 
 SCORES = score(
     [[("b", 0, 2), ("a", 3, 4)], [("a", 0, 1)]],
@@ -27,7 +27,17 @@ def test_highlight_brackets_and_names_each_entity() -> None:
 
 def test_highlight_shows_what_is_left_of_an_overlapping_entity() -> None:
     entities = [Entity("x", 0, 3), Entity("y", 2, 5), Entity("y", 1, 2)]
-    assert highlight("abcdef", entities, ["x", "y"]).plain == "[abc x][de y]f"
+    assert highlight("abcdef", entities, ["x", "y"]).plain == "[a[b y]c x][de y]f"
+
+
+def test_highlight_shows_entities_in_one_another() -> None:
+    entities = [Entity("x", 1, 3), Entity("y", 1, 5), Entity("x", 3, 5), Entity("x", 5, 6)]
+    text = highlight("在北京大学a", entities, ["x", "y"])
+    assert text.plain == "在[[北京 x][大学 x] y][a x]"
+    assert ("[[北京 x][大学 x] y]", "cyan") in {
+        (text.plain[span.start : span.end], span.style) for span in text.spans
+    }
+    assert list(segments("在北京大学", entities[:3])) == [("在", None), ("北京大学", "y")]
 
 
 def test_highlight_of_nothing_is_the_text() -> None:
