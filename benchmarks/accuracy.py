@@ -4,7 +4,8 @@
 
 DATA holds train.json and dev.json, WORK is for the runs, which a repeated command goes on with. Each row
 that RECORD lacks is trained and added to it as a line of JSON; then the table of all that it holds is
-printed. Rows of `pretrained` start from --encoder, a model directory that configs/pretrain.py left.
+printed. Rows whose name begins with `pretrained: ` start from --encoder, a model directory that
+configs/pretrain.py left, with the shape of BASE.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from flax_ner.text.metrics import score
 from flax_ner.training.loop import fit
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "cluener_scratch.py"
+PRETRAINED = "pretrained: "  # begins the names of rows that start from an encoder
 SEEDS = 3
 # An eighth of configs/cluener_scratch.py in its layers, half its epochs: minutes a row on two cores.
 BASE = {
@@ -64,7 +66,6 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     **{f"softmax, {name}": (fields, "softmax") for name, fields in TRICKS.items()},
 }
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def configuration(fields: dict[str, Any], options: argparse.Namespace, encoder: str) -> ConfigDict:
@@ -89,14 +90,14 @@ def measured(path: Path, dev: list[Example]) -> dict[str, Any]:
     return {
         "f1": score(gold, found).f1,
         "mmocr": score(gold, longer, "mmocr").f1,
-        "found": "".join(DIGITS[n] for n in counts[:, 1]),
-        "correct": "".join(DIGITS[n] for n in counts[:, 2]),
+        "found": counts[:, 1].tolist(),
+        "correct": counts[:, 2].tolist(),
     }
 
 
 def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[str, Any]:
-    encoder = options.encoder if name.startswith("pretrained: ") else ""
-    fields, _ = ROWS[name.removeprefix("pretrained: ")]
+    encoder = options.encoder if name.startswith(PRETRAINED) else ""
+    fields, _ = ROWS[name.removeprefix(PRETRAINED)]
     config = configuration(fields, options, encoder)
     workdir = options.work / name.replace(" ", "_").replace(":", "")
     began = time.perf_counter()
@@ -121,10 +122,7 @@ def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[st
 
 def counts(models: list[dict[str, Any]], gold: np.ndarray) -> np.ndarray:
     """Gold, found and correct of each text over all models, int64 [texts, 3]."""
-    columns = [
-        sum(np.array([DIGITS.index(d) for d in model[name]]) for model in models)
-        for name in ("found", "correct")
-    ]
+    columns = [sum(np.array(model[name]) for model in models) for name in ("found", "correct")]
     return np.stack([gold * len(models), *columns], 1)
 
 
@@ -140,15 +138,15 @@ def print_table(rows: dict[str, dict[str, Any]], dev: list[Example]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         f1 = [model["f1"] for model in row["models"]]
-        prefix = "pretrained: " if name.startswith("pretrained: ") else ""
-        against = prefix + ROWS[name.removeprefix("pretrained: ")][1]
+        prefix = PRETRAINED if name.startswith(PRETRAINED) else ""
+        against = prefix + ROWS[name.removeprefix(PRETRAINED)][1]
         if against == name and prefix:
             against = against.removeprefix(prefix)
         cells = ["", "", ""]
         if against in rows and against != name:
             found = compare(counts(row["models"], gold), counts(rows[against]["models"], gold))
-            value, low, high = found.difference
-            cells = [against, f"{value:+.4f} ({low:+.4f}, {high:+.4f})", f"{found.p:.3f}"]
+            d = found.difference
+            cells = [against, f"{d.value:+.4f} ({d.low:+.4f}, {d.high:+.4f})", f"{found.p:.3f}"]
         print(
             f"| {name} | {statistics.mean(f1):.4f} | {statistics.stdev(f1):.4f} "
             f"| {statistics.mean(model['mmocr'] for model in row['models']):.4f} "
@@ -171,7 +169,13 @@ def main() -> None:
     dev = read_examples(str(options.data / "dev.json"), "cluener")
     lines = options.record.read_text("utf-8").splitlines() if options.record.exists() else []
     rows = {row["row"]: row for row in map(json.loads, lines)}
-    for name in filter(None, options.rows.split(";")):
+    wanted = [name for name in options.rows.split(";") if name]
+    for name in wanted:
+        if name.removeprefix(PRETRAINED) not in ROWS:
+            parser.error(f"--rows: there is no row {name!r}. There are: {'; '.join(ROWS)}.")
+        if name.startswith(PRETRAINED) and not options.encoder:
+            parser.error(f"--rows: {name!r} needs --encoder.")
+    for name in wanted:
         if name not in rows:
             rows[name] = train(name, options, dev)
             with options.record.open("a", encoding="utf-8") as file:

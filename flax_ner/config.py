@@ -271,10 +271,20 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"pretrain.mask_prob: {config.pretrain.mask_prob} is a share, above 0 and below 1."
         )
-    for name in ("train.fgm", "train.r_drop", "loss.label_smoothing"):
-        if config.task == "masked_lm" and _get(config, name):
+    of_tagging = {
+        "train.fgm": 0,
+        "train.r_drop": 0,
+        "loss.label_smoothing": 0,
+        "loss.name": "cross_entropy",
+        "distill.teacher": "",
+        "data.batching": "pack",
+        "data.format": "auto",
+        "data.categories": (),
+    }
+    for name, default in of_tagging.items():
+        if config.task == "masked_lm" and _get(config, name) != default:
             raise UserError(
-                f"{name}: {_get(config, name)}, but task 'masked_lm' knows it not. Set 0."
+                f"{name}: {_get(config, name)!r}, but task 'masked_lm' knows it not. Leave it out."
             )
     _check_distill(config)
     if config.train.seeds > 1 and config.data.batching == "bucket":
@@ -282,6 +292,8 @@ def check_config(config: ConfigDict) -> None:
             f"data.batching: 'bucket', but with train.seeds {config.train.seeds} all rows have one length. "
             "Choose pack or pad."
         )
+    if config.seed + config.train.seeds > 2**32:
+        raise UserError(f"seed: {config.seed}, but it must be below 2**32.")
     if config.train.seeds > 1 and config.task != "tagging":
         raise UserError(
             f"train.seeds: {config.train.seeds}, but task {config.task!r} trains one model. Set 1."

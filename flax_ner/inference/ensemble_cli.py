@@ -1,8 +1,11 @@
 """python -m flax_ner ensemble: several taggers as one."""
 
 import argparse
+import warnings
+from pathlib import Path
 from typing import Any
 
+from flax_ner.errors import UserError
 from flax_ner.weights.convert import open_model
 from flax_ner.weights.ensemble import combine
 from flax_ner.weights.model_dir import save_model
@@ -28,7 +31,16 @@ def add_ensemble_command(commands: Any) -> None:
 
 
 def _ensemble(options: argparse.Namespace) -> None:
-    models = [open_model(name, "MODEL")[0] for name in options.models]
+    if Path(options.out).exists():
+        raise UserError(
+            f"{options.out}: exists. OUT comes first; name another path; nothing was overwritten."
+        )
+    models = []
+    for name in options.models:
+        model, report = open_model(name, "MODEL")
+        for note in report.notes if report else ():
+            warnings.warn(f"{name}: {note}", stacklevel=2)
+        models.append(model)
     save_model(options.out, combine(models, options.models, options.average_parameters))
     kind = "the mean of" if options.average_parameters else "an ensemble of"
     print(f"{options.out}: {kind} {len(models)} models.")

@@ -289,15 +289,16 @@ class Tagger:
             running.append((batch.source, batch.target, outputs))
         # A word's tag is read from its first token, in one window.
         place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
-        kept = place >= np.repeat(pieces.keep_start, lengths)
-        kept &= (place < np.repeat(pieces.keep_stop, lengths)) & first
+        inside = place >= np.repeat(pieces.keep_start, lengths)
+        inside &= place < np.repeat(pieces.keep_stop, lengths)
         # A line break between pieces has the place of the [SEP] in front of it, and is outside.
         breaks = (place == np.repeat(pieces.stop, lengths)) & np.repeat(pieces.line_break, lengths)
         # `mmocr` reads a text's last [SEP] too, as if it were a character.
         last = place == tokens.lengths[text]
         sizes = np.fromiter(map(len, texts), np.int32, len(texts))
         start[last], end[last] = sizes[text[last]], sizes[text[last]] + 1
-        return _Work(texts, text, start, end, kept | breaks, breaks, last, running)
+        kept = (inside & first) | breaks
+        return _Work(texts, text, start, end, inside, kept, breaks, last, running)
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Outputs of a forward pass, not waited for."""
@@ -334,9 +335,11 @@ class Tagger:
         self.labels.check(convention)
         with self._shortage_told():
             parts = [spans_of(*batch) for batch in work.running]
+        if not parts:  # no text has a token
+            return (np.zeros(0, np.int64),) * 5
         first, last, kind, scores = (np.concatenate(x) for x in zip(*parts, strict=True))
-        # One that windows share has its first token in the kept part of one of them.
-        kept = work.kept[first] & ~work.breaks[first]
+        # One that windows share has its middle in the part of one of them that counts.
+        kept = work.inside[(first + last) // 2]
         first, last, kind, scores = (x[kept] for x in (first, last, kind, scores))
         columns = work.text[first], kind, work.start[first], work.end[last], scores
         order = np.lexsort((kind, columns[3], columns[2], columns[0]))
@@ -391,6 +394,7 @@ class _Work(NamedTuple):
     text: np.ndarray  # whose token it is
     start: np.ndarray  # the characters [start, end) of its word
     end: np.ndarray
+    inside: np.ndarray  # whether it is in the part of its window that counts
     kept: np.ndarray  # whether its tag counts
     breaks: np.ndarray  # whether it stands for a line break
     last: np.ndarray  # whether it is the [SEP] behind the text

@@ -79,7 +79,7 @@ def rotated(x: Array, positions: Array) -> Array:
         even * jnp.cos(angle) - odd * jnp.sin(angle),
         odd * jnp.cos(angle) + even * jnp.sin(angle),
     )
-    return jnp.stack(turned, -1).reshape(x.shape)
+    return jnp.stack(turned, -1).reshape(x.shape)  # [B, T, H]
 
 
 def scores(factors: Factors) -> Array:

@@ -108,6 +108,5 @@ def apply_masked_lm(
 
 @lru_cache
 def _graphdef(config: BertConfig) -> Any:
-
     abstract = nnx.eval_shape(lambda: BertMaskedLM(config, nnx.Rngs(params=0)))
     return nnx.split(abstract)[0]

@@ -41,7 +41,8 @@ class BertTagger(nnx.Module):
 
 
 def init_params(config: BertConfig, key: Array) -> Params:
-    """Fresh parameters: truncated normal of `initializer_range`, biases zero, LayerNorm scales one."""
+    """Fresh parameters: truncated normal of `initializer_range`, biases zero but for those that a
+    head says, LayerNorm scales one."""
     layers = dataclasses.replace(config, scan_layers=False)
     params: Params = nnx.to_pure_dict(nnx.state(BertTagger(layers, nnx.Rngs(params=key))))
     return stack_layers(params) if config.scan_layers else params

@@ -128,7 +128,12 @@ def count_characters(path: str | Path, skipped: list[str] | None = None) -> Coun
 
 
 def make_corpus(
-    folder: Path, path: str | Path, field: str, tokenizer: Tokenizer, skip: bool
+    folder: Path,
+    path: str | Path,
+    field: str,
+    tokenizer: Tokenizer,
+    skip: bool,
+    begun: bool = False,
 ) -> dict[str, Any]:
     """Tokenise a text into a folder, or find there that this has been done.
 
@@ -141,12 +146,13 @@ def make_corpus(
         field: what the user calls the path.
         tokenizer: text to ids.
         skip: whether lines that cannot be read are left out.
+        begun: whether something has been learnt from what is there.
 
     Returns:
         What `made_of.json` holds: among it `notes` and `skipped`, lists of lines.
 
     Raises:
-        UserError: as `read_documents`; or there is no text in it.
+        UserError: as `read_documents`; or there is no text in it; or it has `begun` with another.
     """
     made_of = folder / "made_of.json"
     wanted = _description(Path(path), tokenizer, skip)
@@ -155,6 +161,11 @@ def make_corpus(
         sizes = [(folder / name).stat().st_size for name in ("ids.bin", "lengths.bin")]
         if wanted.items() <= row.items() and sizes == row["bytes"]:
             return row
+        if begun and any(row[name] != wanted[name] for name in ("sha256", "vocabulary")):
+            raise UserError(
+                f"{field}: {path} or its vocabulary is not as it was when this run began. Put it back, or name "
+                "another work directory."
+            )
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,8 @@ KINDS = {
     "two_categories": "surfaces with more than one category, those with the most dissenting labels first",
     "labelled_and_not": "surfaces that are entities in some places and left unlabelled in others, "
     "those with the most dissenting places first",
-    "overlap": "entities that begin before another has ended: all heads but global_pointer learn only one of them",
+    "overlap": "entities that begin before another has ended: a tagger learns only one of them, but "
+    "for the head global_pointer",
     "unbalanced": "entities that hold one half of a pair of brackets or quotes",
     "edge_space": "entities that begin or end with a space or an invisible character",
     "edge_punctuation": "entities that begin or end with punctuation",

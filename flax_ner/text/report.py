@@ -59,15 +59,19 @@ def marked(text: str, entities: Iterable[Entity]) -> list[str | Marked]:
     def between(place: int, end: int, own: Sequence[Entity]) -> list[str | Marked]:
         pieces, i = list[str | Marked](), 0
         while i < len(own):
-            entity, first = own[i], i + 1
+            entity, i = own[i], i + 1
             start = max(entity.start, place)
-            i = first
             if start >= entity.end:
                 continue
-            while i < len(own) and own[i].end <= entity.end:
-                i += 1
+            stop = i
+            while stop < len(own) and own[stop].start < entity.end:
+                stop += 1
+            within = [e for e in own[i:stop] if e.end <= entity.end]
+            if within:
+                crossing = [e for e in own[i:stop] if e.end > entity.end]
+                own, i = [*crossing, *own[stop:]], 0
             pieces += [text[place:start]] if place < start else []
-            pieces.append(Marked(entity, between(start, entity.end, own[first:i])))
+            pieces.append(Marked(entity, between(start, entity.end, within)))
             place = entity.end
         return pieces + ([text[place:end]] if place < end else [])
 

@@ -34,11 +34,10 @@ from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch, put_whole
 from flax_ner.training.task import check_source, digest, make_tokenizer, read_source
-from flax_ner.training.workdir import list_skipped
+from flax_ner.training.workdir import has_checkpoints, list_skipped
 from flax_ner.weights.model_dir import ModelDir
 
-# Dev is masked alike whatever a run's own share and seed are, so that runs can be compared.
-DEV_SHARE, DEV_SEED = 0.15, 0
+DEV_SHARE = 0.15  # of dev's tokens, whatever a run's own share is, so that runs can be compared
 PORTION = 16  # batches of dev that are on the device at a time
 
 
@@ -88,11 +87,13 @@ class MaskedLM:
         data, config, size = self._config.data, self._config, len(self.tokenizer.tokens)
         folders = {split: workdir / "text" / split for split in ("train", "dev")}
 
+        begun = has_checkpoints(workdir)
+
         def tokenise() -> list[dict[str, Any]]:
             console.print(f"Reading {data.train} and {data.dev} ...", highlight=False)
             skip = data.on_error == "skip"
             return [
-                make_corpus(folder, data[split], f"data.{split}", self.tokenizer, skip)
+                make_corpus(folder, data[split], f"data.{split}", self.tokenizer, skip, begun)
                 for split, folder in folders.items()
             ]
 
@@ -156,7 +157,7 @@ class MaskedLM:
         look = jax.jit(partial(_look, self._model, self._masking, mesh.abstract_mesh))
 
         def evaluate(params: Params) -> list[Figures]:
-            sums: Any = (0.0, 0.0, 0.0)
+            sums: Any = (np.float32(0), np.float32(0), np.float32(0))
             for first in range(0, dev.steps_per_epoch, PORTION):
                 arrays = put_epoch(mesh, batch_size, dev.batches(first // PORTION, rows).shapes[0])
                 count = min(PORTION, dev.steps_per_epoch - first)
@@ -225,13 +226,12 @@ def _look(
 ) -> tuple[Array, Array, Array]:
     """Add loss, right answers and number of masked tokens of `count` batches [S, B, T] to `sums`.
 
-    The first is number `first` of all, from which its mask follows.
+    The first is number `first` of all; masks follow from the numbers of rows.
     """
 
     def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
-        key = jax.random.fold_in(jax.random.key(DEV_SEED), first + i)
-        masked = masking.mask(key, batch.input_ids, batch.segment_ids, DEV_SHARE)
+        masked = masking.mask_rows((first + i) * len(batch.input_ids), batch, DEV_SHARE)
         with jax.sharding.use_abstract_mesh(mesh):
             logits = apply_masked_lm(
                 model,
@@ -247,6 +247,5 @@ def _look(
         right = ((logits.argmax(-1) == masked.labels) & masked.counted).sum()
         return sums[0] + loss, sums[1] + right, sums[2] + counted
 
-    start = jax.tree.map(jnp.float32, sums)
-    total: tuple[Array, Array, Array] = jax.lax.fori_loop(0, count, add, start)
+    total: tuple[Array, Array, Array] = jax.lax.fori_loop(0, count, add, sums)
     return total

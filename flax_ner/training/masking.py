@@ -1,6 +1,6 @@
 """Which tokens are masked: chosen anew in every step, on the device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,17 @@ class Masking:
         new = jnp.where(counted, new, old)
         hidden = jnp.put_along_axis(input_ids, places, new, 1, inplace=False)
         return Masked(hidden, places, jnp.asarray(self._number)[old], counted)
+
+    def mask_rows(self, first: Array, batch: Any, share: float) -> Masked:
+        """As `mask`, the rows of `batch` by their numbers from `first` on: the same whenever asked for."""
+
+        def one(number: Array, input_ids: Array, segment_ids: Array) -> Masked:
+            key = jax.random.fold_in(jax.random.key(0), number)
+            masked = self.mask(key, input_ids[None], segment_ids[None], share)
+            return jax.tree.map(lambda x: x[0], masked)
+
+        numbers = first + jnp.arange(len(batch.input_ids))
+        return jax.vmap(one)(numbers, batch.input_ids, batch.segment_ids)
 
     def _real(self, input_ids: Array, segment_ids: Array) -> Array:
         return (segment_ids > 0) & (input_ids != self._cls_id) & (input_ids != self._sep_id)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flax_ner.inference.tagger import load
@@ -23,6 +23,7 @@ from flax_ner.text.metrics import Scores
 from flax_ner.training.gradients import Gradients, State
 from flax_ner.training.hosts import from_first
 from flax_ner.training.job import Evaluate, Figures, folder_of
+from flax_ner.training.mesh import state_shardings
 from flax_ner.training.tagging import Tagging
 from flax_ner.weights.ensemble import combine
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
@@ -64,8 +65,8 @@ class SeveralSeeds(Tagging):
     def initial(self, key: Array, shardings: Params) -> Params:
         """See `Job`; each model has a key of its own."""
         mesh = jax.tree.leaves(shardings)[0].mesh
-        whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), shardings)
-        each = [super(SeveralSeeds, self).initial(jax.random.key(s), whole) for s in self._numbers]
+        one = state_shardings(mesh, super().abstract())
+        each = [super(SeveralSeeds, self).initial(jax.random.key(s), one) for s in self._numbers]
         stack = jax.jit(
             lambda *params: jax.tree.map(lambda *x: jnp.stack(x), *params), out_shardings=shardings
         )
@@ -119,7 +120,8 @@ def side_by_side(gradients_of_seed: GradientsOfSeed, seeds: tuple[int, ...]) -> 
         def one(seed: Array, params: Params, rows: Batches) -> tuple[Array, Params]:
             return gradients_of_seed(seed, {"params": params, "step": state["step"]}, rows)
 
-        loss, grads = jax.vmap(one, in_axes=(0, 0, 1))(jnp.array(seeds), state["params"], batch)
+        numbers = jnp.array(seeds, jnp.uint32)
+        loss, grads = jax.vmap(one, in_axes=(0, 0, 1))(numbers, state["params"], batch)
         return loss.mean(), grads
 
     return gradients
@@ -130,7 +132,7 @@ def _save_ensemble(path: Path, paths: list[Path]) -> None:
 
 
 def _table(seeds: tuple[int, ...], scores: list[Scores], title: str) -> Table:
-    table = Table("seed", "precision", "recall", "F1", title=title, title_justify="left")
+    table = Table(*("seed", "precision", "recall", "F1"), title=escape(title), title_justify="left")
     columns = [[getattr(s, name) for s in scores] for name in ("precision", "recall", "f1")]
     for seed, *figures in zip(seeds, *columns, strict=True):
         table.add_row(str(seed), *(f"{x:.4f}" for x in figures))

@@ -106,6 +106,7 @@ class Tagging:
         def evaluate(params: Params) -> list[Figures]:
             tagger.params = params
             scores = tagger.score(task.dev, options.scoring)
+            tagger.params = {}
             return [{"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}]
 
         return evaluate

@@ -111,7 +111,7 @@ def make_task(config: ConfigDict) -> Task:
     tokens = encode_examples(train, tokenizer, labels, config.data.max_length)
     if tokenizer.kind != "char":
         for name, examples in (("data.train", train), ("data.dev", dev)):
-            notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer)]
+            notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer, labels)]
     split = len(tokens.lengths) - len(train)
     lesson = None
     if has_teacher(config.distill):

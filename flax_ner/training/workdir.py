@@ -55,6 +55,11 @@ def list_skipped(skipped: list[str], path: Path, notes: list[str]) -> None:
         notes.append(f"{len(skipped)} lines of data were skipped; {path} lists them.")
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a run has begun there and can go on."""
+    return any(folder.name.isdecimal() for folder in (workdir / "checkpoints").glob("*"))
+
+
 def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -74,8 +79,7 @@ def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:
 def _check_same_run(workdir: Path, config: ConfigDict) -> None:
     wanted = _fields(json.loads(config.to_json()))
     path = workdir / "config.json"
-    checkpoints = (workdir / "checkpoints").glob("*")
-    if not path.is_file() or not any(folder.name.isdecimal() for folder in checkpoints):
+    if not path.is_file() or not has_checkpoints(workdir):
         return
     try:
         found = _fields(json.loads(path.read_text("utf-8")))

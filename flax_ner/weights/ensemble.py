@@ -21,6 +21,7 @@ OF_TRAINING: dict[str, Any] = {
     "remat": False,
     "attention": "xla",
     "compute_dtype": "float32",
+    "initializer_range": 0.02,
 }
 
 
@@ -30,7 +31,8 @@ def combine(
     """One model of several.
 
     Args:
-        models: with the same shape, labels and vocabulary.
+        models: with the same shape, labels and vocabulary; where they compute in different dtypes, the
+            result does in float32.
         names: what to call them in errors.
         average_parameters: make a model like each of them, with the mean of their parameters, which
             serves where all were fine-tuned from the same weights (Wortsman et al. 2022, arXiv
@@ -58,9 +60,13 @@ def combine(
 
     params = jax.tree.map(mean if average_parameters else stacked, *(m.params for m in models))
     count = 1 if average_parameters else len(models)
+    alike = len({model.config.compute_dtype for model in models}) == 1
+    compute_dtype = models[0].config.compute_dtype if alike else "float32"
     return replace(
         models[0],
-        config=replace(models[0].config, ensemble=count),
+        config=replace(
+            models[0].config, ensemble=count, compute_dtype=compute_dtype, attention="xla"
+        ),
         max_length=min(model.max_length for model in models),
         params=params,
     )

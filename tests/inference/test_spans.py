@@ -13,6 +13,7 @@ from flax_ner import Tagger, load
 from flax_ner.config import check_config, default_config
 from flax_ner.errors import UserError
 from flax_ner.inference.suspects import suspects
+from flax_ner.inference.windows import windows
 from flax_ner.model.tagger import init_params
 from flax_ner.text.encoding import NO_LABEL, encode_examples
 from flax_ner.text.examples import Entity, Example
@@ -88,10 +89,27 @@ def test_lines_of_a_long_text_are_read_as_if_alone() -> None:
     assert all("\n".join(lines)[e.start : e.end] == e.text for e in found)
 
 
-def test_windows_give_each_span_once() -> None:
-    tagger = tagger_of(model(), words=False, max_length=20)
-    found = tagger("bio中i" * 30)
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_give_each_span_once_and_lose_none_of_few_tokens(seed: int) -> None:
+    tagger = tagger_of(model(seed), words=False, max_length=22)
+    text = "bio中ibbi中o" * 8
+    found = tagger(text)
     assert found and len({e[:3] for e in found}) == len(found)
+    # What each window finds is what it finds alone; a span that two of them hold is found by either.
+    each = []
+    for window in windows(len(text), 20):
+        own = tagger(text[window.start : window.stop])
+        each.append({(e.type, e.start + window.start, e.end + window.start) for e in own})
+    assert {e[:3] for e in found} <= set.union(*each)
+    assert {e for e in set.intersection(*each[:2]) if e[2] - e[1] <= 5} <= {e[:3] for e in found}
+    for one, other in itertools.pairwise(each):
+        assert {e for e in one & other if e[2] - e[1] <= 5} <= {e[:3] for e in found}
+
+
+def test_texts_without_tokens_have_no_spans() -> None:
+    tagger = tagger_of(model())
+    assert tagger([""]) == tagger([" "]) == [[]]
+    assert tagger(["b"] * 1024 + [""])[-1] == []
 
 
 def test_a_directory_gives_the_same(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_word_has_one_label_on_its_first_piece() -> None:
     assert spelled == ["[CLS]", "ab", "##c", "[UNK]", "中", "国", "a", "##c", "[SEP]"]
     names = [LABELS.names[i] if i != NO_LABEL else "-" for i in tokens.labels]
     assert names == ["O", "B-x", "-", "O", "B-y", "I-y", "I-y", "-", "O"]
-    assert not not_whole_words([example], PIECES)
+    assert not not_whole_words([example], PIECES, LABELS)
 
 
 def test_entities_that_are_no_whole_words_are_told() -> None:
@@ -123,20 +123,20 @@ def test_entities_that_are_no_whole_words_are_told() -> None:
     assert [LABELS.names[i] for i in tokens.labels[tokens.labels != NO_LABEL]] == [
         "O", "O", "B-x", "O", "O", "B-x", "B-y", "O",
     ]  # fmt: skip
-    assert not_whole_words(rows, PIECES) == [
+    assert not_whole_words(rows, PIECES, LABELS) == [
         "entities that begin or end inside a word, all of which counts as theirs: 1 (first: f:2 'bc')",
         "entities that have no word in them and are left out: 1 (first: f:2 ' ')",
     ]
-    assert not not_whole_words(rows, CHARACTERS)
+    assert not not_whole_words(rows, CHARACTERS, LABELS)
 
 
 def test_entities_in_one_word_are_told() -> None:
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
-    assert not_whole_words([row], PIECES)[1:] == [
+    assert not_whole_words([row], PIECES, LABELS)[1:] == [
         "entities that share a word with a later one, which has it: 1"
     ]
     across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
-    assert not not_whole_words([across], PIECES)
+    assert not not_whole_words([across], PIECES, LABELS)
 
 
 WORDS = st.lists(

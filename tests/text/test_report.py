@@ -37,6 +37,9 @@ def test_highlight_shows_entities_in_one_another() -> None:
     assert ("[[北京 x][大学 x] y]", "cyan") in {
         (text.plain[span.start : span.end], span.style) for span in text.spans
     }
+    crossed = [Entity("x", 0, 10), Entity("y", 5, 15), Entity("x", 6, 8), Entity("y", 6, 7)]
+    shown = highlight("0123456789abcdef", crossed, ["x", "y"]).plain
+    assert shown == "[012345[[6 y]7 x]89 x][abcde y]f"
     assert list(segments("在北京大学", entities[:3])) == [("在", None), ("北京大学", "y")]
 
 

@@ -79,6 +79,14 @@ def test_the_mean_of_parameters_is_a_model_like_each(tmp_path: Path) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), tagger.params, expected)
 
 
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    paths = written(tmp_path, [model(0), model(1)])
+    before = load(paths[0]).params
+    with pytest.raises(SystemExit, match=r"0: exists\. OUT comes first"):
+        main(["ensemble", *paths])
+    jax.tree.map(np.testing.assert_array_equal, load(paths[0]).params, before)
+
+
 def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     one = model(0)
     other_labels = LabelSet(["x", "z"])
@@ -95,7 +103,9 @@ def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two models or more"):
         combine([one], ["a"])
     # What was only of training may differ.
-    dropout = replace(one, config=replace(one.config, hidden_dropout_prob=0.5))
-    assert combine([one, dropout], ["a", "b"]).config.ensemble == 2
+    other = replace(one.config, hidden_dropout_prob=0.5, initializer_range=0.1)
+    other = replace(other, compute_dtype="bfloat16")
+    both = combine([replace(one, config=other), one], ["a", "b"])
+    assert (both.config.ensemble, both.config.compute_dtype) == (2, "float32")
     with pytest.raises(UserError, match="no place for an ensemble of 2 models"):
         export(combine([one, one], ["a", "b"]), tmp_path / "out", "hf")
