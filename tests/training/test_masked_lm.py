@@ -264,9 +264,36 @@ def test_faults_are_found_before_there_is_a_directory(texts: Path, tmp_path: Pat
         fit(small(texts, tokenizer__vocab=str(tmp_path / "vocab.txt")), run)
     with pytest.raises(UserError, match=r"^train\.r_drop: 1\.0, but task 'masked_lm'"):
         fit(small(texts, train__r_drop=1.0), run)
+    for name, value in (("loss.name", "focal"), ("data.batching", "pad"), ("distill.teacher", "x")):
+        with pytest.raises(UserError, match=rf"^{name}: '{value}', but task 'masked_lm'"):
+            fit(small(texts, **{name: value}), run)
     with pytest.raises(UserError, match=r"^pretrain\.mask_prob: 1\.0"):
         fit(small(texts, pretrain__mask_prob=1.0), run)
     assert not run.exists()
+
+
+def test_another_text_is_no_way_to_go_on(texts: Path, tmp_path: Path) -> None:
+    text = tmp_path / "train"
+    text.write_bytes((texts / "train").read_bytes())
+    config = small(texts, data__train=str(text), train__steps=5)
+    fit(config, tmp_path / "run")
+    text.write_bytes(text.read_bytes() + "\n天".encode())
+    with pytest.raises(
+        UserError, match=r"^data\.train: .*train or its vocabulary is not as it was"
+    ):
+        fit(config, tmp_path / "run")
+    text.write_bytes((texts / "train").read_bytes())
+    fit(config, tmp_path / "run")
+
+
+def test_rows_have_the_masks_of_their_numbers() -> None:
+    batch = rows(8)
+    whole = MASKING.mask_rows(jnp.int32(0), batch, 0.3)
+    second = MASKING.mask_rows(jnp.int32(4), Rows(*(x[4:] for x in batch)), 0.3)
+    for one, other in zip(whole, second, strict=True):
+        np.testing.assert_array_equal(one[4:], other)
+    hidden = np.asarray(whole.counted).sum()
+    assert hidden > 20 and (np.asarray(whole.input_ids) == MASK).sum() > hidden / 2
 
 
 def test_lines_that_are_no_text_are_listed(texts: Path, tmp_path: Path) -> None:
