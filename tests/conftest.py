@@ -1,13 +1,19 @@
 """Eight CPU devices, strict JAX, and the data that lies beside the repository."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # commands that tests run leave nothing behind
+# What one test or a command that it runs compiled the next one need not; a folder for all processes of
+# the tests, which is gone when they are.
+OWN_CACHE = f"{tempfile.gettempdir()}/flax_ner_compiled_{os.getpid()}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Servers that tests start are reached past any proxy.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
@@ -17,6 +23,10 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(os.environ.get("FLAX_NER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(OWN_CACHE, ignore_errors=True)  # of a worker of xdist there is none
 
 
 def _shared(name: str) -> Path:

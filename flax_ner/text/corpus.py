@@ -161,13 +161,14 @@ def make_corpus(
         sizes = [(folder / name).stat().st_size for name in ("ids.bin", "lengths.bin")]
         if wanted.items() <= row.items() and sizes == row["bytes"]:
             return row
-        if begun and any(row[name] != wanted[name] for name in ("sha256", "vocabulary")):
-            raise UserError(
-                f"{field}: {path} or its vocabulary is not as it was when this run began. Put it back, or name "
-                "another work directory."
-            )
+        changed = any(row[name] != wanted[name] for name in ("sha256", "vocabulary"))
     except (OSError, ValueError, KeyError, AttributeError):
-        pass
+        changed = False
+    if begun and changed:
+        raise UserError(
+            f"{field}: {path} or its vocabulary is not as it was when this run began. Put it back, or name "
+            "another work directory."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     made_of.unlink(missing_ok=True)
     losses = Losses()

@@ -176,6 +176,7 @@ def test_entities_in_one_another_are_learnt_and_come_back(tmp_path: Path) -> Non
     )  # fmt: skip
     config.data.update(max_length=32, batch_size=8, train=str(tmp_path / "data.json"))
     config.data.dev = config.data.train
+    config.mesh.data = 1
     config.train.epochs, config.eval.every, config.optimizer.learning_rate = 40, 40, 1e-2
     assert fit(config, tmp_path / "run").f1 == 1.0
     (found,) = load(tmp_path / "run" / "best")(["我去南京大学了"])

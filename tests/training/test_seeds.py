@@ -29,6 +29,7 @@ def small(seeds: int = SEEDS, seed: int = 5) -> ConfigDict:
     config.train.update(epochs=2, seeds=seeds, steps_per_dispatch=2)
     config.optimizer.learning_rate = 5e-3
     config.checkpoint.keep = 9
+    config.mesh.data = 2
     config.seed = seed
     return config
 
@@ -93,7 +94,7 @@ def test_what_several_models_cannot_do_is_told(run: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"data\.batching: 'bucket', but with train\.seeds 3"):
         check_config(config)
     config = small()
-    config.task = "masked_lm"
+    config.task, config.data.format = "masked_lm", "auto"
     with pytest.raises(UserError, match=r"train\.seeds: 3, but task 'masked_lm'"):
         check_config(config)
     config = small(1)
