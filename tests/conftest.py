@@ -11,8 +11,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one test or a command that it runs compiled the next one need not; a folder for all processes of
 # the tests, which is gone when they are.
-OWN_CACHE = f"{tempfile.gettempdir()}/flax_ner_compiled_{os.getpid()}"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/flax_ner_compiled_{os.getpid()}"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Servers that tests start are reached past any proxy.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
@@ -26,7 +27,9 @@ SHARED = Path(os.environ.get("FLAX_NER_SHARED", Path(__file__).resolve().parents
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(OWN_CACHE, ignore_errors=True)  # of a worker of xdist there is none
+    # Only of the process that named it, and not of a worker of xdist.
+    if os.environ["JAX_COMPILATION_CACHE_DIR"].endswith(f"flax_ner_compiled_{os.getpid()}"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def _shared(name: str) -> Path:
