@@ -88,6 +88,7 @@ def test_the_tokenizer_gives_each_character_its_own_offsets(text: str) -> None:
     assert len(encoding.ids) == len(text) + 2
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_them_all(tmp_path: Path) -> None:
     model = ModelDir(CONFIG, LABELS, VOCAB, 64, hand_made_params())
     save_model(tmp_path / "model", model)

@@ -167,6 +167,7 @@ def nested_examples() -> list[str]:
     return lines * 10
 
 
+@pytest.mark.slow
 def test_entities_in_one_another_are_learnt_and_come_back(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("\n".join(nested_examples()), "utf-8")
     config = default_config()

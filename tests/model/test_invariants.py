@@ -79,6 +79,7 @@ def loss(config: BertConfig, params: object, key: object) -> jax.Array:
     return jax.numpy.square(apply(config, params, *arrays, key)).mean()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scan_layers", "layers"), [(False, 2), (True, 8)])
 def test_remat_takes_less_memory_and_changes_nothing(scan_layers: bool, layers: int) -> None:
     deep = replace(CONFIG, num_hidden_layers=layers, scan_layers=scan_layers)

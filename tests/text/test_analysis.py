@@ -89,6 +89,7 @@ def test_surfaces_seen_in_training_are_told_apart() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 draws of 500 texts from a population whose F1 is known."""
     monkeypatch.setattr(analysis, "RESAMPLES", 500)

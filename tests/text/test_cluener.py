@@ -265,6 +265,7 @@ def cluener_lines(draw: st.DrawFn) -> bytes:
     return line.replace(b"\n", b" ")
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(st.lists(cluener_lines(), min_size=5, max_size=5))
 def test_every_line_is_read_exactly_or_refused_by_number(

@@ -122,6 +122,7 @@ def test_temperature_divides_logits() -> None:
     np.testing.assert_array_equal(certain, np.eye(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 8])
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(parts: int) -> None:
     still = {

@@ -179,6 +179,7 @@ def test_optax_sees_nothing_of_it_when_all_is_off() -> None:
     assert len(on) == len(off) + 1 and isinstance(on[-1], optax.EmptyState)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_of_spans_have_the_gradients_of_the_whole() -> None:
     config = model(head="global_pointer")
     made = batch()

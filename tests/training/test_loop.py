@@ -51,6 +51,7 @@ def params(workdir: Path) -> dict[str, np.ndarray]:
     return {k: np.asarray(v) for k, v in flatten(load_model(workdir / "last").params).items()}
 
 
+@pytest.mark.slow
 def test_the_recipe_of_mmocr_runs(tmp_path: Path) -> None:
     config = small(cluener_mmocr.get_config(), init_from="", train__steps=4)
     scores = fit(config, tmp_path / "run")
@@ -134,6 +135,7 @@ DIVERGING = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_numbers_go_wrong_with_the_state_before(tmp_path: Path) -> None:
     pattern = (
         r"step 2 \(epoch 1, batch 2 of \d+\): the loss is (nan|inf), the largest gradients are those of "
@@ -146,6 +148,7 @@ def test_a_run_stops_where_numbers_go_wrong_with_the_state_before(tmp_path: Path
     assert [row["step"] for row in rows(tmp_path, "train")] == [1]  # what went well, once
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_where_such_steps_are_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_the_loss_is_the_mean_over_masked_tokens_of_a_direct_computation() -> No
     assert len(changed) < masked.places.size  # or nothing would be seen of what does not count
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_have_the_gradients_of_their_own_masks() -> None:
     """With other masks in each part they are not those of the whole; the weights of parts are."""
     config, batch = model(), rows(4)

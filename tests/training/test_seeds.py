@@ -46,6 +46,7 @@ def dev_rows(workdir: Path) -> list[dict[str, float]]:
     return [row for row in rows if row["split"] == "dev"]
 
 
+@pytest.mark.slow
 def test_each_is_as_a_run_of_its_seed_alone(run: Path, tmp_path: Path) -> None:
     seen = []
     for seed in (5, 7):
@@ -62,6 +63,7 @@ def test_each_is_as_a_run_of_its_seed_alone(run: Path, tmp_path: Path) -> None:
     assert max(jax.tree.leaves(apart)) > 0.01
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_in_the_same_bits(run: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)

@@ -109,6 +109,7 @@ def test_devices_change_nothing_but_rounding(
     np.testing.assert_allclose(sharded, losses, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_crf_learns_the_same_on_many_devices() -> None:
     single = [(i, 1) for i in range(STEPS)]
     params, losses = train(single, head="crf")

@@ -57,6 +57,7 @@ def test_scores_are_the_mean_of_those_of_all(head: str, tmp_path: Path) -> None:
     assert "an ensemble of 3 models" in describe(tmp_path / "all", "FILE")[0]
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_a_model_and_itself_is_that_model(tmp_path: Path) -> None:
     for head in ("softmax", "crf", "global_pointer"):
         made = model(1, head)
