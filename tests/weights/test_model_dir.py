@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from flax_ner.errors import UserError
 from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
+from flax_ner.weights import model_dir
 from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model
 from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
 
@@ -90,6 +93,26 @@ def test_where_there_is_no_writing_the_older_model_stays(tmp_path: Path) -> None
     assert re.search(r"model: cannot be written \(.*File too large.*What was there before", said)
     assert_same(load_model(tmp_path / "model").params, params)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_written_behind_a_failure_is_removed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, model: ModelDir) -> None:
+        def late() -> None:
+            for i in range(5):
+                time.sleep(0.05)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / str(i)).touch()
+
+        threading.Thread(target=late).start()
+        raise OSError("no room")
+
+    monkeypatch.setattr(model_dir, "_write", fail)
+    params = init_params(CONFIG, jax.random.key(0))
+    with pytest.raises(UserError, match=r"cannot be written \(no room\)"):
+        save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
