@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.inference.tagger import Tagger, Words
+from flax_ner.inference.tagger import Tagger
+from flax_ner.inference.work import Words
 from flax_ner.text.encoding import spans_in_words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case, Finding, Place, findings

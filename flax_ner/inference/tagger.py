@@ -2,31 +2,26 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat, tee
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_ner.errors import UserError
+from flax_ner.inference.forward import best, logits, make_decoder, probabilities
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
-from flax_ner.inference.spans import spans_of
-from flax_ner.inference.windows import split
+from flax_ner.inference.work import Words, Work, entities_of, lay_out, words_of
 from flax_ner.memory import shortage_told
-from flax_ner.model import global_pointer
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.crf import Chain, chain
-from flax_ner.model.decoding import Decoded, Decoder
-from flax_ner.model.global_pointer import Found
-from flax_ner.model.tagger import Logits, Params, apply, cast_kernels
+from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.metrics import Scores, score
@@ -97,13 +92,13 @@ class Tagger:
         self.config, self.params, self.tokenizer, self.labels = config, params, tokenizer, labels
         self.max_length = min(max_length, config.max_position_embeddings)
         self.batch_size, self.sharding = batch_size, sharding
-        self._logits = jax.jit(partial(_logits, config))
+        self._logits = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
         # Every process takes all answers.
         whole = None if sharding is None else NamedSharding(sharding.mesh, P())
         self._best, self._probabilities = (
             jax.jit(partial(forward, config, decoder, sharding), out_shardings=whole)
-            for forward in (_best, _probabilities)
+            for forward in (best, probabilities)
         )
         devices = 1 if sharding is None else sharding.num_devices
         tokens = batch_size * WIDTHS[0]
@@ -202,7 +197,7 @@ class Tagger:
             )
             yield table
 
-    def explain_words(self, texts: Iterable[str]) -> Iterator["Words"]:
+    def explain_words(self, texts: Iterable[str]) -> Iterator[Words]:
         """As `explain_each`, a word each, which is what the model gives tags to."""
         if isinstance(self.labels, SpanLabels):
             raise UserError(
@@ -211,7 +206,7 @@ class Tagger:
         for work in self._ahead(texts, self._probabilities):
             yield from self._words(work)
 
-    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator["_Work"]:
+    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator[Work]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
         if isinstance(texts, str):
             raise UserError("texts: one string. Give a list, or call the tagger with it.")
@@ -272,33 +267,13 @@ class Tagger:
             gold.append(example.entities)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _start(self, texts: Sequence[str], forward: Forward) -> "_Work":
+    def _start(self, texts: Sequence[str], forward: Forward) -> Work:
         """Tokenise and hand to the device, without waiting for it."""
-        tokens = self.tokenizer.tokenize(texts)
-        pieces = split(texts, tokens, self.max_length - 2)
-        ids, token, lengths = self.tokenizer.frame(tokens, pieces.text, pieces.start, pieces.stop)
-        text = np.repeat(pieces.text, lengths)
-
-        start, end, first = (
-            np.append(column, column.dtype.type(0)).take(token, mode="clip")
-            for column in (tokens.start, tokens.end, tokens.first)
-        )
-        running = []
+        work, ids, first, lengths = lay_out(texts, self.tokenizer, self.max_length - 2)
         for batch in batches(ids, first, lengths, self._shapes):
             outputs = self._run(forward, *batch[:4])
-            running.append((batch.source, batch.target, outputs))
-        # A word's tag is read from its first token, in one window.
-        place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
-        inside = place >= np.repeat(pieces.keep_start, lengths)
-        inside &= place < np.repeat(pieces.keep_stop, lengths)
-        # A line break between pieces has the place of the [SEP] in front of it, and is outside.
-        breaks = (place == np.repeat(pieces.stop, lengths)) & np.repeat(pieces.line_break, lengths)
-        # `mmocr` reads a text's last [SEP] too, as if it were a character.
-        last = place == tokens.lengths[text]
-        sizes = np.fromiter(map(len, texts), np.int32, len(texts))
-        start[last], end[last] = sizes[text[last]], sizes[text[last]] + 1
-        kept = (inside & first) | breaks
-        return _Work(texts, text, start, end, inside, kept, breaks, last, running)
+            work.running.append((batch.source, batch.target, outputs))
+        return work
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Outputs of a forward pass, not waited for."""
@@ -320,135 +295,12 @@ class Tagger:
             "command, batch_size of `load`."
         )
 
-    def _finish(self, work: "_Work", convention: str) -> list[list[Entity]]:
+    def _finish(self, work: Work, convention: str) -> list[list[Entity]]:
         """Wait for the device and read what it found."""
-        read = self._read_spans if isinstance(self.labels, SpanLabels) else self._read_tags
-        row, kind, start, end, scores = read(work, convention)
-        found: list[list[Entity]] = [[] for _ in work.texts]
-        columns = (x.tolist() for x in (row, kind, start, end, scores))
-        for i, category, a, b, p in zip(*columns, strict=True):
-            found[i].append(Entity(self.labels.categories[category], a, b, work.texts[i][a:b], p))
-        return found
-
-    def _read_spans(self, work: "_Work", convention: str) -> tuple[np.ndarray, ...]:
-        """Text, category, first character, end and score of each entity, all [E]."""
-        self.labels.check(convention)
         with self._shortage_told():
-            parts = [spans_of(*batch) for batch in work.running]
-        if not parts:  # no text has a token
-            return (np.zeros(0, np.int64),) * 5
-        first, last, kind, scores = (np.concatenate(x) for x in zip(*parts, strict=True))
-        # One that windows share has its middle in the part of one of them that counts.
-        kept = work.inside[(first + last) // 2]
-        first, last, kind, scores = (x[kept] for x in (first, last, kind, scores))
-        columns = work.text[first], kind, work.start[first], work.end[last], scores
-        order = np.lexsort((kind, columns[3], columns[2], columns[0]))
-        return tuple(x[order] for x in columns)
+            return entities_of(work, self.labels, convention)
 
-    def _read_tags(self, work: "_Work", convention: str) -> tuple[np.ndarray, ...]:
-        """As `_read_spans`."""
-        tag = np.zeros(len(work.kept), np.int32)
-        log_p, log_step = np.zeros((2, len(work.kept)), np.float32)
-        with self._shortage_told():
-            for source, target, outputs in work.running:
-                tag[source], log_p[source], log_step[source] = (
-                    np.asarray(x).ravel()[target] for x in outputs
-                )
-        tag[work.breaks] = self.labels.outside
-        kept = work.kept | work.last if convention == "mmocr" else work.kept
-        row, tag, log_p, log_step = (x[kept] for x in (work.text, tag, log_p, log_step))
-        before = np.searchsorted(row, np.arange(len(work.texts)))  # words of the texts before
-        spans = self.labels.spans(tag, row, np.arange(len(row)) - before[row], convention)
-
-        first, stop = before[spans.row] + spans.start, before[spans.row] + spans.end
-        total = np.cumsum(log_step, dtype=np.float64)
-        scores = np.exp(log_p[first] + total[stop - 1] - total[first])
-        start, end = work.start[kept][first], work.end[kept][stop - 1]
-        return spans.row, spans.type, start, end, scores
-
-    def _words(self, work: "_Work") -> list["Words"]:
+    def _words(self, work: Work) -> list[Words]:
         """Wait for the device."""
-        table = np.zeros((len(work.kept), len(self.labels)), np.float32)
         with self._shortage_told():
-            for source, target, (output,) in work.running:
-                table[source] = np.asarray(output).reshape(-1, len(self.labels))[target]
-        table[work.breaks] = np.eye(len(self.labels))[self.labels.outside]
-        # What is kept is every word of each text once, in their order.
-        cuts = np.searchsorted(work.text[work.kept], np.arange(1, len(work.texts)))
-        columns = (np.split(x[work.kept], cuts) for x in (table, work.start, work.end))
-        return [Words(*text) for text in zip(*columns, strict=True)]
-
-
-class Words(NamedTuple):
-    """What a text's words are likely to be; with one token a character each is a word."""
-
-    table: np.ndarray  # float32 [W, C], the probability of every tag
-    start: np.ndarray  # int32 [W], characters [start, end) of the text
-    end: np.ndarray  # int32 [W]
-
-
-class _Work(NamedTuple):
-    """Texts that the device is at. Arrays are over all tokens of all pieces, in the order of the texts."""
-
-    texts: Sequence[str]
-    text: np.ndarray  # whose token it is
-    start: np.ndarray  # the characters [start, end) of its word
-    end: np.ndarray
-    inside: np.ndarray  # whether it is in the part of its window that counts
-    kept: np.ndarray  # whether its tag counts
-    breaks: np.ndarray  # whether it stands for a line break
-    last: np.ndarray  # whether it is the [SEP] behind the text
-    # Source and target of each batch (see `Batch`), and what the device makes of it.
-    running: list[tuple[np.ndarray, np.ndarray, Any]]
-
-
-def _logits(config: BertConfig, params: Params, input_ids: Array, mask: Array) -> Array:
-    positions = jnp.broadcast_to(jnp.arange(input_ids.shape[1], dtype=jnp.int32), input_ids.shape)
-    logits = apply(config, params, input_ids, mask, positions)
-    return global_pointer.scores(logits) if config.head == "global_pointer" else logits
-
-
-def make_decoder(config: BertConfig, labels: LabelSet) -> Decoder:
-    """What reads the scores of this model's head; of spans it knows no more than the head's name."""
-    spans = isinstance(labels, SpanLabels)
-    legal = np.zeros((0, 0), bool) if spans else labels.legal_steps()
-    return Decoder(config.head, legal, labels.outside)
-
-
-def _scores(
-    config: BertConfig, sharding: NamedSharding | None, params: Params, *batch: Array
-) -> tuple[Params, Logits, Chain]:
-    """What a decoder takes; `batch` is input_ids, segment_ids, positions, words [B, T]."""
-    mesh: AbstractContextManager[Any] = nullcontext()
-    if sharding is not None:
-        mesh = jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
-    input_ids, segment_ids, positions, words = batch
-    with mesh:
-        logits = apply(config, params, input_ids, segment_ids, positions)
-    head = params["head"]
-    if config.ensemble > 1:  # of a CRF's transitions, too, the mean
-        head = jax.tree.map(lambda x: x.mean(0), head)
-    return head, logits, chain(segment_ids, positions, words > 0)
-
-
-def _best(
-    config: BertConfig,
-    decoder: Decoder,
-    sharding: NamedSharding | None,
-    params: Params,
-    *batch: Array,
-) -> Decoded | Found:
-    head, logits, chains = _scores(config, sharding, params, *batch)
-    if config.head == "global_pointer":
-        return global_pointer.found(logits, batch[1], chains)
-    return decoder.best(head, logits, chains)
-
-
-def _probabilities(
-    config: BertConfig,
-    decoder: Decoder,
-    sharding: NamedSharding | None,
-    params: Params,
-    *batch: Array,
-) -> tuple[Array]:
-    return (decoder.probabilities(*_scores(config, sharding, params, *batch)),)
+            return words_of(work, self.labels)

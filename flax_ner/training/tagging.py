@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.inference.tagger import Tagger, load, make_decoder
+from flax_ner.inference.forward import make_decoder
+from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.batches import Epoch
 from flax_ner.text.metrics import Scores
