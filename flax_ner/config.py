@@ -18,7 +18,7 @@ TASKS = ("tagging", "masked_lm")
 OPTIMIZERS = ("adamw", "adadelta")
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
-TAUGHT_HEADS = ("softmax", "softmax_constrained")  # those that a teacher's probabilities can train
+TOKEN_HEADS = ("softmax", "softmax_constrained")  # trained on each tag by itself
 
 
 def default_config() -> ConfigDict:
@@ -235,7 +235,7 @@ def check_config(config: ConfigDict) -> None:
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
     head = config.model.head
-    own_loss = head in ("crf", "global_pointer")
+    own_loss = head not in TOKEN_HEADS
     if own_loss and config.loss.name != "cross_entropy":
         raise UserError(
             f"loss.name: {config.loss.name!r}, but model.head {head!r} has a loss of its own. Leave it out."
@@ -325,10 +325,10 @@ def _check_distill(config: ConfigDict) -> None:
         raise UserError(
             f"distill.texts: {options.texts!r}, but nobody labels them. Name a distill.teacher."
         )
-    if options.teacher and options.weight and config.model.head not in TAUGHT_HEADS:
+    if options.teacher and options.weight and config.model.head not in TOKEN_HEADS:
         raise UserError(
             f"model.head: {config.model.head!r} cannot learn from distill.teacher, which gives each tag by "
-            f"itself. Choose one of {', '.join(TAUGHT_HEADS)}."
+            f"itself. Choose one of {', '.join(TOKEN_HEADS)}."
         )
 
 

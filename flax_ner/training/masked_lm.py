@@ -17,7 +17,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
-from flax_ner.model.tagger import Params, stack_layers
+from flax_ner.model.tagger import Params
 from flax_ner.text.batches import Epoch
 from flax_ner.text.corpus import (
     check_text,
@@ -32,8 +32,8 @@ from flax_ner.training.gradients import Gradients, Tricks, gradients_of
 from flax_ner.training.hosts import everywhere, from_first
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
-from flax_ner.training.mesh import own_rows, put_epoch, put_whole
-from flax_ner.training.task import check_source, digest, make_tokenizer, read_source
+from flax_ner.training.mesh import own_rows, put_epoch
+from flax_ner.training.task import check_source, digest, first_params, make_tokenizer, read_source
 from flax_ner.training.workdir import has_checkpoints, list_skipped
 from flax_ner.weights.model_dir import ModelDir
 
@@ -138,13 +138,7 @@ class MaskedLM:
     def initial(self, key: jax.Array, shardings: Params) -> Params:
         """Fresh parameters, or the encoder of `init_from`."""
         fresh = partial(init_masked_lm, self._model)
-        if self._source is None:
-            return jax.jit(fresh, out_shardings=shardings)(key)
-        params = {"encoder": self._source.params["encoder"]}
-        if self._model.scan_layers:
-            params = stack_layers(params)
-        params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
-        return put_whole(params, shardings)
+        return first_params(fresh, self._source, False, key, shardings)
 
     def release(self) -> None:
         """See `Job`."""
@@ -201,16 +195,7 @@ def _loss(
     """Mean of -log p(token) over those that are masked, float32 scalar."""
     choose, drop = jax.random.split(key)
     masked = masking.mask(choose, batch.input_ids, batch.segment_ids, share)
-    logits = apply_masked_lm(
-        model,
-        params,
-        masked.input_ids,
-        batch.segment_ids,
-        batch.positions,
-        masked.places,
-        masking.scored,
-        drop,
-    )
+    logits = apply_masked_lm(model, params, *masking.inputs(masked, batch), drop)
     return cross_entropy(logits, masked.labels, masked.counted)
 
 
@@ -233,15 +218,7 @@ def _look(
         batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
         masked = masking.mask_rows((first + i) * len(batch.input_ids), batch, DEV_SHARE)
         with jax.sharding.use_abstract_mesh(mesh):
-            logits = apply_masked_lm(
-                model,
-                params,
-                masked.input_ids,
-                batch.segment_ids,
-                batch.positions,
-                masked.places,
-                masking.scored,
-            )
+            logits = apply_masked_lm(model, params, *masking.inputs(masked, batch))
         counted = masked.counted.sum().astype(jnp.float32)
         loss = cross_entropy(logits, masked.labels, masked.counted) * counted
         right = ((logits.argmax(-1) == masked.labels) & masked.counted).sum()

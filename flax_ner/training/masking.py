@@ -86,5 +86,10 @@ class Masking:
         numbers = first + jnp.arange(len(batch.input_ids))
         return jax.vmap(one)(numbers, batch.input_ids, batch.segment_ids)
 
+    def inputs(self, masked: Masked, batch: Any) -> tuple[Array, Array, Array, Array, Array]:
+        """What `apply_masked_lm` takes of a batch, behind the parameters."""
+        ids, places = masked.input_ids, masked.places
+        return ids, batch.segment_ids, batch.positions, places, self.scored
+
     def _real(self, input_ids: Array, segment_ids: Array) -> Array:
         return (segment_ids > 0) & (input_ids != self._cls_id) & (input_ids != self._sep_id)

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flax_ner.errors import UserError
-from flax_ner.model.bert import BertConfig
+from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import encode_examples, not_whole_words
@@ -162,13 +162,28 @@ def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> l
 
 def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     """Fresh parameters, or those of the source with a fresh head where it has none that fits."""
-    fresh = partial(init_params, task.model)
-    if task.source is None:
+    source, keep_head = task.source, False
+    if source is not None:
+        keep_head = _has_head_for(source, task.labels, task.model)
+    return first_params(partial(init_params, task.model), source, keep_head, key, shardings)
+
+
+def first_params(
+    fresh: Callable[[jax.Array], Params],
+    source: ModelDir | None,
+    keep_head: bool,
+    key: jax.Array,
+    shardings: Params,
+) -> Params:
+    """Parameters to begin with, placed like this: those of a source, and what it lacks `fresh`, of the key."""
+    if source is None:
         return jax.jit(fresh, out_shardings=shardings)(key)
-    params = dict(task.source.params)
-    if task.model.scan_layers:
+    params = {"encoder": source.params["encoder"]}
+    if STACKED in shardings["encoder"]["layers"]:
         params = stack_layers(params)
-    if not _has_head_for(task.source, task.labels, task.model):
+    if keep_head:
+        params["head"] = source.params["head"]
+    else:
         params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
     return put_whole(params, shardings)
 

@@ -52,13 +52,11 @@ def combine(
         if unlike:
             raise UserError(f"{name}: has {unlike} than {names[0]}. They must be the same.")
 
-    def mean(*arrays: Array) -> Array:
-        return jnp.stack(arrays).mean(0)
+    def together(*arrays: Array) -> Array:
+        stacked = jnp.stack(arrays)
+        return stacked.mean(0) if average_parameters else stacked
 
-    def stacked(*arrays: Array) -> Array:
-        return jnp.stack(arrays)
-
-    params = jax.tree.map(mean if average_parameters else stacked, *(m.params for m in models))
+    params = jax.tree.map(together, *(model.params for model in models))
     count = 1 if average_parameters else len(models)
     alike = len({model.config.compute_dtype for model in models}) == 1
     compute_dtype = models[0].config.compute_dtype if alike else "float32"
