@@ -54,17 +54,14 @@ TRICKS: dict[str, dict[str, Any]] = {
     "R-Drop 1.0": {"train.r_drop": 1.0},
     "word dropout 0.1": {"model.word_dropout_prob": 0.1},
 }
-# What differs from BASE, and the row that a row is compared with.
-ROWS: dict[str, tuple[dict[str, Any], str]] = {
-    "softmax": ({}, "softmax"),
-    **{name: (fields, "softmax") for name, fields in HEADS.items()},
-    "crf, rate 3e-4": (HEADS["crf"] | SLOWER, "softmax"),
-    "crf, word dropout 0.1": (HEADS["crf"] | TRICKS["word dropout 0.1"], "softmax"),
-    "global_pointer, word dropout 0.1": (
-        HEADS["global_pointer"] | TRICKS["word dropout 0.1"],
-        "softmax",
-    ),
-    **{f"softmax, {name}": (fields, "softmax") for name, fields in TRICKS.items()},
+REFERENCE = "softmax"  # the row that all others are compared with
+ROWS: dict[str, dict[str, Any]] = {  # what differs from BASE
+    REFERENCE: {},
+    **HEADS,
+    "crf, rate 3e-4": HEADS["crf"] | SLOWER,
+    "crf, word dropout 0.1": HEADS["crf"] | TRICKS["word dropout 0.1"],
+    "global_pointer, word dropout 0.1": HEADS["global_pointer"] | TRICKS["word dropout 0.1"],
+    **{f"softmax, {name}": fields for name, fields in TRICKS.items()},
 }
 
 
@@ -97,8 +94,7 @@ def measured(path: Path, dev: list[Example]) -> dict[str, Any]:
 
 def train(name: str, options: argparse.Namespace, dev: list[Example]) -> dict[str, Any]:
     encoder = options.encoder if name.startswith(PRETRAINED) else ""
-    fields, _ = ROWS[name.removeprefix(PRETRAINED)]
-    config = configuration(fields, options, encoder)
+    config = configuration(ROWS[name.removeprefix(PRETRAINED)], options, encoder)
     workdir = options.work / name.replace(" ", "_").replace(":", "")
     began = time.perf_counter()
     fit(config, workdir)
@@ -138,10 +134,9 @@ def print_table(rows: dict[str, dict[str, Any]], dev: list[Example]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         f1 = [model["f1"] for model in row["models"]]
-        prefix = PRETRAINED if name.startswith(PRETRAINED) else ""
-        against = prefix + ROWS[name.removeprefix(PRETRAINED)][1]
-        if against == name and prefix:
-            against = against.removeprefix(prefix)
+        # From an encoder: with the like, and that with the one from nothing.
+        against = PRETRAINED + REFERENCE if name.startswith(PRETRAINED) else REFERENCE
+        against = REFERENCE if against == name else against
         cells = ["", "", ""]
         if against in rows and against != name:
             found = compare(counts(row["models"], gold), counts(rows[against]["models"], gold))

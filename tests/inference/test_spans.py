@@ -101,7 +101,6 @@ def test_windows_give_each_span_once_and_lose_none_of_few_tokens(seed: int) -> N
         own = tagger(text[window.start : window.stop])
         each.append({(e.type, e.start + window.start, e.end + window.start) for e in own})
     assert {e[:3] for e in found} <= set.union(*each)
-    assert {e for e in set.intersection(*each[:2]) if e[2] - e[1] <= 5} <= {e[:3] for e in found}
     for one, other in itertools.pairwise(each):
         assert {e for e in one & other if e[2] - e[1] <= 5} <= {e[:3] for e in found}
 
