@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flax_ner.config import default_config
-from flax_ner.inference.tagger import make_decoder
+from flax_ner.inference.forward import make_decoder
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagger import init_params, unstack_layers
