@@ -1,14 +1,14 @@
 """Model directories to disk and back."""
 
+import itertools
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -99,20 +99,21 @@ def test_what_is_written_behind_a_failure_is_removed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, model: ModelDir) -> None:
-        def late() -> None:
-            for i in range(5):
-                time.sleep(0.05)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / str(i)).touch()
-
-        threading.Thread(target=late).start()
         raise OSError("no room")
 
+    moments = itertools.count()
+
+    def others_write_on(seconds: float) -> None:
+        if next(moments) in (0, 1, 3):  # with a pause, in which the folder is gone
+            (tmp_path / ".model.writing" / "params").mkdir(parents=True)
+
     monkeypatch.setattr(model_dir, "_write", fail)
+    monkeypatch.setattr(model_dir, "time", SimpleNamespace(sleep=others_write_on))
     params = init_params(CONFIG, jax.random.key(0))
     with pytest.raises(UserError, match=r"cannot be written \(no room\)"):
         save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
     assert not list(tmp_path.iterdir())
+    assert next(moments) > 4
 
 
 def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
