@@ -15,7 +15,8 @@ VOCAB = $(DATA)/vocab.txt
 # PYTHON if it is given, otherwise the first of these that runs and is new enough.
 CANDIDATES = $(or $(PYTHON),python3 python3.12 python3.13 python3.11)
 BIN = $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest -n $(JOBS)
+# worksteal: the tests of a file, and what they share, mostly stay with one process.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .NOTPARALLEL:
 .PHONY: help demo test test-slow test-all bench lint types format install-dev clean

@@ -5,8 +5,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# Most of the time here went into compiling programs that run once: half of that is LLVM's optimizations.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one test or a command that it runs compiled the next one need not; a folder for all processes of

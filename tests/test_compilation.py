@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = [
     "--config.model.hidden_size=64",
     "--config.model.intermediate_size=128",
+    "--config.model.num_hidden_layers=1",
     "--config.data.train=train 300",
     "--config.data.dev=dev 20",
-    "--config.train.steps=8",
+    "--config.train.steps=4",
 ]
 
 

@@ -373,31 +373,3 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     plain = run("plain", distill__teacher="")
     assert_same(run("weightless", distill__weight=0.0), plain)
     assert (whole["head"]["classifier"]["kernel"] != plain["head"]["classifier"]["kernel"]).any()
-
-
-@pytest.mark.slow
-def test_a_student_learns_what_its_teacher_knows(tmp_path: Path) -> None:
-    """Of few labelled sentences it learns little, and of its teacher's tags on others much."""
-    changes = {
-        "data.train": "train 3000", "data.dev": "dev 300", "model.hidden_size": 64,
-        "model.intermediate_size": 128, "optimizer.learning_rate": 3e-3, "train.epochs": 5,
-        "mesh.data": 1, "eval.every": 5,
-    }  # fmt: skip
-    config = demo.get_config()
-    config.update_from_flattened_dict(changes)
-    best = fit(config, tmp_path / "teacher").f1
-    assert best > 0.8
-    more = tmp_path / "more.txt"
-    more.write_text("\n".join(row.text for row in synthetic("train", 3000)[200:]), "utf-8")
-    few = {
-        "data.train": "train 200", "model.hidden_size": 32, "model.num_hidden_layers": 1,
-        "tokenizer.vocab": str(tmp_path / "teacher" / "best" / "vocab.txt"),
-    }  # fmt: skip
-    taught = {"distill.teacher": str(tmp_path / "teacher" / "best"), "distill.texts": str(more)}
-    scores = []
-    for name, fields in (("alone", {"train.epochs": 80, "eval.every": 80}), ("taught", taught)):
-        config = demo.get_config()
-        config.update_from_flattened_dict({**changes, **few, **fields})
-        scores.append(fit(config, tmp_path / name).f1)
-    alone, with_teacher = scores  # of as many steps
-    assert with_teacher > alone + 0.15 and with_teacher > 0.5, (best, scores)
