@@ -4,7 +4,6 @@ The work directory lies on a file system that all of them share. With one proces
 does anything.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -83,9 +82,8 @@ def from_first(action: Callable[[], T]) -> T:
     return result
 
 
-def check_alike(parts: Mapping[str, bytes]) -> None:
-    """Raise `UserError` where a part, by name, is not the same in all processes: they would drift apart."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+def check_alike(digests: Mapping[str, str]) -> None:
+    """Raise `UserError` where one, by name, is not the same in all processes: they would drift apart."""
     found = [json.loads(text) for text in _exchange(json.dumps(digests))]
     for index, other in enumerate(found):
         unlike = [name for name in found[0] if other.get(name) != found[0][name]]

@@ -39,7 +39,7 @@ class Job(Protocol):
     steps_per_portion: int  # steps whose batches are on the device at a time
 
     def parts(self) -> dict[str, bytes]:
-        """What several processes must have alike, under the name of the setting it comes from."""
+        """What it was made of, under the name of the setting it comes from: alike in all processes."""
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
         """Make what training needs besides; the work directory is this run's own now."""

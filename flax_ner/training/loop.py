@@ -1,5 +1,6 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -50,10 +51,11 @@ JOBS: dict[str, Callable[[ConfigDict], Job]] = {
 def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
-    Leaves in `workdir`: `config.json`, `metrics.jsonl`, `checkpoints/`, and the model directories
-    `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With `config.mesh.distributed`
-    every process of the run calls this; the first alone writes and speaks. With `config.train.seeds` of
-    several models each has such directories in `seed_N`, and `best` and `last` are their ensembles.
+    Leaves in `workdir`: `config.json`, `inputs.json`, `metrics.jsonl`, `checkpoints/`, and the model
+    directories `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With
+    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks.
+    With `config.train.seeds` of several models each has such directories in `seed_N`, and `best` and
+    `last` are their ensembles.
 
     Returns:
         The scores of `best` on dev.
@@ -67,14 +69,16 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         join()
     workdir, console = Path(workdir), Console(quiet=not is_first())
     job = everywhere(partial(JOBS[config.task], config))
+    inputs = _digests(job)
     if jax.process_count() > 1:
-        check_alike(_parts(config, job))
+        config_json = config.to_json(sort_keys=True).encode()
+        check_alike({"config": hashlib.sha256(config_json).hexdigest(), **inputs})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     # What `init_from` decided stays decided, though another model may lie there when the run goes on.
     decided = ConfigDict(config.to_dict())
     decided.tokenizer.kind = job.tokenizer.kind
     decided.tokenizer.lower_case = job.tokenizer.lower_case
-    with claimed(workdir, decided):
+    with claimed(workdir, decided, inputs):
         job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
         with DeferredSignals(config.train.max_seconds) as signals:
             with shortage_told(_smaller(config)):
@@ -243,14 +247,12 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
     return profiled
 
 
-def _parts(config: ConfigDict, job: Job) -> dict[str, bytes]:
-    """What several processes must have alike, under the name of the setting it comes from."""
+def _digests(job: Job) -> dict[str, str]:
+    """SHA-256 of all that the job was made of, under the name of the setting it comes from."""
     tokenizer = job.tokenizer
-    return {
-        "config": config.to_json(sort_keys=True).encode(),
-        "tokenizer": repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode(),
-        **job.parts(),
-    }
+    named = repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode()
+    parts = {"tokenizer": named, **job.parts()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 
 def _smaller(config: ConfigDict) -> str:

@@ -1,7 +1,7 @@
 """The work directory of a run belongs to one configuration, and to one process at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,16 +30,18 @@ FREE = (
 
 
 @contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claimed(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Iterator[None]:
     """Make the directory, keep other runs out of it while this lasts, and write `config.json`.
 
+    `inputs` are digests of what the run is made of, by setting; `inputs.json` keeps those it began with.
+
     Raises:
-        UserError: a run of another configuration has checkpoints there; each difference is named.
-            Or another run is using the directory, or it cannot be made.
+        UserError: a run of another configuration or with other inputs has checkpoints there; each
+            difference is named. Or another run is using the directory, or it cannot be made.
     """
     lock = FileLock(workdir / ".lock", timeout=0)
     try:
-        from_first(partial(_claim, workdir, lock, config))
+        from_first(partial(_claim, workdir, lock, config, inputs))
         yield
     finally:
         lock.release()
@@ -60,14 +62,17 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(folder.name.isdecimal() for folder in (workdir / "checkpoints").glob("*"))
 
 
-def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:
+def _claim(workdir: Path, lock: FileLock, config: ConfigDict, inputs: Mapping[str, str]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        _check_same_run(workdir, config)
-        new = workdir / ".config.json.new"
-        new.write_text(config.to_json(indent=1) + "\n", "utf-8")
-        new.replace(workdir / "config.json")
+        begun = has_checkpoints(workdir)
+        if begun:
+            _check_same_config(workdir, config)
+            _check_same_inputs(workdir, inputs)
+        _replace(workdir / "config.json", config.to_json(indent=1))
+        if not (begun and (workdir / "inputs.json").exists()):
+            _replace(workdir / "inputs.json", json.dumps(inputs, indent=1))
     except Timeout:
         raise UserError(
             f"--workdir: another run is using {workdir}. Wait for its end, or name another directory."
@@ -76,10 +81,16 @@ def _claim(workdir: Path, lock: FileLock, config: ConfigDict) -> None:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}).") from None
 
 
-def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text + "\n", "utf-8")
+    new.replace(path)
+
+
+def _check_same_config(workdir: Path, config: ConfigDict) -> None:
     wanted = _fields(json.loads(config.to_json()))
     path = workdir / "config.json"
-    if not path.is_file() or not has_checkpoints(workdir):
+    if not path.is_file():
         return
     try:
         found = _fields(json.loads(path.read_text("utf-8")))
@@ -97,6 +108,26 @@ def _check_same_run(workdir: Path, config: ConfigDict) -> None:
         raise UserError(
             f"--workdir: {workdir} has a run of another configuration: {'; '.join(differences)}. "
             "Repeat the command of that run to go on with it, or name another directory."
+        )
+
+
+def _check_same_inputs(workdir: Path, inputs: Mapping[str, str]) -> None:
+    path = workdir / "inputs.json"
+    if not path.is_file():
+        return
+    try:
+        began = dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"--workdir: {path} is damaged ({error}), so it is not known whether data are as they were. "
+            "Delete the file if they are, or name another directory."
+        ) from None
+    # What `init_from` gave is in the checkpoints: it may be gone, or newer.
+    changed = [name for name in inputs if name != "init_from" and inputs[name] != began.get(name)]
+    if changed:
+        raise UserError(
+            f"--workdir: the run in {workdir} began with something else: {', '.join(changed)}. "
+            "Put back what was there to go on with it, or name another directory."
         )
 
 

@@ -370,6 +370,11 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = run("run", **taught)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     assert_same(run("run", **taught), whole)
+    other = load_model(tmp_path / "teacher")
+    other.params = jax.tree.map(lambda x: 2 * x, other.params)
+    save_model(tmp_path / "teacher", other)
+    with pytest.raises(UserError, match=r"began with something else: distill\.teacher\. Put back"):
+        run("run", **taught)
     plain = run("plain", distill__teacher="")
     assert_same(run("weightless", distill__weight=0.0), plain)
     assert (whole["head"]["classifier"]["kernel"] != plain["head"]["classifier"]["kernel"]).any()

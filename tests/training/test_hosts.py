@@ -168,7 +168,7 @@ def test_only_the_first_process_speaks(two: tuple[Path, list[dict[str, Any]]]) -
     steps = [row["step"] for row in metrics(workdir) if row["split"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 30
     assert {path.name for path in workdir.iterdir() if not path.name.startswith(".")} == {
-        "config.json", "metrics.jsonl", "checkpoints", "best", "last",
+        "config.json", "inputs.json", "metrics.jsonl", "checkpoints", "best", "last",
     }  # fmt: skip
 
 

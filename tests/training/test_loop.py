@@ -114,6 +114,28 @@ def test_another_configuration_in_the_same_directory_is_refused(tmp_path: Path) 
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
+def test_other_data_under_the_same_name_are_no_way_to_go_on(tmp_path: Path) -> None:
+    files = {split: tmp_path / f"{split}.json" for split in ("train", "dev")}
+    paths = {f"data__{split}": str(path) for split, path in files.items()}
+    config = small(demo.get_config(), data__format="cluener", train__steps=1, mesh__data=1, **paths)
+    for split, path in files.items():
+        write_cluener(path, synthetic(split, 20))
+    fit(config, tmp_path / "run")
+    for split, path in files.items():
+        before = path.read_text("utf-8")
+        line, *others = before.splitlines()
+        path.write_text("\n".join([*others, line]), "utf-8")  # the same, in another order
+        with pytest.raises(
+            UserError, match=rf"began with something else: data\.{split}\. Put back"
+        ):
+            fit(config, tmp_path / "run")
+        path.write_text(before, "utf-8")
+    fit(config, tmp_path / "run")
+    (tmp_path / "run" / "inputs.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"inputs\.json is damaged"):
+        fit(config, tmp_path / "run")
+
+
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another run is using"):
         fit(small(demo.get_config()), tmp_path)
