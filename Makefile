@@ -23,7 +23,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 help:
 	@echo 'make demo         train, evaluate and predict on the embedded data: about a minute'
-	@echo 'make test         the tests, without the slow ones: under ten minutes on two cores'
+	@echo 'make test         the tests, without the slow ones: about ten minutes on two cores'
 	@echo 'make test-slow    the slow tests only'
 	@echo 'make test-all     every test'
 	@echo 'make bench        the benchmarks, next to PyTorch: half an hour; DATA=folder of CLUENER, VOCAB=vocab.txt'
