@@ -69,7 +69,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         join()
     workdir, console = Path(workdir), Console(quiet=not is_first())
     job = everywhere(partial(JOBS[config.task], config))
-    inputs = _digests(job)
+    inputs = _digests(config, job)
     if jax.process_count() > 1:
         config_json = config.to_json(sort_keys=True).encode()
         check_alike({"config": hashlib.sha256(config_json).hexdigest(), **inputs})
@@ -247,11 +247,13 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
     return profiled
 
 
-def _digests(job: Job) -> dict[str, str]:
+def _digests(config: ConfigDict, job: Job) -> dict[str, str]:
     """SHA-256 of all that the job was made of, under the name of the setting it comes from."""
     tokenizer = job.tokenizer
     named = repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode()
-    parts = {"tokenizer": named, **job.parts()}
+    origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
+    origin = next((name for name, given in origins.items() if given), "data.train")
+    parts = {f"the vocabulary of {origin}": named, **job.parts()}
     return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 

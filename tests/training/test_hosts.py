@@ -226,7 +226,9 @@ def test_processes_with_other_data_are_told_apart(tmp_path: Path) -> None:
     for process in start(tmp_path / "run", 2, 1, {}, {"data.train": "train 210"}):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 1
-        assert "config, tokenizer, data.train: not the same in process 1" in errors, errors
+        assert (
+            "config, the vocabulary of data.train, data.train: not the same in process 1" in errors
+        ), errors
 
 
 def test_a_fault_in_one_process_is_told_by_all(tmp_path: Path) -> None:

@@ -278,12 +278,19 @@ def test_another_text_is_no_way_to_go_on(texts: Path, tmp_path: Path) -> None:
     text.write_bytes((texts / "train").read_bytes())
     config = small(texts, data__train=str(text), train__steps=5)
     fit(config, tmp_path / "run")
-    text.write_bytes(text.read_bytes() + "\n天".encode())
+    before = text.read_bytes()
+    text.write_bytes(before + "\n天".encode())
+    with pytest.raises(
+        UserError, match=r"something else: the vocabulary of data\.train\. Put back"
+    ):
+        fit(config, tmp_path / "run")
+    first, *others = before.splitlines()
+    text.write_bytes(b"\n".join([*others, first]))  # as many of each character
     with pytest.raises(
         UserError, match=r"^data\.train: .*train or its vocabulary is not as it was"
     ):
         fit(config, tmp_path / "run")
-    text.write_bytes((texts / "train").read_bytes())
+    text.write_bytes(before)
     fit(config, tmp_path / "run")
 
 
