@@ -87,18 +87,27 @@ def _replace(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def _check_same_config(workdir: Path, config: ConfigDict) -> None:
-    wanted = _fields(json.loads(config.to_json()))
-    path = workdir / "config.json"
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a run that has checkpoints began with; None: it did not say."""
     if not path.is_file():
-        return
+        return None
     try:
-        found = _fields(json.loads(path.read_text("utf-8")))
-    except (ValueError, AttributeError) as error:
+        row = json.loads(path.read_text("utf-8"))
+        if not isinstance(row, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
         raise UserError(
-            f"--workdir: {path} is damaged ({error}), so it is not known whether its checkpoints are of this "
-            "configuration. Delete the file if they are, or name another directory."
+            f"--workdir: {path} is damaged ({error}), so it is not known whether the checkpoints beside it "
+            "are of this configuration and these data. Delete the file if they are, or name another directory."
         ) from None
+    return row
+
+
+def _check_same_config(workdir: Path, config: ConfigDict) -> None:
+    began = _read(workdir / "config.json")
+    if began is None:
+        return
+    found, wanted = _fields(began), _fields(json.loads(config.to_json()))
     differences = [
         f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
         for name in sorted(found.keys() | wanted.keys())
@@ -112,16 +121,9 @@ def _check_same_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def _check_same_inputs(workdir: Path, inputs: Mapping[str, str]) -> None:
-    path = workdir / "inputs.json"
-    if not path.is_file():
+    began = _read(workdir / "inputs.json")
+    if began is None:
         return
-    try:
-        began = dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"--workdir: {path} is damaged ({error}), so it is not known whether data are as they were. "
-            "Delete the file if they are, or name another directory."
-        ) from None
     # What `init_from` gave is in the checkpoints: it may be gone, or newer.
     changed = [name for name in inputs if name != "init_from" and inputs[name] != began.get(name)]
     if changed:

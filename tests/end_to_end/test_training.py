@@ -138,10 +138,10 @@ def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
+def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
     workdir, rest = tmp_path / "killed", random.Random(0)
     kills = 0
-    while kills < 10:
+    while kills < 30:
         process = subprocess.Popen(
             train(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

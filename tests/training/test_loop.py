@@ -82,7 +82,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
     eight |= {"model__hidden_size": 64, "model__intermediate_size": 128}  # else nothing is divided
     fit(small(demo.get_config(), **eight), tmp_path / "eight")
     expected = params(tmp_path / "eight")
-    for data, fsdp in ((1, 4), (2, 1)):
+    for data, fsdp in ((1, 4), (2, 1), (1, 1)):
         workdir = tmp_path / f"{data} x {fsdp}"
         (workdir / "checkpoints").mkdir(parents=True)
         shutil.copytree(tmp_path / "eight" / "checkpoints" / "5", workdir / "checkpoints" / "5")
