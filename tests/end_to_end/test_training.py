@@ -240,4 +240,4 @@ def test_the_demo_finds_names_it_has_not_seen_and_a_student_learns_it(
     alone = f1("alone", *student, "train.epochs=128", "eval.every=128")
     known = (f"distill.teacher={tmp_path}/demo/best", f"distill.texts={tmp_path}/more.txt")
     taught = f1("taught", *student, *known, "train.epochs=8", "eval.every=8")  # as many steps
-    assert taught > alone + 0.3
+    assert taught > alone + 0.3 and taught > 0.5
