@@ -43,9 +43,11 @@ BASE = {
 }
 HEADS = {name: {"model.head": name} for name in ("softmax_constrained", "crf", "global_pointer")}
 SLOWER = {"optimizer.learning_rate": 3e-4}
-TRICKS: dict[str, dict[str, Any]] = {
+LOSSES: dict[str, dict[str, Any]] = {  # of tags by themselves, which a CRF is not trained on
     "label smoothing 0.1": {"loss.label_smoothing": 0.1},
     "focal loss, gamma 2": {"loss.name": "focal"},
+}
+TRICKS: dict[str, dict[str, Any]] = {
     "rates x 0.8 a layer": {"optimizer.layer_decay": 0.8},
     "head's rate x 5": {"optimizer.head_factor": 5.0},
     "average of parameters 0.99": {"train.ema": 0.99},
@@ -54,13 +56,14 @@ TRICKS: dict[str, dict[str, Any]] = {
     "word dropout 0.1": {"model.word_dropout_prob": 0.1},
 }
 REFERENCE = "softmax"  # the row that all others are compared with
+BEST = HEADS["crf"] | SLOWER  # which the tricks are added to
 ROWS: dict[str, dict[str, Any]] = {  # what differs from BASE
     REFERENCE: {},
     **HEADS,
-    "crf, rate 3e-4": HEADS["crf"] | SLOWER,
-    "crf, word dropout 0.1": HEADS["crf"] | TRICKS["word dropout 0.1"],
-    "global_pointer, word dropout 0.1": HEADS["global_pointer"] | TRICKS["word dropout 0.1"],
-    **{f"softmax, {name}": fields for name, fields in TRICKS.items()},
+    "softmax, rate 3e-4": SLOWER,
+    "crf, rate 3e-4": BEST,
+    **{f"crf, rate 3e-4, {name}": BEST | fields for name, fields in TRICKS.items()},
+    **{f"softmax, {name}": fields for name, fields in (LOSSES | TRICKS).items()},
 }
 
 
