@@ -55,7 +55,7 @@ TRICKS: dict[str, dict[str, Any]] = {
     "FGM 1.0": {"train.fgm": 1.0},
     "word dropout 0.1": {"model.word_dropout_prob": 0.1},
 }
-REFERENCE = "softmax"  # the row that all others are compared with
+REFERENCE = "softmax"  # what rows of one kind are compared with that add nothing to another
 BEST = HEADS["crf"] | SLOWER  # which the tricks are added to
 ROWS: dict[str, dict[str, Any]] = {  # what differs from BASE
     REFERENCE: {},
@@ -129,6 +129,15 @@ def counts(models: list[dict[str, Any]], gold: np.ndarray) -> np.ndarray:
     return np.stack([gold * len(models), *columns], 1)
 
 
+def compared_with(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """The row that `name` adds one thing to; else the softmax of its kind; of that, the one from nothing."""
+    plain = name.rpartition(", ")[0]
+    of_its_kind = PRETRAINED + REFERENCE if name.startswith(PRETRAINED) else REFERENCE
+    if plain in rows:
+        return plain
+    return of_its_kind if of_its_kind != name else REFERENCE
+
+
 def print_table(rows: dict[str, dict[str, Any]], dev: list[Example]) -> None:
     def golds(entities: tuple[Entity, ...] | None) -> int:
         return len({e[:3] for e in entities or ()})
@@ -141,9 +150,7 @@ def print_table(rows: dict[str, dict[str, Any]], dev: list[Example]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         f1 = [model["f1"] for model in row["models"]]
-        # From an encoder: with the like, and that with the one from nothing.
-        against = PRETRAINED + REFERENCE if name.startswith(PRETRAINED) else REFERENCE
-        against = REFERENCE if against == name else against
+        against = compared_with(name, rows)
         cells = ["", "", ""]
         if against in rows and against != name:
             found = compare(counts(row["models"], gold), counts(rows[against]["models"], gold))
