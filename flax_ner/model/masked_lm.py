@@ -82,8 +82,12 @@ def init_masked_lm(config: BertConfig, key: Array) -> Params:
 
 def abstract_masked_lm(config: BertConfig) -> Params:
     """The tree of `init_masked_lm` with shapes in place of arrays."""
-    head = jax.eval_shape(lambda: _init_head(config, jax.random.key(0)))
-    return abstract_params(config) | {"head": head}
+    return abstract_params(config) | {"head": abstract_masked_lm_head(config)}
+
+
+def abstract_masked_lm_head(config: BertConfig) -> Params:
+    """The parameters of `MaskedLMHead`, with shapes in place of arrays."""
+    return jax.eval_shape(lambda: _init_head(config, jax.random.key(0)))
 
 
 def _init_head(config: BertConfig, key: Array) -> Params:

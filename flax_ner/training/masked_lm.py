@@ -75,7 +75,10 @@ class MaskedLM:
         self._model = BertConfig(vocab_size=size, num_labels=1, **config.model)
         if self._source is not None:
             check_source(config, self._source, self._model)
-            self.notes.append("The layers that score tokens are freshly initialised.")
+            if "masked_lm" not in self._source.params:
+                self.notes.append(
+                    "The layers that score tokens are freshly initialised: init_from has none."
+                )
         self.steps_per_portion = config.pretrain.portion
 
     def parts(self) -> dict[str, bytes]:
@@ -136,9 +139,10 @@ class MaskedLM:
         return abstract_masked_lm(self._model)
 
     def initial(self, key: jax.Array, shardings: Params) -> Params:
-        """Fresh parameters, or the encoder of `init_from`."""
+        """Fresh parameters, or the encoder of `init_from`, and what it has to score tokens with."""
         fresh = partial(init_masked_lm, self._model)
-        return first_params(fresh, self._source, False, key, shardings)
+        head = self._source.params.get("masked_lm") if self._source is not None else None
+        return first_params(fresh, self._source, head, key, shardings)
 
     def release(self) -> None:
         """See `Job`."""
@@ -164,13 +168,13 @@ class MaskedLM:
     def saved(self, params: Params, index: int = 0) -> ModelDir:
         """See `Job`."""
         tokenizer, length = self.tokenizer, self._config.data.max_length
-        encoder = {"encoder": params["encoder"]}
+        kept = {"encoder": params["encoder"], "masked_lm": params["head"]}
         return ModelDir(
             self._model,
             None,
             tokenizer.tokens,
             length,
-            encoder,
+            kept,
             tokenizer.lower_case,
             tokenizer.kind,
         )

@@ -162,29 +162,26 @@ def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> l
 
 def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     """Fresh parameters, or those of the source with a fresh head where it has none that fits."""
-    source, keep_head = task.source, False
-    if source is not None:
-        keep_head = _has_head_for(source, task.labels, task.model)
-    return first_params(partial(init_params, task.model), source, keep_head, key, shardings)
+    source, head = task.source, None
+    if source is not None and _has_head_for(source, task.labels, task.model):
+        head = source.params["head"]
+    return first_params(partial(init_params, task.model), source, head, key, shardings)
 
 
 def first_params(
     fresh: Callable[[jax.Array], Params],
     source: ModelDir | None,
-    keep_head: bool,
+    head: Params | None,
     key: jax.Array,
     shardings: Params,
 ) -> Params:
-    """Parameters to begin with, placed like this: those of a source, and what it lacks `fresh`, of the key."""
+    """Parameters to begin with, placed like this: a source's encoder and its `head`; `fresh` what is None."""
     if source is None:
         return jax.jit(fresh, out_shardings=shardings)(key)
     params = {"encoder": source.params["encoder"]}
     if STACKED in shardings["encoder"]["layers"]:
         params = stack_layers(params)
-    if keep_head:
-        params["head"] = source.params["head"]
-    else:
-        params["head"] = jax.jit(lambda key: fresh(key)["head"])(key)
+    params["head"] = head if head is not None else jax.jit(lambda key: fresh(key)["head"])(key)
     return put_whole(params, shardings)
 
 

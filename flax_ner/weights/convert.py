@@ -9,12 +9,14 @@ from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.masked_lm import abstract_masked_lm_head
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
+    MASKED_LM,
     MMOCR,
     NO_TAGGER,
     Layout,
@@ -165,6 +167,9 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     except UserError as error:
         raise UserError(f"{where if stated else source.path}: {error}") from None
     abstract = abstract_params(config)
+    tied = stated.get("tie_word_embeddings", True)
+    if layout.head is None and tied and all(name in source.tensors for name, _, _ in MASKED_LM):
+        abstract["masked_lm"] = abstract_masked_lm_head(config)
     report = plan(source.tensors, layout, abstract, ignored)
     report.notes = notes
     return Plan(config, outputs, layout, abstract, report)

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orbax.checkpoint as ocp
-
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
 from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import read_card
+from flax_ner.weights.model_dir import read_card, stored_shapes
 from flax_ner.weights.names import flatten
 from flax_ner.weights.report import table
 from flax_ner.weights.source import Source, open_source
@@ -58,11 +56,9 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
 
 def _describe_model_dir(path: Path) -> str:
     card = read_card(path)
-    with ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.metadata((path / "params").absolute()).item_metadata
-    if found is None:
+    arrays = flatten(stored_shapes(path / "params"))
+    if not arrays:
         raise UserError(f"{path}: its params are missing or damaged. Make the directory anew.")
-    arrays = flatten(found.tree)
     labels = "no head"
     if card.labels is not None:
         kind = "spans" if isinstance(card.labels, SpanLabels) else f"{card.labels.scheme} tags"

@@ -10,7 +10,15 @@ from flax_ner.errors import UserError
 from flax_ner.text.tokenizer import TOKENIZERS
 from flax_ner.text.vocab import write_vocab
 from flax_ner.weights.model_dir import ModelDir, write_json
-from flax_ner.weights.names import ENCODER_ONLY, MMOCR, PRETRAIN, TAGGER, Layout, to_torch
+from flax_ner.weights.names import (
+    ENCODER_ONLY,
+    MASKED,
+    MMOCR,
+    PRETRAIN,
+    TAGGER,
+    Layout,
+    to_torch,
+)
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
 
@@ -32,8 +40,9 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     """Write a model for PyTorch, float32.
 
     `hf` makes a folder: `config.json`, `model.safetensors`, `vocab.txt`, `tokenizer.json` and
-    `tokenizer_config.json`; transformers' AutoModelForTokenClassification (AutoModel, of an encoder)
-    and AutoTokenizer load it. `mmocr` makes a .pth with MMOCR's names, tensors only.
+    `tokenizer_config.json`; transformers' AutoModelForTokenClassification and AutoTokenizer load it; of
+    an encoder AutoModel, and AutoModelForMaskedLM where it has the layers that score tokens. `mmocr`
+    makes a .pth with MMOCR's names, tensors only, and without those layers.
 
     Returns:
         What was written, for the user.
@@ -73,11 +82,15 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
 
 
 def _write_hugging_face(model: ModelDir, folder: Path) -> str:
-    tagger = model.labels is not None
-    layout = TAGGER if tagger else ENCODER_ONLY
+    if model.labels is not None:
+        architecture, layout = "BertForTokenClassification", TAGGER
+    elif "masked_lm" in model.params:
+        architecture, layout = "BertForMaskedLM", MASKED
+    else:
+        architecture, layout = "BertModel", ENCODER_ONLY
     ids = {token: i for i, token in enumerate(model.vocab)}
     row: dict[str, Any] = {
-        "architectures": [layout.name.removeprefix("Hugging Face ")],
+        "architectures": [architecture],
         "model_type": "bert",
         **model.config.to_json(),
         "position_embedding_type": "absolute",
@@ -108,12 +121,13 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
     made.save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
     write_safetensors(folder / "model.safetensors", tensors)
-    return f"{layout.name}: {len(tensors)} tensors."
+    return f"Hugging Face {architecture}: {len(tensors)} tensors."
 
 
 def _write_mmocr(model: ModelDir, path: Path) -> str:
     layout = MMOCR if model.labels is not None else PRETRAIN
-    tensors = _with_pooler(to_torch(model.params, layout), layout, model.config.hidden_size)
+    params = {name: tree for name, tree in model.params.items() if name != "masked_lm"}
+    tensors = _with_pooler(to_torch(params, layout), layout, model.config.hidden_size)
     write_torch_file(path, tensors)
     lines = [
         f"{layout.name if model.labels else 'MMOCR pre-trained encoder'}: {len(tensors)} tensors, "

@@ -22,6 +22,7 @@ import tensorstore as ts
 
 from flax_ner.errors import UserError, reason
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.masked_lm import abstract_masked_lm_head
 from flax_ner.model.tagger import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
@@ -30,7 +31,10 @@ from flax_ner.text.vocab import read_vocab, write_vocab
 
 @dataclass
 class ModelDir:
-    """What a model directory holds. `labels=None`: an encoder, `params` has no "head"."""
+    """What a model directory holds.
+
+    `labels=None`: an encoder, `params` has no "head", and perhaps "masked_lm", those of `MaskedLMHead`.
+    """
 
     config: BertConfig
     labels: LabelSet | None
@@ -122,13 +126,15 @@ def load_model(path: str | Path) -> ModelDir:
     """
     model = read_card(path)
     abstract = abstract_params(model.config)
+    params = Path(path).absolute() / "params"
     if model.labels is None:
         del abstract["head"]
+        if "masked_lm" in stored_shapes(params):
+            abstract["masked_lm"] = abstract_masked_lm_head(model.config)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target: Any = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
-    params = Path(path).absolute() / "params"
     try:
         # Orbax reads all arrays at once, and where one fails it leaves the others to complain on
         # standard error, later. A damaged index would fail them all: look at it first.
@@ -144,6 +150,13 @@ def load_model(path: str | Path) -> ModelDir:
             f"({reason[:200]}). Make the directory anew."
         ) from None
     return model
+
+
+def stored_shapes(params: Path) -> Params:
+    """The tree that a model directory's `params` holds, as it says itself; {} where that is damaged."""
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        found = checkpointer.metadata(params.absolute()).item_metadata
+    return found.tree if found is not None else {}
 
 
 def read_card(path: str | Path) -> ModelDir:

@@ -51,8 +51,17 @@ HEAD: list[tuple[str, str, int | None]] = [
     ("weight", "classifier/kernel", None),
     ("bias", "classifier/bias", None),
 ]
+# The layers that score tokens, whole names: of an encoder that was trained to guess hidden ones.
+MASKED_LM: list[tuple[str, str, int | None]] = [
+    ("cls.predictions.transform.dense.weight", "transform/kernel", None),
+    ("cls.predictions.transform.dense.bias", "transform/bias", None),
+    ("cls.predictions.transform.LayerNorm.weight", "norm/scale", None),
+    ("cls.predictions.transform.LayerNorm.bias", "norm/bias", None),
+    ("cls.predictions.bias", "bias", None),
+]
 # What a source may hold beyond that, and why it is left behind.
 IGNORED: list[tuple[str, str]] = [
+    (r"^cls\.predictions\.decoder\.(weight|bias)$", "tied to the word embeddings and the bias"),
     (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
     (r"^cls\.", "pre-training heads: tagging has no use for them"),
     (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
@@ -90,18 +99,15 @@ TAGGER = Layout(
     "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier."
 )
 PRETRAIN = Layout("Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation")
+MASKED = Layout(
+    "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder", "bert.", None, "gelu_new", "cls."
+)
 ENCODER_ONLY = Layout("Hugging Face BertModel", "", None, "gelu")
 LAYOUTS = [
     MMOCR,
     TAGGER,
     PRETRAIN,
-    Layout(
-        "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder",
-        "bert.",
-        None,
-        "gelu_new",
-        "cls.",
-    ),
+    MASKED,
     Layout("MMOCR pre-trained encoder", "bert.", None, "gelu_new"),
     Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier."),
     ENCODER_ONLY,
@@ -322,6 +328,9 @@ def rules(layout: Layout, targets: Iterable[str]) -> Iterator[tuple[str, str, in
     if layout.head is not None and any(target.startswith("head/") for target in targets):
         for source, target, slot in HEAD:
             yield layout.head + source, "head/" + target, slot
+    if any(target.startswith("masked_lm/") for target in targets):
+        for source, target, slot in MASKED_LM:
+            yield source, "masked_lm/" + target, slot
 
 
 def flatten(tree: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from flax_ner.model.masked_lm import apply_masked_lm
 from flax_ner.weights.convert import convert
+from flax_ner.weights.export import export
 from flax_ner.weights.source import open_source
 
 torch = pytest.importorskip("torch")
@@ -38,21 +39,9 @@ def test_scores_are_those_of_bert_for_masked_lm(hidden_act: str, tmp_path: Path)
         model.save_pretrained(tmp_path)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(chr, range(0x4E00, 0x4E00 + 55))]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", "utf-8")
-    ours, _ = convert(open_source(tmp_path))
-
-    theirs = {name: x.numpy() for name, x in model.state_dict().items()}
-    head = "cls.predictions."
-    kernel = theirs[head + "transform.dense.weight"].T
-    params = ours.params | {
-        "head": {
-            "transform": {"kernel": kernel, "bias": theirs[head + "transform.dense.bias"]},
-            "norm": {
-                "scale": theirs[head + "transform.LayerNorm.weight"],
-                "bias": theirs[head + "transform.LayerNorm.bias"],
-            },
-            "bias": theirs[head + "bias"],
-        }
-    }
+    ours, report = convert(open_source(tmp_path))
+    assert not report.ignored and not report.notes
+    params = {"encoder": ours.params["encoder"], "head": ours.params["masked_lm"]}
     random = np.random.default_rng(0)
     ids = random.integers(0, 60, (3, 20))
     mask = (np.arange(20) < np.array([[20], [11], [5]])).astype(np.int64)
@@ -71,3 +60,11 @@ def test_scores_are_those_of_bert_for_masked_lm(hidden_act: str, tmp_path: Path)
         )
         wanted = np.take_along_axis(expected, places[..., None], 1)[..., scored]
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+
+    export(ours, tmp_path / "back", "hf")
+    back, info = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "back", output_loading_info=True
+    )
+    assert type(back).__name__ == "BertForMaskedLM" and not any(info.values()), info
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name

@@ -64,6 +64,40 @@ def test_a_trained_checkpoint_has_everything(
     assert (len(report.used), len(report.ignored), len(report.fresh)) == (39, 2, 0)
 
 
+def test_the_layers_that_score_tokens_are_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    shapes = {
+        "transform.dense.weight": (8, 8), "transform.dense.bias": (8,),
+        "transform.LayerNorm.weight": (8,), "transform.LayerNorm.bias": (8,), "bias": (11,),
+    }  # fmt: skip
+    random = np.random.default_rng(1)
+    head = {
+        f"cls.predictions.{name}": random.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    rest = tiny_state_dict(PRETRAINED)
+    decoder = "cls.predictions.decoder.weight"
+    tied = {decoder: rest["bert.embeddings.word_embeddings.weight"]}
+
+    def opened(name: str, state: dict[str, np.ndarray], **config: Any) -> tuple[ModelDir, Report]:
+        source = write_source(tmp_path / name, state, config=config)
+        return convert(open_source(source), None, HEADS)
+
+    whole, report = opened("whole", rest | head | tied)
+    found = whole.params["masked_lm"]
+    kernel = head["cls.predictions.transform.dense.weight"].T
+    np.testing.assert_array_equal(found["transform"]["kernel"], kernel)
+    np.testing.assert_array_equal(found["bias"], head["cls.predictions.bias"])
+    assert report.ignored == [(decoder, "tied to the word embeddings and the bias")]
+
+    untied, _ = opened("untied", rest | head | tied, tie_word_embeddings=False)
+    assert set(untied.params) == {"encoder"}
+    for name in head:
+        part = {other: tensor for other, tensor in head.items() if other != name}
+        model, report = opened(name, rest | part)
+        assert set(model.params) == {"encoder"}
+        assert {ignored for ignored, _ in report.ignored} == part.keys()
+
+
 def test_the_legacy_file_gives_the_same_encoder(
     converted: dict[str, tuple[ModelDir, Report]],
 ) -> None:

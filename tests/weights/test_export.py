@@ -10,6 +10,7 @@ import pytest
 
 from convert.flax_to_torch import main
 from flax_ner.errors import UserError
+from flax_ner.model.masked_lm import init_masked_lm
 from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import SPECIAL_TOKENS
@@ -70,6 +71,24 @@ def test_mmocr_and_back_is_the_same_model(tmp_path: Path, labels: LabelSet | Non
     back, _ = convert(source, labels, {"num_attention_heads": ours.config.num_attention_heads})
     assert_same(back.params, ours.params)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["f.pth"]
+
+
+def test_the_layers_that_score_tokens_go_along_and_come_back(tmp_path: Path) -> None:
+    ours = model(None)
+    keys = iter(jax.random.split(jax.random.key(2), 10))
+    ours.params["masked_lm"] = jax.tree.map(
+        lambda x: x + jax.random.normal(next(keys), x.shape),
+        init_masked_lm(CONFIG, jax.random.key(0))["head"],
+    )
+    assert "BertForMaskedLM" in export(ours, tmp_path / "hf", "hf")
+    row = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert row["architectures"] == ["BertForMaskedLM"]
+    back, report = convert(open_source(tmp_path / "hf"))
+    assert_same(back.params, ours.params)
+    assert report.ignored == []
+
+    export(ours, tmp_path / "f.pth", "mmocr")  # which has no use for them
+    assert not any(name.startswith("cls.") for name in read_state_dict(tmp_path / "f.pth"))
 
 
 def test_the_names_are_exactly_mmocrs(golden: Path, cluener: Path, tmp_path: Path) -> None:

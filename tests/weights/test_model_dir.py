@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from flax_ner.errors import UserError
+from flax_ner.model.masked_lm import init_masked_lm
 from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights import model_dir
@@ -43,6 +44,13 @@ def test_an_encoder_directory_has_no_head_and_no_labels(tmp_path: Path) -> None:
     assert_same(model.params, params)
     assert model.labels is None
     assert not (tmp_path / "model" / "labels.json").exists()
+
+
+def test_an_encoder_keeps_the_layers_that_score_tokens(tmp_path: Path) -> None:
+    made = init_masked_lm(CONFIG, jax.random.key(0))
+    params = {"encoder": made["encoder"], "masked_lm": made["head"]}
+    save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
+    assert_same(load_model(tmp_path / "model").params, params)
 
 
 def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
