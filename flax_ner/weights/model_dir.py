@@ -143,7 +143,7 @@ def load_model(path: str | Path) -> ModelDir:
         index.list().result()
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             model.params = checkpointer.restore(params, target)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: its params are damaged, or of another shape than config.json and labels.json say "
@@ -154,9 +154,11 @@ def load_model(path: str | Path) -> ModelDir:
 
 def stored_shapes(params: Path) -> Params:
     """The tree that a model directory's `params` holds, as it says itself; {} where that is damaged."""
-    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
-        found = checkpointer.metadata(params.absolute()).item_metadata
-    return found.tree if found is not None else {}
+    try:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+            return checkpointer.metadata(params.absolute()).item_metadata.tree or {}
+    except (ValueError, KeyError, TypeError, AttributeError):  # not as Orbax left it
+        return {}
 
 
 def read_card(path: str | Path) -> ModelDir:

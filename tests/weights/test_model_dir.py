@@ -163,6 +163,7 @@ def test_lower_casing_and_an_order_of_tags_come_back(tmp_path: Path) -> None:
         ("params", None, "its params are damaged"),
         ("params/manifest.ocdbt", "", "its params are damaged"),
         ("params/_METADATA", "{", "its params are damaged"),
+        ("params/_METADATA", "[]", "its params are damaged"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(
