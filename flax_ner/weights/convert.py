@@ -19,6 +19,7 @@ from flax_ner.weights.names import (
     MASKED_LM,
     MMOCR,
     NO_TAGGER,
+    UNTIED,
     Layout,
     fill,
     plan,
@@ -167,8 +168,9 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     except UserError as error:
         raise UserError(f"{where if stated else source.path}: {error}") from None
     abstract = abstract_params(config)
-    tied = stated.get("tie_word_embeddings", True)
-    if layout.head is None and tied and all(name in source.tensors for name, _, _ in MASKED_LM):
+    if not stated.get("tie_word_embeddings", True):
+        ignored.append(UNTIED)
+    elif layout.head is None and all(name in source.tensors for name, _, _ in MASKED_LM):
         abstract["masked_lm"] = abstract_masked_lm_head(config)
     report = plan(source.tensors, layout, abstract, ignored)
     report.notes = notes

@@ -68,6 +68,7 @@ IGNORED: list[tuple[str, str]] = [
     (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not learnt"),
 ]
 NO_TAGGER = (r"^classifier\.", "head that scores whole sentences: tagging has no use for it")
+UNTIED = (r"^cls\.predictions\.", "scores tokens by embeddings of its own: no place for them")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 WORD = "embeddings.word_embeddings.weight"

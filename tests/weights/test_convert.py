@@ -89,8 +89,11 @@ def test_the_layers_that_score_tokens_are_taken_whole_or_not_at_all(tmp_path: Pa
     np.testing.assert_array_equal(found["bias"], head["cls.predictions.bias"])
     assert report.ignored == [(decoder, "tied to the word embeddings and the bias")]
 
-    untied, _ = opened("untied", rest | head | tied, tie_word_embeddings=False)
+    untied, report = opened("untied", rest | head | tied, tie_word_embeddings=False)
     assert set(untied.params) == {"encoder"}
+    assert {reason.partition(":")[0] for _, reason in report.ignored} == {
+        "scores tokens by embeddings of its own"
+    }
     for name in head:
         part = {other: tensor for other, tensor in head.items() if other != name}
         model, report = opened(name, rest | part)
