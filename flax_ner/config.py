@@ -325,10 +325,10 @@ def _check_distill(config: ConfigDict) -> None:
         raise UserError(
             f"distill.texts: {options.texts!r}, but nobody labels them. Name a distill.teacher."
         )
-    if options.teacher and options.weight and config.model.head not in TOKEN_HEADS:
+    if options.teacher and options.weight and config.model.head == "global_pointer":
         raise UserError(
-            f"model.head: {config.model.head!r} cannot learn from distill.teacher, which gives each tag by "
-            f"itself. Choose one of {', '.join(TOKEN_HEADS)}."
+            "model.head: 'global_pointer' scores spans and cannot learn from distill.teacher, which gives the "
+            "probabilities of tags. Choose another head."
         )
 
 

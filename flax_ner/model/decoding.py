@@ -59,8 +59,12 @@ class Decoder(NamedTuple):
         """Of every tag, float32 [B, T, C]; arguments as of `best`."""
         if self.head != "crf":
             return jax.nn.softmax(logits)
+        return jnp.exp(self.log_marginals(head, logits, chain))
+
+    def log_marginals(self, head: Params, logits: Array, chain: crf.Chain) -> Array:
+        """Of the head `crf`, log-probabilities of every tag, float32 [B, T, C]."""
         emissions = crf.clamp(logits, chain, self.outside)
-        return jnp.exp(crf.log_marginals(emissions, self.transitions(head), chain))
+        return crf.log_marginals(emissions, self.transitions(head), chain)
 
     def transitions(self, head: Params) -> Array:
         """Scores of one tag behind another, float32 [C, C]; of what may not be, none that counts."""

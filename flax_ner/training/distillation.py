@@ -23,6 +23,8 @@ from rich.console import Console
 
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger
+from flax_ner.model.crf import IMPOSSIBLE, chain
+from flax_ner.model.decoding import Decoder
 from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import NO_LABEL, TokenSet, encode_examples
@@ -188,16 +190,18 @@ def soften(table: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def distilled(loss_of: Loss, options: ConfigDict) -> Loss:
+def distilled(loss_of: Loss, options: ConfigDict, decoder: Decoder | None = None) -> Loss:
     """A loss with a teacher's share, or without a teacher that itself.
 
     For each token (1 - weight) times the loss of its label and weight temperature^2 KL(teacher ||
     student), both at the temperature; then the mean over tokens with a label or an answer. A token
-    without label has the second part alone, one without answer the first.
+    without label has the second part alone, one without answer the first. Of a student's chain the
+    second part compares marginals.
 
     Args:
         loss_of: of the labels, a mean over the tokens that have one.
         options: `config.distill`.
+        decoder: of the student, where its head is `crf`.
     """
     if not has_teacher(options):
         return loss_of
@@ -205,9 +209,14 @@ def distilled(loss_of: Loss, options: ConfigDict) -> Loss:
 
     def both(logits: Array, batch: Any, head: Params) -> Array:
         labelled = ((batch.segment_ids > 0) & (batch.labels != NO_LABEL)).sum()
-        count = jnp.maximum(counted(batch).sum(), 1)
+        known = counted(batch)
+        count = jnp.maximum(known.sum(), 1)
         own = loss_of(logits, batch, head) * (labelled / count)
-        apart = divergence_from(batch.teacher, logits, temperature).sum() / count
+        scores = logits
+        if decoder is not None and decoder.head == "crf":
+            chains = chain(batch.segment_ids, batch.positions, known)
+            scores = decoder.log_marginals(head, logits, chains)
+        apart = divergence_from(batch.teacher, scores, temperature).sum() / count
         return (1 - weight) * own + weight * temperature**2 * apart
 
     return both
@@ -219,10 +228,11 @@ def divergence_from(teacher: Array, logits: Array, temperature: float) -> Array:
     Args:
         teacher: its probabilities at the temperature, float16 [B, T, C]; where they are zeros, the
             divergence is 0.
-        logits: the student's, float32 [B, T, C].
+        logits: the student's, or logarithms of its probabilities, float32 [B, T, C]; what is impossible
+            for it does not count.
         temperature: by which the logits are divided.
     """
-    p = teacher.astype(logits.dtype)
+    p = jnp.where(logits > IMPOSSIBLE / 2, teacher.astype(logits.dtype), 0)
     total = p.sum(-1, keepdims=True)
     p /= jnp.where(total > 0, total, 1)  # float16 rounds each by itself
     return (xlogy(p, p) - p * jax.nn.log_softmax(logits / temperature)).sum(-1)

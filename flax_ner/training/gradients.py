@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from flax_ner.model import global_pointer
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.crf import chain
+from flax_ner.model.crf import Chain, chain
 from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import Logits, Params, apply
@@ -42,6 +42,7 @@ def make_loss(config: ConfigDict, decoder: Decoder | None = None) -> Loss:
         if decoder is not None and decoder.head == "global_pointer":
             return global_pointer.loss(logits, batch.labels, batch.segment_ids, chains)
         if decoder is not None and decoder.head == "crf":
+            chains = Chain(*(x & labelled for x in chains))  # of a teacher's texts there are none
             return decoder.negative_log_likelihood(head, logits, batch.labels, chains)
         return token_loss(logits, batch.labels, (batch.segment_ids > 0) & labelled)
 

@@ -43,8 +43,8 @@ class Tagging:
         self._config, self._task = config, make_task(config)
         task = self._task
         self.tokenizer, self.notes = task.tokenizer, task.notes
-        loss_of = make_loss(config.loss, make_decoder(task.model, task.labels))
-        loss_of = distilled(loss_of, config.distill)
+        decoder = make_decoder(task.model, task.labels)
+        loss_of = distilled(make_loss(config.loss, decoder), config.distill, decoder)
         tricks = Tricks(*(config.train[name] for name in Tricks._fields))
 
         def gradients(seed: int | jax.Array, state: State, batch: Any) -> tuple[jax.Array, Params]:
