@@ -144,8 +144,8 @@ def default_config() -> ConfigDict:
     config.distill.teacher = ""
     # Share of the loss that is the teacher's; the rest is the labels'. 0: as without a teacher.
     config.distill.weight = 0.9
-    # By which both models' logits are divided for the teacher's part: above 1 the less probable tags
-    # count for more.
+    # By which both models' logits, of a CRF logarithms of its marginals, are divided for the teacher's
+    # part: above 1 the less probable tags count for more.
     config.distill.temperature = 2.0
     # More texts, one a line or data of any format, which the teacher alone labels; the file's own
     # labels are not read. Empty: none.

@@ -13,6 +13,7 @@ from flax_ner.text.tokenizer import Tokenizer, Tokens
 
 WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words
 NO_LABEL = -1  # of a token that goes on with a word: it counts in no loss
+UNLABELLED = -2  # of a token that has a label which nobody knows
 PUNCTUATION = "。！？；，、.!?;,\n"  # behind which a long text may well be cut
 
 

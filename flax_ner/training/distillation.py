@@ -27,12 +27,12 @@ from flax_ner.model.crf import IMPOSSIBLE, chain
 from flax_ner.model.decoding import Decoder
 from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.batches import Batcher
-from flax_ner.text.encoding import NO_LABEL, TokenSet, encode_examples
+from flax_ner.text.encoding import NO_LABEL, UNLABELLED, TokenSet, encode_examples
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_texts
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer, Tokens
-from flax_ner.training.gradients import Loss, counted
+from flax_ner.training.gradients import Loss, counted, has_label
 from flax_ner.training.log import progress_bar
 from flax_ner.training.mesh import BATCH, put_whole
 from flax_ner.weights.convert import open_model
@@ -80,7 +80,7 @@ def make_lesson(
         notes: takes what a user should know.
 
     Returns:
-        The tokens to train on, those of texts without labels behind the others, with `NO_LABEL` each;
+        The tokens to train on, those of texts without labels behind the others, with `UNLABELLED` words;
         and what the teacher is to be asked about them.
 
     Raises:
@@ -107,7 +107,7 @@ def make_lesson(
         bare = _read_bare(options.texts, dev, skipped, notes)
         more = encode_examples(bare, tokenizer, labels, config.data.max_length)
         places = np.append(places, len(tokens.ids) + _word_places(more))
-        more = more._replace(labels=np.full_like(more.labels, NO_LABEL))
+        more = more._replace(labels=np.where(more.labels == NO_LABEL, NO_LABEL, UNLABELLED))
         tokens = TokenSet(*map(np.concatenate, zip(tokens[:3], more[:3], strict=True)))
         texts += [example.text for example in bare]
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -201,20 +201,19 @@ def distilled(loss_of: Loss, options: ConfigDict, decoder: Decoder | None = None
     Args:
         loss_of: of the labels, a mean over the tokens that have one.
         options: `config.distill`.
-        decoder: of the student, where its head is `crf`.
+        decoder: of the student; needed where its head is `crf`.
     """
     if not has_teacher(options):
         return loss_of
     weight, temperature = options.weight, options.temperature
 
     def both(logits: Array, batch: Any, head: Params) -> Array:
-        labelled = ((batch.segment_ids > 0) & (batch.labels != NO_LABEL)).sum()
-        known = counted(batch)
-        count = jnp.maximum(known.sum(), 1)
+        labelled = ((batch.segment_ids > 0) & has_label(batch)).sum()
+        count = jnp.maximum(counted(batch).sum(), 1)
         own = loss_of(logits, batch, head) * (labelled / count)
         scores = logits
         if decoder is not None and decoder.head == "crf":
-            chains = chain(batch.segment_ids, batch.positions, known)
+            chains = chain(batch.segment_ids, batch.positions, batch.labels != NO_LABEL)
             scores = decoder.log_marginals(head, logits, chains)
         apart = divergence_from(batch.teacher, scores, temperature).sum() / count
         return (1 - weight) * own + weight * temperature**2 * apart
@@ -223,19 +222,22 @@ def distilled(loss_of: Loss, options: ConfigDict, decoder: Decoder | None = None
 
 
 def divergence_from(teacher: Array, logits: Array, temperature: float) -> Array:
-    """KL(teacher || student) of every token, float32 [B, T].
+    """KL(teacher || student) of every token, float32 [B, T], over the tags that the student can choose.
+
+    It counts by the share of the teacher's answer that they have: of the rest nothing can be learnt.
 
     Args:
         teacher: its probabilities at the temperature, float16 [B, T, C]; where they are zeros, the
             divergence is 0.
-        logits: the student's, or logarithms of its probabilities, float32 [B, T, C]; what is impossible
-            for it does not count.
+        logits: the student's, or logarithms of its probabilities, float32 [B, T, C].
         temperature: by which the logits are divided.
     """
-    p = jnp.where(logits > IMPOSSIBLE / 2, teacher.astype(logits.dtype), 0)
-    total = p.sum(-1, keepdims=True)
-    p /= jnp.where(total > 0, total, 1)  # float16 rounds each by itself
-    return (xlogy(p, p) - p * jax.nn.log_softmax(logits / temperature)).sum(-1)
+    whole = teacher.astype(logits.dtype)
+    p = jnp.where(logits > IMPOSSIBLE / 2, whole, 0)
+    total, possible = whole.sum(-1), p.sum(-1)  # float16 rounds each by itself
+    p /= jnp.where(possible > 0, possible, 1)[..., None]
+    apart = (xlogy(p, p) - p * jax.nn.log_softmax(logits / temperature)).sum(-1)
+    return apart * possible / jnp.where(total > 0, total, 1)
 
 
 def _read_bare(

@@ -15,7 +15,6 @@ from flax_ner.model.crf import Chain, chain
 from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import Logits, Params, apply
-from flax_ner.text.encoding import NO_LABEL
 
 State = dict[str, Any]  # {"params", "opt_state", "step"}, and "ema" where parameters are averaged
 Loss = Callable[[Logits, Any, Params], Array]  # of scores, batch, the head's parameters
@@ -140,9 +139,9 @@ def against(params: Params, grads: Params, length: float) -> Params:
 
 
 def has_label(batch: Any) -> Array:
-    """Whether a word begins with each token, bool [B, T]; what is padding does not matter."""
+    """Whether each token has a label that is known, bool [B, T]; what is padding does not matter."""
     labels: Array = batch.labels
-    return (labels if labels.ndim == 2 else labels[..., 0]) != NO_LABEL
+    return (labels if labels.ndim == 2 else labels[..., 0]) >= 0
 
 
 def counted(batch: Any) -> Array:

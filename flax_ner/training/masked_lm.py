@@ -42,7 +42,7 @@ PORTION = 16  # batches of dev that are on the device at a time
 
 
 class MaskedLM:
-    """A `Job`; its model is an encoder without a head, to start a tagger from.
+    """A `Job`; its model is an encoder, to start a tagger from or to go on with.
 
     Raises:
         UserError: what is missing or does not fit, and which field says so.
@@ -77,7 +77,7 @@ class MaskedLM:
             check_source(config, self._source, self._model)
             if "masked_lm" not in self._source.params:
                 self.notes.append(
-                    "The layers that score tokens are freshly initialised: init_from has none."
+                    "The layers that score tokens are freshly initialised: init_from has none that fit."
                 )
         self.steps_per_portion = config.pretrain.portion
 

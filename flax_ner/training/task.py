@@ -92,6 +92,8 @@ def make_task(config: ConfigDict) -> Task:
                 "python -m flax_ner predict tags unlabelled texts."
             )
     source, source_notes = read_source(config)
+    if source is not None:
+        source.params.pop("masked_lm", None)
     notes = [*data_notes, *source_notes, *_warnings(config, train, dev)]
     min_count = config.tokenizer.min_count
     built = partial(build_vocab, (example.text for example in train), min_count)

@@ -16,11 +16,12 @@ from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
-    MASKED_LM,
     MMOCR,
     NO_TAGGER,
+    NOT_WHOLE,
     UNTIED,
     Layout,
+    can_score_tokens,
     fill,
     plan,
     read_shape,
@@ -168,10 +169,14 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     except UserError as error:
         raise UserError(f"{where if stated else source.path}: {error}") from None
     abstract = abstract_params(config)
-    if not stated.get("tie_word_embeddings", True):
-        ignored.append(UNTIED)
-    elif layout.head is None and all(name in source.tensors for name, _, _ in MASKED_LM):
-        abstract["masked_lm"] = abstract_masked_lm_head(config)
+    if layout.head is None:
+        head = abstract_masked_lm_head(config)
+        if stated.get("tie_word_embeddings") is False:
+            ignored.append(UNTIED)
+        elif can_score_tokens(source.tensors, head):
+            abstract["masked_lm"] = head
+        else:
+            ignored.append(NOT_WHOLE)
     report = plan(source.tensors, layout, abstract, ignored)
     report.notes = notes
     return Plan(config, outputs, layout, abstract, report)

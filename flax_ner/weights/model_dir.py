@@ -129,7 +129,10 @@ def load_model(path: str | Path) -> ModelDir:
     params = Path(path).absolute() / "params"
     if model.labels is None:
         del abstract["head"]
-        if "masked_lm" in stored_shapes(params):
+        stored = stored_shapes(params)
+        if not stored:
+            raise UserError(f"{path}: its params are damaged. Make the directory anew.")
+        if "masked_lm" in stored:
             abstract["masked_lm"] = abstract_masked_lm_head(model.config)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target: Any = jax.tree.map(
@@ -157,7 +160,7 @@ def stored_shapes(params: Path) -> Params:
     try:
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             return checkpointer.metadata(params.absolute()).item_metadata.tree or {}
-    except (ValueError, KeyError, TypeError, AttributeError):  # not as Orbax left it
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # not as Orbax left it
         return {}
 
 

@@ -61,7 +61,10 @@ MASKED_LM: list[tuple[str, str, int | None]] = [
 ]
 # What a source may hold beyond that, and why it is left behind.
 IGNORED: list[tuple[str, str]] = [
-    (r"^cls\.predictions\.decoder\.(weight|bias)$", "tied to the word embeddings and the bias"),
+    (
+        r"^cls\.predictions\.decoder\.(weight|bias)$",
+        "taken as tied to the word embeddings and the bias",
+    ),
     (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
     (r"^cls\.", "pre-training heads: tagging has no use for them"),
     (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
@@ -69,9 +72,11 @@ IGNORED: list[tuple[str, str]] = [
 ]
 NO_TAGGER = (r"^classifier\.", "head that scores whole sentences: tagging has no use for it")
 UNTIED = (r"^cls\.predictions\.", "scores tokens by embeddings of its own: no place for them")
+NOT_WHOLE = (r"^cls\.predictions\.", "scores tokens: parts are missing, or do not fit the encoder")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 WORD = "embeddings.word_embeddings.weight"
+FLOATING = "fV"  # kinds of dtype; V: bfloat16
 BLOCK = 16  # float32 of a cache line: transposing in blocks of so many rows is twice as fast
 
 
@@ -246,7 +251,8 @@ def plan(
     Args:
         tensors: the source's, by their current names.
         layout: as `recognise` found it.
-        abstract: `abstract_params` of the model to fill.
+        abstract: the parameters to fill, with shapes in place of arrays: `abstract_params`, and perhaps
+            those of "masked_lm".
         ignored: rules besides `IGNORED`.
     """
     report = Report(layout.name)
@@ -264,7 +270,7 @@ def plan(
             report.faults.append(
                 f"misshapen: {name} is {list(tensor.shape)}, the model needs {list(wanted)}"
             )
-        elif tensor.dtype.kind not in "fV":  # V: bfloat16
+        elif tensor.dtype.kind not in FLOATING:
             report.faults.append(
                 f"unusable: {name} holds {tensor.dtype}, weights are floating point"
             )
@@ -282,6 +288,17 @@ def plan(
         else:
             report.ignored.append((name, reason))
     return report
+
+
+def can_score_tokens(tensors: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> bool:
+    """Whether there is all that `head`, `MaskedLMHead` in shapes, needs."""
+    targets = flatten(head)
+    return all(
+        name in tensors
+        and tensors[name].shape == _torch_shape(targets[target].shape, target)
+        and tensors[name].dtype.kind in FLOATING
+        for name, target, _ in MASKED_LM
+    )
 
 
 def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:

@@ -51,6 +51,9 @@ def test_an_encoder_keeps_the_layers_that_score_tokens(tmp_path: Path) -> None:
     params = {"encoder": made["encoder"], "masked_lm": made["head"]}
     save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
     assert_same(load_model(tmp_path / "model").params, params)
+    (tmp_path / "model" / "params" / "_METADATA").unlink()  # which says whether they are there
+    with pytest.raises(UserError, match="its params are damaged"):
+        load_model(tmp_path / "model")
 
 
 def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
