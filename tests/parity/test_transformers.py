@@ -76,7 +76,8 @@ def compare(model: Any, ours: ModelDir, width: int) -> None:
     if ours.labels is None:  # an encoder: a head that shows its vectors as they are
         head = init_params(ours.config, jax.random.key(0))["head"]["classifier"]
         eye = jnp.eye(ours.config.hidden_size)[:, : head["kernel"].shape[1]]
-        params = params | {"head": {"classifier": {"kernel": eye, "bias": head["bias"] * 0}}}
+        shown = {"classifier": {"kernel": eye, "bias": head["bias"] * 0}}
+        params = {"encoder": params["encoder"], "head": shown}
     labels = ours.labels or LabelSet(["unused"])
     tokenizer = CharTokenizer(ours.vocab)
     tagger = Tagger(ours.config, params, tokenizer, labels, ours.max_length)
