@@ -1,6 +1,5 @@
-"""PyTorch weights to models: configuration, vocabulary, labels, and the command."""
+"""PyTorch weights to models: parameters, configuration, vocabulary, labels."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import flax_ner
 from convert.torch_to_flax import main
 from flax_ner.errors import UserError
 from flax_ner.text.labels import LabelSet
-from flax_ner.weights.convert import CLUENER, convert, open_model, read_labels
-from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.convert import CLUENER, convert, open_model
+from flax_ner.weights.model_dir import ModelDir, save_model
 from flax_ner.weights.report import Report
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source, read_json
@@ -40,12 +39,6 @@ def converted(golden: Path, cluener: Path) -> dict[str, tuple[ModelDir, Report]]
         name: convert(open_source(golden / f"{name}.pth", cluener / "vocab.txt"))
         for name in ("bert_softmax_tiny", "bert_pretrain_tiny_legacy")
     }
-
-
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
-    """A trained checkpoint of MMOCR with five outputs, and its vocabulary."""
-    return write_source(tmp_path / "source", tiny_state_dict(TRAINED), "f.pth")
 
 
 def test_a_trained_checkpoint_has_everything(
@@ -314,125 +307,6 @@ def test_all_faults_of_the_tensors_are_one_error(tmp_path: Path) -> None:
         "  missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
         "  unknown: lstm.weight is not part of the model and no rule ignores it",
     ]
-
-
-# --- The command ---------------------------------------------------------------------------------
-
-
-def test_the_command_converts_a_trained_checkpoint(
-    golden: Path, cluener: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    converted: dict[str, tuple[ModelDir, Report]],
-) -> None:  # fmt: skip
-    out, vocab = tmp_path / "model", cluener / "vocab.txt"
-    main([str(golden / "bert_softmax_tiny.pth"), str(out), "--vocab", str(vocab)])
-    printed = capsys.readouterr().out
-    expected, report = converted["bert_softmax_tiny"]
-    assert str(report) in printed
-    assert f"Configuration: {golden / 'config.json'}" in printed  # found beside the source
-    model = load_model(out)
-    assert_same(model.params, expected.params)
-    assert model.config == expected.config
-    tagger = flax_ner.load(out)
-    arrays = np.load(golden / "parity.npz")
-    logits = tagger.logits(arrays["input_ids"], arrays["attention_mask"])
-    inside = arrays["attention_mask"] > 0
-    np.testing.assert_allclose(logits[inside], arrays["logits"][inside], rtol=0, atol=1e-4)
-
-
-def test_an_encoder_cannot_be_loaded_as_a_tagger(
-    golden: Path, cluener: Path, tmp_path: Path
-) -> None:
-    source, vocab = golden / "bert_pretrain_tiny_legacy.pth", cluener / "vocab.txt"
-    main([str(source), str(tmp_path / "model"), "--vocab", str(vocab)])
-    with pytest.raises(UserError, match="encoder without a head cannot tag"):
-        flax_ner.load(tmp_path / "model")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "there is no vocab.txt or tokenizer.json beside it"),
-        (["--vocab", "nowhere.txt"], "no file 'nowhere.txt'"),
-        (["--vocab", "nowhere.json"], "nowhere.json: no such file"),
-        (["--vocab", "VOCAB", "--labels", "nowhere.txt"], "--labels: no file 'nowhere.txt'"),
-        (["--vocab", "VOCAB", "--config", "nowhere.json"], "nowhere.json: cannot be read"),
-        (["--vocab", "VOCAB", "--num-attention-heads", "3"], "8 does not divide by"),
-    ],
-)
-def test_the_command_ends_in_one_clear_message(
-    trained: Path, tmp_path: Path, options: list[str], message: str
-) -> None:
-    vocab = trained.with_name("vocab.txt").rename(tmp_path / "vocab.txt")
-    options = [str(vocab) if option == "VOCAB" else option for option in options]
-    heads = [] if "--num-attention-heads" in options else ["--num-attention-heads", "2"]
-    with pytest.raises(SystemExit, match=f"torch_to_flax: .*{re.escape(message)}"):
-        main([str(trained), str(tmp_path / "model"), *heads, *options])
-    assert not (tmp_path / "model").exists()
-
-
-def test_an_option_that_contradicts_the_config_is_refused(tmp_path: Path) -> None:
-    path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
-    with pytest.raises(SystemExit, match=r"heads: 4, but .*config\.json says 2\. Leave"):
-        main([str(path), str(tmp_path / "model"), "--num-attention-heads", "4"])
-    assert not (tmp_path / "model").exists()
-    main([str(path), str(tmp_path / "model"), "--num-attention-heads", "2"])
-
-
-def test_a_missing_source_is_one_clear_message(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"torch_to_flax: SOURCE: no file or directory .*f\.pth"):
-        main([str(tmp_path / "f.pth"), str(tmp_path / "model")])
-
-
-def test_files_beside_the_source_are_found(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained.with_name("config.json").write_text('{"num_attention_heads": 2}')
-    labels = tmp_path / "labels.json"
-    labels.write_text(json.dumps(LABELS.to_json()))
-    main([str(trained), str(tmp_path / "model"), "--labels", str(labels)])
-    assert f"Vocabulary: {trained.with_name('vocab.txt')}, lower" in capsys.readouterr().out
-    model = load_model(tmp_path / "model")
-    assert (model.config, model.vocab) == (CONFIG, VOCAB)
-    assert model.labels is not None
-    assert model.labels.names == LABELS.names
-
-
-# --- Labels --------------------------------------------------------------------------------------
-
-
-def test_labels_are_read_one_a_line_or_as_json(tmp_path: Path) -> None:
-    text, row = tmp_path / "labels.txt", tmp_path / "labels.json"
-    text.write_text("人名\nplace\n", "utf-8")
-    assert read_labels(text).to_json() == LabelSet.mmocr(["人名", "place"]).to_json()
-    row.write_text(json.dumps(LABELS.to_json()), "utf-8")
-    assert read_labels(row).to_json() == LABELS.to_json()
-    text.write_text("O\nB-a\nI-a\nB-b\nI-b\n")
-    assert read_labels(text).names == ["O", "B-a", "I-a", "B-b", "I-b"]
-    row.write_text('{"names": ["O", "B-a", "I-a"]}')
-    assert read_labels(row).to_json() == LabelSet(["a"]).to_json()
-
-
-def test_a_category_may_hold_a_space(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_text("work of art\r\nplace\n\n", "utf-8")
-    assert read_labels(path).categories == ("work of art", "place")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}', '{"names": [1]}']
-)
-def test_a_labels_file_of_another_form_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "labels.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=re.escape(f"{path}: expected ")):
-        read_labels(path)
-
-
-def test_tags_that_are_none_are_named_with_their_file(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_text("O\nNOUN\n")
-    with pytest.raises(UserError, match=r"labels\.txt: labels O, NOUN: 'NOUN' is no tag"):
-        read_labels(path)
 
 
 # --- Opening a model wherever it is --------------------------------------------------------------
