@@ -11,8 +11,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-# What was left went into MLIR, which jaxlib 0.10 can do without; XLA ends a process that names a flag it
-# does not know, as later ones do not know this one.
+# Much of what was left went into MLIR. Only jaxlib 0.10 can do without, and XLA ends a process that names
+# a flag which it does not know.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
