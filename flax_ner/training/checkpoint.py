@@ -41,7 +41,7 @@ class Checkpoints:
         # Made asynchronously, a directory is announced under a number that counts all saves of a
         # process, and the first alone saves models.
         options = ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=PATIENCE)
-        self._checkpointer = ocp.StandardCheckpointer(async_options=options)
+        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=options)
         self._thread = ThreadPoolExecutor(1)
         self._saving, self._saved = 0, Future[None]()
         self._saved.set_result(None)
@@ -58,7 +58,7 @@ class Checkpoints:
         self._saving = step
         with self._faults_told():
             from_first(partial(self._check_room, sum(x.nbytes for x in jax.tree.leaves(state))))
-            self._checkpointer.save(self._path / f"{step}{WRITING}", state)
+            self._checkpointer.save(self._path / f"{step}{WRITING}", ocp.args.PyTreeSave(state))
         self._steps.append(step)
         self._saved = self._thread.submit(self._commit)
 
@@ -75,7 +75,10 @@ class Checkpoints:
             shapes,
             shardings,
         )
-        return self._checkpointer.restore(self._path / str(self._steps[-1]), abstract)
+        placed = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return self._checkpointer.restore(
+            self._path / str(self._steps[-1]), ocp.args.PyTreeRestore(abstract, restore_args=placed)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +128,16 @@ class Checkpoints:
                 f"{self._path}: the state of step {self._saving} cannot be written ({reason(error)}). "
                 "Earlier checkpoints are whole: mend that and repeat the command to go on from there."
             ) from error
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Of trees of arrays, each written by one of the devices that have it.
+
+    Orbax would let each of them write a part, and for that compile a program for each shape and device.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _steps(path: Path) -> list[int]:

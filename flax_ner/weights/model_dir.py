@@ -104,9 +104,10 @@ def _write(folder: Path, model: ModelDir) -> None:
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         # Orbax would copy NumPy arrays first; jax on a CPU takes them over. Of several processes it
-        # takes no others.
+        # takes no others. What all devices have it would cut in parts, with a program for each.
+        params = unstack_layers(model.params)
         alone = jax.process_count() == 1
-        params = (jax.device_put if alone else jax.device_get)(unstack_layers(model.params))
+        params = jax.device_put(params, jax.devices()[0]) if alone else jax.device_get(params)
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flax_ner.errors import UserError
 from flax_ner.training.checkpoint import Checkpoints
+from flax_ner.training.mesh import make_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,21 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in (1, 2, 3):
             checkpoints.save(step, arrays_of(step))
     return path
+
+
+def test_what_all_devices_have_is_written_without_a_program(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    everywhere = NamedSharding(make_mesh(8, 1, 8), PartitionSpec())
+    state = jax.device_put(arrays_of(7), everywhere)
+    with jax.log_compiles():
+        assert jax.jit(lambda x: x + 1)(1) == 2  # programs are noticed
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            checkpoints.save(7, state)
+    assert "Compiling" not in caplog.text
+    assert_is(restored(tmp_path)[0], 7)
 
 
 @pytest.fixture

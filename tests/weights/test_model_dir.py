@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from flax_ner.errors import UserError
 from flax_ner.model.masked_lm import init_masked_lm
 from flax_ner.model.tagger import init_params
 from flax_ner.text.labels import LabelSet
+from flax_ner.training.mesh import make_mesh
 from flax_ner.weights import model_dir
 from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model
 from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
@@ -34,6 +36,21 @@ def test_a_model_directory_comes_back_bit_for_bit(tmp_path: Path, labels: LabelS
     assert model.labels is not None
     assert model.labels.to_json() == labels.to_json()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_what_all_devices_have_is_written_without_a_program(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    everywhere = NamedSharding(make_mesh(8, 1, 8), PartitionSpec())
+    model = ModelDir(CONFIG, LABELS, VOCAB, 100, jax.device_put(params, everywhere))
+    with jax.log_compiles():
+        assert jax.jit(lambda x: x + 1)(1) == 2  # programs are noticed
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        save_model(tmp_path / "model", model)
+    assert "Compiling" not in caplog.text
+    assert_same(load_model(tmp_path / "model").params, params)
 
 
 def test_an_encoder_directory_has_no_head_and_no_labels(tmp_path: Path) -> None:
