@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"  # the tests' processes keep all cores busy
 )
 # Much of what was left went into MLIR. Only jaxlib 0.10 can do without, and XLA ends a process that names
 # a flag which it does not know.

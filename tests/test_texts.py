@@ -34,9 +34,16 @@ TEXTS = {
     "noncharacters": "\ufffe\uffff\U0010ffff",
     "special tokens": "[CLS][SEP][PAD]##中",
     "markup": '<b>&amp;</b>"\\n"{}[/]',
-    "a million characters": "中国" * 500_000,
 }
-CASES = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+MILLION = "a million characters"
+TEXTS[MILLION] = "中国" * 500_000
+CASES = pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=name, marks=[pytest.mark.slow] * (name == MILLION))
+        for name, text in TEXTS.items()
+    ],
+)
 
 
 def around(text: str) -> tuple[str, list[tuple[int, int]]]:
