@@ -6,7 +6,7 @@
 The teacher has BIOES tags of CLUENER's categories, as configs/cluener_scratch.py trains them, or
 configs/cluener.py with --config.data.scheme=bioes. More texts, which need no labels, are named by
 --config.distill.texts; with them fewer epochs will do. Hardware: two CPU cores. From an encoder, with a CRF
-and 40,000 such texts, 5 epochs: strict F1 on dev 0.6946 (seed 0), its teacher's 0.6934.
+and 40,000 such texts, 10 epochs: strict F1 on dev 0.7068 (seed 0); its teacher's, an ensemble of six, 0.7099.
 """
 
 from ml_collections import ConfigDict
