@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from flax_ner.errors import UserError, reason
 from flax_ner.training.hosts import everywhere, from_first, is_first
+from flax_ner.weights.model_dir import tree_handler
 
 CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
 PATIENCE = 300  # seconds until a process is given up that does not get its part written
@@ -41,7 +42,7 @@ class Checkpoints:
         # Made asynchronously, a directory is announced under a number that counts all saves of a
         # process, and the first alone saves models.
         options = ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=PATIENCE)
-        self._checkpointer = ocp.AsyncCheckpointer(_handler(), async_options=options)
+        self._checkpointer = ocp.AsyncCheckpointer(tree_handler(), async_options=options)
         self._thread = ThreadPoolExecutor(1)
         self._saving, self._saved = 0, Future[None]()
         self._saved.set_result(None)
@@ -128,16 +129,6 @@ class Checkpoints:
                 f"{self._path}: the state of step {self._saving} cannot be written ({reason(error)}). "
                 "Earlier checkpoints are whole: mend that and repeat the command to go on from there."
             ) from error
-
-
-def _handler() -> ocp.PyTreeCheckpointHandler:
-    """Of trees of arrays, each written by one of the devices that have it.
-
-    Orbax would let each of them write a part, and for that compile a program for each shape and device.
-    """
-    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _steps(path: Path) -> list[int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
@@ -101,14 +102,25 @@ def _write(folder: Path, model: ModelDir) -> None:
     write_vocab(folder / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     options = _alone()
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    handler = tree_handler(use_compression=False, multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         # Orbax would copy NumPy arrays first; jax on a CPU takes them over. Of several processes it
-        # takes no others. What all devices have it would cut in parts, with a program for each.
-        params = unstack_layers(model.params)
+        # takes no others.
         alone = jax.process_count() == 1
-        params = jax.device_put(params, jax.devices()[0]) if alone else jax.device_get(params)
+        params = (jax.device_put if alone else jax.device_get)(unstack_layers(model.params))
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
+
+
+def tree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
+    """Orbax's of trees of arrays, but each part of an array is written by one of the devices that have it.
+
+    Orbax would let all of them write a piece, and for that compile a program for each shape and device.
+    """
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        (jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False)),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, **options)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
