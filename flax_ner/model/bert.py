@@ -205,15 +205,16 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.config = config
 
-    def __call__(self, input_ids: Array, positions: Array, seed: Array | None) -> Array:
+    def __call__(self, input_ids: Array, positions: Array, seeds: Array | None) -> Array:
         word, position = (gathered(table[...]) for table in (self.word, self.position))
         x = word[input_ids]
-        if seed is not None and self.config.word_dropout_prob:
+        word_seeds, sum_seeds = (None,) * 2 if seeds is None else seeds
+        if word_seeds is not None and self.config.word_dropout_prob:
             kept = jnp.ones((*input_ids.shape, 1), x.dtype)
-            x = x * dropout(kept, self.config.word_dropout_prob, seed + jnp.uint32(0x9E3779B9))
+            x = x * dropout(kept, self.config.word_dropout_prob, word_seeds)
         x = over_all_devices(x + position[positions])  # [B, T, D]
         x = self.norm(x + self.token_type[...][None, :1], self.config.dtype)
-        return dropout(x, self.config.hidden_dropout_prob, seed)
+        return dropout(x, self.config.hidden_dropout_prob, sum_seeds)
 
 
 def attention_mask(segment_ids: Array) -> Array:
@@ -239,7 +240,7 @@ class Attention(nnx.Module):
         self.out = Dense((N, H), (D,), config.initializer_range, rngs)
         self.config = config
 
-    def __call__(self, x: Array, mask: Array, seed: Array | None) -> Array:
+    def __call__(self, x: Array, mask: Array, seeds: Array | None) -> Array:
         operands = self.config.operands
         qkv = self.qkv(x, operands)  # [B, T, 3, N, H]
         if self.config.attention == "cudnn" and jax.default_backend() == "gpu":
@@ -248,7 +249,7 @@ class Attention(nnx.Module):
         query = query * self.config.head_dim**-0.5
         scores = matmul(query, key, operands, jnp.float32, transposed=True)  # [B, N, T, T]
         probs = jax.nn.softmax(jnp.where(mask, scores, MASKED)).astype(x.dtype)
-        probs = dropout(probs, self.config.attention_probs_dropout_prob, seed)
+        probs = dropout(probs, self.config.attention_probs_dropout_prob, seeds)
         attended = matmul(probs, value, operands)  # [B, N, T, H]
         return self.out(jnp.swapaxes(attended, 1, 2), operands)
 
@@ -267,14 +268,19 @@ class Layer(nnx.Module):
 
     def __call__(self, x: Array, mask: Array, seeds: Array | None) -> Array:
         rate = self.config.hidden_dropout_prob
-        probs_seed, attention_seed, mlp_seed = (None,) * 3 if seeds is None else seeds
-        attended = dropout(self.attention(x, mask, probs_seed), rate, attention_seed)
+        probs_seeds, attention_seeds, mlp_seeds = (None,) * 3 if seeds is None else seeds
+        attended = dropout(self.attention(x, mask, probs_seeds), rate, attention_seeds)
         x = self.attention_norm(x + attended, x.dtype)
         hidden = ACTIVATIONS[self.config.hidden_act](
             self.mlp_in(x, self.config.operands)
         )  # [B, T, F]
-        hidden = dropout(self.mlp_out(hidden, self.config.operands), rate, mlp_seed)
+        hidden = dropout(self.mlp_out(hidden, self.config.operands), rate, mlp_seeds)
         return self.mlp_norm(x + hidden, x.dtype)
+
+
+def encoder_sites(config: BertConfig) -> int:
+    """Return how often a pass through `Bert` drops elements: twice in the embeddings, three times a layer."""
+    return 2 + 3 * config.num_hidden_layers
 
 
 class Bert(nnx.Module):
@@ -299,14 +305,14 @@ class Bert(nnx.Module):
             input_ids: int32 [B, T].
             segment_ids: int32 [B, T], 0 for padding; tokens attend within their own segment.
             positions: int32 [B, T], counted from 0 in each segment.
-            seeds: uint32 [1 + 3 L, 2] for dropout, None for none.
+            seeds: uint32 [`encoder_sites`, B, 2] for dropout; None for a deterministic pass.
 
         Returns:
             [B, T, D] in `config.dtype`.
         """
         mask = attention_mask(segment_ids)
-        x = self.embeddings(input_ids, positions, None if seeds is None else seeds[0])
-        layer_seeds = None if seeds is None else seeds[1:].reshape(-1, 3, 2)
+        x = self.embeddings(input_ids, positions, None if seeds is None else seeds[:2])
+        layer_seeds = None if seeds is None else seeds[2:].reshape(-1, 3, *seeds.shape[1:])
         scanned = self.config.scan_layers
         graphdef = nnx.graphdef(self.layers[STACKED if scanned else "0"])
 

@@ -43,9 +43,9 @@ def clamp(emissions: Array, chain: Chain, outside: int) -> Array:
 def negative_log_likelihood(
     emissions: Array, transitions: Array, labels: Array, chain: Chain
 ) -> Array:
-    """Mean over all tokens with a tag of -log p(labels), float32 scalar.
+    """Return the mean over all tokens with a tag of -log p(labels), float32 scalar, never below 0.
 
-    Labels with an impossible step count without it.
+    The labels must be a path that the transitions allow: of one that they forbid the loss is about 1e30.
 
     Args:
         emissions: float32 [B, T, C], clamped.
@@ -57,8 +57,7 @@ def negative_log_likelihood(
     log_z = jnp.where(chain.end, jax.nn.logsumexp(forward, -1), 0).sum()
     own = jnp.take_along_axis(emissions, labels[..., None], -1)[..., 0]  # [B, T]
     before = jnp.take_along_axis(labels, _before(chain), 1)
-    # Data may have what no path has, where one entity overwrites the end of another.
-    step = jnp.where(transitions > IMPOSSIBLE / 2, transitions, 0)[before, labels]
+    step = transitions[before, labels]
     score = jnp.where(chain.live, own, 0) + jnp.where(chain.live & ~chain.begin, step, 0)
     return (log_z - score.sum()) / jnp.maximum(chain.live.sum(), 1)
 

@@ -1,28 +1,61 @@
-"""Dropout from a hash of each element's place, far cheaper than threefry on a CPU."""
+"""Dropout masks from a hash of each element's index, far cheaper than threefry on a CPU."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from flax_ner.errors import UserError
 
-def dropout(x: Array, rate: float, seed: Array | None) -> Array:
-    """Zero elements with probability `rate`, scale the others by 1 / (1 - rate).
 
-    The mask depends on shape and seed alone, not on how `x` is laid over devices.
+def row_keys(key: Array, rows: int) -> Array:
+    """Return one key for each row of a batch, key array [rows].
+
+    A row keeps its key whatever other rows are computed beside it, so micro-batches and devices draw the
+    masks of the whole batch.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows, dtype=jnp.uint32))
+
+
+def dropout_seeds(keys: Array, sites: int) -> Array:
+    """Return the seeds of all places in a network that drop elements, uint32 [sites, B, 2].
 
     Args:
-        x: floating point, any shape.
-        rate: in [0, 1), a multiple of 2**-32 in effect.
-        seed: uint32 [2]; None leaves `x` as it is.
+        keys: key array [B], one per row of the batch.
+        sites: number of calls of `dropout` in a forward pass.
     """
-    if seed is None or rate == 0:
+    bits = jax.vmap(lambda key: jax.random.bits(key, (sites, 2), jnp.uint32))(keys)
+    return jnp.swapaxes(bits, 0, 1)
+
+
+def dropout(x: Array, rate: float, seeds: Array | None) -> Array:
+    """Zero elements with probability `rate` and scale the others by 1 / (1 - rate).
+
+    The mask of a row depends on its seed and shape alone, not on its place in the batch or on devices.
+
+    Args:
+        x: floating point [B, ...].
+        rate: in [0, 1), rounded to a multiple of 2**-32.
+        seeds: uint32 [B, 2]; None returns `x` unchanged.
+
+    Raises:
+        UserError: A row has more than 2**32 elements, so its mask would repeat.
+    """
+    if seeds is None or rate == 0:
         return x
-    bits = lax.iota(jnp.uint32, math.prod(x.shape)).reshape(x.shape) ^ seed[0]
+    size = math.prod(x.shape[1:])
+    if size > 2**32:
+        raise UserError(
+            f"dropout: a row of shape {list(x.shape[1:])} has more than 2**32 elements, and its mask would "
+            "repeat. Set data.max_length lower, or the dropout rates of config.model to 0."
+        )
+    first, second = (seeds[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2))
+    bits = lax.iota(jnp.uint32, size).reshape(1, *x.shape[1:]) ^ first
     # Three rounds of shift and multiply. Source: C. Wellons, "hash-prospector", triple32; differs:
-    # the second half of the seed enters behind the first round, with two more to spread it, so that
+    # the second half of the seed is added after the first round, and two more rounds spread it, so that
     # the masks of any two seeds are independent.
-    bits = (bits ^ (bits >> 17)) * jnp.uint32(0xED5AD4BB) + seed[1]
+    bits = (bits ^ (bits >> 17)) * jnp.uint32(0xED5AD4BB) + second
     bits = (bits ^ (bits >> 11)) * jnp.uint32(0xAC4C1B51)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x31848BAB)
     bits = bits ^ (bits >> 14)

@@ -56,9 +56,9 @@ class GlobalPointer(nnx.Module):
         bias[...] = bias[...].at[0].set(FIRST_BIAS)
         self.config = config
 
-    def __call__(self, x: Array, positions: Array, seed: Array | None) -> Factors:
-        """Of `x` [B, T, D] at `positions` int32 [B, T]; `seed` uint32 [2] for dropout, None for none."""
-        x = dropout(x, self.config.classifier_dropout, seed).astype(jnp.float32)
+    def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Factors:
+        """Of `x` [B, T, D] at `positions` int32 [B, T]; `seeds` uint32 [B, 2] for dropout; None for none."""
+        x = dropout(x, self.config.classifier_dropout, seeds).astype(jnp.float32)
         pointers = self.pointer(x, jnp.float32)  # [B, T, 2, H]
         edges = self.edges(pointers, jnp.float32) / 2  # [B, T, 2, C]
         query, key = (rotated(pointers[:, :, i], positions) for i in (0, 1))

@@ -22,11 +22,11 @@ class Head(nnx.Module):
             self.transitions = nnx.Param(jnp.zeros((config.num_labels, config.num_labels)))
         self.config = config
 
-    def __call__(self, x: Array, positions: Array, seed: Array | None) -> Array:
-        """Logits float32 [B, T, C] of `x` [B, T, D]; `seed` uint32 [2] for dropout, None for none.
+    def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Array:
+        """Logits float32 [B, T, C] of `x` [B, T, D]; `seeds` uint32 [B, 2] for dropout; None for none.
 
         `positions` are not looked at.
         """
-        x = dropout(x, self.config.classifier_dropout, seed)
+        x = dropout(x, self.config.classifier_dropout, seeds)
         # Float32 logits in either compute dtype: tags are chosen by small differences.
         return self.classifier(x.astype(jnp.float32), jnp.float32)

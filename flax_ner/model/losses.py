@@ -31,6 +31,12 @@ def focal_loss(logits: Array, labels: Array, mask: Array, gamma: float = 2.0) ->
     Source: Lin et al. 2017, arXiv 1708.02002, without the class weights; MMOCR's MaskedFocalLoss.
     """
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]  # [B, T]
-    loss = -log_p if gamma == 0 else -((1 - jnp.exp(log_p)) ** gamma) * log_p
+    loss = -log_p
+    if gamma:
+        # Where p rounds to 1 the power's derivative is infinite for gamma < 1; the loss and its true
+        # gradient are 0 there. Both branches of `where` must be finite, or the gradient is NaN.
+        certain = log_p > -jnp.finfo(log_p.dtype).tiny
+        wrong = -jnp.expm1(jnp.where(certain, -1, log_p))  # 1 - p
+        loss = jnp.where(certain, 0, -(wrong**gamma) * log_p)
     mask = mask.astype(logits.dtype)
     return (loss * mask).sum() / jnp.maximum(mask.sum(), 1)

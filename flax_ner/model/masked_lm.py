@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from flax_ner.model.bert import ACTIVATIONS, Bert, BertConfig, Dense, LayerNorm, gathered
+from flax_ner.model.bert import (
+    ACTIVATIONS,
+    Bert,
+    BertConfig,
+    Dense,
+    LayerNorm,
+    encoder_sites,
+    gathered,
+)
+from flax_ner.model.dropout import dropout_seeds
 from flax_ner.model.products import matmul
 from flax_ner.model.tagger import Params, abstract_params, init_params
 
@@ -57,19 +66,16 @@ class BertMaskedLM(nnx.Module):
         positions: Array,
         places: Array,
         scored: Array,
-        key: Array | None = None,
+        keys: Array | None = None,
     ) -> Array:
         """Logits float32 [B, K, S].
 
         Args:
-            input_ids, segment_ids, positions, key: as of `BertTagger.__call__`.
+            input_ids, segment_ids, positions, keys: as for `BertTagger.__call__`.
             places: int [B, K], which tokens of each row.
             scored: int [S], ascending, which tokens of the vocabulary.
         """
-        seeds = None
-        if key is not None:
-            sites = 3 * self.config.num_hidden_layers + 1  # embeddings, three a layer
-            seeds = jax.random.bits(key, (sites, 2), jnp.uint32)
+        seeds = None if keys is None else dropout_seeds(keys, encoder_sites(self.config))
         x = self.encoder(input_ids, segment_ids, positions, seeds)
         x = jnp.take_along_axis(x, places[..., None], 1)  # [B, K, D]
         return self.head(x, gathered(self.encoder.embeddings.word[...]), scored)
@@ -77,7 +83,8 @@ class BertMaskedLM(nnx.Module):
 
 def init_masked_lm(config: BertConfig, key: Array) -> Params:
     """Fresh parameters, as `init_params`: "encoder" and "head"."""
-    return init_params(config, key) | {"head": _init_head(config, jax.random.fold_in(key, 1))}
+    encoder, head = jax.random.split(key)
+    return init_params(config, encoder) | {"head": _init_head(config, head)}
 
 
 def abstract_masked_lm(config: BertConfig) -> Params:
@@ -103,11 +110,11 @@ def apply_masked_lm(
     positions: Array,
     places: Array,
     scored: Array,
-    key: Array | None = None,
+    keys: Array | None = None,
 ) -> Array:
     """`BertMaskedLM.__call__` as a pure function of its parameters."""
     model: BertMaskedLM = nnx.merge(_graphdef(config), params)
-    return model(input_ids, segment_ids, positions, places, scored, key)
+    return model(input_ids, segment_ids, positions, places, scored, keys)
 
 
 @lru_cache

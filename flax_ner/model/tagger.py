@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from flax_ner.model.bert import STACKED, Bert, BertConfig
+from flax_ner.model.bert import STACKED, Bert, BertConfig, encoder_sites
+from flax_ner.model.dropout import dropout_seeds
 from flax_ner.model.global_pointer import Factors, GlobalPointer
 from flax_ner.model.heads import Head
 
@@ -26,16 +27,17 @@ class BertTagger(nnx.Module):
         self.config = config
 
     def __call__(
-        self, input_ids: Array, segment_ids: Array, positions: Array, key: Array | None = None
+        self, input_ids: Array, segment_ids: Array, positions: Array, keys: Array | None = None
     ) -> Logits:
-        """Scores (`Bert.__call__` says what the arguments are).
+        """Return the scores of all tokens.
 
-        `key` turns dropout on; None means a deterministic pass.
+        Args:
+            input_ids, segment_ids, positions: as for `Bert.__call__`.
+            keys: key array [B], one per row, turns dropout on; None means a deterministic pass.
         """
         seeds = None
-        if key is not None:
-            sites = 3 * self.config.num_hidden_layers + 2  # embeddings, three a layer, head
-            seeds = jax.random.bits(key, (sites, 2), jnp.uint32)
+        if keys is not None:
+            seeds = dropout_seeds(keys, encoder_sites(self.config) + 1)  # and the head
         x = self.encoder(input_ids, segment_ids, positions, None if seeds is None else seeds[:-1])
         return self.head(x, positions, None if seeds is None else seeds[-1])
 
@@ -101,16 +103,16 @@ def apply(
     input_ids: Array,
     segment_ids: Array,
     positions: Array,
-    key: Array | None = None,
+    keys: Array | None = None,
 ) -> Logits:
     """`BertTagger.__call__` as a pure function of its parameters; of an ensemble the mean of scores."""
     if config.ensemble > 1:
         one = dataclasses.replace(config, ensemble=1)
-        inputs = (input_ids, segment_ids, positions, key)
+        inputs = (input_ids, segment_ids, positions, keys)
         # One after the other: on a CPU faster than products of all at once, and it takes no more memory.
         return average(jax.lax.map(lambda own: apply(one, own, *inputs), params))
     model: BertTagger = nnx.merge(_graphdef(config), params)
-    return model(input_ids, segment_ids, positions, key)
+    return model(input_ids, segment_ids, positions, keys)
 
 
 def average(members: Logits) -> Logits:

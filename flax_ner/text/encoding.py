@@ -8,7 +8,7 @@ import numpy as np
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet, SpanLabels, check_span, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, check_span, drop_overlaps, overlaps
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 
 WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words
@@ -32,12 +32,15 @@ def encode_examples(
     tokenizer: Tokenizer,
     label_set: LabelSet,
     max_length: int,
+    overwrite: bool = False,
+    dropped: list[str] | None = None,
 ) -> TokenSet:
     """Tokens and labels of all examples.
 
     A word has its label on its first token, the others have `NO_LABEL`. With `SpanLabels` a token has K
     labels, a number for each entity that begins with it and 0 for the rest, K being as many as begin with
-    any. An entity that begins or ends inside a word takes all of it. A text of more than `max_length - 2`
+    any. An entity that begins or ends inside a word takes all of it. Of entities that then overlap the longest
+    is labelled (`drop_overlaps`), with `SpanLabels` all are. A text of more than `max_length - 2`
     tokens is cut: never inside an entity, behind punctuation where the second half of a piece has any,
     else between words.
 
@@ -46,6 +49,9 @@ def encode_examples(
         tokenizer: text to tokens.
         label_set: entities to labels.
         max_length: tokens of a piece at most, [CLS] and [SEP] included.
+        overwrite: let a later entity overwrite an earlier one that it overlaps, as MMOCR does. The labels may
+            then be a path that no CRF allows.
+        dropped: takes a line with file and line number for each entity that is not labelled.
 
     Raises:
         UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
@@ -62,6 +68,8 @@ def encode_examples(
     if isinstance(label_set, SpanLabels):
         labels = _span_labels(examples, tokens, spans, label_set)
     else:
+        if not overwrite:
+            spans = _without_overlaps(examples, tokens, spans, dropped)
         labels = _token_labels(examples, tokens, spans, label_set)
     places = _pieces(examples, tokens, spans, max_length - 2)
     ids, token, lengths = tokenizer.frame(tokens, *places)
@@ -104,7 +112,7 @@ def not_whole_words(
     ]
     together = sum(map(overlaps, spans)) - sum(overlaps(e.entities or ()) for e in examples)
     if together > 0 and not isinstance(label_set, SpanLabels):
-        told.append(f"entities that share a word with a later one, which has it: {together}")
+        told.append(f"entities that share a word with a longer one and are not learned: {together}")
     return [text for text in told if text]
 
 
@@ -156,6 +164,45 @@ def _told(entities: list[tuple[Example, Entity]], what: str) -> str:
     example, entity = entities[0]
     surface = example.text[entity[1] : entity[2]]
     return f"entities that {what}: {len(entities)} (first: {example.source} {surface!r})"
+
+
+def _without_overlaps(
+    examples: Sequence[Example],
+    tokens: Tokens,
+    spans: list[list[tuple[str, int, int]]],
+    dropped: list[str] | None,
+) -> list[list[tuple[str, int, int]]]:
+    """Return the entities that are labelled, in words, and add a line to `dropped` for each other one."""
+    words = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))].tolist()
+    start, end = tokens.start[tokens.first], tokens.end[tokens.first]
+    kept = []
+    for i, example in enumerate(examples):
+        whole, others = drop_overlaps(spans[i])
+        kept.append(whole)
+        for category, a, b in others if dropped is not None else ():
+            surface = example.text[start[words[i] + a] : end[words[i] + b - 1]]
+            longer = next(e for e in whole if e[1] < b and a < e[2])
+            dropped.append(
+                f"{example.source}: {category} {surface!r} overlaps {longer[0]} "
+                f"{example.text[start[words[i] + longer[1]] : end[words[i] + longer[2] - 1]]!r}"
+            )
+    return kept
+
+
+def check_paths(tokens: TokenSet, label_set: LabelSet) -> None:
+    """Raise `UserError` where the labels of a text are a path that a CRF over these tags cannot take."""
+    labelled = tokens.labels >= 0
+    tags = tokens.labels[labelled]
+    text = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)[labelled]
+    legal = label_set.legal_steps()[tags[:-1], tags[1:]] | (text[1:] != text[:-1])
+    if not legal.all():
+        place = int(np.flatnonzero(~legal)[0])
+        before, after = (label_set.names[tags[i]] for i in (place, place + 1))
+        raise UserError(
+            f"model.head: 'crf' cannot learn from data.train, in which {after} follows {before}: the tags "
+            f"{', '.join(label_set.names)} forbid it. Set data.scheme and data.categories for a head with all "
+            "tags, or model.head=softmax."
+        )
 
 
 def _token_labels(

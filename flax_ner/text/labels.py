@@ -1,7 +1,8 @@
 """Label sets: entities to tag ids and back, under named decoding conventions."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,9 @@ PLACES = {
 }  # fmt: skip
 # Outputs that some heads have for what is no character.
 UNUSED = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
+
+
+AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # begins with (type, start, end)
 
 
 class Spans(NamedTuple):
@@ -122,15 +126,21 @@ class LabelSet:
         return cls(row["categories"], row["scheme"])
 
     def encode(self, entities: Iterable[Sequence[Any]], length: int) -> np.ndarray:
-        """Tags of a text of `length` characters, int32 [length + 2]; the places of [CLS] and [SEP] are O.
+        """Return the tags of a text of `length` characters, int32 [length + 2]; [CLS] and [SEP] are O.
 
-        Where entities overlap the later one overwrites the earlier (`overlaps` counts them).
+        Of entities that overlap the longest is tagged (`drop_overlaps`). Under scheme `mmocr` the later one
+        overwrites the earlier, which can leave tags that no entity has.
 
         Raises:
             UserError: for an unknown category or a span outside the text.
         """
+        entities = list(entities)
+        for entity in entities:
+            check_span(*entity[:3], length)
+        # MMOCR: a later entity overwrites an earlier one.
+        kept = entities if self.scheme == "mmocr" else drop_overlaps(entities)[0]
         tags = np.full(length + 2, self.outside, np.int32)
-        self.mark(tags, entities)
+        self.mark(tags, kept)
         return tags
 
     def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
@@ -170,13 +180,16 @@ class LabelSet:
         Outputs that are no tag, as MMOCR's head has, stand beside nothing.
         """
         place, kind = self._place, self._type
+        # A single-character entity is B where its category has no S, and a last character is I where it has no
+        # E. So a B must be continued only beside an S, and an I only beside an E.
+        singles, ends = (np.append(self._tag[:, mark] >= 0, False)[kind] for mark in (SINGLE, END))
+        must_continue = ((place == BEGIN) & singles) | ((place == INSIDE) & ends)
         own = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
         goes_on = np.isin(place, (INSIDE, END))
-        must_end = np.append(self._tag[:, END] >= 0, False)[kind]  # -1: outside, the last
         same = kind[:, None] == kind
         # Behind B and I stands an I or E of the same; or, without tags for the end, what is next.
         opened = np.isin(place, (BEGIN, INSIDE))
-        legal = np.where(goes_on, opened[:, None] & same, ~(opened & must_end)[:, None])
+        legal = np.where(goes_on, opened[:, None] & same, ~must_continue[:, None])
         return legal & own[:, None] & own
 
     def conventions(self) -> tuple[str, ...]:
@@ -377,3 +390,32 @@ def overlaps(entities: Sequence[Sequence[Any]]) -> int:
         count += start < reach
         reach = max(reach, end)
     return count
+
+
+def drop_overlaps(entities: Sequence[AnyEntity]) -> tuple[list[AnyEntity], list[AnyEntity]]:
+    """Keep whole entities that do not overlap: the longest first, of equally long ones the first.
+
+    Args:
+        entities: each begins with (type, start, end). One that is given twice counts once.
+
+    Returns:
+        The entities kept and those dropped, both in their order.
+    """
+    by_span: dict[tuple[Any, ...], AnyEntity] = {}
+    for entity in entities:
+        by_span.setdefault(tuple(entity[:3]), entity)
+    distinct = list(by_span.values())
+    if not overlaps(distinct):
+        return distinct, []
+    starts, ends, kept = list[int](), list[int](), set[int]()
+    for i in sorted(range(len(distinct)), key=lambda i: distinct[i][1] - distinct[i][2]):
+        _, start, end = distinct[i][:3]
+        place = bisect_right(ends, start)  # of the first kept one that ends after `start`
+        if place == len(starts) or starts[place] >= end:
+            starts.insert(place, start)
+            ends.insert(place, end)
+            kept.add(i)
+    return (
+        [entity for i, entity in enumerate(distinct) if i in kept],
+        [entity for i, entity in enumerate(distinct) if i not in kept],
+    )

@@ -15,6 +15,7 @@ from flax_ner.model.crf import Chain, chain
 from flax_ner.model.decoding import Decoder
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import Logits, Params, apply
+from flax_ner.training.random_keys import paired_row_keys, step_key
 
 State = dict[str, Any]  # {"params", "opt_state", "step"}, and "ema" where parameters are averaged
 Loss = Callable[[Logits, Any, Params], Array]  # of scores, batch, the head's parameters
@@ -54,14 +55,14 @@ def make_gradients(
     """`(state, batch [B, T]) -> (loss, gradients)`; dropout depends on seed and step alone."""
     tricks = tricks or Tricks()
 
-    def loss(params: Params, batch: Any, key: Array) -> Array:
-        def forward(key: Array) -> Logits:
-            return apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, key)
+    def loss(params: Params, batch: Any, keys: Array) -> Array:
+        def forward(keys: Array) -> Logits:
+            return apply(model, params, batch.input_ids, batch.segment_ids, batch.positions, keys)
 
-        logits = forward(key)
+        logits = forward(keys[:, 0])
         mean = loss_of(logits, batch, params["head"])
         if tricks.r_drop:
-            other = forward(jax.random.fold_in(key, 1))
+            other = forward(keys[:, 1])
             mean = (mean + loss_of(other, batch, params["head"])) / 2
             mean += tricks.r_drop / 2 * divergence(logits, other, counted(batch))
         return mean
@@ -75,39 +76,47 @@ def gradients_of(
     seed: int | Array,
     tricks: Tricks,
 ) -> Gradients:
-    """The gradients of any loss of (parameters, batch, key); the key depends on seed and step alone.
+    """Return the gradients of a loss, accumulated over micro-batches, with an FGM pass where asked for.
 
-    `size` says of how many tokens of a batch the loss is a mean.
+    A row has the same random keys in every split of a batch, so micro-batches give the gradients of the
+    whole batch but for rounding, with dropout too.
+
+    Args:
+        loss: of (parameters, batch, key array [B, 2]); a mean over the tokens that `size` counts. The two
+            keys of a row depend on the seed, the step and the row's number in the batch alone.
+        size: number of tokens of a batch that the loss is a mean of.
+        seed: of the run.
+        tricks: number of micro-batches, and the FGM perturbation.
     """
+    parts = tricks.gradient_accumulation_steps
 
-    def whole(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
-        value, grads = jax.value_and_grad(loss)(params, batch, key)
-        if tricks.fgm:
-            moved = against(params, grads, tricks.fgm)
-            more = jax.grad(loss)(moved, batch, jax.random.fold_in(key, 2))
-            grads = jax.tree.map(jnp.add, grads, more)
-        return value, grads
-
-    def gradients(state: State, batch: Any) -> tuple[Array, Params]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
-        parts = tricks.gradient_accumulation_steps
+    def mean(params: Params, batch: Any, key: Array) -> tuple[Array, Params]:
+        keys = paired_row_keys(key, len(batch.input_ids))  # [B, 2]
         if parts == 1:
-            return whole(state["params"], batch, key)
+            return jax.value_and_grad(loss)(params, batch, keys)
 
-        def add(sums: Any, part: tuple[Any, Array]) -> tuple[Any, None]:
-            rows, i = part
-            count = size(rows)
-            found = whole(state["params"], rows, jax.random.fold_in(key, i))
+        def add(sums: Any, micro_batch: tuple[Any, Array]) -> tuple[Any, None]:
+            rows, keys = micro_batch
+            count = size(rows).astype(jnp.float32)
+            found = jax.value_and_grad(loss)(params, rows, keys)
             weighted = jax.tree.map(lambda x: x * count, (*found, jnp.float32(1)))
             return jax.tree.map(jnp.add, sums, weighted), None
 
-        # Each part has rows of every device.
-        rows = jax.tree.map(
-            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+        # Each micro-batch has rows of every device.
+        micro_batches = jax.tree.map(
+            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), (batch, keys)
         )  # [parts, B / parts, T]
-        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), state["params"], jnp.float32(0)))
-        (value, grads, count), _ = jax.lax.scan(add, zero, (rows, jnp.arange(parts)))
+        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params, jnp.float32(0)))
+        (value, grads, count), _ = jax.lax.scan(add, zero, micro_batches)
         return jax.tree.map(lambda x: x / jnp.maximum(count, 1), (value, grads))
+
+    def gradients(state: State, batch: Any) -> tuple[Array, Params]:
+        key, fgm_key = jax.random.split(step_key(seed, state["step"]))
+        value, grads = mean(state["params"], batch, key)
+        if tricks.fgm:
+            moved = against(state["params"], grads, tricks.fgm)
+            grads = jax.tree.map(jnp.add, grads, mean(moved, batch, fgm_key)[1])
+        return value, grads
 
     return gradients
 

@@ -36,6 +36,7 @@ from flax_ner.training.mesh import (
 )
 from flax_ner.training.nonfinite import NotFinite, explain
 from flax_ner.training.optimizer import make_optimizer, make_schedule, of_each_model
+from flax_ner.training.random_keys import init_key
 from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
@@ -125,8 +126,7 @@ def _train(
         state = checkpoints.restore(shapes, shardings)
         if state is None:
             first_state = jax.jit(make_state, out_shardings=shardings)
-            key = jax.random.key(config.seed)
-            state = first_state(job.initial(key, shardings["params"]))
+            state = first_state(job.initial(init_key(config.seed), shardings["params"]))
         job.release()
         done = int(state["step"])
         if done:

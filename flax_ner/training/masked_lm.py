@@ -33,8 +33,9 @@ from flax_ner.training.hosts import everywhere, from_first
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch
+from flax_ner.training.random_keys import dev_mask_key
 from flax_ner.training.task import check_source, digest, first_params, make_tokenizer, read_source
-from flax_ner.training.workdir import has_checkpoints, list_skipped
+from flax_ner.training.workdir import has_checkpoints, list_left_out
 from flax_ner.weights.model_dir import ModelDir
 
 DEV_SHARE = 0.15  # of dev's tokens, whatever a run's own share is, so that runs can be compared
@@ -103,7 +104,10 @@ class MaskedLM:
         made = from_first(tokenise)
         self.notes += [note for row in made for note in row["notes"]]
         skipped = [fault for row in made for fault in row["skipped"]]
-        everywhere(partial(list_skipped, skipped, workdir / "skipped.txt", self.notes))
+        listing = workdir / "skipped.txt"
+        everywhere(
+            partial(list_left_out, skipped, "lines of data were skipped", listing, self.notes)
+        )
         portions = partial(
             Portions, cls_id=self.tokenizer.cls_id, sep_id=self.tokenizer.sep_id,
             max_length=data.max_length,
@@ -194,12 +198,11 @@ class MaskedLM:
 
 
 def _loss(
-    model: BertConfig, masking: Masking, share: float, params: Params, batch: Any, key: Array
+    model: BertConfig, masking: Masking, share: float, params: Params, batch: Any, keys: Array
 ) -> Array:
-    """Mean of -log p(token) over those that are masked, float32 scalar."""
-    choose, drop = jax.random.split(key)
-    masked = masking.mask(choose, batch.input_ids, batch.segment_ids, share)
-    logits = apply_masked_lm(model, params, *masking.inputs(masked, batch), drop)
+    """Return the mean of -log p(token) over the masked tokens, float32 scalar; `keys` is a key array [B, 2]."""
+    masked = masking.mask(keys[:, 0], batch.input_ids, batch.segment_ids, share)
+    logits = apply_masked_lm(model, params, *masking.inputs(masked, batch), keys[:, 1])
     return cross_entropy(logits, masked.labels, masked.counted)
 
 
@@ -220,7 +223,9 @@ def _look(
 
     def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
-        masked = masking.mask_rows((first + i) * len(batch.input_ids), batch, DEV_SHARE)
+        rows = (first + i) * len(batch.input_ids) + jnp.arange(len(batch.input_ids))
+        keys = jax.vmap(dev_mask_key)(rows)
+        masked = masking.mask(keys, batch.input_ids, batch.segment_ids, DEV_SHARE)
         with jax.sharding.use_abstract_mesh(mesh):
             logits = apply_masked_lm(model, params, *masking.inputs(masked, batch))
         counted = masked.counted.sum().astype(jnp.float32)

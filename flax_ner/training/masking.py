@@ -46,7 +46,7 @@ class Masking:
         real = self._real(input_ids, segment_ids)
         return jnp.round(share * real.sum(1)).astype(jnp.int32)
 
-    def mask(self, key: Array, input_ids: Array, segment_ids: Array, share: float) -> Masked:
+    def mask(self, keys: Array, input_ids: Array, segment_ids: Array, share: float) -> Masked:
         """Choose a share of each row's tokens, without padding, [CLS] and [SEP], and hide them.
 
         Of the chosen ones 80% become [MASK] and 10% any other.
@@ -54,37 +54,30 @@ class Masking:
         tokens are those that there are.
 
         Args:
-            key: of the choice.
+            keys: key array [B]; a row's masks depend on its key alone.
             input_ids, segment_ids: int32 [B, T].
             share: in (0, 1).
         """
-        choose, kind, other = jax.random.split(key, 3)
-        noise = jax.random.uniform(choose, input_ids.shape)
-        noise = jnp.where(self._real(input_ids, segment_ids), noise, -1.0)
         most = max(round(share * input_ids.shape[1]), 1)
+
+        def draw(key: Array) -> tuple[Array, Array, Array]:
+            choose, kind, other = jax.random.split(key, 3)
+            noise = jax.random.uniform(choose, input_ids.shape[1:])
+            random = jax.random.randint(other, (most,), 0, len(self._scored))
+            return noise, jax.random.uniform(kind, (most,)), random
+
+        noise, kind, random = jax.vmap(draw)(keys)  # [B, T], [B, K], [B, K]
+        noise = jnp.where(self._real(input_ids, segment_ids), noise, -1.0)
         places = jax.lax.top_k(noise, most)[1]  # [B, K]
         wanted = self.counts(input_ids, segment_ids, share)
         counted = jnp.arange(most)[None] < wanted[:, None]
 
         old = jnp.take_along_axis(input_ids, places, 1)
-        kind = jax.random.uniform(kind, places.shape)
-        random = jax.random.randint(other, places.shape, 0, len(self._scored))
         new = jnp.where(kind < MASK_SHARE + RANDOM_SHARE, self.scored[random], old)
         new = jnp.where(kind < MASK_SHARE, self._mask_id, new)
         new = jnp.where(counted, new, old)
         hidden = jnp.put_along_axis(input_ids, places, new, 1, inplace=False)
         return Masked(hidden, places, jnp.asarray(self._number)[old], counted)
-
-    def mask_rows(self, first: Array, batch: Any, share: float) -> Masked:
-        """As `mask`, the rows of `batch` by their numbers from `first` on: the same whenever asked for."""
-
-        def one(number: Array, input_ids: Array, segment_ids: Array) -> Masked:
-            key = jax.random.fold_in(jax.random.key(0), number)
-            masked = self.mask(key, input_ids[None], segment_ids[None], share)
-            return jax.tree.map(lambda x: x[0], masked)
-
-        numbers = first + jnp.arange(len(batch.input_ids))
-        return jax.vmap(one)(numbers, batch.input_ids, batch.segment_ids)
 
     def inputs(self, masked: Masked, batch: Any) -> tuple[Array, Array, Array, Array, Array]:
         """What `apply_masked_lm` takes of a batch, behind the parameters."""

@@ -24,6 +24,7 @@ from flax_ner.training.gradients import Gradients, State
 from flax_ner.training.hosts import from_first
 from flax_ner.training.job import Evaluate, Figures, folder_of
 from flax_ner.training.mesh import state_shardings
+from flax_ner.training.random_keys import init_key
 from flax_ner.training.tagging import Tagging
 from flax_ner.weights.ensemble import combine
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
@@ -66,7 +67,7 @@ class SeveralSeeds(Tagging):
         """See `Job`; each model has a key of its own."""
         mesh = jax.tree.leaves(shardings)[0].mesh
         one = state_shardings(mesh, super().abstract())
-        each = [super(SeveralSeeds, self).initial(jax.random.key(s), one) for s in self._numbers]
+        each = [super(SeveralSeeds, self).initial(init_key(s), one) for s in self._numbers]
         stack = jax.jit(
             lambda *params: jax.tree.map(lambda *x: jnp.stack(x), *params), out_shardings=shardings
         )

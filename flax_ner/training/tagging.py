@@ -23,7 +23,7 @@ from flax_ner.training.hosts import everywhere
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.mesh import BATCH
 from flax_ner.training.task import digest, initial_params, make_task, trained_model
-from flax_ner.training.workdir import list_skipped
+from flax_ner.training.workdir import list_left_out
 from flax_ner.weights.model_dir import ModelDir
 
 EXAMPLES = 6  # tagged sentences shown at the end
@@ -68,9 +68,17 @@ class Tagging:
         }
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
-        """List the lines that were skipped, and ask the teacher."""
-        task, path = self._task, workdir / "skipped.txt"
-        everywhere(partial(list_skipped, task.skipped, path, self.notes))
+        """List what is left out, and ask the teacher."""
+        task = self._task
+        for left_out, what, name in (
+            (task.skipped, "lines of data were skipped", "skipped.txt"),
+            (
+                task.dropped,
+                "entities of data.train overlap a longer one and are not learned",
+                "overlaps.txt",
+            ),
+        ):
+            everywhere(partial(list_left_out, left_out, what, workdir / name, self.notes))
         if task.lesson is not None:
             everywhere(partial(ask_teacher, task.lesson, task.batcher, self._config, mesh, console))
             task.lesson = None  # its weights are needed no more

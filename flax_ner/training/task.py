@@ -15,7 +15,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
 from flax_ner.text.batches import Batcher
-from flax_ner.text.encoding import encode_examples, not_whole_words
+from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, SpanLabels, overlaps
@@ -57,6 +57,7 @@ class Task:
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
+    dropped: list[str]  # entities of data.train that overlap a longer one
     lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
 
 
@@ -110,7 +111,12 @@ def make_task(config: ConfigDict) -> Task:
         check_source(config, source, model)
         if not _has_head_for(source, labels, model):
             notes.append("The head is freshly initialised: init_from has none for these labels.")
-    tokens = encode_examples(train, tokenizer, labels, config.data.max_length)
+    # MMOCR: entities overwrite one another. A CRF cannot learn from the tags that this can leave.
+    overwrite = labels.scheme == "mmocr" and model.head != "crf"
+    dropped: list[str] = []
+    tokens = encode_examples(train, tokenizer, labels, config.data.max_length, overwrite, dropped)
+    if model.head == "crf":
+        check_paths(tokens, labels)
     if tokenizer.kind != "char":
         for name, examples in (("data.train", train), ("data.dev", dev)):
             notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer, labels)]
@@ -120,15 +126,14 @@ def make_task(config: ConfigDict) -> Task:
         tokens, lesson = make_lesson(config, train, dev, tokens, tokenizer, labels, skipped, notes)
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
-    overlapping = sum(overlaps(example.entities or ()) for example in train)
     unit = "categories" if isinstance(labels, SpanLabels) else "tags"
     notes.append(
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} {unit} ({labels.scheme}), "
         f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
     )
-    if overlapping and not isinstance(labels, SpanLabels):
+    if overwrite and (overlapping := sum(overlaps(e.entities or ()) for e in train)):
         notes.append(
-            f"{overlapping} overlapping entities in data.train: the later one overwrites the earlier."
+            f"{overlapping} entities of data.train overlap an earlier one and overwrite it, as in MMOCR."
         )
     if split:
         notes.append(
@@ -138,7 +143,9 @@ def make_task(config: ConfigDict) -> Task:
     seen = int(tokens.lengths.max())
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
     skipped = skipped or []
-    return Task(batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped, lesson)
+    return Task(
+        batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped, dropped, lesson
+    )
 
 
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:

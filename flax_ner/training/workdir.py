@@ -47,14 +47,14 @@ def claimed(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Ite
         lock.release()
 
 
-def list_skipped(skipped: list[str], path: Path, notes: list[str]) -> None:
-    """Write the faults of lines of data that were left out, one a line, and note it."""
+def list_left_out(left_out: list[str], what: str, path: Path, notes: list[str]) -> None:
+    """Write what training leaves out to a file, one per line, and add a note that says `what` it is."""
     if not is_first():
         return
     path.unlink(missing_ok=True)
-    if skipped:
-        path.write_text("".join(f"{fault}\n" for fault in skipped), "utf-8", "backslashreplace")
-        notes.append(f"{len(skipped)} lines of data were skipped; {path} lists them.")
+    if left_out:
+        path.write_text("".join(f"{line}\n" for line in left_out), "utf-8", "backslashreplace")
+        notes.append(f"{len(left_out)} {what}; {path} lists them.")
 
 
 def has_checkpoints(workdir: Path) -> bool:

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.dropout import row_keys
 from flax_ner.model.tagger import apply, init_params
 from flax_ner.training.mesh import BATCH, make_mesh
 
@@ -83,7 +84,7 @@ def loss(config: BertConfig, params: object, key: object) -> jax.Array:
 @pytest.mark.parametrize(("scan_layers", "layers"), [(False, 2), (True, 8)])
 def test_remat_takes_less_memory_and_changes_nothing(scan_layers: bool, layers: int) -> None:
     deep = replace(CONFIG, num_hidden_layers=layers, scan_layers=scan_layers)
-    params, key = init_params(deep, jax.random.key(2)), jax.random.key(3)
+    params, key = init_params(deep, jax.random.key(2)), row_keys(jax.random.key(3), ROWS)
     grads, sizes = [], []
     for remat in (False, True):
         gradient = jax.jit(jax.grad(partial(loss, replace(deep, remat=remat))))

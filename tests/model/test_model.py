@@ -1,6 +1,7 @@
 """Modules, dropout and losses."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 
 from flax_ner.errors import UserError
 from flax_ner.model.bert import Attention, BertConfig, attention_mask, fused_attention
-from flax_ner.model.dropout import dropout
+from flax_ner.model.dropout import dropout, dropout_seeds, row_keys
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagger import abstract_params, apply, init_params, stack_layers
 
@@ -49,8 +50,9 @@ def test_gelu_and_gelu_new_differ_a_little() -> None:
 def test_a_key_turns_dropout_on() -> None:
     params = init_params(CONFIG, jax.random.key(0))
     plain = apply(CONFIG, params, *rows())
-    one, two = (apply(CONFIG, params, *rows(), jax.random.key(seed)) for seed in (1, 2))
-    again = apply(CONFIG, params, *rows(), jax.random.key(1))
+    one, two, again = (
+        apply(CONFIG, params, *rows(), row_keys(jax.random.key(seed), 2)) for seed in (1, 2, 1)
+    )
     assert bool((one == again).all())
     assert float(jnp.abs(one - two).max()) > 1e-3
     assert float(jnp.abs(one - plain).max()) > 1e-3
@@ -76,9 +78,10 @@ def test_abstract_params_have_the_shapes_of_the_real_ones() -> None:
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_rate_and_mean(rate: float) -> None:
-    x = jnp.ones((400, 500))
-    seeds = [jnp.array(seed, jnp.uint32) for seed in ((1, 2), (1, 3), (2, 2))]
-    masks = [np.asarray(dropout(x, rate, seed)) for seed in seeds]
+    x = jnp.ones((3, 400, 500))
+    seeds = jnp.array(((1, 2), (1, 3), (2, 2)), jnp.uint32)
+    masks = np.asarray(dropout(x, rate, seeds))
+    x = x[0]
     error = 5 * np.sqrt(rate * (1 - rate) / x.size)  # five standard deviations
     for mask in masks:
         assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / (1 - rate))}
@@ -95,7 +98,37 @@ def test_dropout_keeps_rate_and_mean(rate: float) -> None:
 def test_dropout_without_seed_or_rate_is_the_identity() -> None:
     x = jnp.arange(6.0).reshape(2, 3)
     assert dropout(x, 0.5, None) is x
-    assert dropout(x, 0.0, jnp.zeros(2, jnp.uint32)) is x
+    assert dropout(x, 0.0, jnp.zeros((2, 2), jnp.uint32)) is x
+
+
+def test_dropout_of_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+    x = jnp.ones((6, 50, 4))
+    seeds = dropout_seeds(row_keys(jax.random.key(0), 6), 1)[0]
+    whole = np.asarray(dropout(x, 0.5, seeds))
+    np.testing.assert_array_equal(dropout(x[::2], 0.5, seeds[::2]), whole[::2])
+    assert len({row.tobytes() for row in whole}) == 6
+
+
+def test_dropout_refuses_rows_whose_mask_would_repeat() -> None:
+    seeds = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
+    many = jax.ShapeDtypeStruct(
+        (3, 2**31), jnp.float32
+    )  # more than 2**32 in all: rows have other seeds
+    assert jax.eval_shape(partial(dropout, rate=0.5), many, seeds=seeds).shape == many.shape
+    large = jax.ShapeDtypeStruct((3, 2**20, 2**13), jnp.float32)
+    with pytest.raises(UserError, match=r"more than 2\*\*32 elements.*Set data.max_length lower"):
+        jax.eval_shape(partial(dropout, rate=0.5), large, seeds=seeds)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 1.0, 2.0])
+def test_focal_loss_has_finite_gradients_where_tokens_are_certain(gamma: float) -> None:
+    certain = [[200.0, 0.0, 0.0], [20.0, 0.0, 0.0], [0.0, 1e-4, 0.0], [-200.0, 0.0, 0.0]]
+    logits, labels = jnp.array([certain]), jnp.zeros((1, 4), jnp.int32)
+    for mask in ([1, 1, 1, 1], [0, 0, 1, 1]):
+        value, grads = jax.value_and_grad(focal_loss)(logits, labels, jnp.array([mask]), gamma)
+        assert np.isfinite(value) and np.isfinite(grads).all()
+        assert not np.asarray(grads)[0, np.array(mask) == 0].any()
+        assert (np.asarray(grads)[0, 0] == 0).all()  # the limit for p = 1
 
 
 def test_losses_by_hand() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.encoding import NO_LABEL, encode_examples, not_whole_words
+from flax_ner.text.encoding import NO_LABEL, check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, WordPieceTokenizer
@@ -100,10 +100,34 @@ def test_punctuation_in_an_entity_is_no_place_to_cut() -> None:
     assert found == [("abc", []), ("d，efgh", [("book", 0, 4)])]
 
 
-def test_overlapping_entities_are_kept_together() -> None:
+def test_overlapping_entities_are_labelled_or_dropped_as_a_whole() -> None:
     entities = (Entity("book", 2, 5, "cde"), Entity("game", 4, 7, "efg"))
-    tokens = encode_examples([Example("abcdefgh", entities)], CHARACTERS, ALL, 8)
+    dropped: list[str] = []
+    tokens = encode_examples(
+        [Example("abcdefgh", entities, "f:1")], CHARACTERS, ALL, 8, dropped=dropped
+    )
+    assert dropped == ["f:1: game 'efg' overlaps book 'cde'"]
+    assert tokens.lengths.tolist() == [8, 4]  # the dropped entity does not move the cut
+    names = [ALL.names[tag] for tag in tokens.labels]
+    assert names == ["O", "O", "O", "B-book", "I-book", "E-book", "O", "O", *"OOOO"]
+    check_paths(tokens, ALL)
+
+
+def test_entities_that_overwrite_each_other_are_kept_in_one_piece() -> None:
+    entities = (Entity("book", 2, 5, "cde"), Entity("game", 4, 7, "efg"))
+    rows = [Example("abcdefgh", entities)]
+    tokens = encode_examples(rows, CHARACTERS, ALL, 8, overwrite=True)
     assert tokens.lengths.tolist() == [4, 8]
+    with pytest.raises(UserError, match="B-game follows I-book"):
+        check_paths(tokens, ALL)
+
+
+def test_entities_that_share_a_word_are_labelled_or_dropped_as_a_whole() -> None:
+    row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
+    dropped: list[str] = []
+    tokens = encode_examples([row], PIECES, LABELS, 20, dropped=dropped)
+    assert dropped == ["f:1: y 'abab' overlaps x 'abab'"]
+    check_paths(tokens, LABELS)
 
 
 def test_a_word_has_one_label_on_its_first_piece() -> None:
@@ -133,7 +157,7 @@ def test_entities_that_are_no_whole_words_are_told() -> None:
 def test_entities_in_one_word_are_told() -> None:
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
     assert not_whole_words([row], PIECES, LABELS)[1:] == [
-        "entities that share a word with a later one, which has it: 1"
+        "entities that share a word with a longer one and are not learned: 1"
     ]
     across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
     assert not not_whole_words([across], PIECES, LABELS)

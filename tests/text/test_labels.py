@@ -12,7 +12,7 @@ from seqeval.scheme import IOB2, IOBES, Entities
 
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.labels import LabelSet, overlaps
+from flax_ner.text.labels import LabelSet, drop_overlaps, overlaps
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
 
 Found = list[tuple[str, int, int]]
@@ -217,10 +217,58 @@ def test_decode_spans_are_the_same_as_arrays() -> None:
     assert np.stack(spans, 1).tolist() == [list(line) for line in lines]
 
 
-def test_a_later_entity_overwrites_an_earlier_one() -> None:
+@pytest.mark.parametrize(
+    ("entities", "kept"),
+    [
+        ([("a", 0, 4), ("b", 2, 5)], "B-a I-a I-a I-a O"),
+        ([("b", 3, 5), ("a", 0, 4)], "B-a I-a I-a I-a O"),
+        ([("a", 0, 2), ("b", 1, 3)], "B-a I-a O O O"),  # equally long: the first
+        ([("b", 1, 3), ("a", 0, 2)], "O B-b I-b O O"),
+        ([("a", 0, 2), ("a", 1, 4), ("b", 3, 5)], "O B-a I-a I-a O"),
+        ([("a", 1, 2), ("b", 0, 5)], "B-b I-b I-b I-b I-b"),  # nested
+        ([("a", 0, 2), ("a", 0, 2), ("b", 2, 3)], "B-a I-a B-b O O"),  # given twice
+    ],
+)
+def test_encode_tags_whole_entities_of_those_that_overlap(
+    entities: list[tuple[str, int, int]], kept: str
+) -> None:
     labels = LabelSet(["a", "b"])
-    names = [labels.names[tag] for tag in labels.encode([("a", 0, 4), ("b", 2, 5)], 5)]
-    assert names == ["O", "B-a", "I-a", "B-b", "I-b", "I-b", "O"]
+    names = [labels.names[tag] for tag in labels.encode(entities, 5)]
+    assert " ".join(names[1:-1]) == kept
+
+
+def test_encode_of_mmocr_lets_a_later_entity_overwrite() -> None:
+    labels = LabelSet.mmocr(["a", "b"])
+    names = [labels.names[tag] for tag in labels.encode([("a", 0, 4), ("b", 1, 3)], 5)]
+    assert names == ["O", "B-a", "B-b", "I-b", "I-a", "O", "O"]
+
+
+ENTITIES = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.integers(1, 4)).map(
+        lambda e: (e[0], e[1], min(e[1] + e[2], 10))
+    ),
+    max_size=8,
+)
+# Tags of every kind of scheme, also of heads that lack a tag for single characters or for ends.
+TAG_SETS = ["B I", "B I E S", "B I E", "B I S"]
+
+
+@pytest.mark.parametrize("places", TAG_SETS)
+@given(entities=ENTITIES)
+def test_encode_leaves_only_legal_steps_and_loses_no_kept_entity(
+    places: str, entities: list[tuple[str, int, int]]
+) -> None:
+    names = ["O", *(f"{place}-{category}" for category in "ab" for place in places.split())]
+    labels = LabelSet.from_names(names)
+    tags = labels.encode(entities, 10)
+    assert labels.legal_steps()[tags[:-1], tags[1:]].all()
+    kept, dropped = drop_overlaps(entities)
+    assert overlaps(kept) == 0
+    assert {*kept, *dropped} == {*entities}
+    for _, start, end in dropped:  # each was dropped for one that is at least as long
+        assert any(a < end and start < b and b - a >= end - start for _, a, b in kept)
+    (found,) = labels.decode(tags[None], np.ones((1, 12)))
+    assert found == sorted(kept, key=lambda e: e[1])
 
 
 def test_encode_takes_anything_that_starts_with_type_start_end() -> None:

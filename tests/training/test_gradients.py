@@ -17,6 +17,7 @@ from flax_ner.text.batches import Batches
 from flax_ner.training.gradients import Tricks, against, divergence, make_gradients, make_loss
 from flax_ner.training.mesh import batch_sharding, make_mesh
 from flax_ner.training.optimizer import make_optimizer, make_schedule, scale_by_place
+from flax_ner.training.random_keys import dev_mask_key, init_key, paired_row_keys, step_key
 from flax_ner.training.step import init_state, make_step, used_params
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
@@ -96,14 +97,33 @@ def test_fgm_adds_the_gradients_a_step_further_up() -> None:
     assert_close(against(before["params"], still, 0.5), before["params"], 0)
 
 
-@pytest.mark.parametrize("parts", [2, 4, 8])
-def test_parts_of_a_batch_have_the_gradients_of_the_whole(parts: int) -> None:
-    config, rows = model(), batch()
-    loss, grads = make_gradients(config, LOSS, 0)(state(config), rows)
-    tricks = Tricks(gradient_accumulation_steps=parts)
+DROPOUT = {name: 0.3 for name in (*STILL, "word_dropout_prob")}
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("recipe", [{}, {"fgm": 1.0}, {"r_drop": 1.0}], ids=str)
+@pytest.mark.parametrize("rates", [{}, DROPOUT], ids=["without_dropout", "with_dropout"])
+def test_micro_batches_have_the_gradients_of_the_whole_batch(
+    rates: dict[str, float], recipe: dict[str, float], parts: int
+) -> None:
+    config, rows = model(**rates), batch()
+    loss, grads = make_gradients(config, LOSS, 0, Tricks(**recipe))(state(config), rows)
+    tricks = Tricks(gradient_accumulation_steps=parts, **recipe)
     value, found = make_gradients(config, LOSS, 0, tricks)(state(config), rows)
     assert float(value) == pytest.approx(float(loss), rel=1e-5)
     assert_close(found, grads)
+
+
+def test_initial_values_steps_and_rows_have_keys_of_their_own() -> None:
+    """Every key that is made for a seed, and every key that random bits are drawn from, is another one."""
+    keys = [init_key(7), *(step_key(7, step) for step in range(50))]
+    keys += [dev_mask_key(row) for row in range(50)]
+    # What nnx derives for the parameters, and what a step derives for its rows.
+    keys += [jax.random.fold_in(init_key(7), i) for i in range(50)]
+    keys += [k for step in range(20) for k in jax.random.split(step_key(7, step))]
+    keys += list(paired_row_keys(step_key(7, 0), 20).ravel())
+    made = [tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys]
+    assert len(set(made)) == len(made)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from configs import demo, pretrain
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
+from flax_ner.model.dropout import row_keys
 from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
 from flax_ner.text.portions import Rows
 from flax_ner.text.synthetic import synthetic
@@ -25,6 +26,7 @@ from flax_ner.training.interruption import Interrupted
 from flax_ner.training.loop import fit
 from flax_ner.training.masked_lm import _loss
 from flax_ner.training.masking import Masking
+from flax_ner.training.random_keys import paired_row_keys
 from flax_ner.weights.model_dir import load_model, save_model
 from flax_ner.weights.names import flatten
 
@@ -53,7 +55,7 @@ def rows(count: int, width: int = 32) -> Rows:
 def test_masks_have_their_shares_and_leave_special_tokens() -> None:
     batch = rows(2000)
     mask = jax.jit(partial(MASKING.mask, share=0.3))
-    masked = mask(jax.random.key(0), batch.input_ids, batch.segment_ids)
+    masked = mask(row_keys(jax.random.key(0), 2000), batch.input_ids, batch.segment_ids)
     ids, counted, places = (np.asarray(x) for x in (batch.input_ids, masked.counted, masked.places))
     real = (np.asarray(batch.segment_ids) > 0) & (ids != CLS) & (ids != SEP)
     assert np.abs(counted.sum(1) - 0.3 * real.sum(1)).max() < 0.51
@@ -77,7 +79,7 @@ def test_masks_have_their_shares_and_leave_special_tokens() -> None:
     # Every real token is as likely as another.
     share = chosen[:, 1 : 32 // 2 - 1].mean(0)
     assert np.abs(share - share.mean()).max() < 0.05
-    other = mask(jax.random.key(1), batch.input_ids, batch.segment_ids)
+    other = mask(row_keys(jax.random.key(1), 2000), batch.input_ids, batch.segment_ids)
     assert (np.asarray(other.places) != places).any()
 
 
@@ -88,12 +90,12 @@ def model(**fields: Any) -> BertConfig:
 
 
 def test_the_loss_is_the_mean_over_masked_tokens_of_a_direct_computation() -> None:
-    config, batch, key = model(), rows(3), jax.random.key(5)
+    config, batch, keys = model(), rows(3), paired_row_keys(jax.random.key(5), 3)
     params = init_masked_lm(config, jax.random.key(0))
     params["head"]["bias"] = jax.random.normal(jax.random.key(1), (100,))
-    loss = _loss(config, MASKING, 0.3, params, batch, key)
+    loss = _loss(config, MASKING, 0.3, params, batch, keys)
 
-    masked = MASKING.mask(jax.random.split(key)[0], batch.input_ids, batch.segment_ids, 0.3)
+    masked = MASKING.mask(keys[:, 0], batch.input_ids, batch.segment_ids, 0.3)
     everywhere = jnp.tile(jnp.arange(32), (3, 1))
     logits = apply_masked_lm(
         config, params, masked.input_ids, *batch[1:], everywhere, jnp.asarray(SCORED)
@@ -110,25 +112,21 @@ def test_the_loss_is_the_mean_over_masked_tokens_of_a_direct_computation() -> No
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_have_the_gradients_of_their_own_masks() -> None:
-    """With other masks in each part they are not those of the whole; the weights of parts are."""
-    config, batch = model(), rows(4)
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_micro_batches_have_the_masks_and_gradients_of_the_whole_batch(rate: float) -> None:
+    config, batch = model(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate), rows(4)
     state = {"params": init_masked_lm(config, jax.random.key(0)), "step": jnp.int32(3)}
 
     def counted(batch: Any) -> Any:
         return MASKING.counts(batch.input_ids, batch.segment_ids, 0.3).sum()
 
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        return _loss(config, MASKING, 0.3, params, batch, key)
-
-    found, _ = gradients_of(loss, counted, 0, Tricks(gradient_accumulation_steps=2))(state, batch)
-    key = jax.random.fold_in(jax.random.key(0), 3)
-    sums = np.zeros(2)
-    for part in range(2):
-        mine = jax.tree.map(lambda x, part=part: x[part::2], batch)
-        value = loss(state["params"], mine, jax.random.fold_in(key, part))
-        sums += float(value * counted(mine)), float(counted(mine))
-    assert float(found) == pytest.approx(sums[0] / sums[1], rel=1e-5)
+    loss = partial(_loss, config, MASKING, 0.3)
+    whole, grads = gradients_of(loss, counted, 0, Tricks())(state, batch)
+    found, sums = gradients_of(loss, counted, 0, Tricks(gradient_accumulation_steps=2))(
+        state, batch
+    )
+    assert float(found) == pytest.approx(float(whole), rel=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), sums, grads)
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -305,10 +303,10 @@ def test_another_text_is_no_way_to_go_on(texts: Path, tmp_path: Path) -> None:
     fit(config, tmp_path / "run")
 
 
-def test_rows_have_the_masks_of_their_numbers() -> None:
-    batch = rows(8)
-    whole = MASKING.mask_rows(jnp.int32(0), batch, 0.3)
-    second = MASKING.mask_rows(jnp.int32(4), Rows(*(x[4:] for x in batch)), 0.3)
+def test_rows_have_the_masks_of_their_keys() -> None:
+    batch, keys = rows(8), row_keys(jax.random.key(0), 8)
+    whole = MASKING.mask(keys, batch.input_ids, batch.segment_ids, 0.3)
+    second = MASKING.mask(keys[4:], batch.input_ids[4:], batch.segment_ids[4:], 0.3)
     for one, other in zip(whole, second, strict=True):
         np.testing.assert_array_equal(one[4:], other)
     hidden = np.asarray(whole.counted).sum()

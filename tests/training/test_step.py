@@ -48,8 +48,12 @@ def setup(
         random.integers(0, 5, shape, np.int32),
     )
     batches.segment_ids[BAD] = 1
-    if config.head == "crf":  # [CLS] and [SEP] are O in all data
+    if config.head == "crf":  # as in data: [CLS] and [SEP] are O, and an I- stands behind its like
         batches.labels[(positions == 0) | (np.diff(batches.segment_ids, append=0) != 0)] = 0
+        legal = LabelSet(["a", "b"]).legal_steps()
+        for t in range(1, WIDTH):
+            before, now = batches.labels[..., t - 1], batches.labels[..., t]
+            now[~legal[before, now]] = 0
     options = default_config().optimizer
     options.learning_rate = 1e-2
     schedule = make_schedule(options, STEPS, STEPS)
