@@ -4,6 +4,8 @@ A file in `configs/` calls `default_config()` and changes fields; the command li
 again: `--config.optimizer.learning_rate=5e-5`. Nothing else of a run has defaults.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -16,6 +18,7 @@ from flax_ner.text.tokenizer import TOKENIZERS
 
 TASKS = ("tagging", "masked_lm")
 OPTIMIZERS = ("adamw", "adadelta")
+HIGHEST_RATES = {"adamw": 0.05, "adadelta": 10.0}  # above these a BERT does not learn
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
 TOKEN_HEADS = ("softmax", "softmax_constrained")  # trained on each tag by itself
@@ -105,7 +108,8 @@ def default_config() -> ConfigDict:
     config.train.seeds = 1
     config.train.steps_per_dispatch = 20  # steps the device runs without the host
     config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
-    # A step's rows are computed in so many parts, one after the other: less memory, the same gradients.
+    # Number of micro-batches per step, computed one after the other: less memory, the same gradients (but for
+    # rounding), with dropout too.
     config.train.gradient_accumulation_steps = 1
     # Of parameters, an average that keeps this share of itself at each step, 0.999 say; it is what is
     # scored and saved. 0: none.
@@ -122,8 +126,9 @@ def default_config() -> ConfigDict:
     config.optimizer.learning_rate = 5e-5  # the peak
     config.optimizer.schedule = "linear"  # to 0 at the end; cosine: likewise; constant; step
     config.optimizer.warmup = 0.1  # share of all steps during which the rate rises linearly from 0
-    config.optimizer.milestones = ()  # for step: epochs after which the rate is multiplied by ...
-    config.optimizer.decay_factor = 0.1  # ... this
+    # For step: epochs after which the rate is multiplied by decay_factor, ascending.
+    config.optimizer.milestones = ()
+    config.optimizer.decay_factor = 0.1
     config.optimizer.layer_decay = 1.0  # the rate of each layer is that of the one above times this
     config.optimizer.head_factor = 1.0  # the rate of the head is the last layer's times this
     config.optimizer.weight_decay = 0.01  # adamw, not on biases and LayerNorm
@@ -209,16 +214,11 @@ def check_config(config: ConfigDict) -> None:
         "train.ema": 0,
         "train.fgm": 0,
         "train.r_drop": 0,
-        "optimizer.layer_decay": 0,
-        "optimizer.head_factor": 0,
         "loss.label_smoothing": 0,
-        "optimizer.learning_rate": 0,
         "optimizer.warmup": 0,
-        "optimizer.decay_factor": 0,
         "optimizer.weight_decay": 0,
         "optimizer.b1": 0,
         "optimizer.b2": 0,
-        "optimizer.eps": 0,
         "loss.gamma": 0,
         "distill.weight": 0,
         "distill.temperature": 0,
@@ -231,9 +231,28 @@ def check_config(config: ConfigDict) -> None:
         "mesh.data": 0,
         "mesh.fsdp": 1,
     }
+    for name, value in _numbers(config):
+        if not math.isfinite(value):
+            raise UserError(f"{name}: {value}, but it must be a finite number.")
     for name, value in least.items():
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
+    for name in ("learning_rate", "eps", "decay_factor", "layer_decay", "head_factor"):
+        if not config.optimizer[name] > 0:
+            raise UserError(
+                f"optimizer.{name}: {config.optimizer[name]}, but it must be above 0. Leave the field out."
+            )
+    for name in ("decay_factor", "layer_decay"):
+        if config.optimizer[name] > 1:
+            raise UserError(
+                f"optimizer.{name}: {config.optimizer[name]}, but it must be at most 1."
+            )
+    milestones = list(config.optimizer.milestones)
+    if milestones != sorted(set(milestones)) or any(epoch <= 0 for epoch in milestones):
+        raise UserError(
+            f"optimizer.milestones: {tuple(milestones)}, but they must be epochs above 0 in ascending order, "
+            f"as {tuple(sorted({e for e in milestones if e > 0})) or (8, 14)}."
+        )
     head = config.model.head
     own_loss = head not in TOKEN_HEADS
     if own_loss and config.loss.name != "cross_entropy":
@@ -313,6 +332,18 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
+def config_warnings(config: ConfigDict) -> list[str]:
+    """Return what is allowed and hardly meant, a sentence each."""
+    name, rate = config.optimizer.name, config.optimizer.learning_rate
+    if rate <= HIGHEST_RATES[name]:
+        return []
+    usual = "1e-5 to 1e-2" if name == "adamw" else "0.1 to 1"
+    return [
+        f"optimizer.learning_rate: {rate:g} is far above what {name} trains a BERT with ({usual}), so the loss "
+        "will probably not fall. Set a lower rate in another work directory."
+    ]
+
+
 def _check_distill(config: ConfigDict) -> None:
     options = config.distill
     if options.weight > 1:
@@ -330,6 +361,15 @@ def _check_distill(config: ConfigDict) -> None:
             "model.head: 'global_pointer' scores spans and cannot learn from distill.teacher, which gives the "
             "probabilities of tags. Choose another head."
         )
+
+
+def _numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Return the name and value of every field that is a float."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", value
 
 
 def _get(config: ConfigDict, name: str) -> Any:

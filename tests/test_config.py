@@ -1,5 +1,6 @@
 """Configuration: every file loads, every fault has a message."""
 
+import math
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_ner.config import check_config, default_config
+from flax_ner.config import check_config, config_warnings, default_config
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 
@@ -49,6 +50,17 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("pretrain.portion", 0),
         ("pretrain.mask_prob", 0.0),
         ("train.max_seconds", -1),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.learning_rate", math.nan),
+        ("optimizer.weight_decay", math.inf),
+        ("loss.gamma", math.nan),
+        ("optimizer.eps", 0.0),
+        ("optimizer.head_factor", 0.0),
+        ("optimizer.layer_decay", 1.1),
+        ("optimizer.decay_factor", 10.0),
+        ("optimizer.milestones", (14, 8)),
+        ("optimizer.milestones", (8, 8)),
+        ("optimizer.milestones", (0, 8)),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
@@ -56,6 +68,31 @@ def test_a_bad_value_is_named_with_its_field(field: str, value: object) -> None:
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"{re.escape(field)}: .*{re.escape(str(value))}"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "warns"),
+    [
+        ("adamw", 5.0, True),
+        ("adamw", 1e-3, False),
+        ("adadelta", 0.5, False),
+        ("adadelta", 50.0, True),
+    ],
+)
+def test_a_rate_that_is_far_too_high_is_warned_of(name: str, rate: float, warns: bool) -> None:
+    config = default_config()
+    config.optimizer.name, config.optimizer.learning_rate = name, rate
+    check_config(config)
+    assert any("learning_rate" in warning for warning in config_warnings(config)) is warns
+
+
+def test_the_milestones_that_a_message_proposes_are_accepted() -> None:
+    config = default_config()
+    config.optimizer.milestones = (14, 8, 8)
+    with pytest.raises(UserError, match=r"ascending order, as \(8, 14\)") as error:
+        check_config(config)
+    config.optimizer.milestones = eval(str(error.value).rpartition(" as ")[2].rstrip("."))
+    check_config(config)
 
 
 def test_a_name_that_is_not_there_is_refused_in_a_file_too() -> None:

@@ -59,7 +59,8 @@ def negative_log_likelihood(
     before = jnp.take_along_axis(labels, _before(chain), 1)
     step = transitions[before, labels]
     score = jnp.where(chain.live, own, 0) + jnp.where(chain.live & ~chain.begin, step, 0)
-    return (log_z - score.sum()) / jnp.maximum(chain.live.sum(), 1)
+    count = jnp.maximum(chain.live.sum(), 1).astype(jnp.float32)
+    return (log_z - score.sum()) / count
 
 
 def best_path(emissions: Array, transitions: Array, chain: Chain) -> Array:

@@ -68,8 +68,10 @@ class Decoder(NamedTuple):
 
     def transitions(self, head: Params) -> Array:
         """Scores of one tag behind another, float32 [C, C]; of what may not be, none that counts."""
-        learnt = head["transitions"] if self.head == "crf" else jnp.zeros(self.legal.shape)
-        return jnp.where(self.legal, learnt, crf.IMPOSSIBLE)
+        learnt = (
+            head["transitions"] if self.head == "crf" else jnp.zeros(self.legal.shape, jnp.float32)
+        )
+        return jnp.where(self.legal, learnt, jnp.float32(crf.IMPOSSIBLE))
 
     def negative_log_likelihood(
         self, head: Params, logits: Array, labels: Array, chain: crf.Chain

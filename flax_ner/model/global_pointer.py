@@ -118,7 +118,7 @@ def loss(factors: Factors, labels: Array, segment_ids: Array, chain: Chain) -> A
         of_sentence = jnp.where(same, of_first[:, :, None], IMPOSSIBLE)
         softplus = jax.nn.softplus(jax.nn.logsumexp(of_sentence, -1))
         total += jnp.where(chain.begin[:, None], softplus, 0).sum()
-    return total / jnp.maximum(chain.begin.sum(), 1)
+    return total / jnp.maximum(chain.begin.sum(), 1).astype(jnp.float32)
 
 
 def found(factors: Factors, segment_ids: Array, chain: Chain) -> Found:

@@ -19,7 +19,9 @@ class Head(nnx.Module):
             (config.hidden_size,), (config.num_labels,), config.initializer_range, rngs
         )
         if config.head == "crf":
-            self.transitions = nnx.Param(jnp.zeros((config.num_labels, config.num_labels)))
+            self.transitions = nnx.Param(
+                jnp.zeros((config.num_labels, config.num_labels), jnp.float32)
+            )
         self.config = config
 
     def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Array:

@@ -34,7 +34,7 @@ class MaskedLMHead(nnx.Module):
         D = config.hidden_size
         self.transform = Dense((D,), (D,), config.initializer_range, rngs)
         self.norm = LayerNorm(D, config.layer_norm_eps)
-        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         self.config = config
 
     def __call__(self, x: Array, table: Array, scored: Array) -> Array:

@@ -175,14 +175,14 @@ def _without_overlaps(
     """Return the entities that are labelled, in words, and add a line to `dropped` for each other one."""
     words = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))].tolist()
     start, end = tokens.start[tokens.first], tokens.end[tokens.first]
-    kept = []
+    kept, listed = [], [] if dropped is None else dropped
     for i, example in enumerate(examples):
         whole, others = drop_overlaps(spans[i])
         kept.append(whole)
-        for category, a, b in others if dropped is not None else ():
+        for category, a, b in others:
             surface = example.text[start[words[i] + a] : end[words[i] + b - 1]]
             longer = next(e for e in whole if e[1] < b and a < e[2])
-            dropped.append(
+            listed.append(
                 f"{example.source}: {category} {surface!r} overlaps {longer[0]} "
                 f"{example.text[start[words[i] + longer[1]] : end[words[i] + longer[2] - 1]]!r}"
             )

@@ -136,7 +136,8 @@ class LabelSet:
         """
         entities = list(entities)
         for entity in entities:
-            check_span(*entity[:3], length)
+            category, start, end = entity[:3]
+            check_span(category, start, end, length)
         # MMOCR: a later entity overwrites an earlier one.
         kept = entities if self.scheme == "mmocr" else drop_overlaps(entities)[0]
         tags = np.full(length + 2, self.outside, np.int32)

@@ -208,8 +208,8 @@ def distilled(loss_of: Loss, options: ConfigDict, decoder: Decoder | None = None
     weight, temperature = options.weight, options.temperature
 
     def both(logits: Array, batch: Any, head: Params) -> Array:
-        labelled = ((batch.segment_ids > 0) & has_label(batch)).sum()
-        count = jnp.maximum(counted(batch).sum(), 1)
+        labelled = ((batch.segment_ids > 0) & has_label(batch)).sum().astype(jnp.float32)
+        count = jnp.maximum(counted(batch).sum(), 1).astype(jnp.float32)
         own = loss_of(logits, batch, head) * (labelled / count)
         scores = logits
         if decoder is not None and decoder.head == "crf":

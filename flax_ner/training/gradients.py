@@ -130,6 +130,7 @@ def divergence(logits: Array, other: Array, mask: Array) -> Array:
     """
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
     apart = ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1) / 2  # [B, T]
+    mask = mask.astype(logits.dtype)
     return (apart * mask).sum() / jnp.maximum(mask.sum(), 1)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import check_config
+from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
 from flax_ner.memory import shortage_told
 from flax_ner.text.batches import Batches
@@ -70,6 +70,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         join()
     workdir, console = Path(workdir), Console(quiet=not is_first())
     job = everywhere(partial(JOBS[config.task], config))
+    job.notes += config_warnings(config)
     inputs = _digests(config, job)
     if jax.process_count() > 1:
         config_json = config.to_json(sort_keys=True).encode()

@@ -231,7 +231,7 @@ def _look(
         counted = masked.counted.sum().astype(jnp.float32)
         loss = cross_entropy(logits, masked.labels, masked.counted) * counted
         right = ((logits.argmax(-1) == masked.labels) & masked.counted).sum()
-        return sums[0] + loss, sums[1] + right, sums[2] + counted
+        return sums[0] + loss, sums[1] + right.astype(jnp.float32), sums[2] + counted
 
     total: tuple[Array, Array, Array] = jax.lax.fori_loop(0, count, add, sums)
     return total

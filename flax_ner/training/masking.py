@@ -44,7 +44,7 @@ class Masking:
     def counts(self, input_ids: Array, segment_ids: Array, share: float) -> Array:
         """How many tokens `mask` chooses of each row, int32 [B]."""
         real = self._real(input_ids, segment_ids)
-        return jnp.round(share * real.sum(1)).astype(jnp.int32)
+        return jnp.round(share * real.sum(1).astype(jnp.float32)).astype(jnp.int32)
 
     def mask(self, keys: Array, input_ids: Array, segment_ids: Array, share: float) -> Masked:
         """Choose a share of each row's tokens, without padding, [CLS] and [SEP], and hide them.

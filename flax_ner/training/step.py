@@ -60,7 +60,9 @@ def make_step(
         before = {name: x for name, x in state.items() if name != "step"}
 
         def update() -> State:
-            updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+            # Optax multiplies floats by its integer step count, which strict promotion refuses.
+            with jax.numpy_dtype_promotion("standard"):
+                updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
             after = {
                 "params": optax.apply_updates(state["params"], updates),
                 "opt_state": opt_state,
@@ -81,7 +83,7 @@ def make_step(
             "learning_rate": schedule(state["step"]),
             "updates": finite.astype(jnp.float32),
         }
-        step = state["step"] + (1 if skip_nonfinite else finite)
+        step = state["step"] + (1 if skip_nonfinite else finite.astype(jnp.int32))
         return after | {"step": step}, metrics
 
     return step
