@@ -16,10 +16,10 @@ from flax_ner.text.files import (
     category_names,
     checked_entity,
     collect,
-    content,
     decoded,
     distinct,
     lines,
+    read_text,
 )
 
 TEXT_BOUND = re.compile(
@@ -57,13 +57,7 @@ def _document(name: Path, source: str, losses: Losses) -> Example:
     text_file, annotations = Path(f"{name}.txt"), Path(f"{name}.ann")
     if not text_file.is_file():
         raise UserError(f"{annotations}: there is no {text_file.name} beside it.")
-    try:
-        # A byte order mark counts as a character, as brat itself counts.
-        text = content(text_file).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
-        ) from None
+    text = read_text(text_file)  # a byte order mark counts as a character, as brat itself counts
     if not annotations.is_file():
         return Example(text, None, source)
     entities = []

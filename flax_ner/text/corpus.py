@@ -23,11 +23,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.files import Losses, check_plain, decoded
+from flax_ner.text.files import Losses, check_plain, encoding_remedy, not_utf8
 from flax_ner.text.tokenizer import Tokenizer
 
 CHUNK = 2**22  # bytes of text that are in memory at a time, or one line
-PACKED: dict[bytes, Any] = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open}
+PACKED: dict[bytes, tuple[Any, str]] = {  # how to open a file, and the command that unpacks it
+    b"\xfd7zXZ\x00": (lzma.open, "xz -dc"),
+    b"\x1f\x8b": (gzip.open, "gzip -dc"),
+}
 BLANK = "blank lines, left out"
 NO_TOKEN = "lines without any token, left out"
 
@@ -53,21 +56,24 @@ def read_documents(
         UserError: with file and line, for a line that is not UTF-8; or the file is damaged.
     """
     path, losses = Path(path), losses or Losses()
-    number = 0
+    number, unpack = 0, _packing(path)[1]
     for lines in _chunks(path):
         texts = []
+        remedy = ""
         for line in lines:
             number += 1
             source = f"{path}:{number}"
             if number == 1:
-                check_plain(line, path)
+                check_plain(line, path, unpack)
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
-                text = decoded(line, source).strip()
-            except UserError as error:
+                text = line.decode().strip()
+            except UnicodeDecodeError as error:
+                remedy = remedy or encoding_remedy(b"".join(lines), path, unpack)
+                fault = not_utf8(error, source, remedy)
                 if skipped is None:
-                    raise
-                skipped.append(str(error))
+                    raise fault from None
+                skipped.append(str(fault))
                 continue
             if text:
                 texts.append(text)
@@ -86,13 +92,15 @@ def _chunks(path: Path) -> Iterator[list[bytes]]:
 
 
 def _open(path: Path) -> BinaryIO:
+    file: BinaryIO = _packing(path)[0](path, "rb")
+    return file
+
+
+def _packing(path: Path) -> tuple[Any, str]:
+    """How to open a file, and the command that unpacks it; the latter is empty for plain text."""
     with path.open("rb") as plain:
         start = plain.read(6)
-    for mark, opened in PACKED.items():
-        if start.startswith(mark):
-            file: BinaryIO = opened(path, "rb")
-            return file
-    return path.open("rb")
+    return next((how for mark, how in PACKED.items() if start.startswith(mark)), (open, ""))
 
 
 def check_text(path: str, field: str) -> None:

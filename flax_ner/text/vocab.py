@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax_ner.errors import UserError
+from flax_ner.text.files import read_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -39,12 +40,9 @@ def read_vocab(path: str | Path) -> list[str]:
             f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
             "for Chinese BERT it is published with bert-base-chinese, 21,128 lines."
         )
-    try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8."
-        ) from None
+    text = read_text(path).removeprefix("\ufeff")
+    # A lone \r ends a line too, as it does for other readers of a vocab.txt: ids count these lines.
+    return re.sub("\r\n?", "\n", text).removesuffix("\n").split("\n")
 
 
 class TokenizerJson(NamedTuple):

@@ -11,6 +11,7 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.masked_lm import abstract_masked_lm_head
 from flax_ner.model.tagger import Params, abstract_params
+from flax_ner.text.files import read_text
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
@@ -327,10 +328,10 @@ def read_labels(path: str | Path) -> LabelSet:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"--labels: no file {str(path)!r}.")
+    text = read_text(path).removeprefix("\ufeff")
     try:
-        text = path.read_text("utf-8-sig")
         if path.suffix != ".json":
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            lines = [line.strip() for line in text.split("\n") if line.strip()]
             return LabelSet.from_names(lines) if "O" in lines else LabelSet.mmocr(lines)
         return LabelSet.from_json(json.loads(text))
     except UserError as error:
