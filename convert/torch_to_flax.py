@@ -51,10 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
         help="how text is to be read: one token a character, or words cut into pieces; default: as "
         "tokenizer.json and the like beside the weights say",
     )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="replace a model directory that exists"
+    )
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     heads = options.num_attention_heads
     try:
+        if is_model_dir(Path(options.out)) and not options.force:
+            raise UserError(
+                f"{options.out}: exists. Name another path, or replace it with --force."
+            )
         path = resolve(options.source, "SOURCE")
         if is_model_dir(path):
             raise UserError(

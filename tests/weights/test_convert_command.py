@@ -102,6 +102,19 @@ def test_files_beside_the_source_are_found(
     assert model.labels.names == LABELS.names
 
 
+def test_a_model_directory_is_replaced_with_force_only(trained: Path, tmp_path: Path) -> None:
+    out, labels = tmp_path / "model", tmp_path / "labels.json"
+    labels.write_text(json.dumps(LABELS.to_json()))
+    command = [str(trained), str(out), "--num-attention-heads", "2", "--labels", str(labels)]
+    main(command)
+    (out / "notes.txt").write_text("precious")
+    with pytest.raises(SystemExit, match=r"torch_to_flax: .*model: exists\. .* with --force\.$"):
+        main(command)
+    assert (out / "notes.txt").read_text() == "precious"
+    main([*command, "--force"])
+    assert not (out / "notes.txt").exists() and load_model(out).vocab == VOCAB
+
+
 # --- Labels --------------------------------------------------------------------------------------
 
 
