@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from flax_ner.errors import UserError
-from flax_ner.inference.outputs import check_outputs, write_report
+from flax_ner.inference.outputs import add_force, check_outputs, write_report
 from flax_ner.inference.suspects import suspects
 from flax_ner.inference.tagger import load
 from flax_ner.text.audit import LONG, audit, statistics
@@ -56,6 +56,7 @@ def add_audit_commands(
         )
         command.add_argument("--json", metavar="OUT", help="also write the report to this file")
         command.add_argument("--html", metavar="OUT", help="also write it as one page to this file")
+        add_force(command)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -92,7 +93,7 @@ def _stats(options: argparse.Namespace) -> None:
 
 def _check_arguments(options: argparse.Namespace) -> None:
     """Before any work: what is asked for can be read and written."""
-    check_outputs(options)
+    check_outputs(options, [*options.data, getattr(options, "model", None)])
     seen = dict[Path, str]()
     for name in options.data:
         first = seen.setdefault(Path(name).resolve(), name)

@@ -5,11 +5,9 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import nullcontext
 from io import TextIOWrapper
 from itertools import tee
-from pathlib import Path
-from typing import TextIO
 
 from absl import logging
 from rich.console import Console
@@ -21,7 +19,16 @@ from flax_ner.inference.bulk import run as run_bulk
 from flax_ner.inference.data_cli import add_data_commands
 from flax_ner.inference.download_cli import add_download_command
 from flax_ner.inference.ensemble_cli import add_ensemble_command
-from flax_ner.inference.outputs import check_outputs, json_line, write_report
+from flax_ner.inference.inputs import INPUT_FORMATS, read_inputs
+from flax_ner.inference.outputs import (
+    add_force,
+    check_output,
+    check_outputs,
+    json_line,
+    tagged_row,
+    write_report,
+    writing,
+)
 from flax_ner.inference.tagger import load
 from flax_ner.inference.web_cli import add_web_command
 from flax_ner.text.cluener import cluener_label
@@ -30,8 +37,7 @@ from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_examples
 from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.labels import CONVENTIONS
-from flax_ner.text.recognise import holds_data
-from flax_ner.text.report import highlight
+from flax_ner.text.report import bracketed, highlight
 from flax_ner.weights.describe import describe
 
 
@@ -68,13 +74,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "file", metavar="FILE", nargs="?", default="-",
-        help="one text a line, or data in any format; - is standard input",
+        help="plain text, one text per line; data if its name ends in .json, .jsonl, .conll or the like; "
+        "- is standard input, plain text",
     )  # fmt: skip
     predict.add_argument(
-        "--format", choices=("text", "jsonl", "clue"), default="text",
-        help="text marks entities in the sentence, jsonl has offsets and scores, clue is what the CLUE "
-        "benchmark takes for CLUENER's test.json, numbered as the lines are",
+        "--input-format", choices=INPUT_FORMATS, default="auto", metavar="FORMAT",
+        help=f"what FILE is, whatever its name: {', '.join(INPUT_FORMATS)}. jsonl: a JSON object per line "
+        "with the text as a field. Default: auto, by the name",
     )  # fmt: skip
+    predict.add_argument(
+        "--text-field", metavar="NAME", help="the field of JSON rows to tag. Default: text"
+    )
+    predict.add_argument(
+        "--format", choices=("text", "jsonl", "clue"), default="text",
+        help="text marks entities in the sentence. jsonl has offsets and scores: a JSON row of FILE is kept "
+        "as it is, labels included, and gets the field `entities`, which it must not have yet. clue is what "
+        "the CLUE benchmark takes for CLUENER's test.json, numbered as the lines are",
+    )  # fmt: skip
+    predict.add_argument(
+        "--output",
+        metavar="OUT",
+        help="file to write, whole or not at all. Default: standard output",
+    )
     predict.add_argument(
         "--threshold", type=float, default=0.0, metavar="P",
         help="leave out entities that are less probable",
@@ -121,6 +142,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_audit_commands(data_commands)
     add_download_command(data_commands)
 
+    for command in (evaluate, predict):
+        add_force(command)
     for command in (evaluate, predict, web):
         command.add_argument(
             "--batch-size", type=int, default=32, metavar="N",
@@ -154,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    check_outputs(options)
+    check_outputs(options, [options.model, options.data, options.train, options.compare])
     notes: list[str] = []
     examples = read_examples(options.data, "auto", "DATA", notes=notes)
     for note in notes:
@@ -206,9 +229,14 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    if options.output:
+        check_output(options.output, "--output", [options.file, options.model], options.force)
+    as_json = options.format == "jsonl"
     tagger = load(options.model, options.compute_dtype, options.batch_size)
-    texts, again = tee(_texts(options.file))
-    console = Console(soft_wrap=True)
+    inputs, again = tee(
+        read_inputs(options.file, options.input_format, options.text_field, as_json, _tell)
+    )
+    texts = (item.text for item in inputs)
     # Who types gets an answer to every line.
     typed = options.file == "-" and sys.stdin.isatty()
     threshold = options.threshold
@@ -217,39 +245,25 @@ def _predict(options: argparse.Namespace) -> None:
         if typed
         else tagger.stream(texts, threshold=threshold)
     )
-    for number, (text, entities) in enumerate(zip(again, found, strict=True)):
-        if options.format != "text":
-            clue = options.format == "clue"
-            print(_clue_line(number, text, entities) if clue else json_line(text, entities))
-            continue
-        marked = highlight(text, entities, tagger.labels.categories)
-        if console.is_terminal:
-            console.print(marked)
-        else:
-            print(marked.plain)  # rich would change tabs and control characters
+    with nullcontext(sys.stdout) if not options.output else writing(options.output) as file:
+        console = Console(soft_wrap=True, file=file)
+        for number, (item, entities) in enumerate(zip(again, found, strict=True)):
+            if options.format == "clue":
+                print(_clue_line(number, item.text, entities), file=file)
+            elif as_json and item.row is not None:
+                text = None if item.has_text else item.text
+                print(tagged_row(item.row, entities, text), file=file)
+            elif as_json:
+                print(json_line(item.text, entities), file=file)
+            elif console.is_terminal:
+                console.print(highlight(item.text, entities, tagger.labels.categories))
+            else:
+                print(bracketed(item.text, entities), file=file)
+
+
+def _tell(note: str) -> None:
+    print(f"flax_ner: {note}", file=sys.stderr)
 
 
 def _clue_line(number: int, text: str, entities: list[Entity]) -> str:
     return json.dumps({"id": number, "label": cluener_label(text, entities)}, ensure_ascii=False)
-
-
-def _texts(file: str) -> Iterator[str]:
-    if file == "-":
-        yield from _lines(sys.stdin, "standard input")
-    elif not Path(file).exists():
-        raise UserError(
-            f"FILE: no file {file!r}. Give a file with one text a line, or - for standard input."
-        )
-    elif holds_data(Path(file)):
-        yield from (example.text for example in read_examples(file, "auto", "FILE"))
-    else:
-        with open(file, encoding="utf-8-sig") as lines:
-            yield from _lines(lines, file)
-
-
-def _lines(lines: TextIO, name: str) -> Iterator[str]:
-    try:
-        for line in lines:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from None

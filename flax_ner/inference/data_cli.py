@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from flax_ner.inference.outputs import add_force, check_output
 from flax_ner.text.formats import READERS, WRITERS, read_examples, write_examples
+from flax_ner.text.recognise import COLUMNS
 from flax_ner.text.tagged import SCHEMES
-
-COLUMNS = (".conll", ".bio", ".bioes", ".bmes")  # names of files with columns
 
 
 def add_data_commands(
@@ -34,11 +34,13 @@ def add_data_commands(
     convert.add_argument(
         "--skip", action="store_true", help="leave out what cannot be read, and list it"
     )
+    add_force(convert)
     convert.set_defaults(run=_convert)
     return data
 
 
 def _convert(options: argparse.Namespace) -> None:
+    check_output(options.target, "OUT", [options.source], options.force)
     notes, skipped = list[str](), list[str]()
     examples = read_examples(
         options.source, options.source_format, "IN", skipped if options.skip else None, notes

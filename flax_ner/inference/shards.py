@@ -1,6 +1,5 @@
 """One file of texts, a shard of many: its rows in, the same rows with their entities out."""
 
-import json
 from collections.abc import Iterator
 from itertools import islice, tee
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flax_ner.errors import UserError, need, reason
+from flax_ner.inference.inputs import check_no_entities, row_text
+from flax_ner.inference.outputs import ENTITIES, tagged_row
 from flax_ner.inference.tagger import Tagger
 from flax_ner.text.files import read_rows
 
 RAY = "ray[data]>=2.50"  # as pip takes it
 SUFFIXES = ".jsonl", ".parquet"
-FIELD = "entities"  # what a row gets
 PART = ".part"  # how the names of unfinished files end
 ROWS = 4096  # of a Parquet file that are read, and written, together
 
@@ -60,9 +60,7 @@ def _tag_json_lines(tagger: Tagger, source: Path, part: Path, text_field: str) -
     with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         found = tagger.stream(text for _, text in lines)
         for (line, _), row in zip(again, found, strict=True):
-            added = json.dumps([entity._asdict() for entity in row], ensure_ascii=False)
-            # The line as it was, less the brace at its end, which a JSON object has.
-            file.write(f'{line[:-1].rstrip()}, "{FIELD}": {added}}}\n')
+            file.write(tagged_row(line, row) + "\n")
             texts += 1
             entities += len(row)
     return Counts(texts, entities)
@@ -82,7 +80,7 @@ def _tag_parquet(tagger: Tagger, source: Path, part: Path, text_field: str) -> C
                 "text": text,
                 "score": pa.float64(),
             }
-            added = pa.field(FIELD, pa.list_(pa.struct(entity)))
+            added = pa.field(ENTITIES, pa.list_(pa.struct(entity)))
             batches, again = tee(file.iter_batches(ROWS))
             found = tagger.stream(_texts(batches, text_field, source))
             with pq.ParquetWriter(part, file.schema_arrow.append(added)) as writer:
@@ -104,15 +102,6 @@ def _texts(batches: Iterator[Any], text_field: str, source: Path) -> Iterator[st
 
 def _text(row: dict[str, Any], text_field: str, place: str) -> str:
     """The text of a row, which is of the right form."""
-    if text_field not in row:
-        raise UserError(
-            f"{place}: no field {text_field!r}. --text-field names the one to tag; "
-            f"there are: {', '.join(row) or 'none'}."
-        )
-    text = row[text_field]
-    if not isinstance(text, str):
-        kind = "null" if text is None else type(text).__name__
-        raise UserError(f"{place}: {text_field!r} is {kind}, but a text is a string. Correct it.")
-    if FIELD in row:
-        raise UserError(f"{place}: has a field {FIELD!r} already. Rename or delete it.")
+    text = row_text(row, text_field, place)
+    check_no_entities(row, place)
     return text

@@ -61,8 +61,8 @@ Tagged = Sequence[tuple[str, Sequence[Entity]]]  # texts with their entities
 
 
 def split_lines(typed: str) -> list[str]:
-    """One text a line, as `predict` reads a file: a line break at the end begins no further text."""
-    lines = re.split("\r\n|\r|\n", typed)
+    r"""Split into texts, one per line, as `predict` reads a file: only \n and \r\n end a line."""
+    lines = re.split("\r?\n", typed)
     return lines if lines[-1] else lines[:-1]
 
 

@@ -19,10 +19,10 @@ from flax_ner.text.files import (
     content,
     decoded,
     distinct,
-    lines,
+    text_lines,
 )
 from flax_ner.text.label_studio import read_label_studio, write_label_studio
-from flax_ner.text.recognise import holds_data, recognise
+from flax_ner.text.recognise import format_by_name, recognise
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.token_rows import read_token_rows, write_token_rows
 
@@ -87,11 +87,12 @@ def read_texts(
     skipped: list[str] | None = None,
     notes: list[str] | None = None,
 ) -> list[Example]:
-    """Read texts: of data in any format, or one a line; blank lines are left out.
+    """Read texts: plain text, one per line, or data, as the name of the file says.
 
     Args:
-        source: a file, or the folder of a format that has one.
-        field, skipped, notes: as in `read_examples`.
+        source: a file, or the folder of a format that has one. `format_by_name` tells data.
+        field, skipped: as in `read_examples`.
+        notes: as in `read_examples`; also takes the blank lines of plain text, which are left out.
 
     Returns:
         Examples, with the entities that data have.
@@ -102,17 +103,24 @@ def read_texts(
     path = Path(source)
     if not path.exists():
         raise UserError(
-            f"{field}: no file {source!r}. Give a file with one text a line, or data in any format."
+            f"{field}: no file {source!r}. Give a file with one text per line, or data in any format."
         )
-    if holds_data(path):
-        return read_examples(source, "auto", field, skipped, notes)
+    data_format = format_by_name(path)
+    if data_format:
+        return read_examples(source, data_format, field, skipped, notes)
+    losses = Losses()
 
     def example(line: Line, at: str) -> Example | None:
-        text = decoded(line, at).rstrip("\r")
+        text = decoded(line, at)
+        losses.add("blank lines, left out", at, not text.strip())
         return Example(text, None, at) if text.strip() else None
 
-    units = ((f"{path}:{number}", line) for number, line in enumerate(lines(path), 1))
-    return collect(units, example, skipped, f"{path}: holds no texts. One a line is expected.")
+    units = ((f"{path}:{number}", line) for number, line in enumerate(text_lines(path), 1))
+    read = collect(units, example, skipped, f"{path}: holds no texts. One per line is expected.")
+    if notes is not None:
+        notes.append(f"{field}: {source} is read as plain text, one text per line.")
+        notes += [f"{field}: {line}" for line in losses.lines()]
+    return read
 
 
 def _likeliest(path: Path) -> str:
@@ -142,7 +150,8 @@ def write_examples(
     if data_format not in WRITERS:
         raise UserError(f"{data_format!r} cannot be written. Choose one of {', '.join(WRITERS)}.")
     path, losses = Path(path), Losses()
-    if path.is_dir() or (data_format == "brat" and path.exists()):
+    # Nothing but a file is replaced: no folder, and no device such as /dev/stdout.
+    if path.exists() and (data_format == "brat" or not path.is_file()):
         raise UserError(f"{path}: is there already. Choose another name, or remove it.")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: no folder {str(path.parent)!r} to write to.")

@@ -8,6 +8,8 @@ from flax_ner.text.brat import TEXT_BOUND
 from flax_ner.text.columns import DOCUMENT, is_tagged
 from flax_ner.text.files import content
 
+JSON = (".json", ".jsonl", ".ndjson")  # names of files with JSON
+COLUMNS = (".conll", ".bio", ".bioes", ".bmes")  # and with columns
 LOOKED_AT = 1 << 20  # bytes
 LINES = 50  # of them, to tell columns and JSON from text
 ROWS = 1000  # of them, to tell one kind of JSON from another
@@ -36,13 +38,21 @@ def recognise(path: Path) -> str | None:
     return next((name for name in map(_of_row, map(_json, rows)) if name), "cluener")
 
 
-def holds_data(path: Path) -> bool:
-    """Whether a file or folder holds data of some format, not one text a line."""
-    if path.is_dir() or path.suffix in (".json", ".jsonl"):
-        return True
-    found = recognise(path)
-    # A text file stays one, also with annotations by brat beside it.
-    return found is not None and not (found == "brat" and path.suffix == ".txt")
+def format_by_name(path: Path) -> str | None:
+    """What a file of texts holds, as its name says.
+
+    Content decides nothing here: a line of text may look like a token and its tag.
+
+    Returns:
+        "auto" for JSON, whose kind the content says, and for folders; "conll" or "brat"; None for
+        any other name, which is plain text.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix in JSON:
+        return "auto"
+    if suffix in COLUMNS:
+        return "conll"
+    return "brat" if suffix == ".ann" else None
 
 
 def _beside(path: Path) -> str | None:

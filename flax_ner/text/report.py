@@ -1,5 +1,6 @@
 """Scores and tagged sentences for people (rich tables and text) and for programs (JSON)."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from rich.text import Text
 from flax_ner.text.examples import Entity
 from flax_ner.text.metrics import Counts, Scores
 
+# Control characters but the tab, and separators of lines: what could move a terminal's cursor.
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
 
 
@@ -78,16 +81,32 @@ def marked(text: str, entities: Iterable[Entity]) -> list[str | Marked]:
     return between(0, len(text), sorted(entities, key=lambda e: (e.start, -e.end)))
 
 
+def bracketed(text: str, entities: Iterable[Entity]) -> str:
+    r"""Return the text on one line, each entity in brackets with its type: "在[上海 address]".
+
+    What would end the line becomes an escape, \n or, at the end, \r. All else stays as it is.
+    """
+
+    def line(pieces: Iterable[str | Marked]) -> str:
+        return "".join(
+            piece if isinstance(piece, str) else f"[{line(piece.inside)} {piece.entity.type}]"
+            for piece in pieces
+        )
+
+    whole = line(marked(text, entities)).replace("\n", "\\n")
+    return f"{whole[:-1]}\\r" if whole.endswith("\r") else whole
+
+
 def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) -> Text:
     """The text with each entity in brackets, coloured, and named: "在[上海 address]"; also one in another:
-    "在[[上海 address]大学 organization]"."""
+    "在[[上海 address]大学 organization]". For terminals: control characters are shown as escapes."""
     names = list(categories)
 
     def line(pieces: Iterable[str | Marked]) -> Text:
         made = Text()
         for piece in pieces:
             if isinstance(piece, str):
-                made.append(piece)
+                made.append(_CONTROLS.sub(_escape, piece))
                 continue
             category = piece.entity.type
             shown = Text("[").append(line(piece.inside)).append(f" {category}]")
@@ -96,6 +115,10 @@ def highlight(text: str, entities: Iterable[Entity], categories: Sequence[str]) 
         return made
 
     return line(marked(text, entities))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def _strings(pieces: Iterable[str | Marked]) -> Iterator[str]:

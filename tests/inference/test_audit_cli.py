@@ -68,6 +68,14 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         ([data, str(tmp_path / "b.json")], "DATA: no file"),
         ([data, str(tmp_path / "." / "a.json")], "is the same file as"),
         ([data, "--html", str(tmp_path / "no" / "o.html")], "--html: no folder"),
+        ([data, "--json", data], r"--json: '.*' belongs to the input '.*a\.json'"),
+        ([data, "--html", data, "--force"], "--html: .* belongs to the input"),
+        ([data, "--json", str(tmp_path)], "--json: .* is a folder"),
+        ([data, "--json", write(tmp_path / "o.json", "x")], r"--json: .* exists\. .* with --force"),
+        (
+            [data, "--json", str(tmp_path / "new"), "--html", str(tmp_path / "." / "new")],
+            "--html: .* is the file of --json",
+        ),
         ([data, "--show", "-1"], "--show -1, --long 510"),
         ([data, "--long", "0"], "--show 10, --long 0"),
     ):
@@ -80,7 +88,8 @@ def test_reports_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write_cluener(data, [Example("a\ud800<b>", (Entity("x", 1, 2),)), Example("", ())])
     out, page = tmp_path / "o.json", tmp_path / "o.html"
     for command in ("check", "stats"):
-        main(["data", command, str(data), "--json", str(out), "--html", str(page)])
+        again = ["--force"] if command == "stats" else []
+        main(["data", command, str(data), "--json", str(out), "--html", str(page), *again])
         row = json.loads(out.read_text("utf-8"))
         assert row["files"][0]["texts"] == 2 and row["files"][0]["distinct"] == 1
         assert "<table>" in page.read_text("utf-8")

@@ -1,6 +1,7 @@
 """`python -m flax_ner data convert`, and the formats that evaluate and predict take."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,54 @@ def test_convert_stops_at_a_fault_or_skips_and_lists_it(
     assert [e.text for e in read_examples(str(target), "auto")] == ["EU", "call", "it"]
 
 
-def test_texts_to_tag_come_from_any_format_and_text_files_stay_one_a_line(tmp_path: Path) -> None:
-    rows = [Example("浙商银行", ()), Example("来了", (Entity("x", 0, 1),))]
-    for name in ("cluener", "conll", "doccano", "label_studio", "tokens", "brat"):
-        write_examples(tmp_path / name, rows, name)
-        assert list(cli._texts(str(tmp_path / name))) == ["浙商银行", "来了"]
-    text = tmp_path / "lines.txt"
-    text.write_text("第一\n[第二]\n", "utf-8")
-    for _ in range(2):
-        assert list(cli._texts(str(text))) == ["第一", "[第二]"]
-        (tmp_path / "lines.ann").write_text("T1\tx 0 1\t第\n", "utf-8")
+@pytest.mark.parametrize("through", ["itself", "a dot", "a link", "a hard link", "a folder link"])
+def test_convert_never_replaces_its_input(tmp_path: Path, through: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    source = folder / "in.json"
+    source.write_text('{"text": "a", "id": 1}\n')
+    target = {
+        "itself": source,
+        "a dot": folder / ".." / "folder" / "in.json",
+        "a link": tmp_path / "link.json",
+        "a hard link": tmp_path / "link.json",
+        "a folder link": tmp_path / "linked" / "in.json",
+    }[through]
+    if through == "a link":
+        target.symlink_to(source)
+    elif through == "a hard link":
+        target.hardlink_to(source)
+    elif through == "a folder link":
+        target.parent.symlink_to(folder)
+    for force in ([], ["--force"]):
+        for one, other in ((source, target), (target, source)):
+            with pytest.raises(SystemExit, match=r"OUT: .* belongs to the input .*\. Name another"):
+                cli.main(["data", "convert", str(one), str(other), "--to", "doccano", *force])
+    assert source.read_text() == '{"text": "a", "id": 1}\n'
+
+
+def test_convert_replaces_another_file_with_force_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target, folder = tmp_path / "in.json", tmp_path / "out.json", tmp_path / "docs"
+    source.write_text('{"text": "a", "label": {}}\n')
+    target.write_text("precious")
+    command = ["data", "convert", str(source), str(target)]
+    with pytest.raises(SystemExit, match=r"OUT: '.*out\.json' exists\. Name .* with --force\.$"):
+        cli.main(command)
+    assert target.read_text() == "precious"
+    cli.main([*command, "--force"])
+    assert target.read_text() == source.read_text()
+    cli.main(["data", "convert", str(source), str(folder), "--to", "brat"])
+    for name in (folder, folder / "000001.txt"):  # a folder; one of its documents, which is read
+        with pytest.raises(SystemExit, match=r"OUT: .*(is a folder|belongs to the input)"):
+            cli.main(["data", "convert", str(folder), str(name), "--force"])
+    with pytest.raises(SystemExit, match="belongs to the input"):
+        cli.main(
+            ["data", "convert", str(folder / "000001.ann"), str(folder / "000001.txt"), "--force"]
+        )
+    assert (folder / "000001.txt").read_text() == "a"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit, match="is there already"):  # no file, as devices are none
+        cli.main(["data", "convert", str(source), str(tmp_path / "pipe"), "--force"])
+    assert (tmp_path / "pipe").is_fifo()

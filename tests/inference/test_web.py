@@ -17,6 +17,7 @@ from flax_ner import load
 from flax_ner.errors import UserError
 from flax_ner.inference import web
 from flax_ner.inference.cli import main
+from flax_ner.inference.inputs import read_inputs
 from flax_ner.inference.outputs import json_line
 from flax_ner.text.examples import Entity
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -46,7 +47,8 @@ def fake_tagger(texts: list[str]) -> list[list[Entity]]:
     [
         ("a", ["a"]),
         ("a\nb\n", ["a", "b"]),
-        ("a\r\n\r\nb\rc\n\n", ["a", "", "b", "c", ""]),
+        ("a\r\n\r\nb\rc\n\n", ["a", "", "b\rc", ""]),
+        ("a\r\r\nb\r", ["a\r", "b\r"]),
         ("a\u2028b\x0bc\x85d", ["a\u2028b\x0bc\x85d"]),  # no line breaks in a file either
         ("", []),
     ],
@@ -55,8 +57,7 @@ def test_lines_are_those_of_a_file(typed: str, texts: list[str], tmp_path: Path)
     assert web.split_lines(typed) == texts
     file = tmp_path / "texts.txt"
     file.write_bytes(typed.encode())
-    with open(file, encoding="utf-8") as lines:
-        assert [line.rstrip("\n") for line in lines] == texts
+    assert [item.text for item in read_inputs(str(file))] == texts
 
 
 def test_what_cannot_be_tagged_is_said() -> None:

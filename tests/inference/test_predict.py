@@ -1,0 +1,464 @@
+"""`python -m flax_ner predict`: which texts it reads, and what of a row it keeps."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flax_ner import Tagger
+from flax_ner.errors import UserError
+from flax_ner.inference.cli import main
+from flax_ner.inference.shards import tag_shard
+from flax_ner.text.corpus import read_documents
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.files import read_rows
+from flax_ner.text.formats import read_examples, read_texts, write_examples
+from flax_ner.text.vocab import read_vocab
+from flax_ner.weights.convert import read_labels
+from tests.inference.helpers import hand_made_tagger
+
+AIRCRAFT = "他驾驶的是 B-52"  # looks like a token and its tag
+needs_iconv = pytest.mark.skipif(shutil.which("iconv") is None, reason="iconv is not installed")
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Tagger:
+    return hand_made_tagger()
+
+
+@pytest.fixture
+def predict(
+    tagger: Tagger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, str]]:
+    """Run the command and return its standard output and standard error."""
+    monkeypatch.setattr("flax_ner.inference.cli.load", lambda *_: tagger)
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[str, str]:
+        # As in a C locale, where Python reads bytes that are not UTF-8 as lone surrogates.
+        stream = io.TextIOWrapper(
+            io.BufferedReader(io.BytesIO(stdin)),  # type: ignore[type-var]
+            "utf-8",
+            "surrogateescape",
+        )
+        monkeypatch.setattr(sys, "stdin", stream)
+        main(["predict", "model", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return run
+
+
+def rows_of(out: str) -> list[dict[str, Any]]:
+    assert out == "" or out.endswith("\n")
+    return [json.loads(line) for line in out.split("\n")[:-1]]
+
+
+def texts_of(out: str) -> list[str]:
+    return [row["text"] for row in rows_of(out)]
+
+
+@pytest.mark.parametrize("name", ["texts.txt", "texts", "texts.md", "texts.2024"])
+@pytest.mark.parametrize("line", [AIRCRAFT, "EU B-ORG", "T1\tORG 0 2\tEU", '{"text": "EU"}', "# x"])
+def test_predict_reads_a_text_file_as_text_whatever_its_lines_look_like(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, name: str, line: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(f"{line}\n\n{line}\n".encode())
+    for arguments, stdin, said in (
+        ([path], b"", str(path)),
+        (["-"], path.read_bytes(), "standard input"),
+        ([], path.read_bytes(), "standard input"),
+    ):
+        out, err = predict(*arguments, "--threshold", "1", stdin=stdin)
+        assert out == f"{line}\n\n{line}\n"
+        assert f"flax_ner: {said} is read as plain text, one text per line" in err
+        out, _ = predict(*arguments, "--format", "jsonl", stdin=stdin)
+        assert texts_of(out) == [line, "", line]
+    assert "is read as" not in predict(path, "--input-format", "text")[1]
+
+
+LINES = st.text(
+    st.sampled_from("中b\t \r\n\x00\x0b\x0c\x1b\x1c\x85\u2028\u2029\ufeff😀") | st.characters(codec="utf-8")
+)  # fmt: skip
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=LINES, stdin=st.booleans())
+def test_as_many_texts_come_out_as_lines_went_in(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, text: str, stdin: bool
+) -> None:
+    data = text.encode()
+    *ended, last = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [line.removesuffix(b"\r").decode() for line in ended] + [last.decode()] * bool(last)
+    path = tmp_path / "texts.txt"
+    path.write_bytes(data)
+    arguments = (["-"], data) if stdin else ([path], b"")
+    out, _ = predict(*arguments[0], "--format", "jsonl", stdin=arguments[1])
+    assert texts_of(out) == lines
+    # Lines of text, read again as this program reads lines, are the texts but for their brackets.
+    out, _ = predict(*arguments[0], "--threshold", "1", stdin=arguments[1])
+    shown = [re.sub("\r$", r"\\r", line) for line in lines]
+    assert out == "".join(f"{line}\n" for line in shown)
+
+
+def test_distillation_reads_the_same_texts(tmp_path: Path) -> None:
+    path, notes = tmp_path / "texts.txt", list[str]()
+    path.write_bytes(f"\ufeff{AIRCRAFT}\n\na\rb\r\r\n \n{AIRCRAFT}\r".encode())
+    read = read_texts(str(path), "distill.texts", notes=notes)
+    assert [example.text for example in read] == [AIRCRAFT, "a\rb\r", f"{AIRCRAFT}\r"]
+    assert all(example.entities is None for example in read)
+    assert notes == [
+        f"distill.texts: {path} is read as plain text, one text per line.",
+        f"distill.texts: blank lines, left out: 2 (first: {path}:2)",
+    ]
+
+
+EXAMPLES = [Example("ob中b", (Entity("name", 1, 2),)), Example("i中", ())]
+
+
+@pytest.mark.parametrize(
+    ("name", "data_format"),
+    [
+        ("a.json", "cluener"), ("a.JSON", "label_studio"), ("a.jsonl", "doccano"), ("a.ndjson", "tokens"),
+        ("a.conll", "conll"), ("a.char.bmes", "conll"), ("a.bio", "conll"), ("a.bioes", "conll"),
+        ("a", "brat"),
+    ],
+)  # fmt: skip
+def test_a_name_tells_data_and_is_overruled_by_the_input_format(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, name: str, data_format: str
+) -> None:
+    path = tmp_path / name
+    write_examples(path, EXAMPLES, data_format)
+    out, err = predict(path)
+    assert out == "o[b name]中[b name]\ni中\n"
+    assert re.match(r"flax_ner: .* is read as (JSON rows|[a-z_]+)", err)
+    if path.is_dir():
+        assert predict(path / "000001.ann")[0] == "o[b name]中[b name]\n"
+        return
+    lines = path.read_text("utf-8").split("\n")[:-1]
+    assert texts_of(predict(path, "--input-format", "text", "--format", "jsonl")[0]) == lines
+    other = path.rename(tmp_path / "a.txt")
+    named = ("--input-format", data_format)
+    assert predict(other, *named) == (out, "")
+    assert predict("-", *named, stdin=other.read_bytes()) == (out, "")
+
+
+def test_rows_keep_their_fields_as_bulk_keeps_them(
+    predict: Callable[..., tuple[str, str]], tagger: Tagger, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        '\ufeff{"id": 1.50, "text": "obi", "big": 12345678901234567890123, "x": {"y": [1E5]}}\n'
+        '\n{ "text" : "b", "label": [[0, 1, "name"]], "z": "\\u4e2d\\ud800/" }\r\n'
+        '{"text": "b\\n\\u2028i", "label": {"name": {"b": [[0, 0]]}}}\n'
+        '{"text": "", "label": "positive"}'.encode()
+    )
+    out, err = predict(path, "--format", "jsonl")
+    assert "is read as JSON rows with the text in the field 'text'" in err
+    tag_shard(tagger, path, tmp_path / "bulk.jsonl")
+    assert out == (tmp_path / "bulk.jsonl").read_text("utf-8")
+    assert out.startswith(
+        '{"id": 1.50, "text": "obi", "big": 12345678901234567890123, "x": {"y": [1E5]}, '
+    )
+    assert rows_of(out)[0]["entities"][0]["text"] == "bi"
+    again, _ = predict("-", "--format", "jsonl", "--input-format", "jsonl", stdin=path.read_bytes())
+    assert again == out
+    # A line break within a text does not end a line of output.
+    assert predict(path)[0].split("\n")[2] == "[b name]\\n\u2028i"
+    assert len(predict(path)[0].split("\n")) == 5
+
+
+ARRAY = """[
+  {"id": 1.50,
+   "text": "ob"},
+  {"text": "i\\n]", "id": {"a": [2, {"b": "]"}]}} ,{"text":"b"}
+]
+"""
+STUDIO = [{"id": 7, "data": {"text": "ob"}, "annotations": []}, {"id": 8, "data": {"text": "i"}}]
+TOKENS = [{"tokens": ["o", "b"], "ner_tags": ["O", "B-x"], "id": 3}, {"tokens": ["i"], "id": 4}]
+OLD_DOCCANO = [{"data": "ob", "labels": [], "id": 1}, {"data": "i", "labels": [], "id": 2}]
+
+
+@pytest.mark.parametrize("rows", [STUDIO, TOKENS, OLD_DOCCANO], ids=["studio", "tokens", "doccano"])
+@pytest.mark.parametrize("array", [True, False], ids=["array", "lines"])
+def test_rows_without_a_text_get_one_beside_their_fields(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, rows: list[dict[str, Any]], array: bool
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(
+        json.dumps(rows, indent=2) if array else "\n".join(json.dumps(row) for row in rows)
+    )
+    written = rows_of(predict(path, "--format", "jsonl")[0])
+    assert texts_of(predict(path, "--format", "jsonl")[0]) == ["ob", "i"]
+    assert [len(row.pop("entities")) for row in written] == [1, 0]
+    assert [{k: v for k, v in row.items() if k != "text"} for row in written] == rows
+
+
+def test_elements_of_an_array_are_kept_as_they_are_written(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(ARRAY)
+    first, second, third, end = predict(path, "--format", "jsonl")[0].split("\n")
+    assert first.startswith('{"id": 1.50,    "text": "ob", "entities": [{"type": "name"')
+    assert second == '{"text": "i\\n]", "id": {"a": [2, {"b": "]"}]}, "entities": []}'
+    assert third.startswith('{"text":"b", "entities": [') and end == ""
+    path.write_text("[ ]")
+    assert predict(path, "--format", "jsonl")[0] == ""
+    path.write_text("")
+    assert predict(path, "--format", "jsonl")[0] == ""
+
+
+def test_text_field_names_the_field_to_tag(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "o", "body": "ob"}\n{"body": "b", "tokens": []}\n')
+    chosen = ("--text-field", "body")
+    assert predict(path, *chosen)[0] == "o[b name]\n[b name]\n"
+    written = rows_of(predict(path, *chosen, "--format", "jsonl")[0])
+    assert [row["body"] for row in written] == ["ob", "b"] and written[0]["text"] == "o"
+    stdin = path.read_bytes()
+    out, _ = predict("-", *chosen, "--input-format", "jsonl", stdin=stdin)
+    assert out == "o[b name]\n[b name]\n"
+    for arguments in (
+        ["-"],
+        [path.rename(tmp_path / "rows.txt")],
+        ["-", "--input-format", "conll"],
+    ):
+        with pytest.raises(SystemExit, match=r"--text-field: .* --input-format jsonl"):
+            predict(*arguments, *chosen, stdin=stdin)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"body": "b", "id": 1}', r"rows\.jsonl:2: no field 'text'\. --text-field names the one to tag"),
+        ('{"text": 3}', r"rows\.jsonl:2: 'text' is int"),
+        ('{"text": "b", "entities": []}', r"rows\.jsonl:2: has a field 'entities' already"),
+        ('["b"]', r"rows\.jsonl:2: no JSON object"),
+        ("b", r"rows\.jsonl:2: not JSON"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_tagged_is_named(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, row: str, message: str
+) -> None:
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    path.write_text(f'{{"text": "b"}}\n{row}\n')
+    with pytest.raises(SystemExit, match=message):
+        predict(path, "--format", "jsonl", "--output", out)
+    assert list(tmp_path.iterdir()) == [path]  # nothing is left of the output
+
+
+def test_labels_called_entities_are_no_hindrance_where_no_rows_are_written(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"text": "b", "entities": [{"label": "x", "start_offset": 0, "end_offset": 1}]}\n'
+    )
+    assert predict(path)[0] == "[b name]\n"
+    assert rows_of(predict(path, "--format", "clue")[0])[0]["label"] == {"name": {"b": [[0, 0]]}}
+
+
+def test_text_keeps_control_characters_and_is_no_markup(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\x07o\x08b\x0b\x0c\rb[bold]\x1b[0m\n")
+    assert predict(path)[0] == "\x07o\x08[b name]\x0b\x0c\r[b name][[b name]old]\x1b[0m\n"
+
+
+# --- Encodings ---------------------------------------------------------------------------------
+
+SENTENCE = "浙商银行企业信贷部叶老桂博士"
+
+
+def wide(encoding: str) -> Callable[[str], bytes]:
+    return lambda text: text.encode(encoding)
+
+
+ENCODINGS = {
+    "GB18030": wide("gb18030"),
+    "UTF-16": wide("utf-16"),
+    "UTF-16LE": wide("utf-16-le"),
+    "UTF-16BE": wide("utf-16-be"),
+    "UTF-32": wide("utf-32"),
+}
+DOORS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    "columns": (
+        "a.conll",
+        "".join(f"{c} O\n" for c in SENTENCE),
+        lambda p: read_examples(str(p), "auto"),
+    ),
+    "JSON": ("a.json", f'{{"text": "{SENTENCE}"}}\n', lambda p: read_examples(str(p), "auto")),
+    "array": ("a.json", f'[{{"text": "{SENTENCE}"}}]', lambda p: read_examples(str(p), "doccano")),
+    "brat": ("a.txt", f"{SENTENCE}\n", lambda p: read_examples(str(p), "brat")),
+    "distillation": ("a.txt", f"{SENTENCE}\n", lambda p: read_texts(str(p))),
+    "pre-training": ("a.txt", f"{SENTENCE}\n", lambda p: list(read_documents(p))),
+    "bulk": ("a.jsonl", f'{{"text": "{SENTENCE}"}}\n', lambda p: list(read_rows(p))),
+    "vocabulary": ("vocab.txt", "\n".join(SENTENCE), read_vocab),
+    "labels": ("labels.txt", f"{SENTENCE}\n", lambda p: read_labels(p).names),
+    "labels.json": (
+        "labels.json",
+        f'{{"scheme": "bio", "categories": ["{SENTENCE}"]}}',
+        lambda p: read_labels(p).names,
+    ),
+}
+
+
+def follow(message: str, path: Path) -> Path:
+    """Run the command that a message ends with, and return the file that it made."""
+    command = re.search(r": ((?:xz|gzip|iconv) .*)$", message)
+    assert command, message
+    subprocess.run(command[1], shell=True, check=True)
+    (made,) = (file for file in path.parent.iterdir() if ".utf8" in file.name)
+    return made
+
+
+@needs_iconv
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_names_the_encoding_and_the_command_that_converts(
+    tmp_path: Path, door: str, encoding: str
+) -> None:
+    name, text, read = DOORS[door]
+    folder = tmp_path / "a 'folder'"
+    folder.mkdir()
+    path = folder / name
+    path.write_bytes(ENCODINGS[encoding](text))
+    with pytest.raises(
+        UserError, match=rf"(is|looks like) {encoding}\. Save .* UTF-8: iconv"
+    ) as error:
+        read(path)
+    made = follow(str(error.value), path)
+    assert made.suffix == path.suffix
+    path.write_text(text, "utf-8")
+    unlike = re.compile(re.escape(str(path)))
+    assert unlike.sub("", repr(read(path))) == repr(read(made)).replace(str(made), "")
+
+
+@needs_iconv
+@pytest.mark.parametrize("pack", ["xz", "gzip"])
+def test_a_compressed_text_is_converted_while_it_is_unpacked(tmp_path: Path, pack: str) -> None:
+    if shutil.which(pack) is None:
+        pytest.skip(f"{pack} is not installed")
+    path = tmp_path / "a.txt"
+    path.write_bytes(f"{SENTENCE}\n".encode("gb18030"))
+    subprocess.run([pack, path], check=True)
+    (packed,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=r":1: not UTF-8 .* It looks like GB18030") as error:
+        list(read_documents(packed))
+    assert list(read_documents(follow(str(error.value), packed))) == [[SENTENCE]]
+
+
+@needs_iconv
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_predict_refuses_other_encodings_on_standard_input_as_in_a_file(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(ENCODINGS[encoding](f"{SENTENCE}\n{SENTENCE}b\n"))
+    with pytest.raises(SystemExit, match=rf"a\.txt.*(is|looks like) {encoding}\.") as in_file:
+        predict(path)
+    with pytest.raises(SystemExit, match=r"standard input") as piped:
+        predict("-", stdin=path.read_bytes())
+    told = str(in_file.value).replace(str(path), "standard input").partition(": iconv")[0]
+    assert str(piped.value).partition(": iconv")[0] == told
+    command, _, rest = str(piped.value).partition("UTF-8: ")[2].partition(" | ")
+    assert rest == "python -m flax_ner predict ..."
+    converted = subprocess.run(
+        command, shell=True, check=True, input=path.read_bytes(), capture_output=True
+    )
+    expected = f"{SENTENCE}\n{SENTENCE}[b name]\n"
+    assert predict("-", stdin=converted.stdout)[0] == expected
+    assert predict(follow(str(in_file.value), path))[0] == expected
+
+
+def test_a_stray_byte_is_no_other_encoding(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    line = f"{SENTENCE}\n".encode()
+    for broken in (b"\xff\n", "甲".encode()[:2] + b"\n", "一个".encode("gb18030") + b"\n"):
+        path.write_bytes(line + broken + line)
+        with pytest.raises(
+            SystemExit, match=r"a\.txt:2: not UTF-8 \(.*\)\. Save the file as UTF-8\.$"
+        ):
+            predict(path)
+    with pytest.raises(SystemExit, match="standard input:2: not UTF-8"):
+        predict("-", stdin=line + b"\xff\n")
+    with pytest.raises(SystemExit, match="standard input: is compressed by gzip"):
+        predict("-", stdin=b"\x1f\x8b\x08")
+
+
+# --- Output ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_format", ["text", "jsonl", "clue"])
+def test_output_has_what_standard_output_would_have(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, output_format: str
+) -> None:
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    path.write_text('{"text": "ob\\ud800b", "id": 1}\n')
+    arguments = (path, "--format", output_format)
+    expected, _ = predict(*arguments)
+    printed, err = predict(*arguments, "--output", out)
+    assert printed == "" and f"flax_ner: {out} is written" in err
+    assert out.read_bytes().decode() == expected.encode("utf-8", "backslashreplace").decode()
+
+
+def test_output_replaces_another_file_with_force_only_and_never_the_input(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    path, out, link = tmp_path / "a.txt", tmp_path / "out.txt", tmp_path / "link.txt"
+    path.write_text("b\n")
+    link.symlink_to(path)
+    for target in (path, link, tmp_path / ".." / tmp_path.name / "a.txt"):
+        for force in ([], ["--force"]):
+            with pytest.raises(SystemExit, match=r"--output: .* belongs to the input '.*a\.txt'"):
+                predict(path, "--output", target, *force)
+    out.write_text("precious")
+    out.chmod(0o600)
+    with pytest.raises(SystemExit, match=r"--output: .*out\.txt' exists\. .* with --force\.$"):
+        predict(path, "--output", out)
+    with pytest.raises(SystemExit, match=r"--output: no folder '.*none' to write to"):
+        predict(path, "--output", tmp_path / "none" / "out.txt")
+    assert (path.read_text(), out.read_text()) == ("b\n", "precious")
+    path.write_bytes(b"b\n\xff\n")
+    with pytest.raises(SystemExit, match=r"a\.txt:2: not UTF-8"):
+        predict(path, "--output", out, "--force")
+    assert out.read_text() == "precious"
+    path.write_text("b\n")
+    other = tmp_path / "other.txt"
+    other.symlink_to(out)
+    predict(path, "--output", other, "--force")  # the link stays a link
+    assert other.is_symlink() and out.read_text() == "[b name]\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "a.txt", "link.txt", "other.txt", "out.txt",
+    ]  # fmt: skip
+
+
+def test_output_may_be_a_pipe(predict: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
+    path, pipe = tmp_path / "a.txt", tmp_path / "pipe"
+    path.write_text("b\n")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        predict(path, "--output", pipe)
+        assert os.read(reader, 100) == b"[b name]\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
