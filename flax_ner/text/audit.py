@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain
 
 import numpy as np
@@ -12,7 +11,7 @@ from flax_ner.text.consistency import category_conflicts, left_unlabelled
 from flax_ner.text.edges import edge_punctuation, edge_space, unbalanced
 from flax_ner.text.examples import Example
 from flax_ner.text.findings import PLACES, Case, Finding, Place, findings
-from flax_ner.text.labels import overlaps
+from flax_ner.text.labels import misspelling_of, overlaps
 
 # Characters above which a text is called very long: BERT's 512 positions less [CLS] and [SEP].
 LONG = 510
@@ -170,12 +169,13 @@ def _lone_categories(files: Mapping[str, Sequence[Example]]) -> Iterator[Case]:
                 found.setdefault(entity.type, []).append(Place.of(example, entity))
     labelled = {name: found for name, found in places.items() if found}
     every = {kind for found in labelled.values() for kind in found}
+    count = {kind: sum(len(found.get(kind, ())) for found in labelled.values()) for kind in every}
     lone = [kind for kind in every if not all(kind in found for found in labelled.values())]
     rows = [(kind, [p for f in labelled.values() for p in f.get(kind, ())]) for kind in lone]
     for kind, where in sorted(rows, key=lambda row: (len(row[1]), row[0])):
         without = ", ".join(name for name, found in labelled.items() if kind not in found)
-        near = get_close_matches(kind, every - {kind}, 1)
-        hint = f"; is it {near[0]!r} misspelt?" if near else ""
+        near = misspelling_of(kind, (k for k in every if count[k] > count[kind]))
+        hint = f"; it may be a misspelling of {near!r}" if near else ""
         yield Case(f"{kind!r}, not in {without}{hint}", tuple(where[:PLACES]), len(where))
 
 

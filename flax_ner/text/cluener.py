@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.errors import UserError
-from flax_ner.text.examples import Entity, Example
+from flax_ner.text.examples import Entity, Example, type_fault
 from flax_ner.text.files import Line, Losses, collect, decoded, lines, parse, write_json_lines
 
 
@@ -73,7 +73,9 @@ def _cluener_example(line: Line, source: str, losses: Losses) -> Example | None:
             f'{source}: "label" is not of the form {{category: {{surface: [[start, end], ...]}}}}.'
         ) from None
     for category, surface, start, end in entities:
-        if type(start) is not int or type(end) is not int or not 0 <= start <= end < len(text):
+        if fault := type_fault(start, end):
+            raise UserError(f"{source}: {category} {surface!r}: {fault}")
+        if not 0 <= start <= end < len(text):
             raise UserError(
                 f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
                 f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."

@@ -1,7 +1,8 @@
 """What everything else is about: a text and the entities in it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 
 class Entity(NamedTuple):
@@ -21,3 +22,12 @@ class Example:
     text: str
     entities: tuple[Entity, ...] | None = None
     source: str = ""  # "file:line", for messages
+
+
+def type_fault(start: Any, end: Any) -> str | None:
+    """Say which offset is not a whole number and how to fix it; None if both are."""
+    for name, offset in (("start", start), ("end", end)):
+        if not isinstance(offset, Integral) or isinstance(offset, bool):
+            kind = "null" if offset is None else f"of type {type(offset).__name__}"
+            return f"{name} is {offset!r} ({kind}). Give offsets as whole numbers."
+    return None

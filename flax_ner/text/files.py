@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from flax_ner.errors import UserError
-from flax_ner.text.examples import Entity, Example
+from flax_ner.text.examples import Entity, Example, type_fault
 
 ARCHIVES = {b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive"}
 # UTF-32 comes first: its mark begins as that of UTF-16 does.
@@ -439,21 +439,24 @@ def json_object(unit: Line | Value, source: str, form: str) -> dict[str, Any]:
 
 
 def checked_entity(category: Any, start: Any, end: Any, text: str, source: str) -> Entity:
-    """An entity that is sure to lie in its text; `end` exclusive.
+    """Return an entity that is sure to lie in its text; `end` exclusive.
 
     Raises:
-        UserError: the category is no name, or the span is not within the text.
+        UserError: the category is no name, an offset is not a whole number, or the span is not within
+            the text.
     """
     if not isinstance(category, str) or not category:
         raise UserError(
             f"{source}: the category of [{start}, {end}) is {category!r}. Give its name as text."
         )
-    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+    if fault := type_fault(start, end):
+        raise UserError(f"{source}: {category}: {fault}")
+    if not 0 <= start < end <= len(text):
         raise UserError(
             f"{source}: {category} has the span [{start}, {end}) in a text of {len(text)} characters. "
             f"Expected 0 <= start < end <= {len(text)}, end exclusive."
         )
-    return Entity(category, start, end, text[start:end])
+    return Entity(category, int(start), int(end), text[start:end])
 
 
 def distinct(entities: Sequence[Entity], source: str, losses: Losses) -> tuple[Entity, ...]:

@@ -2,11 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from flax_ner.errors import UserError
+from flax_ner.text.examples import type_fault
 
 SCHEMES = ("bio", "bioes", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
@@ -352,11 +354,28 @@ def _no_tags() -> UserError:
 
 def check_span(category: str, start: int, end: int, length: int) -> None:
     """Raise `UserError` for a span that is not inside a text of `length` characters."""
+    if fault := type_fault(start, end):
+        raise UserError(f"{category}: {fault}")
     if not 0 <= start < end <= length:
         raise UserError(
             f"{category} has the span [{start}, {end}) in a text of {length} characters. "
             f"Expected 0 <= start < end <= {length}."
         )
+
+
+def misspelling_of(category: str, others: Iterable[str]) -> str | None:
+    """Return the category that `category` probably misspells, None if none is close enough.
+
+    Close are names that differ in case, in the order of their letters, or in little of their length.
+    One other letter in a short name is not enough: "name" and "game" are different categories.
+    """
+    scores = {}
+    for other in sorted(others):
+        one, two = category.casefold(), other.casefold()
+        alike = sorted(one) == sorted(two)
+        scores[other] = 1.0 if alike else SequenceMatcher(None, one, two).ratio()
+    best = max(scores, key=scores.__getitem__, default=None)
+    return best if best is not None and scores[best] >= 0.8 else None
 
 
 def check_convention(convention: str) -> None:

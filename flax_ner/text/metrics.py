@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
+from flax_ner.text.examples import type_fault
 from flax_ner.text.labels import Spans, check_convention
 
 
@@ -67,7 +68,12 @@ def score(gold: Rows, predicted: Rows, convention: str = "strict") -> Scores:
     names = [entity[0] for entity in flat]
     types = {name: i for i, name in enumerate(sorted(set(names)))}
     kind = np.array([types[name] for name in names], np.int64)
-    start, end = (_integers([entity[i] for entity in flat]) for i in (1, 2))
+    starts, ends = ([entity[i] for entity in flat] for i in (1, 2))
+    if {*map(type, starts), *map(type, ends)} - {int}:  # NumPy would read "10" and 10.7 as 10
+        for entity in flat:
+            if fault := type_fault(*entity[1:3]):
+                raise UserError(f"entity {tuple(entity[:3])}: {fault}")
+    start, end = _integers(starts), _integers(ends)
     golds = sum(counts[: len(gold)])
     return _score((row, kind, start, end), golds, list(types), convention)
 

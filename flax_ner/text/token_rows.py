@@ -131,13 +131,17 @@ def _class_names(path: Path, name: str, source: str) -> list[str]:
             if found:
                 return found
             raise UserError(
-                f'{info}: has no names for "{name}". Expected is features.{name}...names.'
+                f'{info}: has no names for "{name}". Write your tags in the order of their numbers: '
+                f"{_info_example(name)}"
             )
     raise UserError(
-        f'{source}: "{name}" are numbers, and nothing says which tags they are. Put the data set\'s '
-        f'{INFO} beside the file, or one that holds {{"features": {{"{name}": {{"names": ["O", '
-        '"B-...", ...]}}}}, in the order of the numbers.'
+        f'{source}: the tags in "{name}" are numbers without names. Put the data set\'s {INFO} beside the '
+        f"file, or write one with your tags in the order of their numbers: {_info_example(name)}"
     )
+
+
+def _info_example(name: str) -> str:
+    return json.dumps({"features": {name: {"names": ["O", "B-name", "I-name"]}}})
 
 
 def _names_in(feature: Any) -> Iterator[list[str]]:

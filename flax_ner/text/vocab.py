@@ -37,8 +37,8 @@ def read_vocab(path: str | Path) -> list[str]:
         return read_tokenizer_json(path)[0]
     if not path.is_file():
         raise UserError(
-            f"tokenizer.vocab: no file {str(path)!r}. Give the vocab.txt that belongs to the weights; "
-            "for Chinese BERT it is published with bert-base-chinese, 21,128 lines."
+            f"vocabulary: no file {str(path)!r}. Give the vocab.txt or tokenizer.json that was saved with the "
+            "weights; that of bert-base-chinese has 21,128 lines."
         )
     text = read_text(path).removeprefix("\ufeff")
     # A lone \r ends a line too, as it does for other readers of a vocab.txt: ids count these lines.

@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 import jax
@@ -18,7 +17,7 @@ from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
-from flax_ner.text.labels import LabelSet, SpanLabels, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of, overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
@@ -161,10 +160,11 @@ def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> l
     counts = Counter(entity.type for example in dev for entity in example.entities or ())
     known = {entity.type for example in train for entity in example.entities or ()}
     for category in sorted(counts.keys() - known - set(config.data.categories)):
-        near = get_close_matches(category, known, 1)
+        near = misspelling_of(category, known)
+        hint = f" In data.dev it may be a misspelling of {near!r}." if near else ""
         warnings.append(
-            f"data.dev has the category {category!r} ({counts[category]} entities), and data.train has not: "
-            f"they cannot be learned.{f' Is it {near[0]!r} misspelt?' if near else ''}"
+            f"data.dev has the category {category!r} ({counts[category]} entities), which data.train does not "
+            f"have: it cannot be learned.{hint}"
         )
     return warnings
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.masked_lm import abstract_masked_lm_head
@@ -21,6 +23,7 @@ from flax_ner.weights.names import (
     NO_TAGGER,
     NOT_WHOLE,
     UNTIED,
+    WORD,
     Layout,
     can_score_tokens,
     fill,
@@ -47,6 +50,10 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 # Heads of BERT that score whole sentences, by a tensor that a tagger's head has too.
 SENTENCE_HEADS = ("BertForSequenceClassification", "BertForMultipleChoice")
 HEAD_DIM = 64  # the width of a head in every BERT that Google released
+# Largest share of embedding rows without a token. Padding the embedding to a multiple of 64 or 128
+# adds less; a vocabulary that leaves more rows unused belongs to another model.
+MOST_SURPLUS = 0.1
+TOKEN_BIAS = "cls.predictions.bias"  # has one element per embedding row
 CLUENER = (
     "address", "book", "company", "game", "government",
     "movie", "name", "organization", "position", "scene",
@@ -62,6 +69,7 @@ class Plan:
     layout: Layout
     abstract: Params
     report: Report
+    tensors: dict[str, np.ndarray]  # the source's, without surplus embedding rows
 
 
 def open_model(
@@ -123,7 +131,7 @@ def convert(
             raise
         labels = None
         planned.report.notes.append(f"Its head is left out. {error}")
-    params = fill(planned.report, source.tensors, planned.abstract)
+    params = fill(planned.report, planned.tensors, planned.abstract)
     if labels is None:
         params.pop("head", None)
     longest = planned.config.max_position_embeddings
@@ -157,8 +165,14 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
                 f"{where}: {name} is {stated[name]}, but the tensors of {source.path} say {value}."
             )
     outputs = shape.pop("num_labels", None)
+    tensors, surplus = _without_surplus_rows(source, layout, shape)
     known = {**(defaults or {}), **_untold(stated, where)}
     notes = _assume(known, shape["hidden_size"], layout, source)
+    if surplus:
+        notes.append(
+            f"Vocabulary: {surplus} surplus embedding rows ignored ({shape['vocab_size']} tokens, "
+            f"{shape['vocab_size'] + surplus} rows)."
+        )
     if source.odd:
         notes.append(
             f"Tokenizer: its own {source.odd}, which this one does not: such text is read otherwise than in "
@@ -174,13 +188,39 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
         head = abstract_masked_lm_head(config)
         if stated.get("tie_word_embeddings") is False:
             ignored.append(UNTIED)
-        elif can_score_tokens(source.tensors, head):
+        elif can_score_tokens(tensors, head):
             abstract["masked_lm"] = head
         else:
             ignored.append(NOT_WHOLE)
-    report = plan(source.tensors, layout, abstract, ignored)
+    report = plan(tensors, layout, abstract, ignored)
     report.notes = notes
-    return Plan(config, outputs, layout, abstract, report)
+    return Plan(config, outputs, layout, abstract, report, tensors)
+
+
+def _without_surplus_rows(
+    source: Source, layout: Layout, shape: dict[str, int]
+) -> tuple[dict[str, np.ndarray], int]:
+    """Drop the embedding rows that no token uses, as a padded embedding has them.
+
+    Args:
+        source: with its vocabulary, if it has one.
+        layout: of the source.
+        shape: `vocab_size` becomes the number of tokens.
+
+    Returns:
+        The tensors as views, and the number of rows that were dropped.
+    """
+    rows = shape["vocab_size"]
+    surplus = rows - len(source.vocab) if source.vocab is not None else 0
+    if not 0 < surplus <= rows * MOST_SURPLUS:
+        return source.tensors, 0
+    shape["vocab_size"] = count = rows - surplus
+    cut = {
+        name: tensor[:count]
+        for name, tensor in source.tensors.items()
+        if name in (layout.encoder + WORD, TOKEN_BIAS) and tensor.shape[:1] == (rows,)
+    }
+    return source.tensors | cut, surplus
 
 
 def _assume(known: dict[str, Any], width: int, layout: Layout, source: Source) -> list[str]:
@@ -246,10 +286,10 @@ def _untold(stated: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def make_vocab(source: Source, planned: Plan) -> list[str]:
-    """The source's tokens by id.
+    """Return the source's tokens by id.
 
     Raises:
-        UserError: there are none, not as many as embeddings, or not those of a BERT.
+        UserError: there are none, they do not fit the embedding, or they are not those of a BERT.
     """
     size = planned.config.vocab_size
     if source.vocab is None:
@@ -257,10 +297,20 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
             f"{source.path}: there is no vocab.txt or tokenizer.json beside it. Put it there, or name it: "
             "--vocab of convert/torch_to_flax.py, tokenizer.vocab of a training configuration."
         )
-    if len(source.vocab) != size:
+    count = len(source.vocab)
+    if count != size:
+        unlike = (
+            f"{source.vocab_path}: {count} tokens, but {source.path} has embeddings for {size}."
+        )
+        if count > size:
+            raise UserError(
+                f"{unlike} Either it belongs to other weights: give the vocabulary that was saved with these. "
+                f"Or tokens were appended to it after training: delete the last {count - size}."
+            )
         raise UserError(
-            f"{source.vocab_path}: {len(source.vocab)} tokens, but {source.path} has embeddings for {size}. "
-            "Give the vocab.txt that belongs to the weights."
+            f"{unlike} More than {MOST_SURPLUS:.0%} of the rows would be unused, so it probably belongs to "
+            "other weights: give the vocabulary that was saved with these. If the embedding is padded, "
+            f"append unused tokens until there are {size}: [padding1], [padding2], ..."
         )
     token_ids(source.vocab, str(source.vocab_path))
     return source.vocab

@@ -161,7 +161,7 @@ def test_a_category_of_one_file_alone_is_told_the_rarest_first() -> None:
     found = audit({"train": train, "dev": dev, "bare": bare}).findings
     (cases,) = (f.cases for f in found if f.kind == "category_in_one_file")
     assert [(case.what, case.count) for case in cases] == [
-        ("'nmae', not in train; is it 'name' misspelt?", 1),
+        ("'nmae', not in train; it may be a misspelling of 'name'", 1),
         ("'address', not in dev", 2),
     ]
     assert cases[0].places[0].source == "dev:1"

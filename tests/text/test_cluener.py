@@ -134,10 +134,19 @@ BAD = {
     "reversed": ('{"text": "ab", "label": {"x": {"ab": [[1, 0]]}}}', r"x 'ab' has the span [1, 0]"),
     "negative": ('{"text": "ab", "label": {"x": {"b": [[-1, 1]]}}}', "span [-1, 1]"),
     "past the end": ('{"text": "ab", "label": {"x": {"ab": [[0, 2]]}}}', "text of 2 characters"),
-    "fractions": ('{"text": "ab", "label": {"x": {"ab": [[0.0, 1.0]]}}}', "span [0.0, 1.0]"),
-    "booleans": ('{"text": "ab", "label": {"x": {"ab": [[false, true]]}}}', "span [False, True]"),
-    "strings": ('{"text": "ab", "label": {"x": {"ab": [["0", "1"]]}}}', "span [0, 1]"),
-    "null span": ('{"text": "ab", "label": {"x": {"ab": [[0, null]]}}}', "span [0, None]"),
+    "fractions": (
+        '{"text": "ab", "label": {"x": {"ab": [[0.0, 1.0]]}}}',
+        "x 'ab': start is 0.0 (of type float). Give",
+    ),
+    "booleans": (
+        '{"text": "ab", "label": {"x": {"ab": [[false, true]]}}}',
+        "start is False (of type bool)",
+    ),
+    "strings": (
+        '{"text": "ab", "label": {"x": {"ab": [["0", "1"]]}}}',
+        "start is '0' (of type str). Give offsets as whole numbers.",
+    ),
+    "null span": ('{"text": "ab", "label": {"x": {"ab": [[0, null]]}}}', "end is None (null)"),
     "mismatch": ('{"text": "ab", "label": {"x": {"ac": [[0, 1]]}}}', "where the text has 'ab'"),
     "end exclusive": ('{"text": "abc", "label": {"x": {"ab": [[0, 2]]}}}', "has 'abc'"),
     "label a list": ('{"text": "ab", "label": [["x", 0, 1]]}', '"label" is not of the form'),

@@ -65,7 +65,9 @@ BAD = {
         "x has the span [0, 3) in a text of 2",
     ),
     "empty": ('{"text": "ab", "label": [[1, 1, "x"]]}', "x has the span [1, 1)"),
-    "fractions": ('{"text": "ab", "label": [[0.0, 1.0, "x"]]}', "x has the span [0.0, 1.0)"),
+    "fractions": ('{"text": "ab", "label": [[0.0, 1.0, "x"]]}', "x: start is 0.0 (of type float)"),
+    "strings": ('{"text": "ab", "label": [["0", "1", "x"]]}', "x: start is '0' (of type str)"),
+    "null": ('{"text": "ab", "label": [[0, null, "x"]]}', "x: end is None (null)"),
     "category a number": ('{"text": "ab", "label": [[0, 1, 7]]}', "the category of [0, 1) is 7"),
     "no category": ('{"text": "ab", "label": [[0, 1, ""]]}', "the category of [0, 1) is ''"),
 }

@@ -13,7 +13,7 @@ from flax_ner.text.files import Losses
 from flax_ner.text.label_studio import read_label_studio
 
 
-def region(start: int, end: int, text: str | None = None, *labels: str) -> dict[str, Any]:
+def region(start: Any, end: Any, text: str | None = None, *labels: str) -> dict[str, Any]:
     value = {"start": start, "end": end, "labels": list(labels) or ["ORG"]}
     value |= {} if text is None else {"text": text}
     return {"id": "x", "type": "labels", "from_name": "l", "to_name": "t", "value": value}
@@ -96,6 +96,8 @@ BAD = {
     "labels a string": (
         task({"type": "labels", "value": {"start": 0, "end": 1, "labels": "x"}}), '"labels" of a region'),
     "behind the end": (task(region(0, 9)), "ORG has the span [0, 9) in a text of 4"),
+    "strings": (task(region("0", 2)), "ORG: start is '0' (of type str). Give offsets"),
+    "booleans": (task(region(0, True)), "ORG: end is True (of type bool). Give offsets"),
     "another text": (task(region(0, 2, "盟拒")), "ORG '盟拒' at [0, 2), where the text has '欧盟'"),
     "JSON-MIN": ({"text": "a", "label": {}}, '"label" is no list of regions'),
 }  # fmt: skip

@@ -76,7 +76,7 @@ def test_names_of_numbered_tags_are_found(tmp_path: Path, feature: Any, above: b
 def test_numbers_without_names_say_how_to_give_them(tmp_path: Path) -> None:
     path = write(tmp_path, NUMBERS)
     with pytest.raises(
-        UserError, match=r'data\.json:1: "ner_tags" are numbers.*dataset_info\.json'
+        UserError, match=r'data\.json:1: the tags in "ner_tags" are numbers.*dataset_info\.json'
     ):
         read_token_rows(path, None, Losses())
     (tmp_path / "dataset_info.json").write_text('{"features": {}}')

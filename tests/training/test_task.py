@@ -267,7 +267,7 @@ def test_what_is_hardly_meant_is_said(tmp_path: Path) -> None:
     told = " ".join(make_task(made).notes)
     assert "Only 1 sentences and nothing to start from" in told
     assert "data.dev has the category 'nmae' (1 entities)" in told
-    assert "Is it 'name' misspelt?" in told and "data.dev is data.train" not in told
+    assert "it may be a misspelling of 'name'." in told and "data.dev is data.train" not in told
     made.data.dev = made.data.train
     assert any(note.startswith("data.dev is data.train") for note in make_task(made).notes)
     many = config(Path(), data__train="train 1000")
