@@ -3,18 +3,20 @@
 Repeating the command goes on where the run stopped.
 """
 
-import json
+import re
 import sys
-from difflib import get_close_matches
+from linecache import getline
 from pathlib import Path
+from traceback import extract_tb
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flax_ner.compilation import keep_compiled_programs
-from flax_ner.config import default_config
 from flax_ner.errors import UserError
+from flax_ner.settings import explain_unknown, help_text, list_settings
 from flax_ner.training.hosts import leave
 from flax_ner.training.interruption import EXIT_STATUS, Interrupted
 from flax_ner.training.loop import fit
@@ -25,45 +27,126 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: checkpoints, metrics, models."
 )
 flags.mark_flags_as_required(["config", "workdir"])
-FIELDS = list(flatten(json.loads(default_config().to_json()), separator="."))
+HELP = {"-h", "-help", "--help", "-helpshort", "--helpshort", "-helpfull", "--helpfull", "-?"}
 
 
 def parse(arguments: list[str]) -> list[str]:
-    asks_for_help = any(argument.startswith("--help") for argument in arguments)
-    fault = None if asks_for_help else find_fault(arguments)
+    """Parse the command line; leave with the help, or with one line that says what is wrong."""
+    if HELP & set(arguments):
+        print(help_text())
+        sys.exit()
+    given: dict[str, list[str]] = {"config": [], "workdir": []}
+    fault, rest = find_fault(arguments, given), arguments
+    if not fault:
+        try:
+            rest = flags.FLAGS(arguments)
+            fault = find_config_fault(CONFIG.value)
+        except Exception as error:  # whatever a configuration file may raise
+            fault = explain_error(error, given["config"][-1].partition(":")[0])
+            if not fault:
+                raise
     if fault:
         sys.exit(f"train.py: {fault}")
-    try:
-        return app.parse_flags_with_usage(arguments)
-    except (KeyError, AttributeError) as error:  # no such field; the message names the nearest
-        message = str(error).replace("\\n", " ").replace("\n", " ").replace("\\", "").strip("'\"")
-        sys.exit(f"train.py: no such field: {message}")
+    return rest
 
 
-def find_fault(arguments: list[str]) -> str | None:
-    """What absl would tell by a traceback, or by its own names only."""
-    given = dict.fromkeys(("--config", "--workdir"), "")
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
+def find_fault(arguments: list[str], given: dict[str, list[str]]) -> str | None:
+    """Say which option is missing or unknown, None if none is. Values are not parsed.
+
+    Args:
+        arguments: of the command, its name first.
+        given: takes the values of `config` and `workdir`.
+    """
+    settings = {setting.name: setting.default for setting in list_settings()[0]}
+    words = iter(arguments[1:])
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            break
+        if not name.startswith("-"):
+            continue
+        name = name[1:].removeprefix("-")
+        field = name.removeprefix("no").removeprefix("config.")
         if name in given:
-            given[name] = value if equals else "".join(arguments[i + 1 : i + 2])
-        elif (
-            name.startswith("--config.") and (field := name.removeprefix("--config.")) not in FIELDS
-        ):
-            leaves = [known for known in FIELDS if known.split(".")[-1] == field.split(".")[-1]]
-            near = leaves or get_close_matches(field, FIELDS)
-            return f"no such field: {field}. " + (
-                f"Did you mean --config.{near[0]}?" if near else "flax_ner/config.py has them all."
-            )
+            given[name].append(value if equals else next(words, ""))
+        elif name.startswith(("config.", "noconfig.")):
+            if field not in settings:
+                return f"no such field: {field}. {explain_unknown(field)}"
+            if not given["config"]:
+                return f"--config.{field} comes before --config. Give --config first."
+            if not (equals or isinstance(settings[field], bool)):
+                next(words, "")  # its value, which may begin with a dash
     configs = Path(__file__).parent / "configs"
-    if not given["--config"]:
+    if not "".join(given["config"][-1:]):
         return f"--config is missing. Give a file, one of {configs} or your own."
-    if not Path(given["--config"]).is_file():
-        where = f"{given['--config']!r} in {Path.cwd()}"
-        return f"--config: no file {where}. Those of the checkout are in {configs}."
-    if not given["--workdir"]:
+    path = given["config"][-1].partition(":")[0]  # get_config takes what follows
+    if not Path(path).is_file():
+        return (
+            f"--config: no file {path!r} in {Path.cwd()}. Those of the checkout are in {configs}."
+        )
+    if len(given["config"]) > 1:
+        return f"--config is given more than once: {', '.join(given['config'])}. Give it once."
+    if not "".join(given["workdir"][-1:]):
         return "--workdir is missing. Name the directory of the run, as --workdir runs/mine."
     return None
+
+
+def find_config_fault(config: Any) -> str | None:
+    """Say what is wrong with what `get_config` returns, None if nothing is."""
+    if not hasattr(config, "lock"):
+        return f"--config: get_config() returns {config!r}. Return the configuration."
+    given = flatten(config.to_dict(), separator=".")
+    missing = [setting.name for setting in list_settings()[0] if setting.name not in given]
+    if missing:
+        return (
+            f"--config: the configuration lacks {missing[0]}. Start from default_config() of "
+            "flax_ner.config, as configs/demo.py does."
+        )
+    return None
+
+
+def explain_error(error: BaseException, path: str) -> str | None:
+    """Say what is wrong with the value of an option, or with the configuration file at `path`, and where.
+
+    Returns:
+        One line; None for an error that has another cause.
+    """
+    chain = [error]
+    while (context := chain[-1].__context__) is not None:
+        chain.append(context)
+    for cause in chain:
+        places = [(frame.filename, frame.lineno) for frame in extract_tb(cause.__traceback__)]
+        if isinstance(cause, SyntaxError):
+            places.append((cause.filename or "", cause.lineno))
+        lines = [line for file, line in places if Path(file).resolve() == Path(path).resolve()]
+        if lines:
+            return f"--config: {path}:{lines[-1]}: {explain_cause(cause, getline(path, lines[-1] or 0))}"
+    text = " ".join(str(chain[-1]).split())
+    if "get_config() takes 0 positional" in text:
+        return f"--config: get_config() of {path} takes no argument. Leave out the colon and what follows."
+    if "get_config() missing 1 required" in text:
+        return f"--config: get_config() of {path} needs an argument. Give it as --config {path}:ARGUMENT."
+    if "has no attribute 'get_config'" in text:
+        return f"--config: {path} has no function get_config(). Define it, as configs/demo.py does."
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"no such option: --{error.flagname}. {explain_unknown(error.flagname)}"
+    if bad := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
+        default = {setting.name: setting.default for setting in list_settings()[0]}[bad[1]]
+        like = "True or False" if default in (None, True, False) else f"a value like {default!r}"
+        return f"{bad[1]}: {bad[2]!r} is not valid. Give {like}."
+    return " ".join(str(error).split()) if isinstance(error, flags.Error) else None
+
+
+def explain_cause(cause: BaseException, line: str) -> str:
+    """Say what an error in a line of a configuration file means."""
+    text = str(cause).strip() or "no message"
+    unknown = re.match(r"""["']?Key "(\w+)" does not exist""", text)
+    if not unknown:
+        return f"{type(cause).__name__}: {text.splitlines()[0]}"
+    # ml_collections names the last part alone; the line of the file has the section too.
+    written = re.search(rf"\w+\.((?:\w+\.)*{unknown[1]})\b", line)
+    field = written[1] if written else unknown[1]
+    return f"no such field: {field}. {explain_unknown(field, in_file=True)}"
 
 
 def main(arguments: list[str]) -> None:

@@ -21,161 +21,177 @@ OPTIMIZERS = ("adamw", "adadelta")
 HIGHEST_RATES = {"adamw": 0.05, "adadelta": 10.0}  # above these a BERT does not learn
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
-TOKEN_HEADS = ("softmax", "softmax_constrained")  # trained on each tag by itself
+OWN_LOSS = ("crf", "global_pointer")  # heads that are not trained on each tag by itself
 
 
 def default_config() -> ConfigDict:
-    """The whole configuration with its defaults: BERT-base, AdamW, packed rows."""
+    """Return the whole configuration with its defaults: BERT-base, AdamW, packed rows.
+
+    `python train.py --help` prints each setting with its default and its comment here, so every
+    setting has one: above it or behind it.
+    """
     config = ConfigDict()
-    # What is trained: tagging; or masked_lm: an encoder to start taggers from, on plain text that
-    # data.train and data.dev name, a document or sentence a line (docs/pretraining.md).
+    # tagging, or masked_lm: pre-train an encoder on plain text, one document or sentence per line
+    # (docs/pretraining.md).
     config.task = "tagging"
-    config.seed = 0  # of initial values, shuffling and dropout
-    # True: trace the first dispatch that need not compile into WORKDIR/profile, for ui.perfetto.dev
-    # or TensorBoard.
+    # Seed of initial values, shuffling and dropout.
+    config.seed = 0
+    # True: profile the first dispatch that is already compiled. The trace is in WORKDIR/profile, for
+    # ui.perfetto.dev or TensorBoard.
     config.profile = False
-    # Weights to start from: a model directory (convert/torch_to_flax.py makes one, training leaves
-    # `best` and `last`), PyTorch weights (a file, or a folder as Hugging Face has them), or either
-    # on the Hugging Face hub: owner/name or owner/name@revision. Empty: from nothing.
+    # Weights to start from: a model directory, PyTorch weights (a file, or a Hugging Face folder), or
+    # either on the Hugging Face hub as owner/name or owner/name@revision. Empty: random weights.
     config.init_from = ""
 
-    # Names as in a Hugging Face BERT config.json. Vocabulary size and number of tags come from the
-    # tokenizer and the labels.
+    # Shape of the model. Names are those of a Hugging Face BERT config.json. Vocabulary size and number
+    # of tags come from the tokenizer and the labels.
     config.model = ConfigDict()
-    config.model.hidden_size = 768
-    config.model.num_hidden_layers = 12
-    config.model.num_attention_heads = 12
-    config.model.intermediate_size = 3072
-    config.model.hidden_act = "gelu"  # gelu (exact) or gelu_new (tanh)
-    config.model.hidden_dropout_prob = 0.1
-    config.model.attention_probs_dropout_prob = 0.1
-    config.model.word_dropout_prob = 0.0  # of the word embedding of a token as a whole
-    config.model.classifier_dropout = 0.1  # in front of the head
-    config.model.max_position_embeddings = 512  # tokens of the longest row or window
-    config.model.type_vocab_size = 2
-    config.model.layer_norm_eps = 1e-12
-    config.model.initializer_range = 0.02  # standard deviation of fresh weights
-    # softmax: each token by itself; softmax_constrained: trained likewise, and of all sequences of tags
-    # that may be the best is taken; crf: trained on whole sequences, with scores for tags in a row;
-    # global_pointer: a score for each span, so that entities may lie in one another.
+    config.model.hidden_size = 768  # Width of the encoder.
+    config.model.num_hidden_layers = 12  # Number of encoder layers.
+    config.model.num_attention_heads = 12  # Attention heads per layer; divides hidden_size.
+    config.model.intermediate_size = 3072  # Width of the MLP.
+    config.model.hidden_act = "gelu"  # gelu (exact) or gelu_new (tanh approximation).
+    config.model.hidden_dropout_prob = 0.1  # Dropout of embeddings and of each layer's outputs.
+    config.model.attention_probs_dropout_prob = 0.1  # Dropout of attention probabilities.
+    config.model.word_dropout_prob = 0.0  # Dropout of whole word embeddings.
+    config.model.classifier_dropout = 0.1  # Dropout before the head.
+    config.model.max_position_embeddings = 512  # Tokens of the longest row.
+    config.model.type_vocab_size = 2  # Number of token types.
+    config.model.layer_norm_eps = 1e-12  # Epsilon of LayerNorm.
+    config.model.initializer_range = 0.02  # Standard deviation of freshly initialised weights.
+    # softmax: each token by itself. softmax_constrained: the same training, but decoding chooses the
+    # best valid tag sequence. crf: trained on whole sequences, with transition scores. global_pointer:
+    # a score per span, so entities may be nested.
     config.model.head = "softmax"
-    # Of products; or bfloat16: faster on TPU, on recent GPUs, on CPUs with AVX512-BF16 or AMX.
+    # dtype of matrix products: float32, or bfloat16, which is faster on TPUs, recent GPUs and CPUs with
+    # AVX512-BF16 or AMX.
     config.model.compute_dtype = "float32"
-    # xla; or cudnn: one kernel, on a GPU, in bfloat16, without dropout of attention probabilities
-    # (elsewhere xla computes the same).
+    # xla, or cudnn: one fused kernel on a GPU in bfloat16, without dropout of attention probabilities.
+    # Elsewhere cudnn falls back to xla.
     config.model.attention = "xla"
-    # True: a training step's compile time does not grow with depth; a slower step.
+    # True: scan over the layers. Compile time no longer grows with depth, but a step is slower.
     config.model.scan_layers = False
-    # True: training keeps only what goes from layer to layer and computes the rest again on the way
-    # back: about a third more work, a fraction of the memory (on a CPU only with scan_layers).
+    # True: recompute activations in the backward pass. A third more work for a fraction of the memory
+    # (on a CPU only with scan_layers).
     config.model.remat = False
 
     config.tokenizer = ConfigDict()
-    # char: one token a character; wordpiece: as BERT cuts words, for text with words of letters, which
-    # entities then begin and end with. Empty: as a tagger in `init_from` was trained, else char.
+    # char: one token per character. wordpiece: BERT's tokenizer, for languages written in words. Empty:
+    # that of a tagger in init_from, else char.
     config.tokenizer.kind = ""
-    # vocab.txt of the pre-trained weights. Empty: that of `init_from`, else built from data.train.
+    # vocab.txt of the pre-trained weights. Empty: that of init_from, else built from data.train.
     config.tokenizer.vocab = ""
-    # Whether A is read as a. Not set: as `init_from` says, else yes.
+    # Whether to lower-case text. Not set: as init_from says, else True.
     config.tokenizer.lower_case = config_dict.placeholder(bool)
-    config.tokenizer.min_count = 1  # a built vocabulary leaves rarer characters to [UNK]
+    # A vocabulary that is built leaves out characters that occur less often.
+    config.tokenizer.min_count = 1
 
     config.data = ConfigDict()
-    config.data.train = "data/cluener/train.json"
-    config.data.dev = "data/cluener/dev.json"
-    # auto: as the content says, one of cluener, conll, doccano, label_studio, tokens, brat; or one
-    # of these by name; or synthetic: data.train = "train 4000", data.dev = "dev 500".
+    config.data.train = "data/cluener/train.json"  # Training data; plain text for masked_lm.
+    config.data.dev = "data/cluener/dev.json"  # Data to evaluate on during training.
+    # auto (detect by content), cluener, conll, doccano, label_studio, tokens or brat. Or synthetic, with
+    # data.train="train 4000" and data.dev="dev 500".
     config.data.format = "auto"
-    # What becomes of a line of data that cannot be read: stop; or skip, which counts and lists them.
+    # What to do with a line that cannot be read: stop, or skip and list it in WORKDIR/skipped.txt.
     config.data.on_error = "stop"
-    config.data.max_length = (
-        128  # tokens of a row, [CLS] and [SEP] included; longer texts are split
-    )
-    config.data.batching = "pack"  # pack several sentences into a row; or bucket, pad: one a row
-    config.data.batch_size = 16  # rows a step, over all devices
-    # Of tags: bio, bioes, or mmocr, the 24 outputs of its checkpoints (global_pointer has no tags).
+    # Tokens per row, [CLS] and [SEP] included. Longer texts are split.
+    config.data.max_length = 128
+    # pack several sentences into a row; or one per row: bucket by length, or pad to max_length.
+    config.data.batching = "pack"
+    config.data.batch_size = 16  # Rows per step, over all devices.
+    # Tag scheme: bio, bioes, or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags.
     config.data.scheme = "bio"
-    config.data.categories = ()  # empty: those of `init_from` if it has a head, else of the data
+    # Entity categories. Empty: those of init_from if it has a head that fits, else those of the data.
+    config.data.categories = ()
 
     config.train = ConfigDict()
-    config.train.epochs = 10
-    config.train.steps = 0  # how many in all, also for the schedule; 0: train.epochs decides
-    # Seconds of training after which the run stops as if interrupted, its state saved and exit status
-    # 75; the same command goes on. It changes no schedule. 0: never.
+    config.train.epochs = 10  # Passes over the training data.
+    config.train.steps = 0  # Total number of steps; 0: train.epochs decides.
+    # Stop after this many seconds of training, with the state saved and exit status 75. The same command
+    # resumes. The learning-rate schedule does not change. 0: no limit.
     config.train.max_seconds = 0
-    # Models that are trained side by side, of seeds `seed`, `seed` + 1 and so on: WORKDIR/seed_N holds
-    # each, WORKDIR/best and last are their ensembles.
+    # Number of models to train side by side, with the seeds seed, seed + 1, ... Each is in
+    # WORKDIR/seed_N; WORKDIR/best and last are their ensembles.
     config.train.seeds = 1
-    config.train.steps_per_dispatch = 20  # steps the device runs without the host
-    config.train.skip_nonfinite = False  # leave a step out whose loss or gradients are not finite
-    # Number of micro-batches per step, computed one after the other: less memory, the same gradients (but for
-    # rounding), with dropout too.
+    config.train.steps_per_dispatch = 20  # Steps that the device runs without the host.
+    # True: skip steps whose loss or gradients are not finite, instead of stopping.
+    config.train.skip_nonfinite = False
+    # Number of micro-batches per step: less memory, the same gradients but for rounding. Divides
+    # data.batch_size.
     config.train.gradient_accumulation_steps = 1
-    # Of parameters, an average that keeps this share of itself at each step, 0.999 say; it is what is
-    # scored and saved. 0: none.
+    # EMA decay of the parameters, e.g. 0.999. The average is evaluated and saved. 0: off.
     config.train.ema = 0.0
-    # Length of a step on the word embeddings against which the gradients are taken once more, 1.0 say
-    # (FGM); twice the time. 0: none.
+    # FGM: L2 norm of the adversarial perturbation of the word embeddings, e.g. 1.0. A step takes twice as
+    # long. 0: off.
     config.train.fgm = 0.0
-    # Weight of what two passes with other dropout differ in, 1.0 to 5.0 say (R-Drop); twice the time.
+    # R-Drop: weight of the KL term, e.g. 1.0 to 5.0. A step takes twice as long. 0: off.
     config.train.r_drop = 0.0
-    config.train.tensorboard = False  # True: event files beside metrics.jsonl; needs tensorboardX
+    # True: also write TensorBoard event files. Needs tensorboardX.
+    config.train.tensorboard = False
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # or adadelta
-    config.optimizer.learning_rate = 5e-5  # the peak
-    config.optimizer.schedule = "linear"  # to 0 at the end; cosine: likewise; constant; step
-    config.optimizer.warmup = 0.1  # share of all steps during which the rate rises linearly from 0
-    # For step: epochs after which the rate is multiplied by decay_factor, ascending.
+    config.optimizer.name = "adamw"  # adamw or adadelta.
+    config.optimizer.learning_rate = 5e-5  # Peak learning rate.
+    # linear (decay to 0), cosine (decay to 0), constant, or step.
+    config.optimizer.schedule = "linear"
+    config.optimizer.warmup = 0.1  # Fraction of all steps for linear warm-up.
+    # For schedule step: epochs after which the learning rate is multiplied by decay_factor, ascending.
     config.optimizer.milestones = ()
-    config.optimizer.decay_factor = 0.1
-    config.optimizer.layer_decay = 1.0  # the rate of each layer is that of the one above times this
-    config.optimizer.head_factor = 1.0  # the rate of the head is the last layer's times this
-    config.optimizer.weight_decay = 0.01  # adamw, not on biases and LayerNorm
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.999
-    config.optimizer.eps = 1e-8
-    config.optimizer.clip_norm = 1.0  # L2 norm of all gradients; 0: none
+    config.optimizer.decay_factor = 0.1  # For schedule step: factor at each milestone.
+    # Layer-wise decay: layer i of L is scaled by layer_decay ** (L - 1 - i).
+    config.optimizer.layer_decay = 1.0
+    # Learning rate of the head as a multiple of the last layer's.
+    config.optimizer.head_factor = 1.0
+    # AdamW weight decay, except on biases and LayerNorm.
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.b1 = 0.9  # AdamW beta1.
+    config.optimizer.b2 = 0.999  # AdamW beta2.
+    config.optimizer.eps = 1e-8  # AdamW epsilon.
+    config.optimizer.clip_norm = 1.0  # Clip the global L2 norm of the gradients; 0: off.
 
     config.loss = ConfigDict()
-    config.loss.name = "cross_entropy"  # or focal
-    config.loss.label_smoothing = 0.0  # of the cross-entropy: share of a label that all tags share
-    config.loss.gamma = 2.0  # of the focal loss
+    config.loss.name = "cross_entropy"  # cross_entropy or focal.
+    # Cross-entropy: share of a label's probability that is spread over all tags.
+    config.loss.label_smoothing = 0.0
+    config.loss.gamma = 2.0  # Gamma of the focal loss.
 
-    # Learning from a larger tagger besides (docs/distillation.md).
+    # Distillation from a larger tagger (docs/distillation.md).
     config.distill = ConfigDict()
-    # What `init_from` may be, if it has a head: of the student's categories and scheme, and reading the
-    # same words. It tags all texts before training. Empty: none.
+    # A tagger with the student's tags and tokenizer, given like init_from. It tags all texts once before
+    # training. Empty: no distillation.
     config.distill.teacher = ""
-    # Share of the loss that is the teacher's; the rest is the labels'. 0: as without a teacher.
+    # Weight of the teacher's part of the loss; the rest is the labels'. 0: no distillation.
     config.distill.weight = 0.9
-    # By which both models' logits, of a CRF logarithms of its marginals, are divided for the teacher's
-    # part: above 1 the less probable tags count for more.
+    # Temperature that divides both models' logits (of a CRF the log marginals).
     config.distill.temperature = 2.0
-    # More texts, one a line or data of any format, which the teacher alone labels; the file's own
-    # labels are not read. Empty: none.
+    # Further texts that only the teacher labels: one per line, or data in any format, whose labels are
+    # ignored. Empty: none.
     config.distill.texts = ""
 
     config.eval = ConfigDict()
-    config.eval.scoring = "strict"  # or lenient, mmocr: how tags become entities
-    config.eval.every = 1  # epochs, of masked_lm portions; the last one is always evaluated
-    config.eval.batch_size = 32  # rows of 128 tokens at most
+    # How tags become entities: strict, lenient or mmocr (docs/conventions.md).
+    config.eval.scoring = "strict"
+    # Evaluate every this many epochs (of masked_lm: chunks), and after the last.
+    config.eval.every = 1
+    config.eval.batch_size = 32  # Rows of 128 tokens per batch, at most.
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = 0  # steps; 0: at the end of each epoch
-    config.checkpoint.keep = 2  # the newest so many; the best and the last model are kept besides
+    config.checkpoint.every = 0  # Steps between checkpoints; 0: after each epoch.
+    # Number of newest checkpoints to keep. The best and the last model are kept besides.
+    config.checkpoint.keep = 2
 
-    config.pretrain = ConfigDict()  # of the task masked_lm
-    config.pretrain.mask_prob = 0.15  # share of a row's tokens that are to be guessed
-    # Steps whose batches are on the device at a time; eval.every counts these, and checkpoint.every=0
-    # saves behind each.
+    # Of the task masked_lm.
+    config.pretrain = ConfigDict()
+    config.pretrain.mask_prob = 0.15  # Share of a row's tokens to predict.
+    # Steps per chunk, whose batches are on the device at the same time. eval.every counts chunks, and
+    # checkpoint.every=0 saves after each.
     config.pretrain.portion = 500
 
     config.mesh = ConfigDict()
-    config.mesh.data = 0  # devices that share a batch; 0: all that are left
-    config.mesh.fsdp = 1  # devices that share the parameters
-    # True: the same command runs on each of several hosts, and their devices are one mesh
-    # (docs/scaling.md). All of them see the work directory.
+    config.mesh.data = 0  # Devices that share a batch; 0: all that are left.
+    config.mesh.fsdp = 1  # Devices that share the parameters.
+    # True: the same command runs on several hosts, and their devices form one mesh (docs/scaling.md).
+    # All hosts see the work directory.
     config.mesh.distributed = False
     return config.lock()  # a name that is not here is an error, also in a file
 
@@ -237,6 +253,14 @@ def check_config(config: ConfigDict) -> None:
     for name, value in least.items():
         if _get(config, name) < value:
             raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
+    kinds: dict[str, tuple[Any, str]] = {
+        "optimizer.milestones": ((int, float), "a number"),
+        "data.categories": (str, "text"),
+    }
+    for name, (kind, wanted) in kinds.items():
+        for item in _get(config, name):
+            if not isinstance(item, kind):
+                raise UserError(f"{name}: {item!r} is not {wanted}.")
     for name in ("learning_rate", "eps", "decay_factor", "layer_decay", "head_factor"):
         if not config.optimizer[name] > 0:
             raise UserError(
@@ -254,10 +278,11 @@ def check_config(config: ConfigDict) -> None:
             f"as {tuple(sorted({e for e in milestones if e > 0})) or (8, 14)}."
         )
     head = config.model.head
-    own_loss = head not in TOKEN_HEADS
+    own_loss = head in OWN_LOSS
     if own_loss and config.loss.name != "cross_entropy":
         raise UserError(
-            f"loss.name: {config.loss.name!r}, but model.head {head!r} has a loss of its own. Leave it out."
+            f"loss.name: {config.loss.name!r}, but model.head {head!r} has a loss of its own. Set "
+            "loss.name=cross_entropy, or choose model.head softmax or softmax_constrained."
         )
     if head == "global_pointer" and config.eval.scoring != "strict":
         raise UserError(
@@ -274,12 +299,13 @@ def check_config(config: ConfigDict) -> None:
     if config.data.batch_size % config.train.gradient_accumulation_steps:
         raise UserError(
             f"train.gradient_accumulation_steps: {config.train.gradient_accumulation_steps} does not divide "
-            f"data.batch_size {config.data.batch_size}."
+            f"data.batch_size {config.data.batch_size}. Choose a divisor of it."
         )
     for name in ("train.r_drop", "loss.label_smoothing"):
         if own_loss and _get(config, name):
             raise UserError(
-                f"{name}: {_get(config, name)}, but it is of tags one by one, and model.head is {head!r}."
+                f"{name}: {_get(config, name)}, but model.head {head!r} does not support it. Set {name}=0, or "
+                "choose model.head softmax or softmax_constrained."
             )
     if config.train.max_seconds and config.mesh.distributed:
         raise UserError(
@@ -303,7 +329,8 @@ def check_config(config: ConfigDict) -> None:
     for name, default in of_tagging.items():
         if config.task == "masked_lm" and _get(config, name) != default:
             raise UserError(
-                f"{name}: {_get(config, name)!r}, but task 'masked_lm' knows it not. Leave it out."
+                f"{name}: {_get(config, name)!r}, but task 'masked_lm' does not support it. Set "
+                f"{name}={default}."
             )
     _check_distill(config)
     if config.train.seeds > 1 and config.data.batching == "bucket":
@@ -312,7 +339,9 @@ def check_config(config: ConfigDict) -> None:
             "Choose pack or pad."
         )
     if config.seed + config.train.seeds > 2**32:
-        raise UserError(f"seed: {config.seed}, but it must be below 2**32.")
+        raise UserError(
+            f"seed: {config.seed}, but it must be at most {2**32 - config.train.seeds}."
+        )
     if config.train.seeds > 1 and config.task != "tagging":
         raise UserError(
             f"train.seeds: {config.train.seeds}, but task {config.task!r} trains one model. Set 1."
@@ -323,12 +352,15 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.model.attention == "cudnn" and config.data.max_length % 2:
         raise UserError(
-            f"data.max_length: {config.data.max_length}, but model.attention 'cudnn' takes even lengths only."
+            f"data.max_length: {config.data.max_length}, but model.attention 'cudnn' takes even lengths only. "
+            "Choose an even number, or model.attention=xla."
         )
     if config.data.max_length > config.model.max_position_embeddings:
+        # Pre-trained weights have as many positions as they have.
+        other = "" if config.init_from else " or raise the second"
         raise UserError(
             f"data.max_length: {config.data.max_length}, but model.max_position_embeddings is "
-            f"{config.model.max_position_embeddings}. Lower the first or raise the second."
+            f"{config.model.max_position_embeddings}. Lower the first{other}."
         )
 
 

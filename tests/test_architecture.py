@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "flax_ner"
-# What each part may import besides itself; `config` and `errors` are leaves above `text`.
+# What each part may import besides itself; `config`, `settings` and `errors` are leaves above `text`.
 ALLOWED = {
     "text": {"errors"},
     "config": {"errors", "text"},
+    "settings": {"config"},
     "model": {"errors"},
     "weights": {"errors", "text", "model"},
     "memory": {"errors"},

@@ -1,5 +1,6 @@
 """Files mapped into memory: an array over one takes memory only while it is read."""
 
+import codecs
 import mmap
 import os
 from typing import Any
@@ -35,6 +36,20 @@ def refuse_pointer(data: mmap.mmap) -> None:
     """Raise `WeightsFileError` where Git LFS left a pointer in the place of a file."""
     if data[:40].startswith(b"version https://git-lfs"):
         raise WeightsFileError("is a pointer of Git LFS, not the file itself. Run: git lfs pull")
+
+
+def refuse_text(data: mmap.mmap) -> None:
+    """Raise `WeightsFileError` for a file of text: data, a page of HTML, a vocabulary."""
+    try:  # what is read may end inside a character
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data[:1000])
+    except UnicodeDecodeError:
+        return
+    if all(c.isprintable() or c in "\t\n\r" for c in text):  # no kind of weights begins so
+        first = text.strip().partition("\n")[0].strip()
+        raise WeightsFileError(
+            f"is a text file, not weights (it begins with {first[:40]!r}). Give a model directory, or a file "
+            "of PyTorch weights or safetensors."
+        )
 
 
 def release(array: np.ndarray) -> None:

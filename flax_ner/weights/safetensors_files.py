@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_pointer
+from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_pointer, refuse_text
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -43,6 +43,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         data = map_file(path)
         refuse_pointer(data)
+        refuse_text(data)
         begin, rows = _read_header(data)
         tensors, end = {}, 0
         for name, row in sorted(rows.items(), key=lambda item: item[1]["data_offsets"]):

@@ -19,7 +19,13 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from flax_ner.weights.mapped import SAVE_WEIGHTS, WeightsFileError, map_file, refuse_pointer
+from flax_ner.weights.mapped import (
+    SAVE_WEIGHTS,
+    WeightsFileError,
+    map_file,
+    refuse_pointer,
+    refuse_text,
+)
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a stream begins
 NESTED = (
@@ -76,6 +82,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     try:
         data = map_file(path)
         refuse_pointer(data)
+        refuse_text(data)
         if data[:4] != b"PK\x03\x04":
             return _read_stream(data)
         with zipfile.ZipFile(path) as archive:
@@ -157,6 +164,8 @@ def _read_zip(members: list[zipfile.ZipInfo], data: mmap.mmap) -> Any:
 
 
 def _read_stream(data: mmap.mmap) -> Any:
+    if data[:1] != b"\x80":  # protocol 2, in which PyTorch writes
+        raise ValueError("it does not begin as one")
     # The numbers come behind the pickle: one reading of it tells where, another makes the tensors.
     survey = _Unpickler(data, None)
     file = _Pickle(data, 0, len(data))

@@ -333,7 +333,9 @@ def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "is a pointer of Git LFS" in refuses(path)
     path.write_text("<html>not found</html>")
-    assert "not a PyTorch file" in refuses(path)
+    assert "is a text file, not weights (it begins with '<html>not found</html>')" in refuses(path)
+    path.write_bytes("中国\n".encode("gb18030"))
+    assert "not a PyTorch file" in refuses(path) and "opcode" not in refuses(path)
 
 
 def test_any_damaged_byte_gives_the_object_or_one_clear_error(tmp_path: Path) -> None:
