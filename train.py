@@ -112,8 +112,8 @@ def explain_error(error: BaseException, path: str) -> str | None:
         One line; None for an error that has another cause.
     """
     chain = [error]
-    while (context := chain[-1].__context__) is not None:
-        chain.append(context)
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
     for cause in chain:
         places = [(frame.filename, frame.lineno) for frame in extract_tb(cause.__traceback__)]
         if isinstance(cause, SyntaxError):
@@ -126,13 +126,16 @@ def explain_error(error: BaseException, path: str) -> str | None:
         return f"--config: get_config() of {path} takes no argument. Leave out the colon and what follows."
     if "get_config() missing 1 required" in text:
         return f"--config: get_config() of {path} needs an argument. Give it as --config {path}:ARGUMENT."
+    if "--config must have a value other than None" in text:
+        return f"--config: get_config() of {path} returns None. Return the configuration."
     if "has no attribute 'get_config'" in text:
         return f"--config: {path} has no function get_config(). Define it, as configs/demo.py does."
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"no such option: --{error.flagname}. {explain_unknown(error.flagname)}"
     if bad := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
         default = {setting.name: setting.default for setting in list_settings()[0]}[bad[1]]
-        like = "True or False" if default in (None, True, False) else f"a value like {default!r}"
+        either = default is None or isinstance(default, bool)
+        like = "True or False" if either else f"a value like {default!r}"
         return f"{bad[1]}: {bad[2]!r} is not valid. Give {like}."
     return " ".join(str(error).split()) if isinstance(error, flags.Error) else None
 

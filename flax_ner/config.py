@@ -329,8 +329,8 @@ def check_config(config: ConfigDict) -> None:
     for name, default in of_tagging.items():
         if config.task == "masked_lm" and _get(config, name) != default:
             raise UserError(
-                f"{name}: {_get(config, name)!r}, but task 'masked_lm' does not support it. Set "
-                f"{name}={default}."
+                f"{name}: {_get(config, name)!r}, but task 'masked_lm' does not support it. Set it back to "
+                f"its default, {default!r}."
             )
     _check_distill(config)
     if config.train.seeds > 1 and config.data.batching == "bucket":

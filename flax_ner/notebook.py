@@ -140,7 +140,9 @@ def _unpack(path: str, field: str) -> str:
         EOFError,
         RuntimeError,
     ) as error:  # RuntimeError: encrypted
-        raise UserError(f"{field}: {path} cannot be unpacked ({error}). Make it anew.") from None
+        raise UserError(
+            f"{field}: {path} cannot be unpacked ({error}). Pack it again, without a password."
+        ) from None
     return _meant(folder)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -93,7 +94,8 @@ def help_text(width: int = 100) -> str:
             section = here
             lines += ["", *textwrap.wrap(f"{here}: {sections[here]}".rstrip(" :"), width)]
         shown = tuple(setting.default) if isinstance(setting.default, list) else setting.default
-        lines.append(f"  --config.{setting.name}{' (not set)' if shown is None else f'={shown}'}")
+        value = " (not set)" if shown is None else f"={shlex.quote(str(shown))}"
+        lines.append(f"  --config.{setting.name}{value}")
         lines += textwrap.wrap(
             setting.meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6
         )

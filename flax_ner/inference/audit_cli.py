@@ -61,10 +61,9 @@ def add_audit_commands(
 
 def _check(options: argparse.Namespace) -> None:
     _check_arguments(options)
-    if options.show < 0 or options.long < 1:
-        raise UserError(
-            f"--show {options.show}, --long {options.long}: the first is at least 0, the second 1."
-        )
+    for name, least in (("show", 0), ("long", 1)):
+        if (value := getattr(options, name)) < least:
+            raise UserError(f"--{name}: {value}, but it must be at least {least}.")
     errors = list[str]()
     files = {name: _readable(name, errors) for name in options.data}
     report = audit(files, errors, options.long)

@@ -210,7 +210,7 @@ def places(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dic
     if size > most:
         kind = "GPUs" if any(gpus) else "cores"
         raise UserError(
-            f"--workers {size}: there are {most} {kind}, and a worker takes one at least."
+            f"--workers {size}: there are {most} {kind}, and each worker needs one. Give at most {most}."
         )
     return size, share
 
@@ -281,5 +281,5 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
     if differences:
         raise UserError(
             f"OUT: {folder} has shards of another job: {'; '.join(differences)}. "
-            "Repeat the command of that job to go on with it, or name another folder."
+            "To resume that job repeat its command, with its version of flax_ner; or name another folder."
         )

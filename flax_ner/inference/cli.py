@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import shlex
 import sys
 import warnings
 from collections import Counter
 from contextlib import nullcontext
 from io import TextIOWrapper
 from itertools import tee
+from pathlib import Path
 
 from absl import logging
 from rich.console import Console
@@ -38,13 +40,14 @@ from flax_ner.text.formats import read_examples
 from flax_ner.text.html_report import evaluation_html
 from flax_ner.text.labels import CONVENTIONS
 from flax_ner.text.report import bracketed, highlight
+from flax_ner.weights.convert import is_model
 from flax_ner.weights.describe import describe
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; what it returns has `run`, a function of the parsed options."""
     parser = argparse.ArgumentParser("flax_ner", description="Score and use trained taggers.")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
 
     evaluate = commands.add_parser("evaluate", help="score a model on labelled data")
     evaluate.add_argument(
@@ -169,11 +172,27 @@ def main(arguments: list[str] | None = None) -> None:
             warnings.showwarning = lambda message, *_: print(
                 f"flax_ner: {message}", file=sys.stderr
             )
+            _check_order(options)
             options.run(options)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stderr.close()
     except (UserError, OSError) as error:
         sys.exit(f"flax_ner: {error}")
+
+
+def _check_order(options: argparse.Namespace) -> None:
+    """Raise `UserError` where the model does not come first."""
+    others = {"evaluate": ("data",), "predict": ("file",), "bulk": ("input", "out")}
+    names = [getattr(options, name) for name in others.get(options.command, ())]
+    if not names or not Path(options.model).exists() or is_model(Path(options.model)):
+        return
+    model = next((name for name in names if is_model(Path(name))), None)
+    if model is not None:
+        order = [model, options.model, *(name for name in names if name != model)]
+        raise UserError(
+            f"MODEL comes first, and {options.model} is not a model. Run: python -m flax_ner {options.command} "
+            f"{shlex.join(order)}"
+        )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

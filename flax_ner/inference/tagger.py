@@ -50,7 +50,7 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
     Raises:
         UserError: there is no such model, or it is an encoder without a head.
     """
-    model, report = open_model(path, "path")
+    model, report = open_model(path, "model")
     for note in report.notes if report else ():
         warnings.warn(f"{path}: {note}", stacklevel=2)
     if model.labels is None:
@@ -291,8 +291,8 @@ class Tagger:
 
     def _shortage_told(self) -> AbstractContextManager[None]:
         return shortage_told(
-            f"A smaller batch size helps (now {self.batch_size}): eval.batch_size of a run, --batch-size of a "
-            "command, batch_size of `load`."
+            f"Lower the batch size (now {self.batch_size}): eval.batch_size of a run, --batch-size of "
+            "evaluate, predict and web, batch_size of `load`."
         )
 
     def _finish(self, work: Work, convention: str) -> list[list[Entity]]:

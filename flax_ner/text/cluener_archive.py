@@ -150,7 +150,10 @@ def _members(archive: Path, origin: str, required: Iterable[str]) -> dict[str, b
         ValueError,
     ) as error:
         # A RuntimeError: it is encrypted, or packed in a way that zipfile does not know.
-        raise UserError(f"{origin}: is no zip archive, or a damaged one ({error}).") from error
+        raise UserError(
+            f"{origin}: is no zip archive, or a damaged one ({error}). Delete it if it is still there, and "
+            "fetch it again."
+        ) from error
 
 
 def _content(zipped: ZipFile, name: str, origin: str) -> bytes:

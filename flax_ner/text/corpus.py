@@ -88,7 +88,9 @@ def _chunks(path: Path) -> Iterator[list[bytes]]:
             while lines := file.readlines(CHUNK):
                 yield lines
     except (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: is damaged or cut off ({error}). Get the file anew.") from None
+        raise UserError(
+            f"{path}: is damaged or cut off ({error}). Copy or fetch the file again."
+        ) from None
 
 
 def _open(path: Path) -> BinaryIO:

@@ -61,8 +61,8 @@ def read_examples(
                 return synthetic(split, int(count))
         raise UserError(
             f"{field}: {source!r} is no synthetic set. Give the split and the number of sentences, "
-            'as in "train 4000" or "dev 500". For files of your own take another configuration than '
-            "configs/demo.py."
+            'as in "train 4000" or "dev 500". For files of your own set data.format=auto, data.train and '
+            "data.dev."
         )
     path = Path(source)
     if not path.is_file() and not (data_format in ("auto", "brat") and path.is_dir()):

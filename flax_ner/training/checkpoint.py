@@ -127,7 +127,7 @@ class Checkpoints:
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             raise UserError(
                 f"{self._path}: the state of step {self._saving} cannot be written ({reason(error)}). "
-                "Earlier checkpoints are whole: mend that and repeat the command to go on from there."
+                "Earlier checkpoints are whole. Fix that and repeat the command to resume from the newest."
             ) from error
 
 
@@ -155,8 +155,8 @@ def _set_damaged_aside(path: Path) -> list[str]:
         if damaged:
             faults = "; ".join(f"{step}: {fault}" for step, fault in damaged)
             raise UserError(
-                f"{path}: no checkpoint is sound ({faults}). Copy one back, or name another work "
-                "directory to start anew."
+                f"{path}: no checkpoint is sound ({faults}). Restore one from a copy, or name another "
+                "work directory to start over."
             )
     notes = []
     for step, fault in damaged:

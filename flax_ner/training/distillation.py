@@ -6,6 +6,7 @@ batches as labels do, so that a step costs what it costs without.
 Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531.
 """
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -264,7 +265,8 @@ def _same_tags(teacher: LabelSet, student: LabelSet, name: str) -> np.ndarray:
             f"distill.teacher: {name} has {len(teacher)} tags, {teacher.scheme} of "
             f"{', '.join(teacher.categories)}; the student has {len(student)}, {student.scheme} of "
             f"{', '.join(student.categories)}. They must be the same: --config.data.scheme={teacher.scheme} "
-            f'--config.data.categories="{teacher.categories}" gives the student those of the teacher.'
+            f"{shlex.quote(f'--config.data.categories={teacher.categories}')} gives the student those of the "
+            "teacher."
         )
     return np.array([teacher.names.index(tag) for tag in student.names])
 

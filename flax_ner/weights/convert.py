@@ -33,7 +33,7 @@ from flax_ner.weights.names import (
     refuse_model_type,
 )
 from flax_ner.weights.report import Report
-from flax_ner.weights.source import Source, holds_weights, open_source
+from flax_ner.weights.source import SUFFIXES, Source, holds_weights, open_source
 
 # What the tensors cannot tell, as a `config.json` names it.
 UNTOLD: dict[str, type] = {
@@ -99,6 +99,13 @@ def open_model(
 def is_ours(path: Path) -> bool:
     """Whether to read a path as a model directory; a folder without any weights too, to say what it lacks."""
     return path.is_dir() and (is_model_dir(path) or not holds_weights(path))
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path looks like a model: a model directory, or weights in a file or folder."""
+    if path.is_dir():
+        return is_model_dir(path) or holds_weights(path)
+    return path.is_file() and path.suffix in SUFFIXES
 
 
 def convert(

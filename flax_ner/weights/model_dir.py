@@ -29,6 +29,8 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
 from flax_ner.text.vocab import read_vocab, write_vocab
 
+REMAKE = "Restore it from a copy, or convert or train again into another directory."
+
 
 @dataclass
 class ModelDir:
@@ -144,7 +146,7 @@ def load_model(path: str | Path) -> ModelDir:
         del abstract["head"]
         stored = stored_shapes(params)
         if not stored:
-            raise UserError(f"{path}: its params are damaged. Make the directory anew.")
+            raise UserError(f"{path}: its params are damaged. {REMAKE}")
         if "masked_lm" in stored:
             abstract["masked_lm"] = abstract_masked_lm_head(model.config)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -163,7 +165,7 @@ def load_model(path: str | Path) -> ModelDir:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: its params are damaged, or of another shape than config.json and labels.json say "
-            f"({reason[:200]}). Make the directory anew."
+            f"({reason[:200]}). {REMAKE}"
         ) from None
     return model
 
@@ -204,7 +206,7 @@ def read_card(path: str | Path) -> ModelDir:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: config.json or labels.json is damaged, or of another version ({error})."
+            f"{path}: config.json or labels.json is damaged, or of another version ({error}). {REMAKE}"
         ) from None
     vocab = read_vocab(path / "vocab.txt")
     for file, found, wanted in (
@@ -213,7 +215,8 @@ def read_card(path: str | Path) -> ModelDir:
     ):
         if found != wanted:
             raise UserError(
-                f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed."
+                f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed. "
+                f"{REMAKE}"
             )
     return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind)
 

@@ -138,7 +138,7 @@ def test_faults_are_told_together_and_the_other_shards_are_tagged(
         run(model, str(source), str(out))
     assert sorted(path.name for path in out.glob("[!.]*")) == ["1.jsonl", "job.json"]
     # All workers say that there is no such model: once is enough. Nor does it bind the folder to it.
-    with pytest.raises(UserError, match=r"^path: no file or directory[^\n]*$"):
+    with pytest.raises(UserError, match=r"^model: no file or directory[^\n]*$"):
         run(str(tmp_path / "none"), str(source / "1.jsonl"), str(tmp_path / "new"))
     run(model, str(source / "1.jsonl"), str(tmp_path / "new"))
 

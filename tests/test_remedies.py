@@ -1,0 +1,328 @@
+"""The advice of error messages: each test provokes an error and follows the message to the letter."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs import demo
+from flax_ner.config import check_config, default_config
+from flax_ner.errors import UserError
+from flax_ner.inference.cli import main, make_parser
+from flax_ner.text.examples import Entity
+from flax_ner.text.formats import read_examples
+from flax_ner.text.labels import LabelSet, misspelling_of
+from flax_ner.text.metrics import score
+from flax_ner.training.distillation import _same_tags
+from flax_ner.training.task import check_source, make_task
+from flax_ner.weights.convert import convert, open_model
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.source import open_source
+from tests.inference import helpers as tagger
+from tests.test_docs import check
+from tests.weights.helpers import LABELS, PRETRAINED, TRAINED, VOCAB, tiny_state_dict, write_source
+
+HEADS = {"num_attention_heads": 2}
+
+
+def message_of(action: Callable[..., object], *arguments: Any) -> str:
+    """The message of the error that an action ends in; one line."""
+    with pytest.raises((UserError, SystemExit)) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def told(pattern: str, message: str) -> str:
+    """The part of a message that is to be followed."""
+    match = re.search(pattern, message)
+    assert match, message
+    return match[1]
+
+
+# --- Data ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ner_tags", "tags"])
+def test_names_for_numbered_tags_are_given_as_shown(tmp_path: Path, name: str) -> None:
+    path, info = tmp_path / "data.json", tmp_path / "dataset_info.json"
+    path.write_text(json.dumps({"tokens": ["甲", "在"], name: [1, 0]}), "utf-8")
+    absent = message_of(read_examples, str(path), "auto")
+    assert str(info.name) in absent
+    info.write_text("{}", "utf-8")
+    for message in (absent, message_of(read_examples, str(path), "auto")):
+        row = json.loads(told(r"order of their numbers: (\{.*\})$", message))
+        assert row["features"][name]["names"][0] == "O"
+        row["features"][name]["names"] = ["O", "B-person"]
+        info.write_text(json.dumps(row), "utf-8")
+        (example,) = read_examples(str(path), "auto")
+        assert example.entities == (Entity("person", 0, 1, "甲"),)
+
+
+OFFSETS = {
+    "cluener": '{{"text": "甲乙丙", "label": {{"name": {{"乙": [[{start}, {end}]]}}}}}}',
+    "doccano": '{{"text": "甲乙丙", "label": [[{start}, {end}, "name"]]}}',
+    "doccano with relations": '{{"text": "甲乙丙", "entities": [{{"label": "name", "start_offset": {start}, '
+    '"end_offset": {end}}}]}}',
+    "label_studio": '[{{"data": {{"text": "甲乙丙"}}, "annotations": [{{"result": [{{"type": "labels", '
+    '"value": {{"start": {start}, "end": {end}, "labels": ["name"]}}}}]}}]}}]',
+}
+
+
+@pytest.mark.parametrize("value", ['"1"', "1.0", "true", "null", "[1]", '""'])
+@pytest.mark.parametrize("data_format", OFFSETS)
+def test_an_offset_of_another_type_is_named_and_corrected(
+    tmp_path: Path, data_format: str, value: str
+) -> None:
+    path, row = tmp_path / "data.json", OFFSETS[data_format]
+    end = 1 if data_format == "cluener" else 2
+    for start, stop, name in ((value, str(end), "start"), ("1", value, "end")):
+        path.write_text(row.format(start=start, end=stop), "utf-8")
+        message = message_of(read_examples, str(path), "auto")
+        assert f"{name} is {json.loads(value)!r} (" in message
+        assert message.endswith("Give offsets as whole numbers.") and "Expected 0" not in message
+    path.write_text(row.format(start=1, end=end), "utf-8")
+    (example,) = read_examples(str(path), "auto")
+    assert example.entities == (Entity("name", 1, 2, "乙"),)
+    # An offset outside the text is told as that.
+    path.write_text(row.format(start=1, end=9), "utf-8")
+    assert re.search(r"the span \[1, 9", message_of(read_examples, str(path), "auto"))
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, True, None])
+def test_an_offset_of_another_type_is_named_where_python_gives_it(value: Any) -> None:
+    labels, kind = LabelSet(["name"]), re.escape(f"start is {value!r} (")
+    for action in (
+        lambda start: labels.encode([("name", start, 2)], 3),
+        lambda start: score([[("name", start, 2)]], [[("name", 1, 2)]]),
+    ):
+        with pytest.raises(UserError, match=f"{kind}.* Give offsets as whole numbers"):
+            action(value)
+        action(1)
+        action(np.int64(1))
+
+
+def test_a_category_is_compared_with_those_that_it_may_misspell(tmp_path: Path) -> None:
+    known = ["name", "game", "organization", "PER"]
+    for category, expected in {
+        "nmae": "name", "organisation": "organization", "Name": "name", "per": "PER",
+        "gmae": "game", "movie": None, "same": None, "ORG": None,
+    }.items():  # fmt: skip
+        assert misspelling_of(category, known) == expected, category
+    assert misspelling_of("name", ["game", "movie"]) is None
+
+    def write(split: str, category: str) -> None:
+        row = {"text": "甲", "label": {category: {"甲": [[0, 0]]}}}
+        (tmp_path / split).write_text(json.dumps(row), "utf-8")
+
+    config = demo.get_config()
+    config.data.format = "auto"
+    config.data.train, config.data.dev = str(tmp_path / "train"), str(tmp_path / "dev")
+    write("train", "organization")
+    write("dev", "organisation")
+    note = next(note for note in make_task(config).notes if note.startswith("data.dev has"))
+    write("dev", told(r"In data\.dev it may be a misspelling of '(\w+)'", note))
+    assert not [note for note in make_task(config).notes if note.startswith("data.dev has")]
+
+
+def test_files_of_ones_own_are_read_by_the_demo_as_shown(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"text": "甲", "label": {"name": {"甲": [[0, 0]]}}}', "utf-8")
+    config = demo.get_config()
+    config.data.train = str(path)
+    assert "set data.format=auto, data.train and data.dev" in message_of(make_task, config)
+    config.data.format, config.data.dev = "auto", str(path)
+    assert make_task(config).labels.categories == ("name",)
+
+
+# --- Weights ---------------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_with_tokens_appended_loses_as_many_as_told(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tiny_state_dict(TRAINED), "f.pth")
+    vocab = path.with_name("vocab.txt")
+    vocab.write_text("\n".join([*VOCAB, "g", "h", "i"]), "utf-8")
+    message = message_of(convert, open_source(path), LABELS, HEADS)
+    assert "14 tokens" in message and "embeddings for 11" in message
+    count = int(told(r"delete the last (\d+)", message))
+    vocab.write_text("\n".join(vocab.read_text("utf-8").split("\n")[:-count]), "utf-8")
+    model, _ = convert(open_source(path), LABELS, HEADS)
+    assert model.vocab == VOCAB
+
+
+def test_a_vocabulary_that_is_much_too_short_is_filled_up_as_told(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tiny_state_dict(TRAINED), "f.pth")
+    vocab = path.with_name("vocab.txt")
+    vocab.write_text("\n".join(VOCAB[:7]), "utf-8")
+    message = message_of(convert, open_source(path), LABELS, HEADS)
+    assert "7 tokens" in message and "embeddings for 11" in message
+    size = int(
+        told(r"append unused tokens until there are (\d+): \[padding1\], \[padding2\]", message)
+    )
+    more = [f"[padding{i}]" for i in range(1, size - 6)]
+    vocab.write_text("\n".join([*VOCAB[:7], *more]), "utf-8")
+    assert convert(open_source(path), LABELS, HEADS)[0].vocab == VOCAB[:7] + more
+
+
+@pytest.mark.parametrize("kind", ["MMOCR", "tokens scored", "config.json"])
+def test_surplus_embedding_rows_are_ignored_and_reported(tmp_path: Path, kind: str) -> None:
+    """As many transformers and Megatron checkpoints have, padded to a multiple of 8 to 128."""
+    prefix = TRAINED if kind == "MMOCR" else PRETRAINED
+    state = tiny_state_dict(prefix)
+    if kind != "MMOCR":
+        for name, shape in {
+            "transform.dense.weight": (8, 8), "transform.dense.bias": (8,),
+            "transform.LayerNorm.weight": (8,), "transform.LayerNorm.bias": (8,), "bias": (11,),
+        }.items():  # fmt: skip
+            state[f"cls.predictions.{name}"] = np.arange(np.prod(shape), dtype=np.float32).reshape(
+                shape
+            )
+    stated = {"vocab_size": 12, **HEADS} if kind == "config.json" else None
+    labels = LABELS if kind == "MMOCR" else None
+    whole, _ = convert(open_source(write_source(tmp_path / "whole", state)), labels, HEADS)
+    for name in (f"{prefix}embeddings.word_embeddings.weight", "cls.predictions.bias"):
+        if name in state:
+            state[name] = np.concatenate([state[name], np.full_like(state[name][:1], np.inf)])
+    padded = write_source(tmp_path / "padded", state, config=stated)
+    model, report = convert(open_source(padded), labels, HEADS)
+    assert "Vocabulary: 1 surplus embedding rows ignored (11 tokens, 12 rows)." in report.notes
+    assert (model.config.vocab_size, model.vocab) == (11, VOCAB)
+    word = model.params["encoder"]["embeddings"]["word"]
+    np.testing.assert_array_equal(word, whole.params["encoder"]["embeddings"]["word"])
+    if kind != "MMOCR":
+        np.testing.assert_array_equal(model.params["masked_lm"]["bias"], np.arange(11))
+    save_model(tmp_path / "model", model)
+    assert load_model(tmp_path / "model").config.vocab_size == 11
+
+
+@pytest.mark.parametrize("name", ["text.txt", "model.safetensors", "model.pth"])
+def test_a_text_file_is_named_as_one(tmp_path: Path, name: str) -> None:
+    for content in ("甲在乙\n", "\ufeffabc", '{"text": "甲"}\n', "<!DOCTYPE html>\n", "索" * 1000):
+        (tmp_path / name).write_text(content, "utf-8")
+        message = message_of(open_model, tmp_path / name, "MODEL")
+        assert "is a text file, not weights" in message and "opcode" not in message
+        assert repr(content.lstrip("\ufeff").strip()[:40]) in message
+    (tmp_path / name).write_bytes("甲在乙\n".encode("gb18030"))  # as good as any bytes
+    assert "opcode" not in message_of(open_model, tmp_path / name, "MODEL")
+
+
+def test_the_shape_of_the_weights_is_set_as_told() -> None:
+    config, source = default_config(), replace(tagger.CONFIG, hidden_act="gelu_new")
+    directory = ModelDir(source, None, tagger.VOCAB, 64, {})
+    shape = replace(source, hidden_size=16, hidden_act="gelu", layer_norm_eps=1e-6)
+    message = message_of(check_source, config, directory, shape)
+    check(shlex.split(told(r"Set (.*)", message)), config)
+    names = ("hidden_size", "hidden_act", "layer_norm_eps")
+    assert [config.model[name] for name in names] == [getattr(source, name) for name in names]
+
+
+# --- Commands --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory that finds each b with the i's after it."""
+    path = tmp_path_factory.mktemp("remedies") / "a model"
+    made = ModelDir(tagger.CONFIG, tagger.LABELS, tagger.VOCAB, 64, tagger.hand_made_params())
+    save_model(path, made)
+    return path
+
+
+def test_the_model_comes_first_as_told(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, data = tmp_path / "text.txt", tmp_path / "data.json"
+    text.write_text("bii中\n", "utf-8")
+    data.write_text('{"text": "bii中", "label": {"name": {"bii": [[0, 2]]}}}\n', "utf-8")
+    for command, file, expected in (
+        ("predict", text, "[bii name]中"),
+        ("evaluate", data, "1.0000"),
+    ):
+        message = message_of(main, [command, str(file), str(model)])
+        assert message.startswith("flax_ner: MODEL comes first")
+        main(shlex.split(told(r"Run: python -m flax_ner (.*)", message)))
+        assert expected in capsys.readouterr().out
+    out, right = str(tmp_path / "out"), ["bulk", str(model), str(tmp_path), str(tmp_path / "out")]
+    for wrong in ([tmp_path, model, out], [tmp_path, out, model]):
+        message = message_of(main, ["bulk", *map(str, wrong)])
+        assert shlex.split(told(r"Run: python -m flax_ner (.*)", message)) == right
+        make_parser().parse_args(right)
+    assert not Path(out).exists()
+
+
+def test_a_damaged_model_directory_is_made_again_as_told(tmp_path: Path, model: Path) -> None:
+    made = load_model(model)
+    save_model(tmp_path / "model", made)
+    for name, damage in {"vocab.txt": "[PAD]\n", "config.json": "{}", "labels.json": "3"}.items():
+        whole = (tmp_path / "model" / name).read_text("utf-8")
+        (tmp_path / "model" / name).write_text(damage, "utf-8")
+        message = message_of(load_model, tmp_path / "model")
+        assert message.endswith("or convert or train again into another directory."), message
+        (tmp_path / "model" / name).write_text(whole, "utf-8")
+        load_model(tmp_path / "model")
+    (tmp_path / "model" / "params" / "manifest.ocdbt").write_bytes(b"")
+    assert "into another directory" in message_of(load_model, tmp_path / "model")
+    save_model(tmp_path / "other", made)
+    load_model(tmp_path / "other")
+
+
+# --- Settings --------------------------------------------------------------------------------------------
+
+
+MLM = {"task": "masked_lm"}
+# What is set, what the message says to do about it, and that done.
+SETTINGS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+    ({"model.head": "crf", "loss.name": "focal"},
+     "Set loss.name=cross_entropy, or", {"loss.name": "cross_entropy"}),
+    ({"model.head": "crf", "loss.name": "focal"},
+     "or choose model.head softmax or softmax_constrained", {"model.head": "softmax_constrained"}),
+    ({"model.head": "crf", "loss.label_smoothing": 0.1},
+     "Set loss.label_smoothing=0, or", {"loss.label_smoothing": 0.0}),
+    ({"model.head": "global_pointer", "train.r_drop": 1.0},
+     "choose model.head softmax or softmax_constrained", {"model.head": "softmax"}),
+    (MLM | {"train.fgm": 1.0}, "its default, 0.", {"train.fgm": 0.0}),
+    (MLM | {"data.format": "conll"}, "its default, 'auto'.", {"data.format": "auto"}),
+    (MLM | {"data.categories": ("a",)}, "its default, ().", {"data.categories": ()}),
+    (MLM | {"distill.teacher": "x"}, "its default, ''.", {"distill.teacher": ""}),
+    ({"data.batch_size": 6, "train.gradient_accumulation_steps": 4},
+     "Choose a divisor of it.", {"train.gradient_accumulation_steps": 3}),
+    ({"seed": 2**32 - 1, "train.seeds": 2}, f"at most {2**32 - 2}.", {"seed": 2**32 - 2}),
+    ({"data.max_length": 600}, "Lower the first or raise the second.", {"data.max_length": 512}),
+    ({"data.max_length": 600},
+     "Lower the first or raise the second.", {"model.max_position_embeddings": 600}),
+    # Weights have the positions that they have.
+    ({"data.max_length": 600, "init_from": "x"}, "Lower the first.", {"data.max_length": 512}),
+    ({"data.max_length": 127, "model.attention": "cudnn"},
+     "Choose an even number, or", {"data.max_length": 126}),
+    ({"data.max_length": 127, "model.attention": "cudnn"},
+     "or model.attention=xla.", {"model.attention": "xla"}),
+    ({"optimizer.milestones": ("x",)}, "'x' is not a number.", {"optimizer.milestones": (3, 4.5)}),
+    ({"data.categories": (1,)}, "1 is not text.", {"data.categories": ("1",)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "advice", "followed"), SETTINGS)
+def test_a_setting_is_changed_as_told(
+    changes: dict[str, Any], advice: str, followed: dict[str, Any]
+) -> None:
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    assert advice in message_of(check_config, config)
+    config.update_from_flattened_dict(followed)
+    check_config(config)
+
+
+def test_the_teachers_tags_are_taken_over_as_told() -> None:
+    config = default_config()
+    for categories in (("a", "b"), ("it's", 'a "b" c'), ("one",)):
+        teacher, student = LabelSet(categories, "bioes"), LabelSet(["x"], "bio")
+        message = message_of(_same_tags, teacher, student, "teacher")
+        check(shlex.split(told(r"must be the same: (.*) gives the student", message)), config)
+        assert LabelSet(config.data.categories, config.data.scheme).names == teacher.names
