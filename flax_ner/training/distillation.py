@@ -265,10 +265,15 @@ def _same_tags(teacher: LabelSet, student: LabelSet, name: str) -> np.ndarray:
             f"distill.teacher: {name} has {len(teacher)} tags, {teacher.scheme} of "
             f"{', '.join(teacher.categories)}; the student has {len(student)}, {student.scheme} of "
             f"{', '.join(student.categories)}. They must be the same: --config.data.scheme={teacher.scheme} "
-            f"{shlex.quote(f'--config.data.categories={teacher.categories}')} gives the student those of the "
+            f"--config.data.categories={_quoted(str(teacher.categories))} gives the student those of the "
             "teacher."
         )
     return np.array([teacher.names.index(tag) for tag in student.names])
+
+
+def _quoted(value: str) -> str:
+    """Return a value as a shell takes it, in double quotes where these change nothing in it."""
+    return shlex.quote(value) if set(value) & set('"$`\\!') else f'"{value}"'
 
 
 def _word_places(tokens: TokenSet) -> np.ndarray:

@@ -76,8 +76,8 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
             [data, "--json", str(tmp_path / "new"), "--html", str(tmp_path / "." / "new")],
             "--html: .* is the file of --json",
         ),
-        ([data, "--show", "-1"], "--show -1, --long 510"),
-        ([data, "--long", "0"], "--show 10, --long 0"),
+        ([data, "--show", "-1"], "--show: -1, but it must be at least 0"),
+        ([data, "--long", "0"], "--long: 0, but it must be at least 1"),
     ):
         with pytest.raises(SystemExit, match=why):
             main(["data", "check", *arguments])

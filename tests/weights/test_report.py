@@ -104,7 +104,7 @@ def test_faults_are_told_with_what_is_there(
     state["bert.encoder.layer.0.output.dense.weight"] = np.zeros((12, 8), np.float32)
     state["extra"] = np.zeros(3, np.float32)
     path = write_source(tmp_path, state, config=tiny_config())
-    path.with_name("vocab.txt").write_text("\n".join(VOCAB[:-1]))
+    path.with_name("vocab.txt").write_text("\n".join(VOCAB[:-2]))
     with pytest.raises(SystemExit) as caught:
         main(["inspect", str(path)])
     faults = str(caught.value).splitlines()
@@ -114,7 +114,7 @@ def test_faults_are_told_with_what_is_there(
         ("misshapen: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
          "missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
          "unknown: extra is not part of the model",
-         "10 tokens, but"),
+         "9 tokens, but"),
         strict=True,
     ):  # fmt: skip
         assert part in fault
