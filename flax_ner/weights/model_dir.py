@@ -1,6 +1,6 @@
 """A model directory: everything that a model needs to run or to start from, and nothing else.
 
-config.json   {"model": fields of BertConfig, "max_length": tokens,
+config.json   {"format": version of this layout, "model": fields of BertConfig, "max_length": tokens,
               "tokenizer": {"kind": "char" or "wordpiece", "lower_case": true}}
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
@@ -28,6 +28,10 @@ from flax_ner.model.tagger import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
 from flax_ner.text.vocab import read_vocab, write_vocab
+
+# Version of the layout of a model directory. Directories without a version have version 0. Version 1 only
+# adds the number.
+FORMAT = 1
 
 
 @dataclass
@@ -92,6 +96,7 @@ def _remove_for_good(folder: Path) -> None:
 def _write(folder: Path, model: ModelDir) -> None:
     folder.mkdir(parents=True)
     row = {
+        "format": FORMAT,
         "model": dataclasses.replace(model.config, scan_layers=False, remat=False).to_json(),
         "tokenizer": {"kind": model.tokenizer, "lower_case": model.lower_case},
         "max_length": model.max_length,
@@ -193,6 +198,14 @@ def read_card(path: str | Path) -> ModelDir:
     labels = None
     try:
         row = json.loads((path / "config.json").read_text("utf-8"))
+        version = row.get("format", 0)
+        if type(version) is not int or version < 0:
+            raise ValueError(f"format {version!r} is unknown")
+        if version > FORMAT:
+            raise UserError(
+                f"{path}: was written by a later version of flax_ner (format {version}; this version reads "
+                f"formats up to {FORMAT}). Upgrade flax_ner to read it."
+            )
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
         lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
         kind, others = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}
