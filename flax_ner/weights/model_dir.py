@@ -8,6 +8,7 @@ params/       float32 arrays, written by Orbax
 """
 
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -53,13 +54,15 @@ class ModelDir:
 def save_model(path: str | Path, model: ModelDir) -> None:
     """Write a model directory; an older one of that name is replaced once the new one is whole.
 
+    Where `path` is a symbolic link, the link stays and the directory that it leads to is replaced.
+
     Layers are always stored one by one: `scan_layers` and `remat` are matters of training.
 
     Raises:
         UserError: something that is not a model directory is there, or there is no writing; what is
-            there stays.
+            there stays. Or `storage_path` refuses the path.
     """
-    path = Path(path).absolute()
+    path = storage_path(path)
     if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
             f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
@@ -116,6 +119,21 @@ def _write(folder: Path, model: ModelDir) -> None:
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
 
 
+def storage_path(path: str | Path) -> Path:
+    """Return the path under which Orbax can write: absolute, without `..` and symbolic links.
+
+    Raises:
+        UserError: it has a character that stands for others in patterns of file names. Orbax looks for
+            its own files by such a pattern, and what it cannot find it leaves out without an error.
+    """
+    real = os.path.realpath(path)
+    if glob.escape(real) != real:
+        raise UserError(
+            f"{real}: models and checkpoints cannot be written to a path with [, * or ?. Name another path."
+        )
+    return Path(real)
+
+
 def tree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
     """Orbax's of trees of arrays, but each part of an array is written by one of the devices that have it.
 
@@ -144,7 +162,7 @@ def load_model(path: str | Path) -> ModelDir:
     """
     model = read_card(path)
     abstract = abstract_params(model.config)
-    params = Path(path).absolute() / "params"
+    params = Path(os.path.realpath(path)) / "params"
     if model.labels is None:
         del abstract["head"]
         stored = stored_shapes(params)
@@ -177,7 +195,7 @@ def stored_shapes(params: Path) -> Params:
     """The tree that a model directory's `params` holds, as it says itself; {} where that is damaged."""
     try:
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
-            return checkpointer.metadata(params.absolute()).item_metadata.tree or {}
+            return checkpointer.metadata(Path(os.path.realpath(params))).item_metadata.tree or {}
     except (ValueError, KeyError, TypeError, AttributeError, OSError):  # not as Orbax left it
         return {}
 
@@ -188,7 +206,7 @@ def read_card(path: str | Path) -> ModelDir:
     Raises:
         UserError: likewise.
     """
-    path = Path(path).absolute()
+    path = Path(path)
     for name in ("config.json", "vocab.txt", "params"):
         if not (path / name).exists():
             raise UserError(
