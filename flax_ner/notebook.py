@@ -5,6 +5,7 @@ Only Colab has the first two; elsewhere a notebook names files by their paths.
 
 import hashlib
 import importlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -91,7 +92,7 @@ def hand_over(path: str | Path, folder: str) -> str:
 
 
 def _on_drive(path: str) -> bool:
-    return Path(path).is_relative_to(DRIVE)
+    return Path(os.path.abspath(path)).is_relative_to(DRIVE)  # Drive may not be mounted yet
 
 
 def _upload(field: str) -> str:

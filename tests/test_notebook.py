@@ -71,6 +71,16 @@ def test_a_page_stays_in_its_frame_as_it_is() -> None:
     assert 'height="300"' in shown and len(repr(Page(html))) < 30
 
 
+def test_paths_on_drive_are_known_however_they_are_written(
+    colab: Colab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("drive/../temporary", f"{tmp_path}/drive/../temporary"):
+        assert obtain(path, "MODEL") == path and not colab.mounts
+    assert obtain("temporary/../drive/MyDrive/model", "MODEL").startswith("temporary")
+    assert colab.mounts == [str(tmp_path / "drive")]
+
+
 @pytest.mark.parametrize("name", ["owner/name@main", "train 60", "data/dev.json", "/a/folder"])
 def test_names_and_paths_stay_as_they_are(drive: Path, name: str) -> None:
     assert obtain(name, "MODEL") == name

@@ -113,10 +113,10 @@ def run(
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: at least one has to do the work.")
-    shards, folder = _shards(Path(source)), Path(out).absolute()
-    if folder.resolve() == shards[0].parent.resolve():
+    shards, folder = _shards(Path(source)), Path(os.path.realpath(out))
+    if folder == shards[0].parent:
         raise UserError(f"OUT: {out} is the folder of the shards. Name another.")
-    model = str(Path(model).absolute()) if Path(model).exists() else model
+    model = os.path.realpath(model) if Path(model).exists() else model
     job = {
         "model": model, "input": str(shards[0].parent), "text_field": text_field,
         "compute_dtype": compute_dtype, "version": flax_ner.__version__,
@@ -216,9 +216,12 @@ def places(nodes: list[dict[str, float]], workers: int | None) -> tuple[int, dic
 
 
 def _shards(source: Path) -> list[Path]:
-    """Absolute paths of the input files."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    files = [file.absolute() for file in files if file.is_file() and file.name[0] not in "._"]
+    """Absolute paths of the input files. A file that is a link keeps its own name."""
+    if source.is_dir():
+        files = sorted(Path(os.path.realpath(source)).iterdir())
+    else:
+        files = [Path(os.path.realpath(source.parent)) / source.name]
+    files = [file for file in files if file.is_file() and file.name[0] not in "._"]
     shards = [file for file in files if file.suffix in SUFFIXES]
     if not shards:
         raise UserError(
@@ -269,6 +272,9 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text("utf-8"))
+        for name in ("model", "input"):  # earlier versions did not follow links
+            if os.path.exists(found.get(name, "")):
+                found[name] = os.path.realpath(found[name])
         differences = [
             f"{name} was {found.get(name)!r}, is {job.get(name)!r}"
             for name in sorted(found.keys() | job.keys())
@@ -276,7 +282,7 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
         ]
     except FileNotFoundError:
         raise UserError(f"OUT: {folder} has files and no job.json. Name another folder.") from None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"OUT: {path} is damaged ({error}). Name another folder.") from None
     if differences:
         raise UserError(

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -18,11 +17,11 @@ COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
 
 def score_table(scores: Scores, title: str = "") -> Table:
     """A line a category and one for all together."""
-    table = Table("category", title=escape(title), title_justify="left")
+    table = Table("category", title=Text(title, "table.title"), title_justify="left")
     for heading in ("precision", "recall", "F1", "gold", "found", "right"):
         table.add_column(heading, justify="right")
     for name, counts in scores.by_type.items():
-        table.add_row(escape(name), *_cells(counts))
+        table.add_row(Text(name), *_cells(counts))
     table.add_section()
     table.add_row("all", *_cells(scores), style="bold")
     return table

@@ -6,6 +6,7 @@ the text itself.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _tags(given: Any, name: str, path: Path, names: dict[str, list[str]], source
 
 def _class_names(path: Path, name: str, source: str) -> list[str]:
     """The names of numbered tags, of the `dataset_info.json` beside the file or one folder up."""
-    for folder in (path.parent, path.absolute().parent.parent):
+    for folder in (path.parent, Path(os.path.realpath(path.parent)).parent):
         info = folder / INFO
         if info.is_file():
             try:

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from flax_ner.errors import UserError, reason
 from flax_ner.training.hosts import everywhere, from_first, is_first
-from flax_ner.weights.model_dir import tree_handler
+from flax_ner.weights.model_dir import storage_path, tree_handler
 
 CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
 PATIENCE = 300  # seconds until a process is given up that does not get its part written
@@ -33,11 +33,11 @@ class Checkpoints:
         keep: how many of the newest to keep.
 
     Raises:
-        UserError: there are checkpoints, and all are damaged.
+        UserError: there are checkpoints, and all are damaged. Or `storage_path` refuses the path.
     """
 
     def __init__(self, path: str | Path, keep: int):
-        self._path, self._keep = Path(path).absolute(), keep
+        self._path, self._keep = storage_path(path), keep
         self._steps, self.notes = from_first(partial(_tidy, self._path))
         # Made asynchronously, a directory is announced under a number that counts all saves of a
         # process, and the first alone saves models.

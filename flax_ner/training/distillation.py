@@ -6,6 +6,7 @@ batches as labels do, so that a step costs what it costs without.
 Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531.
 """
 
+import hashlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from flax_ner.weights.model_dir import ModelDir
 
 LEAST_SHARED = 0.5  # share of the student's words that the teacher must have too
 DRAWN = 64  # texts, behind which the bar moves
+TEACHER_READS = "the texts and tokens of distill.teacher"  # name of `fingerprint` in inputs.json
 
 
 @dataclass
@@ -52,6 +54,24 @@ class Lesson:
     texts: list[str]
     places: np.ndarray  # int64 [words of the teacher], the student's token of each; -1: it has none
     tags: np.ndarray  # int64 [C], the teacher's tag of each of the student's
+
+
+def fingerprint(lesson: Lesson | None) -> bytes:
+    """Return a digest of all but the parameters that decides what a teacher answers; b"" without one."""
+    if lesson is None:
+        return b""
+    model, config = lesson.teacher, lesson.teacher.config
+    digest = hashlib.sha256()
+    for text in lesson.texts:
+        digest.update(repr(text).encode())
+    reads = (lesson.labels.names, model.vocab, model.tokenizer, model.lower_case, model.max_length)
+    # By name: a field that a later version adds must not change the digest.
+    computes = (
+        config.head, config.ensemble, config.num_attention_heads, config.hidden_act,
+        config.layer_norm_eps, config.compute_dtype,
+    )  # fmt: skip
+    digest.update(repr((reads, computes)).encode())
+    return digest.digest()
 
 
 def has_teacher(options: ConfigDict) -> bool:

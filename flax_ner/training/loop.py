@@ -41,7 +41,7 @@ from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import claimed
-from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.model_dir import save_model, storage_path
 
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {
     "tagging": lambda config: (SeveralSeeds if config.train.seeds > 1 else Tagging)(config),
@@ -68,7 +68,9 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     check_config(config)
     if config.mesh.distributed:
         join()
-    workdir, console = Path(workdir), Console(quiet=not is_first())
+    workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
+    # Paths are printed as they are: rich would read [name] as markup and :name: as an emoji.
+    console = Console(quiet=not is_first(), markup=False, emoji=False)
     job = everywhere(partial(JOBS[config.task], config))
     job.notes += config_warnings(config)
     inputs = _digests(config, job)

@@ -1,5 +1,6 @@
 """The job of pre-training by masked language modelling: plain text, scored by the hidden tokens of dev."""
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -83,8 +84,12 @@ class MaskedLM:
         self.steps_per_portion = config.pretrain.portion
 
     def parts(self) -> dict[str, bytes]:
-        """See `Job`; the text is tokenised by the first process, for all."""
-        return {"init_from": digest(self._source)}
+        """See `Job`; the first process reads the texts, for all."""
+        texts = {
+            f"data.{split}": from_first(partial(_sha256, self._config.data[split])).encode()
+            for split in ("train", "dev")
+        }
+        return {"init_from": digest(self._source), **texts}
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
         """Tokenise the texts into `workdir/text`, where that has not been done."""
@@ -193,8 +198,14 @@ class MaskedLM:
             f"{best['accuracy']:.4f} on {self._config.data.dev}. To train a tagger from it, "
             f"--config.init_from={workdir}/best.",
             highlight=False,
+            soft_wrap=True,  # a path that is broken in two cannot be copied
         )
         return {name: best[name] for name in ("loss", "accuracy")}
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _loss(

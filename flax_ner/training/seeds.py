@@ -13,8 +13,8 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flax_ner.inference.tagger import load
 from flax_ner.model.tagger import Params
@@ -133,7 +133,8 @@ def _save_ensemble(path: Path, paths: list[Path]) -> None:
 
 
 def _table(seeds: tuple[int, ...], scores: list[Scores], title: str) -> Table:
-    table = Table(*("seed", "precision", "recall", "F1"), title=escape(title), title_justify="left")
+    table = Table("seed", "precision", "recall", "F1", title_justify="left")
+    table.title = Text(title, "table.title")
     columns = [[getattr(s, name) for s in scores] for name in ("precision", "recall", "f1")]
     for seed, *figures in zip(seeds, *columns, strict=True):
         table.add_row(str(seed), *(f"{x:.4f}" for x in figures))

@@ -17,7 +17,7 @@ from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.text.batches import Epoch
 from flax_ner.text.metrics import Scores
 from flax_ner.text.report import highlight, score_table
-from flax_ner.training.distillation import ask_teacher, distilled
+from flax_ner.training.distillation import TEACHER_READS, ask_teacher, distilled, fingerprint
 from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
 from flax_ner.training.job import Evaluate, Figures
@@ -65,6 +65,7 @@ class Tagging:
             "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
             "init_from": digest(task.source),
             "distill.teacher": digest(task.lesson.teacher if task.lesson else None),
+            TEACHER_READS: fingerprint(task.lesson),
         }
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:

@@ -10,23 +10,47 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
+import flax_ner
+from flax_ner.config import default_config
 from flax_ner.errors import UserError
+from flax_ner.training.distillation import TEACHER_READS
 from flax_ner.training.hosts import from_first, is_first
 from flax_ner.weights.names import flatten
 
-# Settings that change how a run goes, not what comes out of it; but for one.
-FREE = (
+# Version of config.json. Raise it when a setting that stays changes its meaning; a new setting needs no new
+# version, but an entry in OLD_DEFAULTS if its default is not what was done before. Files without a version
+# have version 0. Version 1 only adds the number and the version of flax_ner.
+FORMAT = 1
+
+# What was done before a setting existed, where that is not its default: name -> value.
+OLD_DEFAULTS: dict[str, Any] = {}
+
+# Settings that may change whenever a run is started again. They do not decide its result.
+OPERATIONAL = (
     "profile",
     "train.steps_per_dispatch",
     "train.max_seconds",
     "train.tensorboard",
-    "train.skip_nonfinite",  # a run that stopped at such a step may go on without it
-    "eval.batch_size",
+    "train.skip_nonfinite",  # a run that stopped at such a step can resume without it
+    "eval.batch_size",  # with a teacher: the same but for rounding
+    "checkpoint.every",
     "checkpoint.keep",
-    "mesh.data",  # sums come in another order: the same but for rounding
+    "mesh.data",  # sums are taken in another order: the same but for rounding
     "mesh.fsdp",
     "mesh.distributed",
 )
+
+# Settings that say where an input is. Its content decides the result: a run can resume with another path if
+# inputs.json has this digest, and the digest is the same.
+INPUTS = {
+    "init_from": "init_from",
+    "tokenizer.vocab": "vocabulary",
+    "data.train": "data.train",
+    "data.dev": "data.dev",
+    "data.format": "data.train",
+    "distill.teacher": TEACHER_READS,
+    "distill.texts": TEACHER_READS,
+}
 
 
 @contextmanager
@@ -34,10 +58,14 @@ def claimed(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Ite
     """Make the directory, keep other runs out of it while this lasts, and write `config.json`.
 
     `inputs` are digests of what the run is made of, by setting; `inputs.json` keeps those it began with.
+    A run that has checkpoints there may have other `OPERATIONAL` settings and its inputs at other paths.
+    What its version of flax_ner did not save is completed: settings by `OLD_DEFAULTS` and the defaults,
+    digests by nothing.
 
     Raises:
         UserError: a run of another configuration or with other inputs has checkpoints there; each
-            difference is named. Or another run is using the directory, or it cannot be made.
+            difference is named. Or a later version of flax_ner saved it, another run is using the
+            directory, or it cannot be made.
     """
     lock = FileLock(workdir / ".lock", timeout=0)
     try:
@@ -66,11 +94,12 @@ def _claim(workdir: Path, lock: FileLock, config: ConfigDict, inputs: Mapping[st
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        settings = json.loads(config.to_json())
         begun = has_checkpoints(workdir)
         if begun:
-            _check_same_config(workdir, config)
-            _check_same_inputs(workdir, inputs)
-        _replace(workdir / "config.json", config.to_json(indent=1))
+            _check_same_run(workdir, settings, inputs)
+        version = {"format": FORMAT, "flax_ner": flax_ner.__version__}
+        _replace(workdir / "config.json", json.dumps(version | settings, indent=1))
         if not (begun and (workdir / "inputs.json").exists()):
             _replace(workdir / "inputs.json", json.dumps(inputs, indent=1))
     except Timeout:
@@ -103,37 +132,65 @@ def _read(path: Path) -> dict[str, Any] | None:
     return row
 
 
-def _check_same_config(workdir: Path, config: ConfigDict) -> None:
-    began = _read(workdir / "config.json")
-    if began is None:
-        return
-    found, wanted = _fields(began), _fields(json.loads(config.to_json()))
-    differences = [
-        f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if differences:
+def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
+    """Raise `UserError` where the run that has checkpoints there is another one."""
+    began, now = _by_kind(_read(workdir / "inputs.json") or {}), _by_kind(inputs)
+    unlike = _differences(workdir, settings)
+    moved = {name: told for name, told in unlike.items() if INPUTS.get(name) in began}
+    others = [told for name, told in unlike.items() if name not in (*moved, *OPERATIONAL)]
+    if others:
         raise UserError(
-            f"--workdir: {workdir} has a run of another configuration: {'; '.join(differences)}. "
-            "Repeat the command of that run to go on with it, or name another directory."
+            f"--workdir: {workdir} has a run of another configuration: {'; '.join(others)}. "
+            "Repeat the command of that run to resume it, or name another directory."
         )
-
-
-def _check_same_inputs(workdir: Path, inputs: Mapping[str, str]) -> None:
-    began = _read(workdir / "inputs.json")
-    if began is None:
-        return
-    # What `init_from` gave is in the checkpoints: it may be gone, or newer.
-    changed = [name for name in inputs if name != "init_from" and inputs[name] != began.get(name)]
+    changed = [kind for kind in now if kind in began and now[kind][1] != began[kind][1]]
+    if "init_from" in changed and "init_from" not in moved:
+        changed.remove("init_from")  # the checkpoints have what it gave; it may be newer
     if changed:
+        names = [now[kind][0] for kind in changed]
+        paths = [told for name, told in moved.items() if INPUTS[name] in changed]
+        told = ", ".join(names) + (f" ({'; '.join(paths)})" if paths else "")
         raise UserError(
-            f"--workdir: the run in {workdir} began with something else: {', '.join(changed)}. "
-            "Put back what was there to go on with it, or name another directory."
+            f"--workdir: the run in {workdir} began with something else: {told}. "
+            "Put back what was there to resume it, or name another directory."
         )
 
 
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
+def _by_kind(inputs: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Return name and digest of each input; the vocabulary is one kind, whichever input it is from."""
     return {
-        name: value for name, value in flatten(config, separator=".").items() if name not in FREE
+        "vocabulary" if name.startswith("the vocabulary of ") else name: (name, digest)
+        for name, digest in inputs.items()
+    }
+
+
+def _differences(workdir: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Return by name what differs between `settings` and those that the run there began with.
+
+    Raises:
+        UserError: this version cannot read those, or does not know one of them.
+    """
+    path = workdir / "config.json"
+    saved = _read(path)
+    if saved is None:
+        return {}
+    version, writer = saved.pop("format", 0), saved.pop("flax_ner", None)
+    written = f"{path} was written by {f'flax_ner {writer}' if writer else 'an earlier flax_ner'}"
+    this = f"flax_ner {flax_ner.__version__}"
+    instead = "Resume the run with that version, or name another directory."
+    if type(version) is not int or version > FORMAT:
+        raise UserError(
+            f"--workdir: {written} in format {version}, and {this} reads formats up to {FORMAT}. {instead}"
+        )
+    found, now = flatten(saved, separator="."), flatten(settings, separator=".")
+    if unknown := sorted(found.keys() - now.keys()):
+        raise UserError(
+            f"--workdir: {written}, and {this} does not know its settings {', '.join(unknown)}. {instead}"
+        )
+    defaults = flatten(json.loads(default_config().to_json()), separator=".")
+    found = defaults | OLD_DEFAULTS | found
+    return {
+        name: f"{name} was {found[name]!r}, is {value!r}"
+        for name, value in sorted(now.items())
+        if found[name] != value
     }

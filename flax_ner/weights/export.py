@@ -1,5 +1,6 @@
 """A model as PyTorch knows it: a folder for Hugging Face transformers, or a .pth for MMOCR."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     Raises:
         UserError: `out` is there already, or the layout cannot hold the model.
     """
-    out = Path(out)
+    out = Path(os.path.realpath(out))  # where a link leads to, also if nothing is there yet
     if out.exists():
         raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
     if model.config.ensemble > 1:

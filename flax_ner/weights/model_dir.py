@@ -1,6 +1,6 @@
 """A model directory: everything that a model needs to run or to start from, and nothing else.
 
-config.json   {"model": fields of BertConfig, "max_length": tokens,
+config.json   {"format": version of this layout, "model": fields of BertConfig, "max_length": tokens,
               "tokenizer": {"kind": "char" or "wordpiece", "lower_case": true}}
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
@@ -8,6 +8,7 @@ params/       float32 arrays, written by Orbax
 """
 
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -29,6 +30,9 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
 from flax_ner.text.vocab import read_vocab, write_vocab
 
+# Version of the layout of a model directory. Directories without a version have version 0. Version 1 only
+# adds the number.
+FORMAT = 1
 REMAKE = "Restore it from a copy, or convert or train again into another directory."
 
 
@@ -51,13 +55,15 @@ class ModelDir:
 def save_model(path: str | Path, model: ModelDir) -> None:
     """Write a model directory; an older one of that name is replaced once the new one is whole.
 
+    Where `path` is a symbolic link, the link stays and the directory that it leads to is replaced.
+
     Layers are always stored one by one: `scan_layers` and `remat` are matters of training.
 
     Raises:
         UserError: something that is not a model directory is there, or there is no writing; what is
-            there stays.
+            there stays. Or `storage_path` refuses the path.
     """
-    path = Path(path).absolute()
+    path = storage_path(path)
     if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
             f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
@@ -94,6 +100,7 @@ def _remove_for_good(folder: Path) -> None:
 def _write(folder: Path, model: ModelDir) -> None:
     folder.mkdir(parents=True)
     row = {
+        "format": FORMAT,
         "model": dataclasses.replace(model.config, scan_layers=False, remat=False).to_json(),
         "tokenizer": {"kind": model.tokenizer, "lower_case": model.lower_case},
         "max_length": model.max_length,
@@ -111,6 +118,21 @@ def _write(folder: Path, model: ModelDir) -> None:
         alone = jax.process_count() == 1
         params = (jax.device_put if alone else jax.device_get)(unstack_layers(model.params))
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
+
+
+def storage_path(path: str | Path) -> Path:
+    """Return the path under which Orbax can write: absolute, without `..` and symbolic links.
+
+    Raises:
+        UserError: it has a character that stands for others in patterns of file names. Orbax looks for
+            its own files by such a pattern, and what it cannot find it leaves out without an error.
+    """
+    real = os.path.realpath(path)
+    if glob.escape(real) != real:
+        raise UserError(
+            f"{real}: models and checkpoints cannot be written to a path with [, * or ?. Name another path."
+        )
+    return Path(real)
 
 
 def tree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
@@ -141,7 +163,7 @@ def load_model(path: str | Path) -> ModelDir:
     """
     model = read_card(path)
     abstract = abstract_params(model.config)
-    params = Path(path).absolute() / "params"
+    params = Path(os.path.realpath(path)) / "params"
     if model.labels is None:
         del abstract["head"]
         stored = stored_shapes(params)
@@ -174,7 +196,7 @@ def stored_shapes(params: Path) -> Params:
     """The tree that a model directory's `params` holds, as it says itself; {} where that is damaged."""
     try:
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
-            return checkpointer.metadata(params.absolute()).item_metadata.tree or {}
+            return checkpointer.metadata(Path(os.path.realpath(params))).item_metadata.tree or {}
     except (ValueError, KeyError, TypeError, AttributeError, OSError):  # not as Orbax left it
         return {}
 
@@ -185,7 +207,7 @@ def read_card(path: str | Path) -> ModelDir:
     Raises:
         UserError: likewise.
     """
-    path = Path(path).absolute()
+    path = Path(path)
     for name in ("config.json", "vocab.txt", "params"):
         if not (path / name).exists():
             raise UserError(
@@ -195,6 +217,14 @@ def read_card(path: str | Path) -> ModelDir:
     labels = None
     try:
         row = json.loads((path / "config.json").read_text("utf-8"))
+        version = row.get("format", 0)
+        if type(version) is not int or version < 0:
+            raise ValueError(f"format {version!r} is unknown")
+        if version > FORMAT:
+            raise UserError(
+                f"{path}: was written by a later version of flax_ner (format {version}; this version reads "
+                f"formats up to {FORMAT}). Upgrade flax_ner to read it."
+            )
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
         lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
         kind, others = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}

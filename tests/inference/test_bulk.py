@@ -115,6 +115,25 @@ def test_another_job_in_the_same_folder_is_refused(model: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_job_is_the_same_by_another_path(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    (source / "linked.jsonl").symlink_to(fill(tmp_path / "elsewhere", "b") / "0.jsonl")
+    for name, target in {"job": out, "input": source, "best": Path(model)}.items():
+        (tmp_path / name).symlink_to(target)
+    paths = [str(tmp_path / "in" / ".." / name) for name in ("best", "input", "job")]
+    out.mkdir()
+    assert run(*paths).startswith("2 shards tagged, 0 were")
+    assert {path.name for path in out.glob("*.jsonl")} == {"0.jsonl", "linked.jsonl"}
+    linked = str(source / "linked.jsonl")
+    assert run(model, str(source), str(out)).startswith("0 shards tagged, 2 were")
+    assert run(model, linked, str(out)).startswith("0 shards tagged, 1 were")
+    job = json.loads((out / "job.json").read_text("utf-8"))
+    links = {"model": str(tmp_path / "best"), "input": str(tmp_path / "input")}
+    (out / "job.json").write_text(json.dumps(job | links))  # as earlier versions left it
+    assert run(*paths).startswith("0 shards tagged, 2 were")
+
+
+@pytest.mark.usefixtures("in_process")
 def test_two_jobs_at_once_are_refused(model: str, tmp_path: Path) -> None:
     source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
     with bulk._claimed(out, {}), pytest.raises(UserError, match="another job is writing"):

@@ -69,8 +69,12 @@ def test_names_of_numbered_tags_are_found(tmp_path: Path, feature: Any, above: b
     folder.mkdir()
     info = {"features": {"ner_tags": feature, "tokens": {"_type": "Sequence"}}}
     ((tmp_path if above else folder) / "dataset_info.json").write_text(json.dumps(info))
-    (example,), _ = read_token_rows(write(folder, NUMBERS), None, Losses())
-    assert example.entities == EXPECTED
+    path = write(folder, NUMBERS)
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "inner").mkdir()
+    for same in (path, folder / "inner" / ".." / path.name, tmp_path / "link" / path.name):
+        (example,), _ = read_token_rows(same, None, Losses())
+        assert example.entities == EXPECTED
 
 
 def test_numbers_without_names_say_how_to_give_them(tmp_path: Path) -> None:

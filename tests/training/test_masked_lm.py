@@ -232,7 +232,7 @@ def test_a_tagger_starts_from_it(texts: Path, trained: Path, tmp_path: Path) -> 
     shape = {name: value for name, value in TINY.items() if name.startswith("model.")}
     config.update_from_flattened_dict(
         shape | {"data.train": "train 60", "data.dev": "dev 5", "init_from": str(trained / "best"),
-                 "data.max_length": 32, "train.steps": 1, "optimizer.learning_rate": 0.0}
+                 "data.max_length": 32, "train.steps": 1, "optimizer.warmup": 1.0}  # the first rate is 0
     )  # fmt: skip
     fit(config, tmp_path / "tagger")
     expected = params(trained / "best")
@@ -253,7 +253,7 @@ def test_it_goes_on_with_all_that_its_source_has(
     more = tmp_path / "more.txt"
     more.write_text("\n".join(["天地玄黄宇宙洪荒"] * 50), "utf-8")
     config = small(texts, init_from=str(tmp_path / "source"), data__train=str(more), train__steps=1)
-    config.optimizer.learning_rate = 0.0
+    config.optimizer.warmup = 1.0  # the first rate is 0
     accuracy = fit(config, tmp_path / "run")["accuracy"]
     said = " ".join(capsys.readouterr().out.split())
     assert ("freshly initialised" in said) is not whole
@@ -282,7 +282,7 @@ def test_faults_are_found_before_there_is_a_directory(texts: Path, tmp_path: Pat
     assert not run.exists()
 
 
-def test_another_text_is_no_way_to_go_on(texts: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_a_moved_text_and_not_with_another(texts: Path, tmp_path: Path) -> None:
     text = tmp_path / "train"
     text.write_bytes((texts / "train").read_bytes())
     config = small(texts, data__train=str(text), train__steps=5)
@@ -290,17 +290,28 @@ def test_another_text_is_no_way_to_go_on(texts: Path, tmp_path: Path) -> None:
     before = text.read_bytes()
     text.write_bytes(before + "\n天".encode())
     with pytest.raises(
-        UserError, match=r"something else: the vocabulary of data\.train\. Put back"
+        UserError, match=r"else: the vocabulary of data\.train, data\.train\. Put back"
     ):
         fit(config, tmp_path / "run")
     first, *others = before.splitlines()
     text.write_bytes(b"\n".join([*others, first]))  # as many of each character
+    with pytest.raises(UserError, match=r"began with something else: data\.train\. Put back"):
+        fit(config, tmp_path / "run")
+    inputs = tmp_path / "run" / "inputs.json"
+    digests = json.loads(inputs.read_text())
+    old = {name: digest for name, digest in digests.items() if not name.startswith("data.")}
+    inputs.write_text(json.dumps(old))  # as earlier versions left it
     with pytest.raises(
         UserError, match=r"^data\.train: .*train or its vocabulary is not as it was"
     ):
         fit(config, tmp_path / "run")
     text.write_bytes(before)
+    inputs.write_text(json.dumps(digests))
+    made = [tmp_path / "run" / "text" / "train" / name for name in ("ids.bin", "made_of.json")]
+    times = [path.stat().st_mtime_ns for path in made]
+    config.data.train = str(text.rename(tmp_path / "moved"))
     fit(config, tmp_path / "run")
+    assert [path.stat().st_mtime_ns for path in made] == times  # it is not tokenised again
 
 
 def test_rows_have_the_masks_of_their_keys() -> None:

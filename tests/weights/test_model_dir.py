@@ -217,3 +217,24 @@ def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
     path.write_text(json.dumps(row | {"tokenizer": {"kind": "char", "lower_case": "false"}}))
     with pytest.raises(UserError, match="'lower_case': 'false'} is unknown"):
         read_card(tmp_path / "model")
+
+
+def test_a_directory_of_a_later_version_is_refused_and_one_without_a_version_is_read(
+    tmp_path: Path,
+) -> None:
+    params = init_params(CONFIG, jax.random.key(0))
+    save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    path = tmp_path / "model" / "config.json"
+    row = json.loads(path.read_text())
+    assert row.pop("format") == model_dir.FORMAT
+    path.write_text(json.dumps(row))
+    assert read_card(tmp_path / "model").config == CONFIG
+    later = model_dir.FORMAT + 1
+    path.write_text(json.dumps(row | {"format": later, "model": {"of a kind": "not known yet"}}))
+    told = rf"model: was written by a later version of flax_ner \(format {later}; .* Upgrade"
+    for read in (read_card, load_model):
+        with pytest.raises(UserError, match=told):
+            read(tmp_path / "model")
+    path.write_text(json.dumps(row | {"format": "1"}))
+    with pytest.raises(UserError, match=r"is damaged, or of another version \(format '1'"):
+        read_card(tmp_path / "model")
