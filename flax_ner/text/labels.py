@@ -113,6 +113,17 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def bio_names(self) -> list[str]:
+        """Return the BIO name of each tag: B- for B and S, I- for I and E, O for all others.
+
+        Tags then share names. Well-formed tags keep their entities.
+        """
+        prefix = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
+        return [
+            f"{prefix[place]}-{self.categories[kind]}" if place in prefix else "O"
+            for place, kind in zip(self._place.tolist(), self._type.tolist(), strict=True)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         return {"scheme": self.scheme, "categories": list(self.categories), "names": self.names}
 
