@@ -31,6 +31,7 @@ from flax_ner.inference.outputs import (
 )
 from flax_ner.inference.tagger import load
 from flax_ner.inference.web_cli import add_web_command
+from flax_ner.text.analysis import check_comparable
 from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -196,12 +197,16 @@ def _evaluate(options: argparse.Namespace) -> None:
             "be found",
             file=sys.stderr,
         )
-    found = tagger.by_convention(texts, tagger.labels.conventions())
-    other = None
+    rival = None
     if options.compare:
-        other = load(options.compare, options.compute_dtype, options.batch_size)(
-            texts, options.scoring
-        )
+        rival = load(options.compare, options.compute_dtype, options.batch_size)
+        check_comparable(gold, tagger.labels.categories, rival.labels.categories)
+        try:
+            rival.labels.check(options.scoring)
+        except UserError as error:
+            raise UserError(f"--compare {options.compare}: {error}") from None
+    found = tagger.by_convention(texts, tagger.labels.conventions())
+    other = rival(texts, options.scoring) if rival else None
     title = f"{options.model} on {options.data}, {options.scoring}"
     report = evaluation(title, examples, found, options.scoring, train, other)
     if options.json:
