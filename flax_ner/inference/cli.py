@@ -189,7 +189,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     train = read_examples(options.train, "auto", "--train") if options.train else None
     texts = [example.text for example in examples]
     tagger = load(options.model, options.compute_dtype, options.batch_size)
-    tagger.labels.check(options.scoring)
+    tagger.labels.check(options.scoring, "--scoring")
     gold = Counter(entity.type for example in examples for entity in example.entities or ())
     for category in sorted(gold.keys() - set(tagger.labels.categories)):
         print(
@@ -201,10 +201,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.compare:
         rival = load(options.compare, options.compute_dtype, options.batch_size)
         check_comparable(gold, tagger.labels.categories, rival.labels.categories)
-        try:
-            rival.labels.check(options.scoring)
-        except UserError as error:
-            raise UserError(f"--compare {options.compare}: {error}") from None
+        rival.labels.check(options.scoring, f"--compare {options.compare}: --scoring")
     found = tagger.by_convention(texts, tagger.labels.conventions())
     other = rival(texts, options.scoring) if rival else None
     title = f"{options.model} on {options.data}, {options.scoring}"

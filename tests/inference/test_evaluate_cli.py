@@ -88,5 +88,5 @@ def test_compare_names_the_model_that_a_scoring_does_not_suit(
 ) -> None:
     other = save("name", "book", scheme="bioes")
     command = ["evaluate", save("name", "book"), data, "--scoring", "mmocr", "--compare", other]
-    with pytest.raises(SystemExit, match=rf"flax_ner: --compare {other}: scoring: 'mmocr'"):
+    with pytest.raises(SystemExit, match=rf"flax_ner: --compare {other}: --scoring: 'mmocr'"):
         main(command)
