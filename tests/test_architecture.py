@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "flax_ner"
-# What each part may import besides itself; `config` and `errors` are leaves above `text`.
+# What each part may import besides itself; `arguments`, `config` and `errors` are leaves above `text`.
 ALLOWED = {
     "arguments": {"errors"},
     "text": {"arguments", "errors"},
