@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from common import machine
 
 from flax_ner import Tagger, load
-from flax_ner.text.analysis import compare, counts_per_text
+from flax_ner.text.analysis import check_comparable, compare, counts_per_text
 from flax_ner.text.formats import read_examples
 from flax_ner.text.metrics import score
 
@@ -44,7 +45,9 @@ def main() -> None:
     gold = [example.entities or () for example in examples]
     paths = [options.teacher, *options.students]
     taggers = [load(path) for path in paths]
+    categories = Counter(entity.type for entities in gold for entity in entities)
     for tagger in taggers:
+        check_comparable(categories, taggers[0].labels.categories, tagger.labels.categories)
         tagger.compile()
     found = [tagger(texts) for tagger in taggers]
     counts = [counts_per_text(gold, rows) for rows in found]

@@ -1,6 +1,6 @@
 """Write a model for PyTorch, without PyTorch: for Hugging Face transformers or for MMOCR.
 
-python convert/flax_to_torch.py MODEL OUT --layout hf|mmocr
+python convert/flax_to_torch.py MODEL OUT --layout hf|mmocr [--labels bio]
 """
 
 import argparse
@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
 from flax_ner.weights.convert import open_model
-from flax_ner.weights.export import LAYOUTS, export
+from flax_ner.weights.export import LABELS, LAYOUTS, export
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,13 +25,17 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="hf: folder to make; mmocr: .pth file to make")
     parser.add_argument("--layout", choices=LAYOUTS, required=True, help="who is to read it")
+    parser.add_argument(
+        "--labels", choices=LABELS,
+        help="hf: name E- tags I- and S- tags B-, as transformers' pipeline needs them. Default: as trained",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     try:
         model, report = open_model(options.model, "MODEL")
         for note in report.notes if report else ():
             print(note)
-        print(export(model, options.out, options.layout))
+        print(export(model, options.out, options.layout, options.labels))
     except (UserError, OSError) as error:
         sys.exit(f"flax_to_torch: {error}")
 

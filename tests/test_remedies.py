@@ -98,12 +98,15 @@ def test_an_offset_of_another_type_is_named_and_corrected(
 
 @pytest.mark.parametrize("value", ["1", 1.0, True, None])
 def test_an_offset_of_another_type_is_named_where_python_gives_it(value: Any) -> None:
-    labels, kind = LabelSet(["name"]), re.escape(f"start is {value!r} (")
+    labels, given = (
+        LabelSet(["name"]),
+        re.escape(f"('name', {value!r}, 2), but an entity starts with"),
+    )
     for action in (
         lambda start: labels.encode([("name", start, 2)], 3),
         lambda start: score([[("name", start, 2)]], [[("name", 1, 2)]]),
     ):
-        with pytest.raises(UserError, match=f"{kind}.* Give offsets as whole numbers"):
+        with pytest.raises(UserError, match=f"{given}.* a string and two integers"):
             action(value)
         action(1)
         action(np.int64(1))

@@ -33,6 +33,7 @@ from flax_ner.inference.outputs import (
 )
 from flax_ner.inference.tagger import load
 from flax_ner.inference.web_cli import add_web_command
+from flax_ner.text.analysis import check_comparable
 from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
 from flax_ner.text.examples import Entity
@@ -207,7 +208,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     train = read_examples(options.train, "auto", "--train") if options.train else None
     texts = [example.text for example in examples]
     tagger = load(options.model, options.compute_dtype, options.batch_size)
-    tagger.labels.check(options.scoring)
+    tagger.labels.check(options.scoring, "--scoring")
     gold = Counter(entity.type for example in examples for entity in example.entities or ())
     for category in sorted(gold.keys() - set(tagger.labels.categories)):
         print(
@@ -215,12 +216,13 @@ def _evaluate(options: argparse.Namespace) -> None:
             "be found",
             file=sys.stderr,
         )
-    found = tagger.by_convention(texts, tagger.labels.conventions())
-    other = None
+    rival = None
     if options.compare:
-        other = load(options.compare, options.compute_dtype, options.batch_size)(
-            texts, options.scoring
-        )
+        rival = load(options.compare, options.compute_dtype, options.batch_size)
+        check_comparable(gold, tagger.labels.categories, rival.labels.categories)
+        rival.labels.check(options.scoring, f"--compare {options.compare}: --scoring")
+    found = tagger.by_convention(texts, tagger.labels.conventions())
+    other = rival(texts, options.scoring) if rival else None
     title = f"{options.model} on {options.data}, {options.scoring}"
     report = evaluation(title, examples, found, options.scoring, train, other)
     if options.json:

@@ -52,9 +52,14 @@ def probabilities(
     sharding: NamedSharding | None,
     params: Params,
     *batch: Array,
-) -> tuple[Array]:
-    """Of every tag, float32 [B, T, C]; `batch` as of `_scores`."""
-    return (decoder.probabilities(*_scores(config, sharding, params, *batch)),)
+) -> tuple[Array, Array]:
+    """Return the probability of every tag, float32 [B, T, C], and the best tags, int32 [B, T].
+
+    The tags are those of `best`. With a CRF they may differ from the most probable tag of each token.
+    `batch` is as in `_scores`.
+    """
+    inputs = _scores(config, sharding, params, *batch)
+    return decoder.probabilities(*inputs), decoder.best(*inputs).tag
 
 
 def _scores(

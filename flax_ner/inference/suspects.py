@@ -72,10 +72,9 @@ class Judge:
                 )
 
     def found(self, words: Words) -> list[Entity]:
-        """The entities of a text, by the most likely tag of each word."""
-        tags = words.table.argmax(-1)
-        place = np.arange(len(tags))
-        spans = self.labels.spans(tags, np.zeros_like(place), place, "strict")
+        """Return the entities of a text, as `Tagger` finds them under `strict`."""
+        place = np.arange(len(words.tag))
+        spans = self.labels.spans(words.tag, np.zeros_like(place), place, "strict")
         start, end = words.start[spans.start], words.end[spans.end - 1]
         columns = (spans.type.tolist(), start.tolist(), end.tolist())
         return [Entity(self.labels.categories[k], a, b) for k, a, b in zip(*columns, strict=True)]

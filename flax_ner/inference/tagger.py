@@ -1,11 +1,11 @@
 """A trained model in use: texts in, entities out."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import islice, repeat, tee
+from itertools import chain, islice, repeat, tee
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,12 +15,24 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flax_ner.arguments import (
+    check_choice,
+    check_ids,
+    check_instance,
+    check_integer,
+    check_list,
+    check_mask,
+    check_path,
+    check_probability,
+    check_text,
+    check_texts,
+)
 from flax_ner.errors import UserError
 from flax_ner.inference.forward import best, logits, make_decoder, probabilities
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
 from flax_ner.inference.work import Words, Work, entities_of, lay_out, words_of
 from flax_ner.memory import shortage_told
-from flax_ner.model.bert import BertConfig
+from flax_ner.model.bert import DTYPES, BertConfig
 from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
@@ -48,8 +60,12 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
         UserWarning: for PyTorch weights, what had to be assumed about them.
 
     Raises:
-        UserError: there is no such model, or it is an encoder without a head.
+        UserError: there is no such model, it is an encoder without a head, or an argument is wrong.
     """
+    check_path(path, "path")
+    if compute_dtype is not None:
+        check_choice(compute_dtype, "compute_dtype", DTYPES)
+    check_integer(batch_size, "batch_size", 1)
     model, report = open_model(path, "model")
     for note in report.notes if report else ():
         warnings.warn(f"{path}: {note}", stacklevel=2)
@@ -77,6 +93,9 @@ class Tagger:
         batch_size: rows of 128 tokens a batch at most, fewer where rows are wider, and on a CPU.
         sharding: of a batch [B, T], for several devices; where they are those of several processes,
             all of them must ask for the same.
+
+    Raises:
+        UserError: an argument has the wrong type, or a number is too small.
     """
 
     def __init__(
@@ -89,9 +108,18 @@ class Tagger:
         batch_size: int = 32,
         sharding: NamedSharding | None = None,
     ):
+        check_instance(config, "config", BertConfig)
+        check_instance(params, "params", Mapping)
+        check_instance(tokenizer, "tokenizer", Tokenizer)
+        check_instance(labels, "labels", LabelSet)
+        if sharding is not None:
+            check_instance(sharding, "sharding", NamedSharding)
         self.config, self.params, self.tokenizer, self.labels = config, params, tokenizer, labels
-        self.max_length = min(max_length, config.max_position_embeddings)
-        self.batch_size, self.sharding = batch_size, sharding
+        self.max_length = min(
+            check_integer(max_length, "max_length", 3),  # [CLS], a token, [SEP]
+            config.max_position_embeddings,
+        )
+        self.batch_size, self.sharding = check_integer(batch_size, "batch_size", 1), sharding
         self._logits = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
         # Every process takes all answers.
@@ -101,7 +129,7 @@ class Tagger:
             for forward in (best, probabilities)
         )
         devices = 1 if sharding is None else sharding.num_devices
-        tokens = batch_size * WIDTHS[0]
+        tokens = self.batch_size * WIDTHS[0]
         if jax.default_backend() == "cpu":
             tokens = min(tokens, CPU_TOKENS * devices)
         self._shapes = Shapes(self.max_length, tokens, devices)
@@ -140,12 +168,11 @@ class Tagger:
         However many texts there are, no more than 2,048 are held at a time: so many are read ahead.
 
         Raises:
-            UserError: an unknown convention; or, once it is reached, a text that is no string.
+            UserError: a wrong argument; or, once it is reached, a text that is no string.
         """
+        texts = check_texts(texts, "texts")
         self.labels.check(convention)
-        if not 0 <= threshold <= 1:
-            raise UserError(f"threshold: {threshold}, but a probability lies in [0, 1].")
-        return self._stream(texts, convention, threshold)
+        return self._stream(texts, convention, check_probability(threshold, "threshold"))
 
     def _stream(
         self, texts: Iterable[str], convention: str, threshold: float
@@ -164,12 +191,13 @@ class Tagger:
         Raises:
             UserError: a convention that is unknown or cannot read the tags, or a text that is no string.
         """
-        conventions = list(dict.fromkeys(conventions))
-        for convention in conventions:
-            self.labels.check(convention)
+        texts = check_texts(texts, "texts")
+        conventions = check_list(conventions, "conventions", "names")
+        for i, convention in enumerate(conventions):
+            self.labels.check(convention, f"conventions[{i}]")
         found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
         for work in self._ahead(texts, self._best):
-            for convention in conventions:
+            for convention in found:
                 found[convention] += self._finish(work, convention)
         return found
 
@@ -180,15 +208,20 @@ class Tagger:
         is no part of a word, such as a space, is outside.
 
         Raises:
-            UserError: the head gives spans, and no tags.
+            UserError: the head gives spans, and no tags; or the text is no string.
         """
-        return next(self.explain_each([text]))
+        return next(self.explain_each([check_text(text, "text")]))
 
     def explain_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """As `explain`, for one text after another; no more are held at a time than by `stream`."""
-        texts, again = tee(texts)
+        texts, again = tee(check_texts(texts, "texts"))
+        return self._per_character(again, self.explain_words(texts))
+
+    def _per_character(
+        self, texts: Iterable[str], words_of: Iterator[Words]
+    ) -> Iterator[np.ndarray]:
         outside = np.eye(len(self.labels), dtype=np.float32)[self.labels.outside]
-        for text, words in zip(again, self.explain_words(texts), strict=True):
+        for text, words in zip(texts, words_of, strict=True):
             table = np.tile(outside, (len(text), 1))
             lengths = words.end - words.start
             within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -203,19 +236,16 @@ class Tagger:
             raise UserError(
                 "a model with the head global_pointer has no probabilities of tags. Take one with another head."
             )
-        for work in self._ahead(texts, self._probabilities):
-            yield from self._words(work)
+        work = self._ahead(check_texts(texts, "texts"), self._probabilities)
+        return chain.from_iterable(map(self._words, work))
 
     def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator[Work]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
-        if isinstance(texts, str):
-            raise UserError("texts: one string. Give a list, or call the tagger with it.")
         texts, waiting, count = iter(texts), None, 0
         while chunk := list(islice(texts, CHUNK)):
             if not all(map(isinstance, chunk, repeat(str))):
-                i = next(i for i, text in enumerate(chunk) if not isinstance(text, str))
-                kind = type(chunk[i]).__name__
-                raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
+                for i, text in enumerate(chunk, count):
+                    check_text(text, f"texts[{i}]")
             count += len(chunk)
             started = self._start(chunk, forward)
             if waiting is not None:
@@ -240,28 +270,34 @@ class Tagger:
 
         Args:
             input_ids: int [B, T], T at most `max_position_embeddings`.
-            attention_mask: 0/1 [B, T].
+            attention_mask: bool or 0/1 [B, T].
+
+        Raises:
+            UserError: another shape or dtype, or values that are no ids or no mask.
         """
-        ids, mask = np.asarray(input_ids, np.int32), np.asarray(attention_mask, np.int32)
-        if (
-            ids.ndim != 2
-            or ids.shape != mask.shape
-            or ids.shape[1] > self.config.max_position_embeddings
-        ):
+        ids, mask = check_ids(input_ids, "input_ids"), check_mask(attention_mask, "attention_mask")
+        longest, size = self.config.max_position_embeddings, self.config.vocab_size
+        if ids.shape != mask.shape or not 1 <= ids.shape[1] <= longest:
             raise UserError(
                 f"input_ids {ids.shape}, attention_mask {mask.shape}: both must be [B, T] with "
-                f"T at most {self.config.max_position_embeddings}."
+                f"T at least 1 and T at most {longest}."
             )
-        return self._logits(self.params, ids, mask)
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            raise UserError(
+                f"input_ids: values from {ids.min()} to {ids.max()}, but the vocabulary has {size} tokens."
+            )
+        return self._logits(self.params, ids.astype(np.int32), mask.astype(np.int32))
 
     def score(self, examples: Sequence[Example], convention: str = "strict") -> Scores:
         """Tag the examples' texts and compare with their entities.
 
         Raises:
-            UserError: with file and line, for an unlabelled example.
+            UserError: with file and line, for an unlabelled example; or a wrong argument.
         """
-        gold = []
-        for example in examples:
+        self.labels.check(convention)
+        examples, gold = check_list(examples, "examples", "Example"), []
+        for i, example in enumerate(examples):
+            check_instance(example, f"examples[{i}]", Example)
             if example.entities is None:
                 raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
             gold.append(example.entities)

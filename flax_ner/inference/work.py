@@ -18,6 +18,7 @@ class Words(NamedTuple):
     table: np.ndarray  # float32 [W, C], the probability of every tag
     start: np.ndarray  # int32 [W], characters [start, end) of the text
     end: np.ndarray  # int32 [W]
+    tag: np.ndarray  # int32 [W], the tag that the tagger gives the word
 
 
 class Work(NamedTuple):
@@ -79,12 +80,15 @@ def entities_of(work: Work, labels: LabelSet, convention: str) -> list[list[Enti
 def words_of(work: Work, labels: LabelSet) -> list[Words]:
     """Wait for the device, which was asked for probabilities."""
     table = np.zeros((len(work.kept), len(labels)), np.float32)
-    for source, target, (output,) in work.running:
-        table[source] = np.asarray(output).reshape(-1, len(labels))[target]
+    tag = np.zeros(len(work.kept), np.int32)
+    for source, target, (probability, best) in work.running:
+        table[source] = np.asarray(probability).reshape(-1, len(labels))[target]
+        tag[source] = np.asarray(best).ravel()[target]
     table[work.breaks] = np.eye(len(labels))[labels.outside]
+    tag[work.breaks] = labels.outside
     # What is kept is every word of each text once, in their order.
     cuts = np.searchsorted(work.text[work.kept], np.arange(1, len(work.texts)))
-    columns = (np.split(x[work.kept], cuts) for x in (table, work.start, work.end))
+    columns = (np.split(x[work.kept], cuts) for x in (table, work.start, work.end, tag))
     return [Words(*text) for text in zip(*columns, strict=True)]
 
 

@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
+DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
 HEADS = ("softmax", "softmax_constrained", "crf", "global_pointer")
@@ -67,7 +68,7 @@ class BertConfig:
         choices = {
             "hidden_act": tuple(ACTIVATIONS),
             "head": HEADS,
-            "compute_dtype": ("float32", "bfloat16"),
+            "compute_dtype": DTYPES,
             "attention": ATTENTIONS,
         }
         for name, allowed in choices.items():

@@ -1,7 +1,8 @@
 """What lies behind a score: how sure it is, the kinds of errors, where they are, whether probabilities hold."""
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +87,41 @@ def intervals(counts: np.ndarray, seed: int = 0) -> dict[str, Interval]:
     return {
         name: Interval(*map(float, x)) for name, *x in zip(names, rates, low, high, strict=True)
     }
+
+
+def check_comparable(
+    gold: Mapping[str, int], categories: Collection[str], other: Collection[str]
+) -> None:
+    """Check that the F1 of two models on the same data can be compared.
+
+    A model cannot predict a category that it was not trained with. Where only one of the models lacks a
+    gold category, the difference of F1 does not say which model is better.
+
+    Args:
+        gold: entities of each category in the data.
+        categories: the categories that the first model knows.
+        other: the categories that the other model knows.
+
+    Warns:
+        UserWarning: one model knows categories that neither the other model nor the data have.
+
+    Raises:
+        UserError: only one of the models knows a gold category.
+    """
+    one_knows = sorted(set(categories) ^ set(other))
+    if not one_knows:
+        return
+    counted = [f"{name!r} ({gold[name]} entities)" for name in one_knows if gold.get(name)]
+    if counted:
+        raise UserError(
+            f"--compare: only one of the two models knows {', '.join(counted)}, so a test of their F1 would "
+            "mean nothing. Compare models with the same categories, or use data whose categories both know."
+        )
+    warnings.warn(
+        f"--compare: only one of the two models knows {', '.join(map(repr, one_knows))}. Its predictions of "
+        "these categories count as wrong, because DATA has none.",
+        stacklevel=2,
+    )
 
 
 def compare(counts: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:

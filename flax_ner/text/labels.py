@@ -7,6 +7,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from flax_ner.arguments import (
+    check_choice,
+    check_entities,
+    check_ids,
+    check_integer,
+    check_mask,
+    check_strings,
+)
 from flax_ner.errors import UserError
 from flax_ner.text.examples import type_fault
 
@@ -44,13 +52,11 @@ class LabelSet:
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
-        if scheme not in SCHEMES:
-            raise UserError(
-                f"data.scheme: {scheme!r} is unknown. Choose one of {', '.join(SCHEMES)}."
-            )
+        check_choice(scheme, "data.scheme", SCHEMES)
+        categories = check_strings(categories, "data.categories", "names")
         if not categories or len(set(categories)) != len(categories) or "" in categories:
             raise UserError(
-                f"data.categories: {list(categories)} must be distinct, not empty, and at least one."
+                f"data.categories: {categories} must be distinct, not empty, and at least one."
             )
         self.categories, self.scheme = tuple(categories), scheme
         if scheme == "mmocr":
@@ -94,7 +100,7 @@ class LabelSet:
         Raises:
             UserError: a name is no tag, is there twice, or O or a category's B- is missing.
         """
-        names = list(names)
+        names = check_strings(names, "labels", "names")
         split = [name.partition("-") for name in names]
         tags = [(PLACES[p], category) for p, _, category in split if p in PLACES and category]
         categories = list(dict.fromkeys(category for _, category in tags))
@@ -115,6 +121,17 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def bio_names(self) -> list[str]:
+        """Return the BIO name of each tag: B- for B and S, I- for I and E, O for all others.
+
+        Tags then share names. Well-formed tags keep their entities.
+        """
+        prefix = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
+        return [
+            f"{prefix[place]}-{self.categories[kind]}" if place in prefix else "O"
+            for place, kind in zip(self._place.tolist(), self._type.tolist(), strict=True)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         return {"scheme": self.scheme, "categories": list(self.categories), "names": self.names}
 
@@ -134,9 +151,10 @@ class LabelSet:
         overwrites the earlier, which can leave tags that no entity has.
 
         Raises:
-            UserError: for an unknown category or a span outside the text.
+            UserError: for an unknown category, a span outside the text, or anything but entities.
         """
-        entities = list(entities)
+        length = check_integer(length, "length", 0)
+        entities = check_entities(entities, "entities")
         for entity in entities:
             category, start, end = entity[:3]
             check_span(category, start, end, length)
@@ -199,13 +217,13 @@ class LabelSet:
         """Those that can read these tags."""
         return tuple(name for name in CONVENTIONS if name != "mmocr" or self.scheme != "bioes")
 
-    def check(self, convention: str) -> None:
-        """Raise `UserError` for a convention that is unknown, or cannot read these tags."""
-        check_convention(convention)
+    def check(self, convention: str, name: str = "convention") -> None:
+        """Raise `UserError`, which begins with `name`, for a convention that cannot read these tags."""
+        check_convention(convention, name)
         if convention not in self.conventions():
             raise UserError(
-                "scoring: 'mmocr' knows no E- and S-, so the tags of data.scheme bioes would be cut "
-                "short. Choose strict or lenient."
+                f"{name}: 'mmocr' does not support E- and S- tags (data.scheme bioes). Choose strict or "
+                "lenient."
             )
 
     def decode(
@@ -215,10 +233,13 @@ class LabelSet:
 
         Args:
             tags: int [B, T], [CLS] first and [SEP] last of the positions that `mask` lets in.
-            mask: bool or int [B, T], ones first.
+            mask: bool or 0/1 [B, T], ones first.
             convention: `strict` (IOB2 or IOBES as they are defined; equals seqeval's strict mode),
                 `lenient` (an orphan I- begins an entity; equals conlleval and seqeval's default) or
                 `mmocr` (its own rules, marked in `spans`).
+
+        Raises:
+            UserError: another shape or dtype, a tag without a name, or an unsuitable convention.
         """
         spans = self.decode_spans(tags, mask, convention)
         rows: list[list[tuple[str, int, int]]] = [[] for _ in range(len(tags))]
@@ -228,7 +249,15 @@ class LabelSet:
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
         """As `decode`, all rows at once, as arrays."""
-        tags, mask = np.ascontiguousarray(tags), np.ascontiguousarray(mask, bool)
+        self.check(convention)
+        tags = np.ascontiguousarray(check_ids(tags, "tags"))
+        mask = np.ascontiguousarray(check_mask(mask, "mask"))
+        if tags.shape != mask.shape:
+            raise UserError(
+                f"mask: shape {mask.shape}, but tags have {tags.shape}. Both must be [B, T]."
+            )
+        if (mask[:, 1:] > mask[:, :-1]).any():
+            raise UserError("mask: a 1 after a 0. The ones of a row must come first.")
         # In parts, so that what is made on the way stays in the processor's cache.
         parts = [
             self._part(tags[first : first + PART], mask[first : first + PART], first, convention)
@@ -267,6 +296,10 @@ class LabelSet:
     def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
         """As `spans`; `place`, int64 [M], is row * width + character."""
         self.check(convention)
+        if len(tag) and not 0 <= tag.min() <= tag.max() < len(self.names):
+            raise UserError(
+                f"tags: values from {tag.min()} to {tag.max()}, but there are {len(self.names)} tags."
+            )
         part, kind = self._place.take(tag), self._type.take(tag)
         # A chunk is a position and all that continue it.
         joined = np.zeros(len(place), bool)
@@ -328,11 +361,11 @@ class SpanLabels(LabelSet):
     def conventions(self) -> tuple[str, ...]:
         return ("strict",)
 
-    def check(self, convention: str) -> None:
-        check_convention(convention)
+    def check(self, convention: str, name: str = "convention") -> None:
+        check_convention(convention, name)
         if convention not in self.conventions():
             raise UserError(
-                f"scoring: {convention!r} is a way to read tags, and model.head global_pointer gives spans. "
+                f"{name}: {convention!r} is a way to read tags, and model.head global_pointer gives spans. "
                 "Choose strict."
             )
 
@@ -378,11 +411,9 @@ def misspelling_of(category: str, others: Iterable[str]) -> str | None:
     return best if best is not None and scores[best] >= 0.8 else None
 
 
-def check_convention(convention: str) -> None:
-    if convention not in CONVENTIONS:
-        raise UserError(
-            f"scoring: {convention!r} is unknown. Choose one of {', '.join(CONVENTIONS)}."
-        )
+def check_convention(convention: str, name: str = "convention") -> None:
+    """Raise `UserError`, which begins with `name`, for an unknown convention."""
+    check_choice(convention, name, CONVENTIONS)
 
 
 def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:

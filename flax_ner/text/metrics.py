@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from flax_ner.arguments import are_plain_entities, check_entities, check_list
 from flax_ner.errors import UserError
-from flax_ner.text.examples import type_fault
 from flax_ner.text.labels import Spans, check_convention
 
 
@@ -55,25 +55,35 @@ def score(gold: Rows, predicted: Rows, convention: str = "strict") -> Scores:
             counts every mention: a repeated prediction is right or wrong each time.
             Source: MMOCR 0.6.3, ner_metric.py; differs: it drops from the table a category that
             the gold data lack.
+
+    Raises:
+        UserError: an unknown convention, other numbers of texts, or anything but lists of entities.
     """
     check_convention(convention)
+    gold = check_list(gold, "gold", "one list of entities per text")
+    predicted = check_list(predicted, "predicted", "one list of entities per text")
     if len(gold) != len(predicted):
         raise UserError(
             f"predicted: {len(predicted)} rows for {len(gold)} gold rows. Give one row for each text."
         )
-    sides = [[tuple(entities) for entities in rows] for rows in (gold, predicted)]
-    counts = [len(entities) for rows in sides for entities in rows]
+    sides = {
+        name: [
+            row if type(row) in (list, tuple) else check_list(row, f"{name}[{i}]", "entities")
+            for i, row in enumerate(rows)
+        ]
+        for name, rows in (("gold", gold), ("predicted", predicted))
+    }
+    counts = [len(entities) for rows in sides.values() for entities in rows]
     row = np.repeat(np.tile(np.arange(len(gold)), 2), counts)
-    flat = [entity for rows in sides for entities in rows for entity in entities]
+    flat = [entity for rows in sides.values() for entities in rows for entity in entities]
+    if not are_plain_entities(flat):
+        for name, rows in sides.items():
+            for i, entities in enumerate(rows):
+                check_entities(entities, f"{name}[{i}]")
     names = [entity[0] for entity in flat]
     types = {name: i for i, name in enumerate(sorted(set(names)))}
     kind = np.array([types[name] for name in names], np.int64)
-    starts, ends = ([entity[i] for entity in flat] for i in (1, 2))
-    if {*map(type, starts), *map(type, ends)} - {int}:  # NumPy would read "10" and 10.7 as 10
-        for entity in flat:
-            if fault := type_fault(*entity[1:3]):
-                raise UserError(f"entity {tuple(entity[:3])}: {fault}")
-    start, end = _integers(starts), _integers(ends)
+    start, end = (_integers([entity[i] for entity in flat]) for i in (1, 2))
     golds = sum(counts[: len(gold)])
     return _score((row, kind, start, end), golds, list(types), convention)
 

@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Encoding, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from flax_ner.arguments import check_instance, check_strings, check_text
 from flax_ner.text.vocab import SURROGATES, read_vocab, token_ids
 
 PORTION = 1_000_000  # characters whose encodings, of 200 bytes each, are there at a time
@@ -50,7 +51,12 @@ class Tokenizer(ABC):
     kind: str
 
     def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
-        self.tokens = read_vocab(vocab) if isinstance(vocab, str | Path) else list(vocab)
+        check_instance(lower_case, "lower_case", bool)
+        self.tokens = (
+            read_vocab(vocab)
+            if isinstance(vocab, str | Path)
+            else check_strings(vocab, "vocab", "tokens")
+        )
         self.lower_case = lower_case
         named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
         ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
@@ -75,7 +81,7 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Encoding:
         """Encode one text; `.ids` with [CLS] and [SEP], `.offsets` [start, end) a token, theirs (0, 0)."""
-        return self.encode_batch([text])[0]
+        return self.encode_batch([check_text(text, "text")])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts, on all cores."""

@@ -24,6 +24,8 @@ from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
 
 LAYOUTS = ("hf", "mmocr")
+LABELS = ("bio",)
+TRAINED_TAGS = "tags.txt"  # in a folder with other names; `torch_to_flax.py --labels` reads it
 # `BertConfig` fields that a Hugging Face config.json has no place for.
 OWN_FIELDS = (
     "num_labels",
@@ -37,7 +39,7 @@ OWN_FIELDS = (
 )
 
 
-def export(model: ModelDir, out: str | Path, layout: str) -> str:
+def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = None) -> str:
     """Write a model for PyTorch, float32.
 
     `hf` makes a folder: `config.json`, `model.safetensors`, `vocab.txt`, `tokenizer.json` and
@@ -45,11 +47,18 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     an encoder AutoModel, and AutoModelForMaskedLM where it has the layers that score tokens. `mmocr`
     makes a .pth with MMOCR's names, tensors only, and without those layers.
 
+    Args:
+        model: what to write.
+        out: folder (`hf`) or file (`mmocr`) to create.
+        layout: `hf` or `mmocr`.
+        labels: `bio` names the tags of `hf` as transformers' pipeline groups them
+            (`LabelSet.bio_names`). The weights are the same. None keeps the names.
+
     Returns:
         What was written, for the user.
 
     Raises:
-        UserError: `out` is there already, or the layout cannot hold the model.
+        UserError: `out` exists, or the layout cannot hold the model or the names.
     """
     out = Path(os.path.realpath(out))  # where a link leads to, also if nothing is there yet
     if out.exists():
@@ -61,9 +70,15 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
         )
     missing = {"crf": "the transitions", "global_pointer": "the spans"}.get(model.config.head)
     if model.labels is not None and missing:
+        distil = {"crf": ", or distil this model into it: --config.distill.teacher=MODEL"}
         raise UserError(
             f"--layout {layout}: has no place for {missing} of model.head {model.config.head}, without which "
-            "its scores are no tagger. Train with model.head=softmax to export."
+            "its scores are no tagger. To export, train a model with --config.model.head=softmax"
+            f"{distil.get(model.config.head, '')}."
+        )
+    if labels is not None and (layout != "hf" or model.labels is None):
+        raise UserError(
+            f"--labels {labels}: only a tagger in --layout hf has names of tags. Leave out --labels."
         )
     if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
         raise UserError(
@@ -74,15 +89,16 @@ def export(model: ModelDir, out: str | Path, layout: str) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
     new.unlink(missing_ok=True)
-    write = {"hf": _write_hugging_face, "mmocr": _write_mmocr}[layout]
-    said = write(model, new)
+    said = (
+        _write_mmocr(model, new) if layout == "mmocr" else _write_hugging_face(model, new, labels)
+    )
     new.rename(out)
     if model.labels is not None and model.config.head == "softmax_constrained":
         said += " Its decoding is not carried: there each token has its own best tag."
     return f"{said} Written: {out}"
 
 
-def _write_hugging_face(model: ModelDir, folder: Path) -> str:
+def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> str:
     if model.labels is not None:
         architecture, layout = "BertForTokenClassification", TAGGER
     elif "masked_lm" in model.params:
@@ -101,8 +117,9 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
     for name in OWN_FIELDS:
         del row[name]
     if model.labels is not None:
-        row["id2label"] = {str(i): name for i, name in enumerate(model.labels.names)}
-        row["label2id"] = {name: i for i, name in enumerate(model.labels.names)}
+        names = model.labels.bio_names() if labels == "bio" else model.labels.names
+        row["id2label"] = {str(i): name for i, name in enumerate(names)}
+        row["label2id"] = {name: names.index(name) for name in names}
     special = {
         f"{name}_token": token
         for name in ("pad", "unk", "cls", "sep", "mask")
@@ -122,7 +139,25 @@ def _write_hugging_face(model: ModelDir, folder: Path) -> str:
     made.save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
     write_safetensors(folder / "model.safetensors", tensors)
-    return f"Hugging Face {architecture}: {len(tensors)} tensors."
+    said = f"Hugging Face {architecture}: {len(tensors)} tensors."
+    if model.labels is None:
+        return said
+    if labels == "bio":
+        (folder / TRAINED_TAGS).write_text("\n".join(model.labels.names) + "\n", "utf-8")
+        strategy = "simple" if model.tokenizer == "char" else "first"
+        return (
+            f"{said} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
+            f'pipeline(..., aggregation_strategy="{strategy}").'
+        )
+    if any(
+        name.startswith(("B-", "I-")) and name != own
+        for name, own in zip(model.labels.bio_names(), model.labels.names, strict=True)
+    ):
+        said += (
+            " Warning: transformers' pipeline groups only B- and I- tags, so it splits the entities of these "
+            "labels. For the pipeline, export with --labels bio."
+        )
+    return said
 
 
 def _write_mmocr(model: ModelDir, path: Path) -> str:

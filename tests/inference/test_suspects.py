@@ -1,16 +1,21 @@
 """Labels that a model doubts, by a model whose answers are known."""
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 
+from flax_ner import Tagger
 from flax_ner.errors import UserError
 from flax_ner.inference.suspects import Judge, suspects
-from flax_ner.inference.tagger import Words
+from flax_ner.inference.work import Words
+from flax_ner.model.tagger import init_params
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import WordPieceTokenizer
-from tests.inference.helpers import VOCAB, hand_made_tagger
+from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
+from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_tagger
 
 
 def example(text: str, *spans: tuple[int, int], line: int = 1) -> Example:
@@ -68,10 +73,41 @@ def test_a_category_the_model_does_not_know_is_refused_by_line() -> None:
         doubts(example("b"), row)
 
 
+@pytest.mark.parametrize("head", ["softmax", "softmax_constrained", "crf"])
+def test_the_model_finds_what_the_tagger_finds(head: str) -> None:
+    """Also where the best path of tags is not the most probable tag of each character."""
+    config = replace(CONFIG, head=head)
+    params = init_params(config, jax.random.key(0))
+    params["encoder"]["embeddings"]["word"] *= 50
+    kernel = params["head"]["classifier"]["kernel"]
+    params["head"]["classifier"]["kernel"] = jax.random.normal(jax.random.key(0), kernel.shape)
+    if head == "crf":
+        params["head"]["transitions"] = jax.random.normal(jax.random.key(1), (3, 3))
+    tagger = Tagger(config, params, CharTokenizer(VOCAB), LABELS, 16, 4)
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list("bio中\n"), 30)) for _ in range(60)]
+    by_tag, found = list[list[tuple[int, int]]](), [[e[1:3] for e in row] for row in tagger(texts)]
+    for table in tagger.explain_each(texts):
+        place = np.arange(len(table))
+        spans = LABELS.spans(table.argmax(-1), np.zeros_like(place), place, "strict")
+        by_tag.append(list(zip(spans.start.tolist(), spans.end.tolist(), strict=True)))
+    assert (found == by_tag) == (head == "softmax")
+
+    findings = suspects(tagger, [Example(text, (Entity("name", 0, 30),), text) for text in texts])
+    cases = {f.kind: f.cases for f in findings}
+    assert len(cases["unlikely_entity"]) == len(texts)
+    told = {case.places[0].source: case.what for case in cases["unlikely_entity"]}
+    for text, entities in zip(texts, tagger(texts), strict=True):
+        listed = ", ".join(f"name {entity.text!r}" for entity in entities)
+        assert told[text] == f"the model finds {listed or 'nothing there'}"
+    missing = {(case.places[0].source, *case.places[0][2:4]) for case in cases["missing_entity"]}
+    assert missing <= {(t, *span) for t, row in zip(texts, found, strict=True) for span in row}
+
+
 def characters(table: np.ndarray) -> Words:
     """A text of which every character is a word."""
     place = np.arange(len(table))
-    return Words(table, place, place + 1)
+    return Words(table, place, place + 1, table.argmax(-1))
 
 
 def test_the_probability_is_that_of_the_least_likely_tag() -> None:
@@ -87,7 +123,7 @@ def test_the_probability_is_that_of_the_least_likely_tag() -> None:
 def test_entities_of_longer_words_are_judged_by_those() -> None:
     judge = Judge(LabelSet(["name"], "bio"))  # O, B-name, I-name
     table = np.array([[0.1, 0.8, 0.1], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]], np.float32)
-    words = Words(table, np.array([1, 5, 9]), np.array([4, 8, 12]))
+    words = Words(table, np.array([1, 5, 9]), np.array([4, 8, 12]), table.argmax(-1))
     assert judge.found(words) == [Entity("name", 1, 8)]
     assert judge.probability(words, Entity("name", 1, 8)) == pytest.approx(0.6)
     assert judge.probability(words, Entity("name", 2, 6)) == pytest.approx(0.6)

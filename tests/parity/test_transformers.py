@@ -1,5 +1,6 @@
 """Models of Hugging Face transformers, converted both ways, where it and PyTorch are installed."""
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from flax_ner import Tagger, load
+from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import init_params
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.labels import LabelSet
@@ -145,8 +147,6 @@ def test_base_size_models_give_the_same_numbers(tmp_path: Path, hidden_act: str)
 
 def ours_over(vocab: list[str], labels: LabelSet, lower_case: bool = True) -> ModelDir:
     """A random tagger that finds many entities, well-formed and not."""
-    from flax_ner.model.bert import BertConfig
-
     config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **TINY)
     params = init_params(config, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -226,6 +226,63 @@ def test_their_pipeline_finds_our_entities(cluener: Path, tmp_path: Path) -> Non
         assert begun == [entity[:3] for entity in strict]
         orphans += len(row) - len(begun)
     assert orphans > 100  # so the two conventions were told apart
+
+
+def by_character(names: list[str], vocab: list[str], tokenizer: str) -> ModelDir:
+    """A tagger that gives the i-th token after the special ones the i-th tag, whatever is around it."""
+    labels = LabelSet.from_names(names)
+    config = BertConfig(
+        vocab_size=len(vocab), num_labels=len(labels), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=8, max_position_embeddings=64,
+    )  # fmt: skip
+    params = jax.tree.map(jnp.zeros_like, init_params(config, jax.random.key(0)))
+    layer = params["encoder"]["layers"]["0"]
+    for norm in (
+        params["encoder"]["embeddings"]["norm"],
+        layer["attention_norm"],
+        layer["mlp_norm"],
+    ):
+        norm["scale"] = jnp.ones(16)
+    word = jnp.eye(len(vocab), 16, -len(SPECIAL_TOKENS))
+    params["encoder"]["embeddings"]["word"] = word
+    params["head"]["classifier"]["kernel"] = jnp.eye(16, len(labels))
+    return ModelDir(config, labels, vocab, 64, params, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("inside", ["I", "M"])
+@pytest.mark.parametrize(("tokenizer", "strategy"), [("char", "simple"), ("wordpiece", "first")])
+def test_the_pipeline_splits_ends_but_not_with_labels_bio(
+    tmp_path: Path, tokenizer: str, strategy: str, inside: str
+) -> None:
+    """All well-formed tags of up to five tokens, and some that are not."""
+    tags = "OBIESbies"  # of two categories
+    places = {"I": inside, "i": inside}
+    names = ["O"] + [
+        f"{places.get(tag, tag.upper())}-{'x' if tag.isupper() else 'y'}" for tag in tags[1:]
+    ]
+    model = by_character(names, [*SPECIAL_TOKENS, *"obiesacdf", "##o"], tokenizer)
+    assert model.labels is not None
+    legal, texts, broken = model.labels.legal_steps(), list[str](), list[str]()
+    for size in (1, 2, 3, 4, 5):
+        for sequence in itertools.islice(itertools.product(range(9), repeat=size), 0, None, size):
+            steps = itertools.pairwise((0, *sequence, 0))
+            text = (" " if tokenizer == "wordpiece" else "").join("obiesacdf"[i] for i in sequence)
+            (texts if all(legal[step] for step in steps) else broken).append(text)
+    export(model, tmp_path / "as_trained", "hf")
+    assert strategy in export(model, tmp_path / "bio", "hf", "bio")
+    found = {}
+    for folder in ("as_trained", "bio"):
+        pipeline = transformers.pipeline(
+            "token-classification", str(tmp_path / folder), aggregation_strategy=strategy
+        )
+        found[folder] = [
+            [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
+            for row in pipeline(texts)
+        ]
+    ours = [[entity[:3] for entity in row] for row in load(tmp_path / "as_trained")(texts)]
+    assert found["bio"] == ours
+    assert sum(map(len, ours)) > 500
+    assert sum(map(len, found["as_trained"])) > sum(map(len, ours))
 
 
 def test_their_wordpieces_are_ours(cluener: Path, tmp_path: Path) -> None:

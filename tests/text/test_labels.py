@@ -296,7 +296,7 @@ def test_an_entity_that_cannot_be_is_refused(entity: tuple[str, int, int], messa
 def test_unknown_names_are_refused_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"data\.scheme: 'bilou' .*bio, bioes, mmocr"):
         LabelSet(["a"], "bilou")
-    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+    with pytest.raises(UserError, match=r"convention: 'exact' .*strict, lenient, mmocr"):
         LabelSet(["a"]).decode(np.zeros((1, 2), int), np.ones((1, 2)), "exact")
 
 

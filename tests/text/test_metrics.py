@@ -117,7 +117,7 @@ def test_a_type_without_a_name_is_refused(kind: int) -> None:
     spans = Spans(*np.array([[0, kind, 0, 1]], np.int32).T)
     with pytest.raises(UserError, match=rf"categories: 2 names, but types from {kind} to {kind}"):
         score_spans(spans, spans, ["a", "b"])
-    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+    with pytest.raises(UserError, match=r"convention: 'exact' .*strict, lenient, mmocr"):
         score_spans(spans, spans, ["a", "b"], "exact")
 
 
@@ -225,5 +225,5 @@ def test_rows_must_be_as_many() -> None:
 
 
 def test_an_unknown_convention_is_refused_with_the_choices() -> None:
-    with pytest.raises(UserError, match=r"scoring: 'exact' .*strict, lenient, mmocr"):
+    with pytest.raises(UserError, match=r"convention: 'exact' .*strict, lenient, mmocr"):
         score([], [], "exact")

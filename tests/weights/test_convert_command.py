@@ -136,9 +136,14 @@ def test_a_category_may_hold_a_space(tmp_path: Path) -> None:
     assert read_labels(path).categories == ("work of art", "place")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}', '{"names": [1]}']
-)
+def test_a_label_that_is_no_string_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('{"names": ["O", 1]}')
+    with pytest.raises(UserError, match=re.escape(f"{path}: labels[1]: 1, but expected a string")):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}'])
 def test_a_labels_file_of_another_form_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.json"
     path.write_text(text)

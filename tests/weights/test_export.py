@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convert.flax_to_torch import main
+from convert.torch_to_flax import main as torch_to_flax
 from flax_ner.errors import UserError
 from flax_ner.model.masked_lm import init_masked_lm
 from flax_ner.model.tagger import init_params
@@ -16,7 +17,7 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import SPECIAL_TOKENS
 from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from flax_ner.weights.safetensors_files import read_safetensors
 from flax_ner.weights.source import open_source
 from flax_ner.weights.torch_files import read_state_dict, read_torch_file
@@ -203,3 +204,67 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
         main([str(tmp_path / "model"), str(tmp_path / "f.pth"), "--layout", "mmocr"])
     with pytest.raises(SystemExit, match="flax_to_torch: MODEL: no file or directory"):
         main([str(tmp_path / "nothing"), str(tmp_path / "g.pth"), "--layout", "hf"])
+
+
+BMES = LabelSet.from_names(["O", "B-人", "M-人", "E-人", "S-人"])
+BIOES = LabelSet.from_names(["O", "B-人", "E-人", "I-人", "S-人"])
+
+
+@pytest.mark.parametrize("labels", [BIOES, BMES], ids=["bioes", "bmes"])
+def test_the_export_warns_that_the_pipeline_splits_entities(
+    tmp_path: Path, labels: LabelSet
+) -> None:
+    said = export(model(labels), tmp_path / "hf", "hf")
+    assert "Warning: transformers' pipeline groups only B- and I- tags" in said
+    assert "--labels bio" in said
+    constrained = replace(model(labels), config=replace(CONFIG, head="softmax_constrained"))
+    assert "export with --labels bio" in export(constrained, tmp_path / "constrained", "hf")
+
+
+@pytest.mark.parametrize("labels", [LABELS, MMOCR_LABELS, None], ids=["bio", "mmocr", "encoder"])
+def test_the_export_does_not_warn_where_the_pipeline_groups_the_tags(
+    tmp_path: Path, labels: LabelSet | None
+) -> None:
+    assert "Warning" not in export(model(labels), tmp_path / "hf", "hf")
+
+
+@pytest.mark.parametrize("labels", [BIOES, BMES], ids=["bioes", "bmes"])
+def test_labels_bio_renames_the_tags_and_keeps_those_trained(
+    tmp_path: Path, labels: LabelSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = model(labels)
+    save_model(tmp_path / "model", ours)
+    main([str(tmp_path / "model"), str(tmp_path / "hf"), "--layout", "hf", "--labels", "bio"])
+    printed = capsys.readouterr().out
+    assert 'aggregation_strategy="simple"' in printed and "Warning" not in printed
+    row = json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))
+    expected = [name.translate(str.maketrans("MES", "IIB")) for name in labels.names]
+    assert list(row["id2label"].values()) == expected
+    assert row["label2id"] == {"O": 0, "B-人": 1, "I-人": 2}
+    with pytest.raises(UserError, match=r"two mean the same.*torch_to_flax\.py --labels FILE"):
+        convert(open_source(tmp_path / "hf"))
+    torch_to_flax(
+        [
+            str(tmp_path / "hf"),
+            str(tmp_path / "back"),
+            "--labels",
+            str(tmp_path / "hf" / "tags.txt"),
+        ]
+    )
+    back = load_model(tmp_path / "back")
+    assert back.labels is not None and back.labels.names == labels.names
+    assert_same(back.params, ours.params)
+
+
+def test_labels_bio_names_outputs_that_are_no_tag_o(tmp_path: Path) -> None:
+    export(model(MMOCR_LABELS), tmp_path / "hf", "hf", "bio")
+    row = json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))
+    names = ["O", "B-人-名", "B-b", "I-人-名", "I-b", "O", "O", "O"]
+    assert list(row["id2label"].values()) == names
+
+
+def test_labels_bio_needs_a_tagger_in_hugging_faces_layout(tmp_path: Path) -> None:
+    for made, layout in ((model(None), "hf"), (model(MMOCR_LABELS), "mmocr")):
+        with pytest.raises(UserError, match="--labels bio: only a tagger in --layout hf"):
+            export(made, tmp_path / "out", layout, "bio")
+    assert not list(tmp_path.iterdir())

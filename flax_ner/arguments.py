@@ -1,0 +1,220 @@
+"""Check the arguments of public functions. A wrong one is a `UserError` that names the parameter."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from flax_ner.errors import UserError
+
+
+def check_text(text: Any, name: str) -> str:
+    """Return a text; raise `UserError` for anything but a string."""
+    if not isinstance(text, str):
+        remedy = _as_text(text, name)
+        raise UserError(
+            f"{name}: {_kind(text)}, but a text is a string.{f' Use {remedy}.' if remedy else ''}"
+        )
+    return text
+
+
+def check_texts(texts: Any, name: str) -> Iterable[Any]:
+    """Return an iterable of texts; its elements are not checked yet.
+
+    Raises:
+        UserError: what would be iterated are no texts: the characters of a string, the keys of a mapping,
+            the column names of a table, or the lines of a file, which end in line breaks.
+    """
+    if isinstance(texts, str):
+        raise UserError(f"{name}: one string, but this takes many texts. Use [{name}].")
+    if isinstance(texts, Mapping) or _columns(texts) is not None:
+        wrong, remedy = "whose keys or columns are not the texts", _column_of_texts(texts, name)
+    elif hasattr(texts, "readline"):
+        wrong = "whose lines end in line breaks, which are no part of a text"
+        remedy = f"[line.rstrip('\\n') for line in {name}] on a file opened as text"
+    else:
+        expression = _as_text(texts, name)
+        wrong, remedy = "but expected an iterable of strings", expression and f"[{expression}]"
+        if not remedy and _is_iterable(texts):
+            return texts
+    raise UserError(f"{name}: {_kind(texts)}, {wrong}. Use {remedy or 'a list of strings'}.")
+
+
+def check_list(values: Any, name: str, what: str) -> list[Any]:
+    """Return an iterable as a list; its elements are not checked.
+
+    Args:
+        values: anything.
+        name: of the parameter.
+        what: the elements, for the message.
+
+    Raises:
+        UserError: no iterable, or a string, bytes, a mapping or a table.
+    """
+    strange = isinstance(values, str | bytes | bytearray | Mapping) or _columns(values) is not None
+    if strange or not _is_iterable(values):
+        raise UserError(f"{name}: {_kind(values)}, but expected a list of {what}.")
+    return list(values)
+
+
+def check_strings(values: Any, name: str, what: str) -> list[str]:
+    """Return strings whose order matters as a list; raise `UserError` for anything else."""
+    if isinstance(values, set | frozenset):
+        raise UserError(f"{name}: a set has no order, but ids follow from it. Use sorted({name}).")
+    if isinstance(values, Mapping):
+        raise UserError(
+            f"{name}: {_kind(values)}, whose order need not be that of the ids. Use a list; of a mapping to "
+            f"ids, sorted({name}, key={name}.get)."
+        )
+    values = check_list(values, name, what)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise UserError(f"{name}[{i}]: {value!r}, but expected a string.")
+    return values
+
+
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Return one of the choices; raise `UserError` for anything else."""
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{name}: {value!r} is unknown. Choose one of {', '.join(choices)}.")
+    return value
+
+
+def check_integer(value: Any, name: str, least: int) -> int:
+    """Return an integer of at least `least`; raise `UserError` for anything else, also a bool."""
+    if not _is_integer(value) or value < least:
+        raise UserError(f"{name}: {value!r}, but expected an integer of at least {least}.")
+    return int(value)
+
+
+def check_probability(value: Any, name: str) -> float:
+    """Return a number in [0, 1]; raise `UserError` for anything else, also a bool."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise UserError(
+            f"{name}: {value!r}, but a probability lies in [0, 1]. Use a number such as 0.5."
+        )
+    return float(value)
+
+
+def check_instance(value: Any, name: str, kind: type) -> None:
+    """Raise `UserError` for a value of another type."""
+    if not isinstance(value, kind):
+        raise UserError(f"{name}: {_kind(value)}, but expected {kind.__name__}.")
+
+
+def check_path(path: Any, name: str) -> None:
+    """Raise `UserError` for what is no path: neither a string nor a `pathlib.Path`, or empty."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UserError(f"{name}: {_kind(path)}, but expected a string or a pathlib.Path.")
+    if not os.fspath(path):
+        raise UserError(f"{name}: is empty. Give the path of a file or folder.")
+
+
+def check_ids(values: Any, name: str) -> np.ndarray:
+    """Return integers [B, T] as an array; raise `UserError` for another dtype or shape."""
+    return _table(values, name, "iub", "integers")
+
+
+def check_mask(values: Any, name: str) -> np.ndarray:
+    """Return a mask [B, T] as an array of bool; raise `UserError` for anything but 0 and 1."""
+    mask = _table(values, name, "iubf", "0 and 1")
+    if mask.dtype != bool and not ((mask == 0) | (mask == 1)).all():
+        raise UserError(f"{name}: values other than 0 and 1.")
+    return mask.astype(bool, copy=False)
+
+
+def check_entities(values: Any, name: str) -> list[Any]:
+    """Return entities as a list.
+
+    Raises:
+        UserError: no iterable, or an element that does not start with a string and two integers.
+    """
+    entities = check_list(values, name, "entities (type, start, end)")
+    for i, entity in enumerate(entities):
+        try:
+            kind, start, end = entity[:3]
+            fits = isinstance(kind, str) and _is_integer(start) and _is_integer(end)
+        except (TypeError, ValueError, LookupError):
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{name}[{i}]: {entity!r}, but an entity starts with (type, start, end), a string and two "
+                "integers."
+            )
+    return entities
+
+
+def _table(values: Any, name: str, kinds: str, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: no array. All rows must have the same length.") from None
+    if array.ndim != 2 or array.dtype.kind not in kinds:
+        raise UserError(
+            f"{name}: {array.dtype} of shape {array.shape}, but expected {what} of shape [B, T]."
+        )
+    return array
+
+
+def are_plain_entities(entities: Sequence[Any]) -> bool:
+    """Return whether all are lists or tuples (str, int, int, ...), which `check_entities` accepts.
+
+    A fast check for many entities.
+    """
+    if not all(issubclass(kind, list | tuple) for kind in set(map(type, entities))):
+        return False
+    if min(map(len, entities), default=3) < 3:
+        return False
+    columns = [set(map(type, map(itemgetter(i), entities))) for i in range(3)]
+    return columns[0] <= {str} and columns[1] | columns[2] <= {int}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:  # also an array without axes, which has __iter__
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _as_text(value: Any, name: str) -> str:
+    """The expression that makes a text of a value; "" where there is none."""
+    if isinstance(value, bytes | bytearray):
+        return f'{name}.decode("utf-8")'
+    if isinstance(value, os.PathLike) and hasattr(value, "read_text"):
+        return f'{name}.read_text("utf-8")'
+    if isinstance(value, Mapping):
+        return next((f"{name}[{k!r}]" for k, text in value.items() if isinstance(text, str)), "")
+    return ""
+
+
+def _columns(value: Any) -> Iterable[Any] | None:
+    """The column names of a table of pandas, polars, pyarrow or datasets; None for anything else."""
+    columns = getattr(value, "columns", getattr(value, "column_names", None))
+    return columns if _is_iterable(columns) else None
+
+
+def _column_of_texts(table: Any, name: str) -> str:
+    """The expression for the first column that holds texts; "" where there is none."""
+    keys = table if isinstance(table, Mapping) else _columns(table)
+    for key in keys if keys is not None else ():
+        try:
+            column = table[key]
+        except (LookupError, TypeError, ValueError):  # columns of pyarrow are no names
+            continue
+        if isinstance(column, str):
+            return f"[{name}[{key!r}]]"
+        if _is_iterable(column) and isinstance(next(iter(column), None), str):
+            return f"{name}[{key!r}]"
+    return ""
