@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 from absl import logging
+from rich.console import Console
 
 # Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
+from flax_ner.next_steps import after_tagger, print_next
 from flax_ner.text.tokenizer import TOKENIZERS
-from flax_ner.weights.convert import convert, read_labels
+from flax_ner.training.task import fine_tuning_commands
+from flax_ner.weights.convert import CLUENER, convert, read_labels
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import is_model_dir, save_model
+from flax_ner.weights.model_dir import ModelDir, is_model_dir, save_model
 from flax_ner.weights.source import open_source
 
 
@@ -87,6 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
         f"Vocabulary: {source.vocab_path}, {'' if model.lower_case else 'not '}lower-cased, {model.tokenizer}. "
         f"Configuration: {source.config_path or 'from the tensors'}. Written: {options.out}"
     )
+    print_next(Console(), _next_commands(Path(options.out), model))
+
+
+def _next_commands(out: Path, model: ModelDir) -> list[str]:
+    if model.labels is None:
+        return fine_tuning_commands(out, model.config, "cluener", f"runs/{out.name}")
+    dev = "data/cluener/dev.json"
+    cluener = set(model.labels.categories) == set(CLUENER) and Path(dev).exists()
+    return after_tagger(out, [dev] if cluener else None)
 
 
 if __name__ == "__main__":

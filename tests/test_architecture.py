@@ -17,8 +17,18 @@ ALLOWED = {
     "memory": {"errors"},
     "notebook": {"errors", "weights"},
     "inference": {"arguments", "errors", "compilation", "memory", "text", "model", "weights"},
-    "training": {"errors", "config", "memory", "text", "model", "weights", "inference"},
+    "training": {
+        "errors",
+        "config",
+        "memory",
+        "next_steps",
+        "text",
+        "model",
+        "weights",
+        "inference",
+    },
     "compilation": set(),
+    "next_steps": set(),
     "errors": set(),
 }
 

@@ -180,7 +180,9 @@ def summary_lines(found: Evaluation) -> list[str]:
     ]
     lines = [
         f"{', '.join(bounds)}: 95% intervals, by resampling the {len(found.texts):,} texts.",
-        f"Calibration error of the entities' probabilities: {found.reliability.error:.3f}.",
+        f"Calibration error of the entities' probabilities: {found.reliability.error:.3f}."
+        if found.reliability.bins
+        else "No entity was predicted, so there is no calibration error.",
     ]
     if found.comparison is not None:
         d, p = found.comparison.difference, found.comparison.p

@@ -68,6 +68,9 @@ class Job(Protocol):
     def report(self, workdir: Path, console: Console) -> Scores | Figures:
         """Show what `best` is worth, as it lies on disk."""
 
+    def next_commands(self, workdir: Path) -> list[str]:
+        """Return the commands to run after this run, as lines of the shell."""
+
 
 def folder_of(workdir: Path, seed: int | None) -> Path:
     """Where the models of a seed lie; of a run of one, in the work directory itself."""

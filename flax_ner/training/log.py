@@ -2,13 +2,22 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from flax_ner.errors import UserError, need
 from flax_ner.training.nonfinite import NotFinite
@@ -89,6 +98,7 @@ class RunLog:
         progress: the bar.
         steps: done so far, in all, an epoch.
         units_per_step: for the rate, with the name of the unit.
+        running: the model and the devices, shown above the bar.
     """
 
     def __init__(
@@ -97,12 +107,20 @@ class RunLog:
         progress: Progress,
         steps: tuple[int, int, int],
         units_per_step: tuple[float, str],
+        running: str,
     ):
-        done, total, self._per_epoch = steps
+        done, self._total, self._per_epoch = steps
         self._metrics, self._progress = metrics, progress
         self._per_step, self._unit = units_per_step
-        self._bar = progress.add_task("training", total=total, completed=done, rate="compiling")
+        self._running = running
         self._before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
+        self._bar = progress.add_task(
+            self._title(done),
+            total=self._total,
+            completed=done,
+            rate="compiling",
+            before=self._before,
+        )
         self._start = self._last = time.monotonic()
         self._pending: tuple[int, int, dict[str, Any]] | None = None
 
@@ -142,6 +160,7 @@ class RunLog:
         self._progress.update(
             self._bar,
             completed=step,
+            description=self._title(step),
             rate=f"{rate:.0f} {self._unit}/s, loss {loss}",
             refresh=not self._progress.live.auto_refresh,
         )
@@ -166,7 +185,8 @@ class RunLog:
             for name in figures[0]
         )
         self._progress.console.print(
-            f"epoch {self._row(step, 'dev')['epoch']:g}, step {step}: dev {told}, {self._seconds():.0f} s",
+            f"epoch {self._row(step, 'dev')['epoch']:g}, step {step}: dev {told}, "
+            f"elapsed {_clock(self._seconds())}",
             highlight=False,
         )
 
@@ -177,6 +197,10 @@ class RunLog:
     @property
     def _rate(self) -> str:
         return f"{self._unit}_per_second"
+
+    def _title(self, step: int) -> str:
+        epochs = -(-self._total // self._per_epoch)
+        return f"epoch {min(step // self._per_epoch + 1, epochs)}/{epochs}, {self._running}"
 
     def _row(self, step: int, split: str) -> dict[str, Any]:
         return {"step": step, "epoch": round(step / self._per_epoch, 4), "split": split}
@@ -191,20 +215,52 @@ def _summary(values: Sequence[float]) -> str:
     return f"{mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
+class _Times(ProgressColumn):
+    """Elapsed time, with that of an interrupted run in the field `before`, and an estimate of what is left."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = (task.finished_time if task.finished else task.elapsed) or 0.0
+        remaining = "-:--" if task.time_remaining is None else _clock(task.time_remaining)
+        return Text(
+            f"elapsed {_clock(task.fields.get('before', 0.0) + elapsed)}, remaining {remaining}"
+        )
+
+
+class _Bar(Progress):
+    """A bar below a line of its own for the description, which would leave no room for the bar."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from (Text(task.description) for task in self.tasks)
+        yield self.make_tasks_table(self.tasks)
+
+
 def progress_bar(console: Console) -> Progress:
-    """A bar over steps with rate, loss and time left.
+    """Return a bar over steps with epoch, model, devices, rate, loss, elapsed and remaining time.
 
     In a notebook it is drawn only when it moves: what is printed while rich's own thread draws goes
     into the bar and is gone with its next state.
     """
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        _Times(Column(no_wrap=True)),
     )
-    return Progress(*columns, console=console, auto_refresh=not console.is_jupyter)
+    # An hour of steps: a dispatch of a large model takes longer than rich's 30 seconds.
+    return _Bar(
+        *columns,
+        console=console,
+        auto_refresh=not console.is_jupyter,
+        expand=True,
+        speed_estimate_period=3600,
+    )
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as 0:05 or 1:00:05."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _parse(line: str, source: str, best_by: str) -> dict[str, Any]:

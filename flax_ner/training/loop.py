@@ -1,6 +1,7 @@
 """The training loop, from a configuration to scored models in a work directory."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,8 @@ from rich.console import Console
 from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
 from flax_ner.memory import shortage_told
+from flax_ner.model.tagger import Params
+from flax_ner.next_steps import print_next
 from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.training.checkpoint import Checkpoints
@@ -40,6 +43,7 @@ from flax_ner.training.random_keys import init_key
 from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
+from flax_ner.training.task import total_steps
 from flax_ner.training.workdir import claimed
 from flax_ner.weights.model_dir import save_model, storage_path
 
@@ -87,7 +91,10 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         with DeferredSignals(config.train.max_seconds) as signals:
             with shortage_told(_smaller(config)):
                 _train(config, workdir, job, mesh, signals, console)
-            return job.report(workdir, console)
+            scores = job.report(workdir, console)
+            if is_first():
+                print_next(console, job.next_commands(workdir))
+            return scores
 
 
 def _train(
@@ -99,7 +106,7 @@ def _train(
     console: Console,
 ) -> None:
     per_epoch, per_portion = job.steps_per_epoch, job.steps_per_portion
-    total = config.train.steps or config.train.epochs * per_epoch
+    total = total_steps(config, per_epoch)
     schedule = make_schedule(config.optimizer, total, per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     if len(job.seeds) > 1:
@@ -107,6 +114,8 @@ def _train(
     make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
     shapes = jax.eval_shape(make_state, job.abstract())
     shardings = state_shardings(mesh, shapes)
+    running = _describe(config, shapes["params"], len(job.seeds), mesh)
+    job.notes.append(f"Training {running}.")
     if mesh.size > 1:
         size = bytes_a_device(shapes, shardings)
         job.notes.append(
@@ -131,7 +140,7 @@ def _train(
             first_state = jax.jit(make_state, out_shardings=shardings)
             state = first_state(job.initial(init_key(config.seed), shardings["params"]))
         job.release()
-        done = int(state["step"])
+        done = begin = int(state["step"])
         if done:
             more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
             console.print(more, highlight=False)
@@ -140,7 +149,7 @@ def _train(
         stack.enter_context(metrics)
         progress = stack.enter_context(progress_bar(console=console))
         rate = job.units_per_step, job.unit
-        log = RunLog(metrics, progress, (done, total, per_epoch), rate)
+        log = RunLog(metrics, progress, (done, total, per_epoch), rate, running)
         evaluate = job.evaluator(mesh)
         every = config.checkpoint.every
         rows = own_rows(mesh, config.data.batch_size)
@@ -196,13 +205,16 @@ def _train(
             ) from None
         checkpoints.wait()
     epochs = [f"{metrics.best_epoch(seed):g}" for seed in job.seeds]
-    if "0" not in epochs:
+    if all(metrics.best(seed) > 0 for seed in job.seeds):
         told = f"The best scores on dev were those of epoch {', '.join(epochs)}."
         console.print(told, highlight=False)
     if metrics.skipped():
         console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
     if config.profile and not (workdir / "profile").exists():
-        console.print("No trace: every dispatch compiled. Lower train.steps_per_dispatch.")
+        why = "every dispatch compiled. Lower train.steps_per_dispatch"
+        if begin == total:
+            why = "no step was left to trace. Set a new --workdir"
+        console.print(f"No trace: {why}.")
     _save(workdir, "last", job, mesh, state, range(len(job.seeds)))
 
 
@@ -248,6 +260,16 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
         return done
 
     return profiled
+
+
+def _describe(config: ConfigDict, params: Params, models: int, mesh: Mesh) -> str:
+    """Return the size of the model and the devices, e.g. "2 layers x 128, 0.8M parameters, on 1 CPU device"."""
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / models
+    shape = f"{config.model.num_hidden_layers} layers x {config.model.hidden_size}"
+    count = f"{models} models of " if models > 1 else ""
+    kind = mesh.devices.flat[0].device_kind.replace("cpu", "CPU")
+    plural = "s" if mesh.size > 1 else ""
+    return f"{count}{shape}, {size / 1e6:.1f}M parameters, on {mesh.size} {kind} device{plural}"
 
 
 def _digests(config: ConfigDict, job: Job) -> dict[str, str]:

@@ -35,7 +35,14 @@ from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch
 from flax_ner.training.random_keys import dev_mask_key
-from flax_ner.training.task import check_source, digest, first_params, make_tokenizer, read_source
+from flax_ner.training.task import (
+    check_source,
+    digest,
+    fine_tuning_commands,
+    first_params,
+    make_tokenizer,
+    read_source,
+)
 from flax_ner.training.workdir import has_checkpoints, list_left_out
 from flax_ner.weights.model_dir import ModelDir
 
@@ -189,18 +196,22 @@ class MaskedLM:
         )
 
     def report(self, workdir: Path, console: Console) -> Figures:
-        """Say which figures `best` had, and what it is for."""
+        """Print the figures of `best`."""
         lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
         dev = [row for row in map(json.loads, lines) if row["split"] == "dev"]
         best = max(dev, key=lambda row: row["accuracy"])
         console.print(
             f"{workdir}/best, of step {best['step']}: loss {best['loss']:.4f}, accuracy "
-            f"{best['accuracy']:.4f} on {self._config.data.dev}. To train a tagger from it, "
-            f"--config.init_from={workdir}/best.",
+            f"{best['accuracy']:.4f} on {self._config.data.dev}.",
             highlight=False,
             soft_wrap=True,  # a path that is broken in two cannot be copied
         )
         return {name: best[name] for name in ("loss", "accuracy")}
+
+    def next_commands(self, workdir: Path) -> list[str]:
+        """Return the commands that train a tagger from `best`."""
+        path, tagger = workdir / "best", f"{workdir}_tagger"
+        return fine_tuning_commands(path, self._model, "cluener_scratch", tagger)
 
 
 def _sha256(path: str) -> str:

@@ -14,15 +14,24 @@ from rich.console import Console
 from flax_ner.inference.forward import make_decoder
 from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import Params, abstract_params
+from flax_ner.next_steps import SAMPLE, after_tagger, is_printable_line
 from flax_ner.text.batches import Epoch
 from flax_ner.text.metrics import Scores
+from flax_ner.text.recognise import recognise
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.distillation import TEACHER_READS, ask_teacher, distilled, fingerprint
 from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
 from flax_ner.training.job import Evaluate, Figures
 from flax_ner.training.mesh import BATCH
-from flax_ner.training.task import digest, initial_params, make_task, trained_model
+from flax_ner.training.task import (
+    digest,
+    from_nothing_flags,
+    initial_params,
+    make_task,
+    total_steps,
+    trained_model,
+)
 from flax_ner.training.workdir import list_left_out
 from flax_ner.weights.model_dir import ModelDir
 
@@ -134,12 +143,47 @@ class Tagging:
             score_table(scores, f"{workdir}/best on {config.data.dev}, {config.eval.scoring}")
         )
         if not scores.correct:
-            console.print(
-                "Nothing of dev was found. docs/faq.md says under 'F1 stays 0' what it may be.",
-                highlight=False,
-            )
+            steps = total_steps(config, self.steps_per_epoch)
+            console.print(_explain_zero(scores, config, steps), highlight=False, markup=False)
         console.print("What it finds in the first sentences:", highlight=False)
         for example in dev[:EXAMPLES]:
             found = highlight(example.text, tagger(example.text), self._task.labels.categories)
             console.print(found, soft_wrap=True)
         return scores
+
+    def next_commands(self, workdir: Path) -> list[str]:
+        """Return the commands that score `best` and tag with it."""
+        task, dev, scoring = self._task, self._config.data.dev, self._config.eval.scoring
+        short = (e.text for e in task.dev if len(e.text) <= 60 and is_printable_line(e.text))
+        evaluate = [dev] if scoring == "strict" else [dev, "--scoring", scoring]
+        readable = not task.skipped and _is_recognised(dev, self._config.data.format)
+        commands = after_tagger(
+            workdir / "best", evaluate if readable else None, next(short, SAMPLE)
+        )
+        if self._config.data.format == "synthetic":
+            commands.append("# To train on your own data, follow docs/your_data.md")
+        return commands
+
+
+def _is_recognised(path: str, data_format: str) -> bool:
+    """Whether `evaluate`, which goes by the content, reads a file as the run did."""
+    if data_format in ("auto", "synthetic"):
+        return data_format == "auto"
+    return recognise(Path(path)) == data_format
+
+
+def _explain_zero(scores: Scores, config: ConfigDict, steps: int) -> str:
+    """Return what is known of a model that gets no entity of dev right, and what to do."""
+    if not scores.gold:
+        return f"data.dev: {config.data.dev} has no entity, so these scores say nothing."
+    if scores.predicted:
+        known = (
+            f"{scores.predicted:,} entities were predicted. None has the type and the boundaries of one of the "
+            f"{scores.gold:,} in data.dev; evaluate --html shows both."
+        )
+    else:
+        known = f"No entity was predicted; data.dev has {scores.gold:,}."
+    flags = [] if config.init_from else from_nothing_flags(config, steps)
+    longer = " ".join(flags) or f"--config.train.steps={2 * steps}"
+    more = "docs/faq.md has other causes under 'F1 stays 0'."
+    return f"{known} Train with {longer} in a new --workdir. {more}"

@@ -5,14 +5,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from runpy import run_path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from flax_ner.config import check_config
 from flax_ner.errors import UserError
 from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
+from flax_ner.next_steps import CHECKOUT, after_encoder
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
@@ -40,7 +45,8 @@ SHAPE = (
 )
 
 
-FEW = 1000  # sentences, from which a model from nothing learns hardly anything
+FEW = 2000  # sentences, below which a model from nothing wants other settings
+MIN_STEPS = 1000  # in all, before a model from nothing learns
 
 
 @dataclass
@@ -130,6 +136,7 @@ def make_task(config: ConfigDict) -> Task:
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} {unit} ({labels.scheme}), "
         f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
     )
+    notes += _little_training(config, len(train), batcher.steps_per_epoch)
     if overwrite and (overlapping := sum(overlaps(e.entities or ()) for e in train)):
         notes.append(
             f"{overlapping} entities of data.train overlap an earlier one and overwrite it, as in MMOCR."
@@ -150,11 +157,6 @@ def make_task(config: ConfigDict) -> Task:
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
     """What is hardly meant, of the data."""
     warnings = []
-    if not config.init_from and len(train) < FEW:
-        warnings.append(
-            f"Only {len(train)} sentences and nothing to start from: little or nothing will be learned. Set "
-            f"init_from to pre-trained weights, or get some thousand sentences."
-        )
     if config.data.train == config.data.dev:
         warnings.append("data.dev is data.train: its scores say nothing about other texts.")
     counts = Counter(entity.type for example in dev for entity in example.entities or ())
@@ -167,6 +169,60 @@ def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> l
             f"have: it cannot be learned.{hint}"
         )
     return warnings
+
+
+def total_steps(config: ConfigDict, per_epoch: int) -> int:
+    """Return the number of steps of a run."""
+    return int(config.train.steps or config.train.epochs * per_epoch)
+
+
+def from_nothing_flags(config: ConfigDict, steps: int) -> list[str]:
+    """Return the settings that a run of `steps` steps without `init_from` lacks for small data.
+
+    They were chosen on CLUENER cut to 300 and 1,000 sentences; docs/faq.md has the figures.
+    """
+    wanted: dict[str, Any] = {}
+    if config.model.head != "crf":
+        wanted["model.head"] = "crf"
+    if config.optimizer.learning_rate > 3e-4:
+        wanted["optimizer.learning_rate"] = 3e-4
+    if steps < 2 * MIN_STEPS:
+        devices = (config.mesh.data or jax.device_count() // config.mesh.fsdp) * config.mesh.fsdp
+        wanted["data.batch_size"] = min(-(-2 // devices) * devices, config.data.batch_size)
+        wanted["train.steps"] = 2 * MIN_STEPS
+    changed = ConfigDict(config.to_dict())
+    changed.update_from_flattened_dict(wanted)
+    try:
+        check_config(changed)
+    except UserError:  # they contradict a setting that was made on purpose
+        return []
+    return [
+        f"--config.{name}={value:g}" if isinstance(value, float) else f"--config.{name}={value}"
+        for name, value in wanted.items()
+    ]
+
+
+def _little_training(config: ConfigDict, sentences: int, per_epoch: int) -> list[str]:
+    """Return what to change where a run from nothing is too short or has little data."""
+    if config.init_from:
+        return []
+    steps = total_steps(config, per_epoch)
+    if sentences < FEW and not has_teacher(config.distill):
+        flags = from_nothing_flags(config, steps)
+        instead = f", or train with {' '.join(flags)} in a new --workdir" if flags else ""
+        return [
+            f"Only {sentences} sentences and no pre-trained weights: the model will find little. Set init_from "
+            f"to pre-trained weights{instead}. docs/faq.md#f1-stays-0-or-everything-is-o has figures."
+        ]
+    if steps < MIN_STEPS:
+        more = f"train.epochs={-(-MIN_STEPS // per_epoch)}"
+        if config.train.steps:
+            more = f"train.steps={MIN_STEPS}"
+        return [
+            f"Only {steps} steps and no pre-trained weights: the model will find little. Set --config.{more} "
+            f"in a new --workdir, or lower data.batch_size (now {config.data.batch_size})."
+        ]
+    return []
 
 
 def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
@@ -284,12 +340,39 @@ def _has_head_for(source: ModelDir, labels: LabelSet, model: BertConfig) -> bool
 
 def check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:
     """Raise `UserError` where the source has another shape than the model."""
-    unlike = [name for name in SHAPE if getattr(model, name) != getattr(source.config, name)]
-    if unlike:
-        flags = " ".join(f"--config.model.{name}={getattr(source.config, name)}" for name in unlike)
+    flags = _shape_flags(model, source.config)
+    if flags:
         raise UserError(
-            f"init_from: {config.init_from} has another shape than the model. Set {flags}"
+            f"init_from: {config.init_from} has another shape than the model. Set {' '.join(flags)}"
         )
+
+
+def _shape_flags(model: ConfigDict | BertConfig, wanted: BertConfig) -> list[str]:
+    """Return the settings that give `model` another shape."""
+    return [
+        f"--config.model.{name}={getattr(wanted, name)}"
+        for name in SHAPE
+        if getattr(model, name) != getattr(wanted, name)
+    ]
+
+
+def fine_tuning_commands(path: Path, shape: BertConfig, name: str, workdir: str) -> list[str]:
+    """Return the commands that fine-tune weights on CLUENER, as lines of the shell.
+
+    Args:
+        path: the model directory.
+        shape: of its encoder.
+        name: of the file in `configs/` to use, without its ending.
+        workdir: of the run.
+    """
+    file = CHECKOUT / "configs" / f"{name}.py"
+    flags = []
+    if file.exists():
+        config = run_path(str(file))["get_config"]()
+        flags = _shape_flags(config.model, shape)
+        if config.data.max_length > shape.max_position_embeddings:
+            flags.append(f"--config.data.max_length={shape.max_position_embeddings}")
+    return after_encoder(path, flags, name, workdir)
 
 
 def digest(model: ModelDir | None) -> bytes:

@@ -200,7 +200,9 @@ def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> No
     assert "errors: 0, warnings:" in shown and "<details>" in shown  # the page of the check
     assert "The head is freshly initialised" in shown
     assert all(f"epoch {epoch}, step" in shown for epoch in (1, 2, 3))
-    assert re.search(r"training .*sentences/s, loss \d", shown)  # the bar
+    bar = r"epoch 3/3, .* parameters, on .* sentences/s, loss \d.* elapsed \d+:\d\d, remaining"
+    assert re.search(bar, shown, re.DOTALL)
+    assert "\nNext:" not in shown  # a cell is no shell
     assert f"{told['f1']:.4f}" in shown and "not seen" in shown
     assert len(outputs) < 100_000
 

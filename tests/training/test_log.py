@@ -2,13 +2,15 @@
 
 import json
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from flax_ner.errors import UserError
-from flax_ner.training.log import MetricsFile, progress_bar
+from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 
 
 def write_lines(workdir: Path, *lines: str) -> None:
@@ -58,3 +60,41 @@ def test_what_event_files_need_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"^train\.tensorboard: needs tensorboardX\. Run pip"):
         MetricsFile(tmp_path, 0, tensorboard=True)
+
+
+@pytest.mark.parametrize("steps", [(0, 30, 10), (10, 25, 10)])
+def test_the_bar_shows_epoch_model_devices_and_times_in_80_columns(
+    tmp_path: Path, steps: tuple[int, int, int]
+) -> None:
+    done, total, _ = steps
+    before = 3725.0 if done else 0.0  # of the part of the run that was interrupted
+    if done:
+        row = {"step": done, "split": "train", "seconds": before}
+        write_lines(tmp_path, json.dumps(row), "")
+    console = Console(file=StringIO(), width=80)
+    with MetricsFile(tmp_path, done, tensorboard=False) as metrics, progress_bar(console) as bar:
+        running = "12 layers x 768, 102.3M parameters, on 2 CPU devices"
+        log = RunLog(metrics, bar, steps, (1000.0, "sentences"), running)
+        figures = {
+            "step": 15,
+            "updates": 15 - done,
+            "loss": 1.5,
+            "grad_norm": 1,
+            "learning_rate": 1,
+        }
+        log.train(15, 15 - done, figures)
+        log.flush()
+        title, line = (str(line).rstrip() for line in render(console, bar))
+        assert title == f"epoch 2/3, {running}"
+        assert line.endswith("remaining -:--") and f"15/{total}" in line
+        assert ("elapsed 1:02:05" if done else "elapsed 0:0") in line
+        log.train(total, total - 15, figures | {"step": total, "updates": total - 15})
+        log.flush()
+        title, line = (str(line).rstrip() for line in render(console, bar))
+        assert title == f"epoch 3/3, {running}" and line.endswith("remaining 0:00")
+
+
+def render(console: Console, bar: Progress) -> list[str]:
+    with console.capture() as captured:
+        console.print(*bar.get_renderables(), sep="")
+    return captured.get().splitlines()

@@ -265,12 +265,12 @@ def test_what_is_hardly_meant_is_said(tmp_path: Path) -> None:
     files = {f"data.{split}": str(tmp_path / f"{split}.json") for split in ("train", "dev")}
     made.update_from_flattened_dict({"init_from": "", "data.format": "auto", **files})
     told = " ".join(make_task(made).notes)
-    assert "Only 1 sentences and nothing to start from" in told
+    assert "Only 1 sentences and no pre-trained weights" in told
     assert "data.dev has the category 'nmae' (1 entities)" in told
     assert "it may be a misspelling of 'name'." in told and "data.dev is data.train" not in told
     made.data.dev = made.data.train
     assert any(note.startswith("data.dev is data.train") for note in make_task(made).notes)
-    many = config(Path(), data__train="train 1000")
+    many = config(Path(), data__train="train 2000", train__steps=1000)
     many.init_from = ""
     assert not any(note.startswith(("Only", "data.dev")) for note in make_task(many).notes)
 

@@ -1,0 +1,202 @@
+"""Every block of commands in README.md and docs/ runs as written, in order, in a copy of the checkout.
+
+Trainings are made small by settings at the end of their commands. The files that a reader is expected to
+have are in `make_files`, the commands that cannot run in `NOT_RUN`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from convert import flax_to_torch, torch_to_flax
+from flax_ner.inference.cli import main
+from flax_ner.model.bert import BertConfig
+from flax_ner.model.tagger import init_params
+from flax_ner.text.cluener import write_cluener
+from flax_ner.text.formats import write_examples
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.synthetic import synthetic
+from flax_ner.text.vocab import build_vocab
+from flax_ner.weights.convert import CLUENER
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.commands import TINY, run_train
+from tests.weights.hub_server import HubServer
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LANGUAGES = {"bash", "python", "text", "json", "yaml", "dockerfile"}
+# How a command begins, and why it is not run. Of docs/scaling.md none is: it is about clusters.
+NOT_RUN = {
+    "make demo": "installs packages; CI runs these targets",
+    "pip install -r": "installs packages",
+    "python -m flax_ner data download": "the internet; tests/inference/test_download_cli.py",
+    "python -m flax_ner web": "serves until Ctrl-C; tests/inference/test_web.py",
+    "python -m flax_ner bulk": "Ray, and a cluster of others; tests/inference/test_bulk.py",
+    "from transformers import pipeline": "transformers; tests/parity/test_transformers.py",
+}
+RUN = [page for page in PAGES if page.name not in ("performance.md", "scaling.md")]
+# What TINY and an odd number of rows need besides; the tests have eight devices.
+SMALL = (*TINY, "--config.mesh.data=1")
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)]
+
+
+def statements(code: str) -> list[str]:
+    """Commands of a block: those of one line each by themselves, all that lies between them together."""
+    found, lines = [], iter(code.replace("\\\n", " ").splitlines())
+    for line in lines:
+        if heredoc := re.search(r"<<'(\w+)'", line):
+            line = "\n".join([line, *iter(lambda: next(lines), heredoc[1]), heredoc[1]])
+        if found and not is_python(line) and not is_python(found[-1]):
+            line = f"{found.pop()}\n{line}"
+        found.append(line)
+    return found
+
+
+def is_python(line: str) -> bool:
+    """Whether a line runs Python and needs no shell."""
+    words = shlex.shlex(line, posix=True, punctuation_chars="|>&;<")
+    words.whitespace_split = True
+    return line.startswith("python ") and not {"|", ">", "&", ";", "<", "&&"} & {*words}
+
+
+def encoder(positions: int) -> ModelDir:
+    """Without a head, of the shape that TINY gives."""
+    made = tagger(LabelSet(CLUENER), positions)
+    del made.params["head"]
+    made.labels = None
+    return made
+
+
+def tagger(labels: LabelSet, positions: int = 128, act: str = "gelu") -> ModelDir:
+    vocab = [*build_vocab(example.text for example in synthetic("train", 60))]
+    config = BertConfig(
+        vocab_size=len(vocab), num_labels=len(labels), hidden_size=64, num_hidden_layers=1,
+        num_attention_heads=1, intermediate_size=16, max_position_embeddings=positions, hidden_act=act,
+    )  # fmt: skip
+    return ModelDir(config, labels, vocab, 64, init_params(config, jax.random.key(0)), True)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    folder = tmp_path_factory.mktemp("hub") / "bert"
+    export(encoder(512), folder, "hf")
+    names = ("google-bert/bert-base-chinese", "google-bert/bert-base-cased")
+    with HubServer(dict.fromkeys(names, folder)) as server:
+        yield server
+
+
+def make_files(page: str) -> None:
+    """Write what the pages say that a reader has, and for docs/ what the README's commands leave."""
+    for name in ("configs", "convert", "train.py"):
+        Path(name).symlink_to(ROOT / name)
+    train, dev = synthetic("train", 40), synthetic("dev", 20)
+    texts = "".join(f"{example.text}\n" for example in train)
+    if page == "your_data.md":  # makes its own
+        return
+    for folder in ("data/cluener", "mine", "conll", "weights", "work_dirs/mine"):
+        Path(folder).mkdir(parents=True)
+    for name, examples in (("train", train), ("dev", dev)):
+        write_cluener(Path(f"data/cluener/{name}.json"), examples)
+        write_cluener(Path(f"mine/{name}.json"), examples)
+        write_examples(f"mine/{name}.jsonl", examples, "doccano")
+        write_examples(f"conll/{'valid' if name == 'dev' else name}.txt", examples, "conll")
+    rows = [json.dumps({"id": i, "text": e.text, "body": e.text}) for i, e in enumerate(dev)]
+    for path in ("data/cluener/test.json", "rows.jsonl"):
+        Path(path).write_text("\n".join(rows), "utf-8")
+    write_examples("export.json", train, "label_studio")
+    for name in ("text", "dev", "field", "field_dev", "texts", "novel"):
+        Path(f"{name}.txt").write_text(texts, "utf-8")
+    mmocr = tagger(LabelSet.mmocr(CLUENER), 512, "gelu_new")
+    for path in ("bert_softmax_cluener.pth", "work_dirs/mine/epoch_18.pth"):
+        export(mmocr, path, "mmocr")
+    for path in ("vocab.txt", "weights/vocab.txt"):
+        Path(path).write_text("".join(f"{token}\n" for token in mmocr.vocab), "utf-8")
+    export(encoder(512), "weights/bert_pretrain.pth", "mmocr")
+    Path("categories.txt").write_text("\n".join(CLUENER), "utf-8")
+    export(tagger(LabelSet(CLUENER)), "my-ner", "hf")
+    Path("tags.txt").write_text("\n".join(LabelSet(CLUENER).names), "utf-8")
+    if page != "README.md":
+        save_model("runs/demo/best", tagger(LabelSet(CLUENER)))
+        save_model("runs/cluener_scratch/best", tagger(LabelSet(CLUENER, "bioes")))
+
+
+def run_statement(statement: str, server: HubServer) -> None:
+    words = shlex.split(statement, comments=True)
+    if not is_python(statement) or "google-bert/" in statement:
+        # Names of the hub in a process of its own: the hub's library reads its address when it is imported.
+        more = shlex.join(SMALL) if "google-bert/" in statement else ""
+        environment = server.environment(Path("hub").absolute()) | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"{statement} {more}"], check=True, env=environment
+        )
+    elif words[1] == "train.py":
+        run_train(words[2:], *SMALL)
+    elif words[1:3] == ["-m", "flax_ner"]:
+        main(words[3:])
+    else:
+        {"convert/torch_to_flax.py": torch_to_flax, "convert/flax_to_torch.py": flax_to_torch}[
+            words[1]
+        ].main(words[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:bert_softmax_cluener.pth")  # says what is assumed
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_blocks_run_as_written(
+    page: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_files(page.name)
+    shown = blocks(page)
+    for block, after in zip(shown, [*shown[1:], None], strict=True):
+        print(f"{page.name}:{block.line}", file=sys.stderr)
+        if block.language == "bash":
+            for statement in statements(block.code):
+                if not statement.startswith(tuple(NOT_RUN)):
+                    run_statement(statement, hub)
+        elif block.language == "python" and not block.code.startswith(tuple(NOT_RUN)):
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(block.code, f"{page.name}:{block.line}", "exec"), {})
+            # What follows is its output, unless that depends on a model.
+            if after and after.language == "text" and "load(" not in block.code:
+                assert output.getvalue() == after.code
+
+
+def test_every_block_says_what_it_is_and_the_list_of_those_not_run_is_exact() -> None:
+    unused = set(NOT_RUN)
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in LANGUAGES, f"{page.name}:{block.line}"
+            starts = statements(block.code) if block.language == "bash" else [block.code]
+            unused -= {name for name in unused if any(start.startswith(name) for start in starts)}
+        if page.name == "performance.md":
+            assert not blocks(page)
+        assert page.read_text("utf-8").count("```") == 2 * len(blocks(page)), page.name
+    assert not unused
