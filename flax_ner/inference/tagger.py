@@ -25,7 +25,7 @@ from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.metrics import Scores, score
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
+from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer, Tokens, chunks_of
 from flax_ner.weights.convert import open_model
 
 # Of params, and four arrays of `rows.Batch` [B, T]: `Decoded`, `Found` or probabilities.
@@ -197,27 +197,33 @@ class Tagger:
             )
             yield table
 
-    def explain_words(self, texts: Iterable[str]) -> Iterator[Words]:
-        """As `explain_each`, a word each, which is what the model gives tags to."""
+    def explain_words(self, texts: Iterable[str], tokens: Tokens | None = None) -> Iterator[Words]:
+        """As `explain_each`, a word each, which is what the model gives tags to.
+
+        `tokens` are what the tokenizer returns for all the texts, if the caller has them already.
+        """
         if isinstance(self.labels, SpanLabels):
             raise UserError(
                 "a model with the head global_pointer has no probabilities of tags. Take one with another head."
             )
-        for work in self._ahead(texts, self._probabilities):
+        for work in self._ahead(texts, self._probabilities, tokens):
             yield from self._words(work)
 
-    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator[Work]:
+    def _ahead(
+        self, texts: Iterable[str], forward: Forward, tokens: Tokens | None = None
+    ) -> Iterator[Work]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
         if isinstance(texts, str):
             raise UserError("texts: one string. Give a list, or call the tagger with it.")
         texts, waiting, count = iter(texts), None, 0
+        chunks = None if tokens is None else chunks_of(tokens, CHUNK)
         while chunk := list(islice(texts, CHUNK)):
             if not all(map(isinstance, chunk, repeat(str))):
                 i = next(i for i, text in enumerate(chunk) if not isinstance(text, str))
                 kind = type(chunk[i]).__name__
                 raise UserError(f"texts[{count + i}]: {kind}, but a text is a string.")
             count += len(chunk)
-            started = self._start(chunk, forward)
+            started = self._start(chunk, forward, next(chunks) if chunks else None)
             if waiting is not None:
                 yield waiting
             waiting = started
@@ -267,9 +273,11 @@ class Tagger:
             gold.append(example.entities)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _start(self, texts: Sequence[str], forward: Forward) -> Work:
+    def _start(self, texts: Sequence[str], forward: Forward, tokens: Tokens | None = None) -> Work:
         """Tokenise and hand to the device, without waiting for it."""
-        work, ids, first, lengths = lay_out(texts, self.tokenizer, self.max_length - 2)
+        if tokens is None:
+            tokens = self.tokenizer.tokenize(texts)
+        work, ids, first, lengths = lay_out(texts, tokens, self.tokenizer, self.max_length - 2)
         for batch in batches(ids, first, lengths, self._shapes):
             outputs = self._run(forward, *batch[:4])
             work.running.append((batch.source, batch.target, outputs))

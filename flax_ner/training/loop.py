@@ -23,7 +23,7 @@ from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.gradients import State
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
-from flax_ner.training.job import Figures, Job, folder_of
+from flax_ner.training.job import Content, Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.masked_lm import MaskedLM
 from flax_ner.training.mesh import (
@@ -257,7 +257,14 @@ def _digests(config: ConfigDict, job: Job) -> dict[str, str]:
     origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
     origin = next((name for name, given in origins.items() if given), "data.train")
     parts = {f"the vocabulary of {origin}": named, **job.parts()}
-    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    return {name: _sha256(content) for name, content in parts.items()}
+
+
+def _sha256(content: Content) -> str:
+    digest = hashlib.sha256()
+    for chunk in [content] if isinstance(content, bytes) else content:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _smaller(config: ConfigDict) -> str:
