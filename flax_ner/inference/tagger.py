@@ -19,7 +19,7 @@ from flax_ner.errors import UserError
 from flax_ner.inference.forward import best, logits, make_decoder, probabilities
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
 from flax_ner.inference.work import Words, Work, entities_of, lay_out, words_of
-from flax_ner.memory import shortage_told
+from flax_ner.memory import explain_jax_errors, shortage_told
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
@@ -48,11 +48,17 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
         UserWarning: for PyTorch weights, what had to be assumed about them.
 
     Raises:
-        UserError: there is no such model, or it is an encoder without a head.
+        UserError: there is no such model, it is an encoder without a head, jax has no usable device, or
+            memory runs out.
     """
+    with explain_jax_errors():
+        return _load(path, compute_dtype, batch_size)
+
+
+def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagger":
     model, report = open_model(path, "model")
     for note in report.notes if report else ():
-        warnings.warn(f"{path}: {note}", stacklevel=2)
+        warnings.warn(f"{path}: {note}", stacklevel=3)  # at the caller of `load`
     if model.labels is None:
         raise UserError(
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
@@ -235,9 +241,10 @@ class Tagger:
 
         After it no call compiles anything, whatever the length of a text. Each shape is run once.
         """
-        jax.block_until_ready(
-            [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
-        )
+        with self._shortage_told():
+            jax.block_until_ready(
+                [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
+            )
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C]; a CRF's transitions are not in them.
@@ -285,13 +292,14 @@ class Tagger:
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Outputs of a forward pass, not waited for."""
-        if self.sharding is None:
-            arrays = jax.device_put(batch)
-        else:
-            arrays = [
-                jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__) for x in batch
-            ]
         with self._shortage_told():
+            if self.sharding is None:
+                arrays = jax.device_put(batch)
+            else:
+                arrays = [
+                    jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__)
+                    for x in batch
+                ]
             outputs = forward(self.params, *arrays)
         for output in jax.tree.leaves(outputs):
             output.copy_to_host_async()

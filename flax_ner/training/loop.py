@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
-from flax_ner.memory import shortage_told
+from flax_ner.memory import explain_jax_errors
 from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.training.checkpoint import Checkpoints
@@ -66,6 +66,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
+    with explain_jax_errors(_smaller(config)):
+        return _fit(config, workdir)
+
+
+def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     if config.mesh.distributed:
         join()
     workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
@@ -85,8 +90,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     with claimed(workdir, decided, inputs):
         job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
         with DeferredSignals(config.train.max_seconds) as signals:
-            with shortage_told(_smaller(config)):
-                _train(config, workdir, job, mesh, signals, console)
+            _train(config, workdir, job, mesh, signals, console)
             return job.report(workdir, console)
 
 
