@@ -16,10 +16,14 @@ from flax_ner.errors import UserError
 from flax_ner.text.analysis import pair_up
 from flax_ner.text.audit import audit
 from flax_ner.text.cluener import read_cluener
+from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import Losses, parse
+from flax_ner.text.labels import LabelSet
 from flax_ner.text.report import marked
 from flax_ner.text.tagged import tags_of, tokenised
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS
 
 LIMIT = 15  # seconds of processor time
 
@@ -79,6 +83,17 @@ def test_marking_entities_takes_linear_time() -> None:
     with time_limit():
         pieces = marked(text, around_each(100_000))
     assert len(pieces) == 100_000
+
+
+def test_listing_dropped_overlaps_takes_linear_time() -> None:
+    text = "甲乙丙" * 30_000
+    dropped = list[str]()
+    tokenizer = CharTokenizer([*SPECIAL_TOKENS, *"甲乙丙"])
+    example = Example(text, tuple(around_each(30_000)), "file:1")
+    with time_limit():
+        encode_examples([example], tokenizer, LabelSet(["a", "c"]), 128, dropped=dropped)
+    assert len(dropped) == 30_000
+    assert dropped[-1] == "file:1: a '甲乙' overlaps c '甲乙丙'"
 
 
 def test_errors_about_repetition_take_linear_time(tmp_path: Path) -> None:
