@@ -13,6 +13,7 @@ from absl import logging
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
+from flax_ner.memory import explain_jax_errors
 from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import LABELS, LAYOUTS, export
 
@@ -32,10 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     try:
-        model, report = open_model(options.model, "MODEL")
-        for note in report.notes if report else ():
-            print(note)
-        print(export(model, options.out, options.layout, options.labels))
+        with explain_jax_errors():
+            model, report = open_model(options.model, "MODEL")
+            for note in report.notes if report else ():
+                print(note)
+            print(export(model, options.out, options.layout, options.labels))
     except (UserError, OSError) as error:
         sys.exit(f"flax_to_torch: {error}")
 

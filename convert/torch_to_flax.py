@@ -14,6 +14,7 @@ from rich.console import Console
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
+from flax_ner.memory import explain_jax_errors
 from flax_ner.next_steps import after_tagger, print_next
 from flax_ner.text.tokenizer import TOKENIZERS
 from flax_ner.training.task import fine_tuning_commands
@@ -71,18 +72,20 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{path}: is a model directory already, so there is nothing to convert."
             )
         source = open_source(path, options.vocab, options.config)
-        model, report = convert(
-            source,
-            read_labels(options.labels) if options.labels else None,
-            {} if heads is None else {"num_attention_heads": heads},
-        )
+        with explain_jax_errors():
+            model, report = convert(
+                source,
+                read_labels(options.labels) if options.labels else None,
+                {} if heads is None else {"num_attention_heads": heads},
+            )
         model.tokenizer = options.tokenizer or model.tokenizer
         if heads not in (None, model.config.num_attention_heads):
             raise UserError(
                 f"--num-attention-heads: {heads}, but {source.config_path} says "
                 f"{model.config.num_attention_heads}. Leave the option out, or correct the file."
             )
-        save_model(options.out, model)
+        with explain_jax_errors():
+            save_model(options.out, model)
     except (UserError, OSError) as error:
         sys.exit(f"torch_to_flax: {error}")
     print(report)

@@ -24,6 +24,7 @@ from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError, need, reason
 from flax_ner.inference.shards import PART, RAY, SUFFIXES, Counts, tag_shard
 from flax_ner.inference.tagger import load
+from flax_ner.memory import explain_jax_errors
 
 DEATHS = 3  # of workers at a shard, before it counts as the reason
 SHOWN = 20  # faults
@@ -33,12 +34,13 @@ class _Worker:
     """A model in a process of its own, to which Ray hands one shard after another."""
 
     def __init__(self, job: dict[str, Any], cores: int):
-        if cores:
-            _share_cores(cores)
         keep_compiled_programs()
         self._text_field, self._tagger, self._fault = job["text_field"], None, ""
         with warnings.catch_warnings(record=True) as notes:
             try:
+                if cores:
+                    with explain_jax_errors():
+                        _share_cores(cores)
                 if job["version"] != flax_ner.__version__:
                     raise UserError(
                         f"a worker has flax_ner {flax_ner.__version__}, the job {job['version']}. "

@@ -33,6 +33,7 @@ from flax_ner.inference.outputs import (
 )
 from flax_ner.inference.tagger import load
 from flax_ner.inference.web_cli import add_web_command
+from flax_ner.memory import explain_jax_errors
 from flax_ner.text.analysis import check_comparable
 from flax_ner.text.cluener import cluener_label
 from flax_ner.text.evaluation import evaluation, evaluation_json, evaluation_tables
@@ -169,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     keep_compiled_programs()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explain_jax_errors():
             warnings.showwarning = lambda message, *_: print(
                 f"flax_ner: {message}", file=sys.stderr
             )

@@ -12,6 +12,7 @@ import numpy as np
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger
 from flax_ner.inference.work import Words
+from flax_ner.text.analysis import overlapping
 from flax_ner.text.encoding import spans_in_words
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import Case, Finding, Place, findings
@@ -40,15 +41,18 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
         gold = [Entity(*entity[:3]) for entity in example.entities or ()]
         known = {judge.in_words(words, entity) for entity in gold}
         found = judge.found(words)
-        for entity in gold:
+        across_gold, across_found = _across(gold, found)
+        for entity, across in zip(gold, across_gold, strict=True):
             probability = judge.probability(words, entity)
             if probability < EVEN:
-                told = f"the model finds {_across(example.text, entity, found)}"
+                told = f"the model finds {_listed(example.text, across)}"
                 unlikely.append(Case(told, (Place.of(example, entity),), 1, probability))
-        for entity in (e for e in found if judge.in_words(words, e) not in known):
+        for entity, across in zip(found, across_found, strict=True):
+            if judge.in_words(words, entity) in known:
+                continue
             probability = judge.probability(words, entity)
             if probability > EVEN:
-                told = f"the data have {_across(example.text, entity, gold)}"
+                told = f"the data have {_listed(example.text, across)}"
                 missing.append(Case(told, (Place.of(example, entity),), 1, probability))
     unlikely.sort(key=lambda case: case.probability or 0.0)
     missing.sort(key=lambda case: -(case.probability or 0.0))
@@ -100,7 +104,17 @@ class Judge:
         return least
 
 
-def _across(text: str, entity: Entity, others: Sequence[Entity]) -> str:
-    """Those of the others that share characters with an entity."""
-    shared = [o for o in others if o.start < entity.end and entity.start < o.end]
-    return ", ".join(f"{o.type} {text[o.start : o.end]!r}" for o in shared) or "nothing there"
+def _across(
+    gold: Sequence[Entity], found: Sequence[Entity]
+) -> tuple[list[list[Entity]], list[list[Entity]]]:
+    """Return the found entities that share characters with each gold one, and the gold ones with each found."""
+    of_gold: list[list[Entity]] = [[] for _ in gold]
+    of_found: list[list[Entity]] = [[] for _ in found]
+    for i, j in sorted(overlapping(gold, found)):
+        of_gold[i].append(found[j])
+        of_found[j].append(gold[i])
+    return of_gold, of_found
+
+
+def _listed(text: str, entities: Sequence[Entity]) -> str:
+    return ", ".join(f"{e.type} {text[e.start : e.end]!r}" for e in entities) or "nothing there"

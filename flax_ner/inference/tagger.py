@@ -31,13 +31,13 @@ from flax_ner.errors import UserError
 from flax_ner.inference.forward import best, logits, make_decoder, probabilities
 from flax_ner.inference.rows import WIDTHS, Shapes, batches
 from flax_ner.inference.work import Words, Work, entities_of, lay_out, words_of
-from flax_ner.memory import shortage_told
+from flax_ner.memory import explain_jax_errors, shortage_told
 from flax_ner.model.bert import DTYPES, BertConfig
 from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.metrics import Scores, score
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
+from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer, Tokens, chunks_of
 from flax_ner.weights.convert import open_model
 
 # Of params, and four arrays of `rows.Batch` [B, T]: `Decoded`, `Found` or probabilities.
@@ -60,15 +60,21 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
         UserWarning: for PyTorch weights, what had to be assumed about them.
 
     Raises:
-        UserError: there is no such model, it is an encoder without a head, or an argument is wrong.
+        UserError: there is no such model, it is an encoder without a head, an argument is wrong, jax has no
+            usable device, or memory runs out.
     """
     check_path(path, "path")
     if compute_dtype is not None:
         check_choice(compute_dtype, "compute_dtype", DTYPES)
     check_integer(batch_size, "batch_size", 1)
+    with explain_jax_errors():
+        return _load(path, compute_dtype, batch_size)
+
+
+def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagger":
     model, report = open_model(path, "model")
     for note in report.notes if report else ():
-        warnings.warn(f"{path}: {note}", stacklevel=2)
+        warnings.warn(f"{path}: {note}", stacklevel=3)  # at the caller of `load`
     if model.labels is None:
         raise UserError(
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
@@ -230,24 +236,30 @@ class Tagger:
             )
             yield table
 
-    def explain_words(self, texts: Iterable[str]) -> Iterator[Words]:
-        """As `explain_each`, a word each, which is what the model gives tags to."""
+    def explain_words(self, texts: Iterable[str], tokens: Tokens | None = None) -> Iterator[Words]:
+        """As `explain_each`, a word each, which is what the model gives tags to.
+
+        `tokens` are what the tokenizer returns for all the texts, if the caller has them already.
+        """
         if isinstance(self.labels, SpanLabels):
             raise UserError(
                 "a model with the head global_pointer has no probabilities of tags. Take one with another head."
             )
-        work = self._ahead(check_texts(texts, "texts"), self._probabilities)
+        work = self._ahead(check_texts(texts, "texts"), self._probabilities, tokens)
         return chain.from_iterable(map(self._words, work))
 
-    def _ahead(self, texts: Iterable[str], forward: Forward) -> Iterator[Work]:
+    def _ahead(
+        self, texts: Iterable[str], forward: Forward, tokens: Tokens | None = None
+    ) -> Iterator[Work]:
         """Chunks of the texts; the device has the next one before the answers of one are looked at."""
         texts, waiting, count = iter(texts), None, 0
+        chunks = None if tokens is None else chunks_of(tokens, CHUNK)
         while chunk := list(islice(texts, CHUNK)):
             if not all(map(isinstance, chunk, repeat(str))):
                 for i, text in enumerate(chunk, count):
                     check_text(text, f"texts[{i}]")
             count += len(chunk)
-            started = self._start(chunk, forward)
+            started = self._start(chunk, forward, next(chunks) if chunks else None)
             if waiting is not None:
                 yield waiting
             waiting = started
@@ -259,9 +271,10 @@ class Tagger:
 
         After it no call compiles anything, whatever the length of a text. Each shape is run once.
         """
-        jax.block_until_ready(
-            [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
-        )
+        with self._shortage_told():
+            jax.block_until_ready(
+                [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
+            )
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
         """Tag scores of tokenised rows, float32 [B, T, C]; a CRF's transitions are not in them.
@@ -303,9 +316,11 @@ class Tagger:
             gold.append(example.entities)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _start(self, texts: Sequence[str], forward: Forward) -> Work:
+    def _start(self, texts: Sequence[str], forward: Forward, tokens: Tokens | None = None) -> Work:
         """Tokenise and hand to the device, without waiting for it."""
-        work, ids, first, lengths = lay_out(texts, self.tokenizer, self.max_length - 2)
+        if tokens is None:
+            tokens = self.tokenizer.tokenize(texts)
+        work, ids, first, lengths = lay_out(texts, tokens, self.tokenizer, self.max_length - 2)
         for batch in batches(ids, first, lengths, self._shapes):
             outputs = self._run(forward, *batch[:4])
             work.running.append((batch.source, batch.target, outputs))
@@ -313,13 +328,14 @@ class Tagger:
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Outputs of a forward pass, not waited for."""
-        if self.sharding is None:
-            arrays = jax.device_put(batch)
-        else:
-            arrays = [
-                jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__) for x in batch
-            ]
         with self._shortage_told():
+            if self.sharding is None:
+                arrays = jax.device_put(batch)
+            else:
+                arrays = [
+                    jax.make_array_from_callback(x.shape, self.sharding, x.__getitem__)
+                    for x in batch
+                ]
             outputs = forward(self.params, *arrays)
         for output in jax.tree.leaves(outputs):
             output.copy_to_host_async()

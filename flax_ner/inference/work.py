@@ -9,7 +9,7 @@ from flax_ner.inference.spans import spans_of
 from flax_ner.inference.windows import split
 from flax_ner.text.examples import Entity
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.tokenizer import Tokenizer
+from flax_ner.text.tokenizer import Tokenizer, Tokens
 
 
 class Words(NamedTuple):
@@ -37,15 +37,14 @@ class Work(NamedTuple):
 
 
 def lay_out(
-    texts: Sequence[str], tokenizer: Tokenizer, size: int
+    texts: Sequence[str], tokens: Tokens, tokenizer: Tokenizer, size: int
 ) -> tuple[Work, np.ndarray, np.ndarray, np.ndarray]:
-    """Cut texts into pieces of at most `size` tokens between [CLS] and [SEP].
+    """Cut texts, whose tokens are these, into pieces of at most `size` tokens between [CLS] and [SEP].
 
     Returns:
         The work, of which nothing is running yet; and what `rows.batches` takes: the tokens of all pieces
         end to end, int32 [M], whether a word begins with each, bool [M], and the tokens of each piece.
     """
-    tokens = tokenizer.tokenize(texts)
     pieces = split(texts, tokens, size)
     ids, token, lengths = tokenizer.frame(tokens, pieces.text, pieces.start, pieces.stop)
     text = np.repeat(pieces.text, lengths)

@@ -2,9 +2,10 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -165,24 +166,74 @@ def pair_up(gold: Iterable[Entity], predicted: Iterable[Entity]) -> list[Pair]:
     type with the largest overlap, then any with the largest overlap. Each has one partner at most.
     """
     truth, found = list(dict.fromkeys(gold)), list(dict.fromkeys(predicted))
-    candidates = []
-    for i, a in enumerate(truth):
-        for j, b in enumerate(found):
-            overlap = min(a.end, b.end) - max(a.start, b.start)
-            if overlap <= 0:
-                continue
-            same_type, same_span = a.type == b.type, a[1:3] == b[1:3]
-            kind = ("both", "boundary", "type", "correct")[2 * same_span + same_type]
-            candidates.append((-2 * same_span - same_type, -overlap, i, j, kind))
-    pairs, used_gold, used_found = [], set[int](), set[int]()
-    for _, _, i, j, kind in sorted(candidates):
+    used_gold, used_found = set[int](), set[int]()
+    pairs = list[
+        tuple[int, int, int, int, str]
+    ]()  # rank, -overlap, gold, predicted, kind; ascending: best first
+
+    def pair(rank: int, overlap: int, i: int, j: int, kind: str) -> None:
         if i not in used_gold and j not in used_found:
-            pairs.append(Pair(kind, truth[i], found[j]))
             used_gold.add(i)
             used_found.add(j)
-    pairs += [Pair("missed", e, None) for i, e in enumerate(truth) if i not in used_gold]
-    pairs += [Pair("spurious", None, e) for j, e in enumerate(found) if j not in used_found]
-    return sorted(pairs, key=lambda pair: (pair.gold or pair.predicted or Entity("", 0, 0))[1:3])
+            pairs.append((rank, -overlap, i, j, kind))
+
+    # Most entities have a partner with the same boundaries. Finding those first keeps the search for overlaps
+    # small. After it no two entities without a partner have the same boundaries.
+    same: list[tuple[int, str, Callable[[Entity], tuple[Any, ...]]]] = [
+        (-3, "correct", lambda e: e[:3]),
+        (-2, "type", lambda e: e[1:3]),
+    ]
+    for rank, kind, key in same:
+        by_key: dict[tuple[Any, ...], list[int]] = {}
+        for j, entity in enumerate(found):
+            if j not in used_found:
+                by_key.setdefault(key(entity), []).append(j)
+        waiting = {k: iter(numbers) for k, numbers in by_key.items()}
+        for i, entity in enumerate(truth):
+            if i not in used_gold and entity.start < entity.end and key(entity) in waiting:
+                for j in islice(
+                    waiting[key(entity)], 1
+                ):  # the first that has no partner yet, if any
+                    pair(rank, entity.end - entity.start, i, j, kind)
+
+    rest_gold = [i for i in range(len(truth)) if i not in used_gold]
+    rest_found = [j for j in range(len(found)) if j not in used_found]
+    candidates = []
+    for a, b in overlapping([truth[i] for i in rest_gold], [found[j] for j in rest_found]):
+        i, j = rest_gold[a], rest_found[b]
+        overlap = min(truth[i].end, found[j].end) - max(truth[i].start, found[j].start)
+        same_type = truth[i].type == found[j].type
+        candidates.append((-same_type, overlap, i, j, ("both", "boundary")[same_type]))
+    for candidate in sorted(candidates, key=lambda c: (c[0], -c[1], c[2], c[3])):
+        pair(*candidate)
+
+    all_pairs = [Pair(kind, truth[i], found[j]) for *_, i, j, kind in sorted(pairs)]
+    all_pairs += [Pair("missed", e, None) for i, e in enumerate(truth) if i not in used_gold]
+    all_pairs += [Pair("spurious", None, e) for j, e in enumerate(found) if j not in used_found]
+    return sorted(all_pairs, key=lambda p: (p.gold or p.predicted or Entity("", 0, 0))[1:3])
+
+
+def overlapping(entities: Sequence[Entity], others: Sequence[Entity]) -> Iterator[tuple[int, int]]:
+    """Find all pairs of entities that share characters, one of each list, in any order.
+
+    Time grows with the number of entities and of such pairs.
+
+    Yields:
+        The index in `entities` and the index in `others`.
+    """
+    sides = entities, others
+    order = sorted(
+        (e.start, side, i) for side in (0, 1) for i, e in enumerate(sides[side]) if e.start < e.end
+    )
+    open_: tuple[list[int], list[int]] = ([], [])  # begun, and perhaps ended
+    for start, side, i in order:
+        other = 1 - side
+        # An entity that has ended is looked at once more and then dropped.
+        still_open = [j for j in open_[other] if sides[other][j].end > start]
+        open_[other][:] = still_open
+        for j in still_open:
+            yield (i, j) if side == 0 else (j, i)
+        open_[side].append(i)
 
 
 def kinds(pairs: Iterable[Sequence[Pair]]) -> dict[str, int]:

@@ -194,14 +194,16 @@ def _overlaps(examples: Iterable[Example]) -> Iterator[Case]:
         if not overlaps(entities):
             continue
         ordered = sorted(entities, key=lambda entity: (entity.start, entity.end))
-        reach = ordered[0]
+        reach, told = ordered[0], dict[str, str]()
         for entity in ordered[1:]:
             if entity.start < reach.end:
-                surface = example.text[reach.start : reach.end]
+                if entity.type not in told:  # made once: `reach` may be as long as the text
+                    surface = example.text[reach.start : reach.end]
+                    told[entity.type] = f"{entity.type} in {reach.type} {surface!r}"
                 places = Place.of(example, reach), Place.of(example, entity)
-                yield Case(f"{entity.type} in {reach.type} {surface!r}", places)
+                yield Case(told[entity.type], places)
             if entity.end > reach.end:
-                reach = entity
+                reach, told = entity, {}
 
 
 def _entities(examples: Iterable[Example], fault: Callable[[str], str]) -> Iterator[Case]:

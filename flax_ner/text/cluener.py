@@ -1,5 +1,6 @@
 """CLUENER's JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _cluener_example(line: Line, source: str, losses: Losses) -> Example | None:
                 f"{text[start : end + 1]!r}. Correct the span or the surface."
             )
     if len(set(entities)) < len(entities):
-        category, surface, start, end = next(e for e in entities if entities.count(e) > 1)
+        counts = Counter(entities)
+        category, surface, start, end = next(e for e in entities if counts[e] > 1)
         raise UserError(
             f"{source}: {category} {surface!r} at [{start}, {end}] is there twice. Delete one."
         )

@@ -1,5 +1,6 @@
 """Labelled texts to tokens, and a label for each word."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,6 +35,7 @@ def encode_examples(
     max_length: int,
     overwrite: bool = False,
     dropped: list[str] | None = None,
+    tokens: Tokens | None = None,
 ) -> TokenSet:
     """Tokens and labels of all examples.
 
@@ -52,6 +54,7 @@ def encode_examples(
         overwrite: let a later entity overwrite an earlier one that it overlaps, as MMOCR does. The labels may
             then be a path that no CRF allows.
         dropped: takes a line with file and line number for each entity that is not labelled.
+        tokens: what `tokenizer.tokenize` returns for the texts, if the caller has it already.
 
     Raises:
         UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
@@ -63,7 +66,8 @@ def encode_examples(
             raise UserError(
                 f"{example.source}: has no label. Training and scoring need labelled data."
             )
-    tokens = tokenizer.tokenize([example.text for example in examples])
+    if tokens is None:
+        tokens = tokenizer.tokenize([example.text for example in examples])
     spans, _ = _word_spans(examples, tokens)
     if isinstance(label_set, SpanLabels):
         labels = _span_labels(examples, tokens, spans, label_set)
@@ -97,11 +101,14 @@ def spans_in_words(
     return first, np.maximum(first, stop)
 
 
-def not_whole_words(
-    examples: Sequence[Example], tokenizer: Tokenizer, label_set: LabelSet
-) -> list[str]:
-    """What a tokenizer of words cannot hold of the entities of examples, with how often and where first."""
-    tokens = tokenizer.tokenize([example.text for example in examples])
+def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: LabelSet) -> list[str]:
+    """Describe the entities that the words of a text cannot express: how many, and where the first is.
+
+    Args:
+        examples: whose entities are known.
+        tokens: of their texts.
+        label_set: what the entities are encoded to.
+    """
     spans, exact = _word_spans(examples, tokens)
     entities = [(example, e) for example in examples for e in example.entities or ()]
     odd = [pair for pair, kind in zip(entities, exact.tolist(), strict=True) if kind == CUT]
@@ -179,9 +186,11 @@ def _without_overlaps(
     for i, example in enumerate(examples):
         whole, others = drop_overlaps(spans[i])
         kept.append(whole)
+        order = sorted(range(len(whole)), key=lambda k: whole[k][1])
+        starts, ends = [whole[k][1] for k in order], [whole[k][2] for k in order]  # both ascending
         for category, a, b in others:
             surface = example.text[start[words[i] + a] : end[words[i] + b - 1]]
-            longer = next(e for e in whole if e[1] < b and a < e[2])
+            longer = whole[min(order[bisect_right(ends, a) : bisect_left(starts, b)])]
             listed.append(
                 f"{example.source}: {category} {surface!r} overlaps {longer[0]} "
                 f"{example.text[start[words[i] + longer[1]] : end[words[i] + longer[2] - 1]]!r}"

@@ -367,8 +367,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of a name given twice, Python would silently keep the second value only."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, _ in pairs if counts[name] > 1)
         raise ValueError(f"{twice!r} is there twice in one object")
     return row
 

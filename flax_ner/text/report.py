@@ -1,6 +1,7 @@
 """Scores and tagged sentences for people (rich tables and text) and for programs (JSON)."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -59,19 +60,17 @@ def marked(text: str, entities: Iterable[Entity]) -> list[str | Marked]:
     """
 
     def between(place: int, end: int, own: Sequence[Entity]) -> list[str | Marked]:
-        pieces, i = list[str | Marked](), 0
-        while i < len(own):
-            entity, i = own[i], i + 1
+        pieces, rest = list[str | Marked](), deque(own)
+        while rest:
+            entity = rest.popleft()
             start = max(entity.start, place)
             if start >= entity.end:
                 continue
-            stop = i
-            while stop < len(own) and own[stop].start < entity.end:
-                stop += 1
-            within = [e for e in own[i:stop] if e.end <= entity.end]
-            if within:
-                crossing = [e for e in own[i:stop] if e.end > entity.end]
-                own, i = [*crossing, *own[stop:]], 0
+            within, crossing = list[Entity](), list[Entity]()
+            while rest and rest[0].start < entity.end:
+                other = rest.popleft()
+                (within if other.end <= entity.end else crossing).append(other)
+            rest.extendleft(reversed(crossing))
             pieces += [text[place:start]] if place < start else []
             pieces.append(Marked(entity, between(start, entity.end, within)))
             place = entity.end

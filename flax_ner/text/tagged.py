@@ -7,6 +7,7 @@ text, the text itself stands beside the tokens, which differ from it by white sp
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -148,8 +149,9 @@ def tags_of(example: Example, spans: Spans, scheme: str, losses: Losses) -> list
     """The tag of each token of `tokenised`; what tags cannot hold is counted."""
     begin, inside, end, single = tuple(SCHEMES[scheme])
     tags = ["O"] * len(spans)
+    starts, ends = [a for a, _ in spans], [b for _, b in spans]  # both ascending
     for entity in sorted(example.entities or (), key=lambda e: (e.start, -e.end)):
-        here = [i for i, (a, b) in enumerate(spans) if entity.start <= a and b <= entity.end]
+        here = range(bisect_left(starts, entity.start), bisect_right(ends, entity.end))
         if not here:
             losses.add("entities of white space alone, left out", example.source)
             continue

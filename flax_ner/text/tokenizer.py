@@ -30,6 +30,16 @@ class Tokens(NamedTuple):
     end: np.ndarray  # int32 [M], and ends, exclusive
 
 
+def chunks_of(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    """Yield the tokens of the first `size` texts, of the next `size`, and so on."""
+    begin = 0
+    for first in range(0, len(tokens.lengths), size):
+        lengths = tokens.lengths[first : first + size]
+        here = slice(begin, begin + int(lengths.sum()))
+        begin = here.stop
+        yield Tokens(tokens.ids[here], lengths, *(column[here] for column in tokens[2:]))
+
+
 class Framed(NamedTuple):
     """Pieces of texts end to end, each with [CLS] in front and [SEP] behind."""
 

@@ -52,6 +52,7 @@ class Lesson:
     teacher: ModelDir
     labels: LabelSet  # the teacher's
     texts: list[str]
+    tokens: Tokens  # of the texts, by the teacher's tokenizer
     places: np.ndarray  # int64 [words of the teacher], the student's token of each; -1: it has none
     tags: np.ndarray  # int64 [C], the teacher's tag of each of the student's
 
@@ -84,6 +85,7 @@ def make_lesson(
     train: Sequence[Example],
     dev: Sequence[Example],
     tokens: TokenSet,
+    train_tokens: Tokens,
     tokenizer: Tokenizer,
     labels: LabelSet,
     skipped: list[str] | None,
@@ -95,7 +97,8 @@ def make_lesson(
         config: of the run.
         train: the labelled examples.
         dev: those that training is scored on.
-        tokens: of `train`.
+        tokens: of `train`, encoded.
+        train_tokens: of the texts of `train`, by the student's tokenizer.
         tokenizer, labels: the student's.
         skipped: as in `read_examples`.
         notes: takes what a user should know.
@@ -126,14 +129,22 @@ def make_lesson(
     texts, places = [example.text for example in train], _word_places(tokens)
     if options.texts:
         bare = _read_bare(options.texts, dev, skipped, notes)
-        more = encode_examples(bare, tokenizer, labels, config.data.max_length)
+        bare_tokens = tokenizer.tokenize([example.text for example in bare])
+        more = encode_examples(bare, tokenizer, labels, config.data.max_length, tokens=bare_tokens)
         places = np.append(places, len(tokens.ids) + _word_places(more))
         more = more._replace(labels=np.where(more.labels == NO_LABEL, NO_LABEL, UNLABELLED))
         tokens = TokenSet(*map(np.concatenate, zip(tokens[:3], more[:3], strict=True)))
         texts += [example.text for example in bare]
+        train_tokens = Tokens(*map(np.concatenate, zip(train_tokens, bare_tokens, strict=True)))
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    theirs = TOKENIZERS[teacher.tokenizer](teacher.vocab, teacher.lower_case).tokenize(texts)
-    same = _same_words(tokenizer.tokenize(texts), theirs, sizes)
+    theirs = train_tokens
+    if (teacher.tokenizer, teacher.lower_case, teacher.vocab) != (
+        tokenizer.kind,
+        tokenizer.lower_case,
+        tokenizer.tokens,
+    ):
+        theirs = TOKENIZERS[teacher.tokenizer](teacher.vocab, teacher.lower_case).tokenize(texts)
+    same = _same_words(train_tokens, theirs, sizes)
     known = int((same >= 0).sum())
     if known < len(places) * LEAST_SHARED:
         raise UserError(
@@ -151,7 +162,7 @@ def make_lesson(
         f"on {len(texts)} texts, {len(texts) - len(train)} of them without labels."
     )
     # The last place is taken by words that are nowhere, and is nowhere too.
-    return tokens, Lesson(teacher, teacher.labels, texts, np.append(places, -1)[same], tags)
+    return tokens, Lesson(teacher, teacher.labels, texts, theirs, np.append(places, -1)[same], tags)
 
 
 def ask_teacher(
@@ -185,7 +196,7 @@ def ask_teacher(
     begin, start = 0, time.monotonic()
     with progress_bar(console) as progress:
         bar = progress.add_task("teacher", total=len(lesson.texts), rate="")
-        for done, words in enumerate(tagger.explain_words(lesson.texts), 1):
+        for done, words in enumerate(tagger.explain_words(lesson.texts, lesson.tokens), 1):
             places = lesson.places[begin : begin + len(words.table)]
             begin += len(words.table)
             here = places >= 0

@@ -1,6 +1,6 @@
 """What the loop trains, as far as it knows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from flax_ner.text.tokenizer import Tokenizer
 from flax_ner.training.gradients import Gradients
 from flax_ner.weights.model_dir import ModelDir
 
+Content = bytes | Iterable[bytes | memoryview]  # all at once, or in chunks of any size
 Figures = dict[str, float]
 Evaluate = Callable[[Params], list[Figures]]  # of dev, by these parameters; of each model
 
@@ -38,8 +39,11 @@ class Job(Protocol):
     steps_per_epoch: int
     steps_per_portion: int  # steps whose batches are on the device at a time
 
-    def parts(self) -> dict[str, bytes]:
-        """What it was made of, under the name of the setting it comes from: alike in all processes."""
+    def parts(self) -> dict[str, Content]:
+        """Return the data it was made of, by setting. They are the same in all processes.
+
+        Large data come as an iterable of chunks, so that no copy of them is made to hash them.
+        """
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
         """Make what training needs besides; the work directory is this run's own now."""

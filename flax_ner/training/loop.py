@@ -17,7 +17,7 @@ from rich.console import Console
 
 from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
-from flax_ner.memory import shortage_told
+from flax_ner.memory import explain_jax_errors
 from flax_ner.model.tagger import Params
 from flax_ner.next_steps import print_next
 from flax_ner.text.batches import Batches
@@ -26,7 +26,7 @@ from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.gradients import State
 from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
 from flax_ner.training.interruption import DeferredSignals, Interrupted
-from flax_ner.training.job import Figures, Job, folder_of
+from flax_ner.training.job import Content, Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
 from flax_ner.training.masked_lm import MaskedLM
 from flax_ner.training.mesh import (
@@ -70,6 +70,11 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
+    with explain_jax_errors(_smaller(config)):
+        return _fit(config, workdir)
+
+
+def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     if config.mesh.distributed:
         join()
     workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
@@ -89,8 +94,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     with claimed(workdir, decided, inputs):
         job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
         with DeferredSignals(config.train.max_seconds) as signals:
-            with shortage_told(_smaller(config)):
-                _train(config, workdir, job, mesh, signals, console)
+            _train(config, workdir, job, mesh, signals, console)
             scores = job.report(workdir, console)
             if is_first():
                 print_next(console, job.next_commands(workdir))
@@ -279,7 +283,14 @@ def _digests(config: ConfigDict, job: Job) -> dict[str, str]:
     origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
     origin = next((name for name, given in origins.items() if given), "data.train")
     parts = {f"the vocabulary of {origin}": named, **job.parts()}
-    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    return {name: _sha256(content) for name, content in parts.items()}
+
+
+def _sha256(content: Content) -> str:
+    digest = hashlib.sha256()
+    for chunk in [content] if isinstance(content, bytes) else content:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _smaller(config: ConfigDict) -> str:

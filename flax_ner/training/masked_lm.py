@@ -31,7 +31,7 @@ from flax_ner.text.portions import Portions
 from flax_ner.text.vocab import vocab_of
 from flax_ner.training.gradients import Gradients, Tricks, gradients_of
 from flax_ner.training.hosts import everywhere, from_first
-from flax_ner.training.job import Evaluate, Figures
+from flax_ner.training.job import Content, Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch
 from flax_ner.training.random_keys import dev_mask_key
@@ -90,7 +90,7 @@ class MaskedLM:
                 )
         self.steps_per_portion = config.pretrain.portion
 
-    def parts(self) -> dict[str, bytes]:
+    def parts(self) -> dict[str, Content]:
         """See `Job`; the first process reads the texts, for all."""
         texts = {
             f"data.{split}": from_first(partial(_sha256, self._config.data[split])).encode()

@@ -1,5 +1,6 @@
 """The job of training a tagger: labelled sentences, scored by the entities that are found in dev."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.next_steps import SAMPLE, after_tagger, is_printable_line
 from flax_ner.text.batches import Epoch
+from flax_ner.text.examples import Example
 from flax_ner.text.metrics import Scores
 from flax_ner.text.recognise import recognise
 from flax_ner.text.report import highlight, score_table
 from flax_ner.training.distillation import TEACHER_READS, ask_teacher, distilled, fingerprint
 from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
-from flax_ner.training.job import Evaluate, Figures
+from flax_ner.training.job import Content, Evaluate, Figures
 from flax_ner.training.mesh import BATCH
 from flax_ner.training.task import (
+    bytes_of,
     digest,
     from_nothing_flags,
     initial_params,
@@ -65,13 +68,13 @@ class Tagging:
         self.steps_per_epoch = self.steps_per_portion = task.batcher.steps_per_epoch
         self.units_per_step = len(task.batcher.tokens.lengths) / self.steps_per_epoch
 
-    def parts(self) -> dict[str, bytes]:
+    def parts(self) -> dict[str, Content]:
         """See `Job`."""
         task, tokens = self._task, self._task.batcher.tokens
         return {
             "data.categories": repr(task.labels.names).encode(),
-            "data.train": b"".join(np.ascontiguousarray(column).tobytes() for column in tokens[:3]),
-            "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
+            "data.train": map(bytes_of, tokens[:3]),
+            "data.dev": _listed(task.dev),
             "init_from": digest(task.source),
             "distill.teacher": digest(task.lesson.teacher if task.lesson else None),
             TEACHER_READS: fingerprint(task.lesson),
@@ -187,3 +190,11 @@ def _explain_zero(scores: Scores, config: ConfigDict, steps: int) -> str:
     longer = " ".join(flags) or f"--config.train.steps={2 * steps}"
     more = "docs/faq.md has other causes under 'F1 stays 0'."
     return f"{known} Train with {longer} in a new --workdir. {more}"
+
+
+def _listed(examples: Sequence[Example]) -> Iterator[bytes]:
+    """Yield `repr([(text, entities), ...])` in chunks: work directories hold digests of this form."""
+    yield b"["
+    for i, example in enumerate(examples):
+        yield (", " * (i > 0) + repr((example.text, example.entities))).encode()
+    yield b"]"

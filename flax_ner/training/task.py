@@ -119,16 +119,25 @@ def make_task(config: ConfigDict) -> Task:
     # MMOCR: entities overwrite one another. A CRF cannot learn from the tags that this can leave.
     overwrite = labels.scheme == "mmocr" and model.head != "crf"
     dropped: list[str] = []
-    tokens = encode_examples(train, tokenizer, labels, config.data.max_length, overwrite, dropped)
+    train_tokens = tokenizer.tokenize([example.text for example in train])
+    tokens = encode_examples(
+        train, tokenizer, labels, config.data.max_length, overwrite, dropped, train_tokens
+    )
     if model.head == "crf":
         check_paths(tokens, labels)
     if tokenizer.kind != "char":
-        for name, examples in (("data.train", train), ("data.dev", dev)):
-            notes += [f"{name}: {told}." for told in not_whole_words(examples, tokenizer, labels)]
+        dev_tokens = tokenizer.tokenize([example.text for example in dev])
+        for name, examples, of in (
+            ("data.train", train, train_tokens),
+            ("data.dev", dev, dev_tokens),
+        ):
+            notes += [f"{name}: {told}." for told in not_whole_words(examples, of, labels)]
     split = len(tokens.lengths) - len(train)
     lesson = None
     if has_teacher(config.distill):
-        tokens, lesson = make_lesson(config, train, dev, tokens, tokenizer, labels, skipped, notes)
+        tokens, lesson = make_lesson(
+            config, train, dev, tokens, train_tokens, tokenizer, labels, skipped, notes
+        )
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     unit = "categories" if isinstance(labels, SpanLabels) else "tags"
@@ -378,7 +387,13 @@ def fine_tuning_commands(path: Path, shape: BertConfig, name: str, workdir: str)
 def digest(model: ModelDir | None) -> bytes:
     """What several processes must have alike of a model."""
     arrays = jax.tree.leaves(model.params) if model else []
-    return b"".join(hashlib.sha256(np.asarray(x).tobytes()).digest() for x in arrays)
+    return b"".join(hashlib.sha256(bytes_of(np.asarray(x))).digest() for x in arrays)
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """Return the bytes that `tobytes` does, without a copy where the array is contiguous."""
+    # As uint8, because an array of bfloat16 gives no memoryview.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def trained_model(task: Task, params: Params) -> ModelDir:

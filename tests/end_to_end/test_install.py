@@ -1,12 +1,15 @@
 """The package away from its source tree."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train.py")
 
 
 @pytest.mark.slow
@@ -35,3 +38,37 @@ def test_an_installed_wheel_works_outside_the_source_tree(tmp_path: Path) -> Non
         timeout=120,
     )
     assert result.stdout.split() == [str(site / "flax_ner" / "__init__.py"), "load"]
+
+
+@pytest.mark.slow
+def test_an_editable_install_works_beside_a_clone_named_as_the_package(tmp_path: Path) -> None:
+    clone = tmp_path / "flax_ner"
+    for folder in ("flax_ner", "configs", "convert"):
+        shutil.copytree(ROOT / folder, clone / folder)
+    for name in SOURCES:
+        shutil.copy(ROOT / name, clone)
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=120)
+    python = venv / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    subprocess.run([*pip, "install", "-q", "--no-deps", "-e", clone], check=True, timeout=300)
+    # The dependencies are those of this environment. A .pth file in a folder that a .pth file names does
+    # nothing, so this environment's own editable install stays out.
+    (site,) = (venv / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+
+    def output(*arguments: str | Path, cwd: Path) -> str:
+        result = subprocess.run(
+            [python, *arguments], cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True,
+            text=True, check=False, timeout=120,
+        )  # fmt: skip
+        return result.stdout + result.stderr
+
+    code = "from flax_ner import load; import flax_ner; print(flax_ner.__file__)"
+    for cwd in (tmp_path, clone, clone / "configs"):
+        assert output("-c", code, cwd=cwd).strip() == str(clone / "flax_ner" / "__init__.py")
+    assert output("-m", "flax_ner", "--help", cwd=tmp_path).startswith("usage: flax_ner")
+    assert output(clone / "train.py", cwd=tmp_path).startswith("train.py: --config is missing")
+    for script in ("torch_to_flax.py", "flax_to_torch.py"):
+        help_text = output(clone / "convert" / script, "--help", cwd=tmp_path)
+        assert help_text.startswith(f"usage: {script}")

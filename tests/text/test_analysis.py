@@ -11,6 +11,7 @@ from flax_ner.errors import UserError
 from flax_ner.text import analysis
 from flax_ner.text.analysis import (
     KINDS,
+    Pair,
     by_group,
     compare,
     confusion,
@@ -18,6 +19,7 @@ from flax_ner.text.analysis import (
     intervals,
     kinds,
     length_group,
+    overlapping,
     pair_up,
     reliability,
     seen_group,
@@ -75,6 +77,62 @@ def test_the_nearest_belong_together() -> None:
     kinds_found = [(p.kind, p.gold, p.predicted) for p in pair_up(gold, found)]
     # The same boundaries outweigh the same type.
     assert kinds_found == [("type", gold[0], found[0]), ("both", gold[1], found[1])]
+
+
+def pair_up_by_comparing_all(gold: list[Entity], predicted: list[Entity]) -> list[Pair]:
+    """What `pair_up` returns, by its definition: sort all pairs that overlap and take the best first."""
+    truth, found = list(dict.fromkeys(gold)), list(dict.fromkeys(predicted))
+    candidates = []
+    for i, a in enumerate(truth):
+        for j, b in enumerate(found):
+            overlap = min(a.end, b.end) - max(a.start, b.start)
+            if overlap > 0:
+                same_type, same_span = a.type == b.type, a[1:3] == b[1:3]
+                kind = ("both", "boundary", "type", "correct")[2 * same_span + same_type]
+                candidates.append((-2 * same_span - same_type, -overlap, i, j, kind))
+    pairs, used_gold, used_found = [], set[int](), set[int]()
+    for _, _, i, j, kind in sorted(candidates):
+        if i not in used_gold and j not in used_found:
+            pairs.append(Pair(kind, truth[i], found[j]))
+            used_gold.add(i)
+            used_found.add(j)
+    pairs += [Pair("missed", e, None) for i, e in enumerate(truth) if i not in used_gold]
+    pairs += [Pair("spurious", None, e) for j, e in enumerate(found) if j not in used_found]
+    return sorted(pairs, key=lambda pair: (pair.gold or pair.predicted or Entity("", 0, 0))[1:3])
+
+
+# Few categories, spans and scores, so that many are the same, nested or crossing; some are empty.
+DENSE = st.lists(
+    st.builds(
+        Entity,
+        st.sampled_from("ab"),
+        st.integers(0, 8),
+        st.integers(0, 10),
+        st.just(""),
+        st.sampled_from((0.5, 1.0)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(DENSE, DENSE)
+def test_pairs_are_those_of_comparing_all(gold: list[Entity], predicted: list[Entity]) -> None:
+    assert pair_up(gold, predicted) == pair_up_by_comparing_all(gold, predicted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(DENSE, DENSE)
+def test_overlapping_entities_are_all_found_once(
+    entities: list[Entity], others: list[Entity]
+) -> None:
+    expected = [
+        (i, j)
+        for i, a in enumerate(entities)
+        for j, b in enumerate(others)
+        if min(a.end, b.end) > max(a.start, b.start)
+    ]
+    assert sorted(overlapping(entities, others)) == expected
 
 
 def test_surfaces_seen_in_training_are_told_apart() -> None:

@@ -22,6 +22,10 @@ LABELS = LabelSet(["x", "y"], "bio")
 ALL = LabelSet(CATEGORIES, "bioes")
 
 
+def not_whole(rows: list[Example], tokenizer: Tokenizer) -> list[str]:
+    return not_whole_words(rows, tokenizer.tokenize([row.text for row in rows]), LABELS)
+
+
 def pieces(
     example: Example, size: int, tokenizer: Tokenizer = CHARACTERS, labels: LabelSet = ALL
 ) -> list[tuple[str, list[tuple[str, int, int]]]]:
@@ -137,7 +141,7 @@ def test_a_word_has_one_label_on_its_first_piece() -> None:
     assert spelled == ["[CLS]", "ab", "##c", "[UNK]", "中", "国", "a", "##c", "[SEP]"]
     names = [LABELS.names[i] if i != NO_LABEL else "-" for i in tokens.labels]
     assert names == ["O", "B-x", "-", "O", "B-y", "I-y", "I-y", "-", "O"]
-    assert not not_whole_words([example], PIECES, LABELS)
+    assert not not_whole([example], PIECES)
 
 
 def test_entities_that_are_no_whole_words_are_told() -> None:
@@ -147,20 +151,20 @@ def test_entities_that_are_no_whole_words_are_told() -> None:
     assert [LABELS.names[i] for i in tokens.labels[tokens.labels != NO_LABEL]] == [
         "O", "O", "B-x", "O", "O", "B-x", "B-y", "O",
     ]  # fmt: skip
-    assert not_whole_words(rows, PIECES, LABELS) == [
+    assert not_whole(rows, PIECES) == [
         "entities that begin or end inside a word, all of which counts as theirs: 1 (first: f:2 'bc')",
         "entities that have no word in them and are left out: 1 (first: f:2 ' ')",
     ]
-    assert not not_whole_words(rows, CHARACTERS, LABELS)
+    assert not not_whole(rows, CHARACTERS)
 
 
 def test_entities_in_one_word_are_told() -> None:
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
-    assert not_whole_words([row], PIECES, LABELS)[1:] == [
+    assert not_whole([row], PIECES)[1:] == [
         "entities that share a word with a longer one and are not learned: 1"
     ]
     across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
-    assert not not_whole_words([across], PIECES, LABELS)
+    assert not not_whole([across], PIECES)
 
 
 WORDS = st.lists(

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from flax_ner.text.examples import Entity
 from flax_ner.text.metrics import score
-from flax_ner.text.report import highlight, score_json, score_table, segments
+from flax_ner.text.report import Marked, highlight, marked, score_json, score_table, segments
 
 SCORES = score(
     [[("b", 0, 2), ("a", 3, 4)], [("a", 0, 1)]],
@@ -88,3 +90,39 @@ def test_score_table_has_a_line_for_each_category_and_one_for_all() -> None:
 def cells(line: str) -> list[str]:
     """The cells of a printed line."""
     return line.replace("│", " ").split()
+
+
+def marked_by_copying(text: str, entities: list[Entity]) -> list[str | Marked]:
+    """What `marked` returns, with the list of entities made again after each that has others in it."""
+
+    def between(place: int, end: int, own: list[Entity]) -> list[str | Marked]:
+        pieces, i = list[str | Marked](), 0
+        while i < len(own):
+            entity, i = own[i], i + 1
+            start = max(entity.start, place)
+            if start >= entity.end:
+                continue
+            stop = i
+            while stop < len(own) and own[stop].start < entity.end:
+                stop += 1
+            within = [e for e in own[i:stop] if e.end <= entity.end]
+            if within:
+                crossing = [e for e in own[i:stop] if e.end > entity.end]
+                own, i = [*crossing, *own[stop:]], 0
+            pieces += [text[place:start]] if place < start else []
+            pieces.append(Marked(entity, between(start, entity.end, within)))
+            place = entity.end
+        return pieces + ([text[place:end]] if place < end else [])
+
+    return between(0, len(text), sorted(entities, key=lambda e: (e.start, -e.end)))
+
+
+SPANS = st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.integers(1, 6))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SPANS, max_size=12))
+def test_marks_are_those_of_copying(spans: list[tuple[str, int, int]]) -> None:
+    text = "abcdefghijklmno"
+    entities = [Entity(kind, start, start + size) for kind, start, size in spans]
+    assert marked(text, entities) == marked_by_copying(text, entities)

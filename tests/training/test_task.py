@@ -1,17 +1,23 @@
 """What a run starts from: sources of every form, their vocabulary, labels and lower-casing."""
 
+import hashlib
 import json
 import re
 import shutil
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from configs import demo
 from flax_ner import load
@@ -19,11 +25,15 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params, init_params
 from flax_ner.text.cluener import write_cluener
+from flax_ner.text.encoding import TokenSet
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.synthetic import synthetic
+from flax_ner.text.tokenizer import Tokens, WordPieceTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
-from flax_ner.training.loop import fit
+from flax_ner.training.loop import _digests, fit
+from flax_ner.training.mesh import make_mesh
+from flax_ner.training.tagging import Tagging
 from flax_ner.training.task import SHAPE, initial_params, make_task, take_shape, trained_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
@@ -295,3 +305,82 @@ def test_a_run_with_every_trick_goes_on_to_the_same_bits(tmp_path: Path) -> None
     fit(plain, tmp_path / "plain")
     other = load_model(tmp_path / "plain" / "last").params["head"]["classifier"]["kernel"]
     assert (other != whole.params["head"]["classifier"]["kernel"]).any()
+
+
+def test_digests_are_those_of_the_whole_content(tmp_path: Path) -> None:
+    """A run that began with a version that joined all bytes before hashing resumes."""
+    source = model(LabelSet(CATEGORIES))
+    source.params["head"]["classifier"]["kernel"] = np.asfortranarray(  # not contiguous
+        source.params["head"]["classifier"]["kernel"]
+    )
+    save_model(tmp_path / "source", source)
+    made = config(tmp_path / "source")
+    job = Tagging(made)
+    task = job._task
+    task.dev.append(Example("a\ud800'\"", None, "file:1"))
+    assert task.source is not None
+    task.source.params["a"] = {"empty": np.zeros((0, 3), np.float32), "one": np.array(1.0)}
+    task.source.params["b"] = np.ones((2, 3), ml_dtypes.bfloat16).T
+    arrays = [np.asarray(x).tobytes() for x in jax.tree.leaves(task.source.params)]
+    whole = {
+        "data.categories": repr(task.labels.names).encode(),
+        "data.train": b"".join(np.ascontiguousarray(x).tobytes() for x in task.batcher.tokens[:3]),
+        "data.dev": repr([(e.text, e.entities) for e in task.dev]).encode(),
+        "init_from": b"".join(hashlib.sha256(x).digest() for x in arrays),
+        "distill.teacher": b"",
+    }
+    digests = _digests(made, job)
+    for name, content in whole.items():
+        assert digests[name] == hashlib.sha256(content).hexdigest(), name
+
+
+def test_hashing_makes_no_copy_of_the_data() -> None:
+    made = demo.get_config()
+    made.data.train, made.data.dev = "train 60", "dev 5"
+    job = Tagging(made)
+    job._task.dev *= 20_000
+    tokens = np.zeros((3, 4_000_000), np.int32)
+    job._task.batcher.tokens = TokenSet(*tokens)
+    tracemalloc.start()
+    _digests(made, job)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6  # bytes; the tokens are 48 MB, dev is about as much
+
+
+def test_each_text_is_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = Counter[tuple[str, str]]()
+    tokenize = WordPieceTokenizer.tokenize
+
+    def counted(self: WordPieceTokenizer, texts: Sequence[str]) -> Tokens:
+        counts.update((self.tokens[-1], text) for text in texts)
+        return tokenize(self, texts)
+
+    monkeypatch.setattr(WordPieceTokenizer, "tokenize", counted)
+    vocab = tmp_path / "vocab.txt"
+    write_vocab(vocab, VOCAB)
+    teacher = model(LabelSet(CATEGORIES))
+    teacher.tokenizer = "wordpiece"
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(text.text for text in synthetic("dev", 40)[20:]), "utf-8")
+    shared = {
+        "tokenizer__kind": "wordpiece",
+        "tokenizer__vocab": str(vocab),
+        "distill__texts": str(more),
+    }
+    train, dev = synthetic("train", 60), synthetic("dev", 5)
+    bare = [line for line in more.read_text("utf-8").splitlines()]
+    once = Counter(example.text for example in [*train, *dev]) + Counter(bare)
+    taught = Counter(example.text for example in train) + Counter(bare)
+    for last in ("A", "Z"):  # the student's vocabulary, and another one
+        teacher.vocab = [*VOCAB[:-1], last]
+        save_model(tmp_path / f"teacher_{last}", teacher)
+        made = config(Path(), **shared, distill__teacher=str(tmp_path / f"teacher_{last}"))
+        made.init_from = ""
+        job = Tagging(made)
+        job.prepare(tmp_path / f"run_{last}", make_mesh(1, 1, 8), Console(quiet=True))
+        expected = Counter({("A", text): count for text, count in once.items()})
+        if last == "Z":
+            expected += Counter({("Z", text): count for text, count in taught.items()})
+        assert counts == expected
+        counts.clear()
