@@ -8,16 +8,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "flax_ner"
 # What each part may import besides itself; `config`, `settings` and `errors` are leaves above `text`.
 ALLOWED = {
-    "text": {"errors"},
+    "text": {"errors", "durable"},
     "config": {"errors", "text"},
     "settings": {"config"},
     "model": {"errors"},
-    "weights": {"errors", "text", "model"},
+    "weights": {"errors", "durable", "text", "model"},
     "memory": {"errors"},
     "notebook": {"errors", "weights"},
-    "inference": {"errors", "compilation", "memory", "text", "model", "weights"},
-    "training": {"errors", "config", "memory", "text", "model", "weights", "inference"},
+    "inference": {"errors", "durable", "compilation", "memory", "text", "model", "weights"},
+    "training": {"errors", "durable", "config", "memory", "text", "model", "weights", "inference"},
     "compilation": set(),
+    "durable": set(),
     "errors": set(),
 }
 

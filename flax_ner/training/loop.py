@@ -163,6 +163,7 @@ def _train(
                     asked = signals.received()
                     if asked or (every and done % every == 0):
                         log.flush()  # a checkpoint stands behind all that led to it
+                        metrics.sync()
                         checkpoints.save(done, state)
                     if asked:
                         checkpoints.wait()  # a state that cannot be written is no state saved
@@ -178,6 +179,7 @@ def _train(
                     _save(workdir, "best", job, mesh, state, better)
                 asked = signals.received()
                 if asked or not every or done % every == 0 or done == total:
+                    metrics.sync()
                     checkpoints.save(done, state)
                 if asked and done < total:
                     checkpoints.wait()
@@ -186,6 +188,7 @@ def _train(
         except NotFinite as error:
             epoch, place = divmod(error.step, per_epoch)
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
+            metrics.sync()
             _save_before(error, where, checkpoints, state)
             shape, index = _place(batches.order, error.step - portion * per_portion)
             why = explain(job.gradients, mesh, state, arrays[shape], index)
