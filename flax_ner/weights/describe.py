@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax_ner.durable import current
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
@@ -55,9 +56,9 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
 
 
 def _describe_model_dir(path: Path) -> str:
-    card = read_card(path)
-    check_files(path)
-    arrays = flatten(stored_shapes(path / "params"))
+    card, files = read_card(path), current(path)
+    check_files(files)
+    arrays = flatten(stored_shapes(files / "params"))
     if not arrays:
         raise UserError(f"{path}: its params are missing or damaged. {REMAKE}")
     labels = "no head"
