@@ -21,7 +21,14 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.gradients import State
-from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
+from flax_ner.training.hosts import (
+    check_alike,
+    everywhere,
+    fail_together,
+    from_first,
+    is_first,
+    join,
+)
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.job import Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
@@ -49,12 +56,14 @@ JOBS: dict[str, Callable[[ConfigDict], Job]] = {
 }
 
 
+@fail_together()
 def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
     Leaves in `workdir`: `config.json`, `inputs.json`, `metrics.jsonl`, `checkpoints/`, and the model
     directories `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With
-    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks.
+    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks, and
+    an error in one ends all.
     With `config.train.seeds` of several models each has such directories in `seed_N`, and `best` and
     `last` are their ensembles.
 
@@ -124,6 +133,8 @@ def _train(
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         )
+        # Inside of it: after an error its exit waits for writing that the other processes take part in.
+        stack.enter_context(fail_together())
         for note in (*job.notes, *checkpoints.notes):
             console.print(note, highlight=False)
         state = checkpoints.restore(shapes, shardings)

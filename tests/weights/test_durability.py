@@ -168,7 +168,7 @@ def test_a_changed_file_is_reported_and_not_served(saved: Path, tmp_path: Path) 
     assert number_of(path) == 1
     flip(path / "vocab.txt", 30)
     for use in (flax_ner.load, lambda path: describe(path, "MODEL")):
-        with pytest.raises(UserError, match="vocab.txt is not as it was written"):
+        with pytest.raises(UserError, match=r"vocab\.txt is not as it was written"):
             use(path)
 
 
