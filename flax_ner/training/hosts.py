@@ -42,8 +42,13 @@ def join() -> None:
     Raises:
         UserError: they are not found.
     """
-    if jax.distributed.is_initialized():
-        return
+    if not jax.distributed.is_initialized():
+        _initialize()
+    if _watcher.ident is None and _state().num_processes > 1:
+        _watcher.start()
+
+
+def _initialize() -> None:
     told = [os.environ.get(name) for name in PLACE]
     try:
         if all(told):
@@ -56,7 +61,6 @@ def join() -> None:
             f"mesh.distributed: the other processes are not found ({str(error).splitlines()[0]}). Outside of "
             f"Cloud TPU, SLURM, Open MPI and Kubernetes set {', '.join(PLACE)} for each process."
         ) from None
-    threading.Thread(target=_watch, daemon=True).start()
 
 
 @contextmanager
@@ -74,10 +78,11 @@ def fail_together() -> Iterator[None]:
     except Interrupted:
         raise
     except BaseException as error:
-        if jax.distributed.is_initialized():
+        if _watcher.ident is not None:
             _report(error)
-            index, text = _failure() or (_state().process_id, "")
-            if index != _state().process_id and text not in str(error):
+            own = _state().process_id
+            index, text = _failure() or (own, "")
+            if index != own and text not in str(error):
                 raise UserError(f"process {index}: {text}") from error
         raise
 
@@ -155,6 +160,8 @@ _ending = threading.Event()  # its main thread has printed why, and ends
 def _report(error: BaseException) -> None:
     """Tell all processes that this one failed, unless another one failed before."""
     global _told
+    if _watcher.ident is None:
+        return
     if not _told:
         expected = isinstance(error, UserError | OSError)
         _told = f"error: {error}" if expected else "".join(traceback.format_exception(error))
@@ -210,3 +217,6 @@ def _text(error: BaseException) -> str:
     if isinstance(error, UserError | OSError):
         return str(error)
     return ": ".join(filter(None, (type(error).__name__, str(error))))
+
+
+_watcher = threading.Thread(target=_watch, daemon=True)

@@ -75,7 +75,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
-    if config.mesh.distributed:
+    if config.mesh.distributed or jax.distributed.is_initialized():
         join()
     workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
     # Paths are printed as they are: rich would read [name] as markup and :name: as an emoji.
