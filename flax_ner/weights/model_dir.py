@@ -258,8 +258,7 @@ def check_files(path: Path, small: bool = False) -> None:
         damage = f"{surplus[0]} was not written with it" if surplus else None
     if damage is not None:
         raise UserError(
-            f"{path}: {damage}. Copy the directory again or make it anew; if this change is yours, "
-            f"delete its {durable.CHECKSUMS}."
+            f"{path}: {damage}. {REMAKE} If this change is yours, delete its {durable.CHECKSUMS}."
         )
 
 

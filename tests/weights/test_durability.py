@@ -190,7 +190,7 @@ def test_a_change_of_ones_own_is_taken_as_the_message_says(saved: Path, tmp_path
     path = copied(saved, tmp_path / "model")
     changed = (path / "vocab.txt").read_text().replace("f", "g")
     (path / "vocab.txt").write_text(changed)
-    with pytest.raises(UserError, match=r"if this change is yours, delete its checksums\.json\."):
+    with pytest.raises(UserError, match=r"If this change is yours, delete its checksums\.json\."):
         load_model(path)
     (path / "checksums.json").unlink()
     assert load_model(path).vocab[-1] == "g"

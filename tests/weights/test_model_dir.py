@@ -229,6 +229,7 @@ def test_a_directory_of_a_later_version_is_refused_and_one_without_a_version_is_
 ) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    (tmp_path / "model" / "checksums.json").unlink()
     path = tmp_path / "model" / "config.json"
     row = json.loads(path.read_text())
     assert row.pop("format") == model_dir.FORMAT
