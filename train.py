@@ -10,14 +10,12 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.settings import explain_unknown, help_text, list_settings
-from flax_ner.training.hosts import leave
 from flax_ner.training.interruption import EXIT_STATUS, Interrupted
 from flax_ner.training.loop import fit
 from flax_ner.weights.names import flatten
@@ -167,8 +165,6 @@ def main(arguments: list[str]) -> None:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(EXIT_STATUS)
     except (UserError, OSError) as error:
-        if jax.distributed.is_initialized():
-            leave(f"train.py: {error}")
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("train.py: interrupted. The same command goes on from the last checkpoint.")

@@ -9,16 +9,26 @@ PACKAGE = Path(__file__).resolve().parents[1] / "flax_ner"
 # What each part may import besides itself; arguments, config, settings and errors are leaves above text.
 ALLOWED = {
     "arguments": {"errors"},
-    "text": {"arguments", "errors"},
+    "text": {"arguments", "durable", "errors"},
     "config": {"errors", "text"},
     "settings": {"config"},
     "model": {"errors"},
-    "weights": {"errors", "text", "model"},
+    "weights": {"errors", "durable", "text", "model"},
     "memory": {"errors"},
     "notebook": {"errors", "weights"},
-    "inference": {"arguments", "errors", "compilation", "memory", "text", "model", "weights"},
+    "inference": {
+        "arguments",
+        "errors",
+        "durable",
+        "compilation",
+        "memory",
+        "text",
+        "model",
+        "weights",
+    },
     "training": {
         "errors",
+        "durable",
         "config",
         "memory",
         "next_steps",
@@ -28,6 +38,7 @@ ALLOWED = {
         "inference",
     },
     "compilation": set(),
+    "durable": set(),
     "next_steps": set(),
     "errors": set(),
 }

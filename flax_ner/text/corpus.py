@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from flax_ner import durable
 from flax_ner.errors import UserError
 from flax_ner.text.files import Losses, check_plain, encoding_remedy, not_utf8
 from flax_ner.text.tokenizer import Tokenizer
@@ -180,8 +181,9 @@ def make_corpus(
             f"{field}: {path} or its vocabulary is not as it was when this run began. Put it back, or name "
             "another work directory."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
     made_of.unlink(missing_ok=True)
+    durable.sync(folder)  # it must not come back beside other ids
     losses = Losses()
     skipped: list[str] | None = [] if skip else None
     row = wanted | _write(folder, Path(path), tokenizer, losses, skipped)
@@ -193,9 +195,8 @@ def make_corpus(
         *(f"{field}: {line}" for line in losses.lines()),
     ]
     row["skipped"] = skipped or []
-    new = made_of.with_name("made_of.json.new")
-    new.write_text(json.dumps(row, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    new.replace(made_of)
+    durable.sync_tree(folder)  # the ids first: made_of.json says that they are whole
+    durable.write_text(made_of, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
     return row
 
 

@@ -1,7 +1,5 @@
 """Training state on disk: asynchronous, atomic, the newest few, each with checksums."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +11,11 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
+from flax_ner import durable
 from flax_ner.errors import UserError, reason
 from flax_ner.training.hosts import everywhere, from_first, is_first
 from flax_ner.weights.model_dir import storage_path, tree_handler
 
-CHECKSUMS = "checksums.json"  # beside the files of a checkpoint: path -> SHA-256
 PATIENCE = 300  # seconds until a process is given up that does not get its part written
 WRITING = ".writing"  # behind the name of one that is not whole yet
 
@@ -100,7 +98,7 @@ class Checkpoints:
 
     def _check_room(self, needed: int) -> None:
         """Orbax notices a full disk too, but with a trace for each array on standard error."""
-        self._path.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self._path)
         free = shutil.disk_usage(self._path).free
         if free < needed:
             raise OSError(
@@ -113,10 +111,8 @@ class Checkpoints:
         if not is_first():
             return
         folder = self._path / f"{self._saving}{WRITING}"
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        sums = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
-        (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
-        folder.rename(self._path / str(self._saving))
+        durable.write_checksums(folder)
+        durable.replace_folder(folder, self._path / str(self._saving))
         for step in _steps(self._path)[: -self._keep]:
             shutil.rmtree(self._path / str(step))
 
@@ -147,7 +143,7 @@ def _set_damaged_aside(path: Path) -> list[str]:
     """Rename what is damaged and newer than the newest sound checkpoint; a line about each."""
     damaged: list[tuple[int, str]] = []
     for step in reversed(_steps(path)):
-        fault = _fault(path / str(step))
+        fault = durable.find_damage(path / str(step))
         if fault is None:
             break
         damaged.append((step, fault))
@@ -165,26 +161,3 @@ def _set_damaged_aside(path: Path) -> list[str]:
         (path / str(step)).rename(aside)
         notes.append(f"Checkpoint {step} is damaged ({fault}); it is now {aside}.")
     return notes
-
-
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is."""
-    try:
-        sums = json.loads((folder / CHECKSUMS).read_text("utf-8"))
-        for name, expected in sums.items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if _sha256(folder / name) != expected:
-                return f"{name} is not as it was written"
-    except FileNotFoundError:
-        return f"{CHECKSUMS} is missing"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    except (ValueError, AttributeError):
-        return f"{CHECKSUMS} is not as it was written"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """What a run reports while it goes: metrics.jsonl, TensorBoard where asked for, a progress bar."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from flax_ner.durable import write_text
 from flax_ner.errors import UserError, need
 from flax_ner.training.nonfinite import NotFinite
 
@@ -46,9 +48,7 @@ class MetricsFile:
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
         rows = [_parse(line, f"{path}:{number}", best_by) for number, line in enumerate(lines, 1)]
         self.rows = [row for row in rows if row["step"] <= step]
-        new = path.with_name(path.name + ".new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), "utf-8")
-        new.replace(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._events = _event_writer(workdir, step) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
 
@@ -63,6 +63,11 @@ class MetricsFile:
             for name, value in row.items():
                 if name not in ("step", "split", "seed") and value is not None:
                     self._events.add_scalar(f"{split}/{name}", value, row["step"])
+
+    def sync(self) -> None:
+        """Force the lines so far to disk: before a checkpoint from which a run resumes behind them."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def best(self, seed: int | None = None) -> float:
         """The best figure on dev so far, -1 before the first; of several models, of that of a seed."""

@@ -24,7 +24,14 @@ from flax_ner.text.batches import Batches
 from flax_ner.text.metrics import Scores
 from flax_ner.training.checkpoint import Checkpoints
 from flax_ner.training.gradients import State
-from flax_ner.training.hosts import check_alike, everywhere, from_first, is_first, join
+from flax_ner.training.hosts import (
+    check_alike,
+    everywhere,
+    fail_together,
+    from_first,
+    is_first,
+    join,
+)
 from flax_ner.training.interruption import DeferredSignals, Interrupted
 from flax_ner.training.job import Content, Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
@@ -53,12 +60,14 @@ JOBS: dict[str, Callable[[ConfigDict], Job]] = {
 }
 
 
+@fail_together()
 def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     """Train, or go on where an interrupted run in the same work directory stopped.
 
     Leaves in `workdir`: `config.json`, `inputs.json`, `metrics.jsonl`, `checkpoints/`, and the model
     directories `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With
-    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks.
+    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks, and
+    an error in one ends all.
     With `config.train.seeds` of several models each has such directories in `seed_N`, and `best` and
     `last` are their ensembles.
 
@@ -75,7 +84,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
 
 
 def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
-    if config.mesh.distributed:
+    if config.mesh.distributed or jax.distributed.is_initialized():
         join()
     workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
     # Paths are printed as they are: rich would read [name] as markup and :name: as an emoji.
@@ -137,6 +146,8 @@ def _train(
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         )
+        # Inside of it: after an error its exit waits for writing that the other processes take part in.
+        stack.enter_context(fail_together())
         for note in (*job.notes, *checkpoints.notes):
             console.print(note, highlight=False)
         state = checkpoints.restore(shapes, shardings)
@@ -176,6 +187,7 @@ def _train(
                     asked = signals.received()
                     if asked or (every and done % every == 0):
                         log.flush()  # a checkpoint stands behind all that led to it
+                        metrics.sync()
                         checkpoints.save(done, state)
                     if asked:
                         checkpoints.wait()  # a state that cannot be written is no state saved
@@ -191,6 +203,7 @@ def _train(
                     _save(workdir, "best", job, mesh, state, better)
                 asked = signals.received()
                 if asked or not every or done % every == 0 or done == total:
+                    metrics.sync()
                     checkpoints.save(done, state)
                 if asked and done < total:
                     checkpoints.wait()
@@ -199,6 +212,7 @@ def _train(
         except NotFinite as error:
             epoch, place = divmod(error.step, per_epoch)
             where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
+            metrics.sync()
             _save_before(error, where, checkpoints, state)
             shape, index = _place(batches.order, error.step - portion * per_portion)
             why = explain(job.gradients, mesh, state, arrays[shape], index)

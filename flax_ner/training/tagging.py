@@ -93,7 +93,7 @@ class Tagging:
         ):
             everywhere(partial(list_left_out, left_out, what, workdir / name, self.notes))
         if task.lesson is not None:
-            everywhere(partial(ask_teacher, task.lesson, task.batcher, self._config, mesh, console))
+            ask_teacher(task.lesson, task.batcher, self._config, mesh, console)
             task.lesson = None  # its weights are needed no more
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:

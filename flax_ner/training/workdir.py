@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import flax_ner
 from flax_ner.config import default_config
+from flax_ner.durable import make_folder, write_text
 from flax_ner.errors import UserError
 from flax_ner.training.distillation import TEACHER_READS
 from flax_ner.training.hosts import from_first, is_first
@@ -92,28 +93,22 @@ def has_checkpoints(workdir: Path) -> bool:
 
 def _claim(workdir: Path, lock: FileLock, config: ConfigDict, inputs: Mapping[str, str]) -> None:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         lock.acquire()
         settings = json.loads(config.to_json())
         begun = has_checkpoints(workdir)
         if begun:
             _check_same_run(workdir, settings, inputs)
         version = {"format": FORMAT, "flax_ner": flax_ner.__version__}
-        _replace(workdir / "config.json", json.dumps(version | settings, indent=1))
+        write_text(workdir / "config.json", json.dumps(version | settings, indent=1) + "\n")
         if not (begun and (workdir / "inputs.json").exists()):
-            _replace(workdir / "inputs.json", json.dumps(inputs, indent=1))
+            write_text(workdir / "inputs.json", json.dumps(inputs, indent=1) + "\n")
     except Timeout:
         raise UserError(
             f"--workdir: another run is using {workdir}. Wait for its end, or name another directory."
         ) from None
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}).") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text + "\n", "utf-8")
-    new.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -98,7 +98,7 @@ def open_model(
 
 def is_ours(path: Path) -> bool:
     """Whether to read a path as a model directory; a folder without any weights too, to say what it lacks."""
-    return path.is_dir() and (is_model_dir(path) or not holds_weights(path))
+    return is_model_dir(path) or (path.is_dir() and not holds_weights(path))
 
 
 def is_model(path: Path) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax_ner.durable import current
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
 from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import REMAKE, read_card, stored_shapes
+from flax_ner.weights.model_dir import REMAKE, check_files, read_card, stored_shapes
 from flax_ner.weights.names import flatten
 from flax_ner.weights.report import table
 from flax_ner.weights.source import Source, open_source
@@ -55,8 +56,9 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
 
 
 def _describe_model_dir(path: Path) -> str:
-    card = read_card(path)
-    arrays = flatten(stored_shapes(path / "params"))
+    card, files = read_card(path), current(path)
+    check_files(files)
+    arrays = flatten(stored_shapes(files / "params"))
     if not arrays:
         raise UserError(f"{path}: its params are missing or damaged. {REMAKE}")
     labels = "no head"

@@ -1,12 +1,12 @@
 """A model as PyTorch knows it: a folder for Hugging Face transformers, or a .pth for MMOCR."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flax_ner import durable
 from flax_ner.errors import UserError
 from flax_ner.text.tokenizer import TOKENIZERS
 from flax_ner.text.vocab import write_vocab
@@ -85,14 +85,12 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
             f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
             "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
         )
-    new = out.with_name(f".{out.name}.writing")  # `out` is there whole or not at all
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(new, ignore_errors=True)
-    new.unlink(missing_ok=True)
+    durable.make_folder(out.parent)
+    new = durable.new_folder_name(out)  # `out` is there whole or not at all
     said = (
         _write_mmocr(model, new) if layout == "mmocr" else _write_hugging_face(model, new, labels)
     )
-    new.rename(out)
+    durable.replace_folder(new, out)
     if model.labels is not None and model.config.head == "softmax_constrained":
         said += " Its decoding is not carried: there each token has its own best tag."
     return f"{said} Written: {out}"

@@ -5,11 +5,12 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from flax_ner.durable import current
 from flax_ner.errors import UserError
 
 # What stands beside the weights, in repositories and in our own model directories.
 SMALL = (
-    "config.json", "labels.json", "vocab.txt",
+    "config.json", "labels.json", "vocab.txt", "checksums.json",
     "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
 )  # fmt: skip
 # `*` stands for slashes too, as the hub's library matches: params/* is the whole tree.
@@ -39,8 +40,9 @@ def resolve(name: str | os.PathLike[str], field: str) -> Path:
         UserError: there is no such path, and the hub has no such model or cannot give it.
     """
     text = os.fspath(name)
-    if os.path.exists(text):
-        return Path(text)
+    path = Path(text)
+    if os.path.exists(text) or current(path) != path:
+        return path
     repo, at, revision = text.partition("@")
     is_file = any(part.lower().endswith(FILE_SUFFIXES) for part in (repo, revision))
     if is_file or not text.isascii() or (at and not REVISION.fullmatch(revision)):

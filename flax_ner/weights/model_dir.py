@@ -5,6 +5,7 @@ config.json   {"format": version of this layout, "model": fields of BertConfig, 
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
 params/       float32 arrays, written by Orbax
+checksums.json  SHA-256 of each of these files; directories of older versions have none
 """
 
 import dataclasses
@@ -13,15 +14,17 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from flax_ner import durable
 from flax_ner.errors import UserError, reason
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.masked_lm import abstract_masked_lm_head
@@ -34,6 +37,8 @@ from flax_ner.text.vocab import read_vocab, write_vocab
 # adds the number.
 FORMAT = 1
 REMAKE = "Restore it from a copy, or convert or train again into another directory."
+T = TypeVar("T")
+SMALL_FILES = ("config.json", "labels.json", "vocab.txt")
 
 
 @dataclass
@@ -53,9 +58,10 @@ class ModelDir:
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
-    """Write a model directory; an older one of that name is replaced once the new one is whole.
+    """Write a model directory; an older one of that name is replaced once the new one is on disk.
 
-    Where `path` is a symbolic link, the link stays and the directory that it leads to is replaced.
+    Where `path` is a symbolic link, the link stays and the directory that it leads to is replaced. At every
+    moment the old or the new one can be loaded, whole, also after a crash or a power failure.
 
     Layers are always stored one by one: `scan_layers` and `remat` are matters of training.
 
@@ -68,22 +74,17 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         raise UserError(
             f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
         )
-    new, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("writing", "replaced"))
-    if old.exists() and not path.exists():  # a kill between the two renames below
-        old.rename(path)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
+        durable.make_folder(path.parent)
+        new = durable.new_folder_name(path)
         _write(new, model)
+        durable.write_checksums(new)
+        durable.replace_folder(new, path)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        _remove_for_good(new)
+        _remove_for_good(path.with_name(f".{path.name}.writing"))
         raise UserError(
             f"{path}: cannot be written ({reason(error)}). What was there before is whole."
         ) from error
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_for_good(folder: Path) -> None:
@@ -98,7 +99,7 @@ def _remove_for_good(folder: Path) -> None:
 
 
 def _write(folder: Path, model: ModelDir) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir()
     row = {
         "format": FORMAT,
         "model": dataclasses.replace(model.config, scan_layers=False, remat=False).to_json(),
@@ -161,7 +162,12 @@ def load_model(path: str | Path) -> ModelDir:
     Raises:
         UserError: it is not a model directory, or part of it is missing or damaged.
     """
-    model = read_card(path)
+    return _read_whole(path, _load)
+
+
+def _load(path: Path) -> ModelDir:
+    model = _read_small_files(path)
+    check_files(path)
     abstract = abstract_params(model.config)
     params = Path(os.path.realpath(path)) / "params"
     if model.labels is None:
@@ -207,13 +213,63 @@ def read_card(path: str | Path) -> ModelDir:
     Raises:
         UserError: likewise.
     """
+    return _read_whole(path, _read_small_files)
+
+
+def _read_whole(path: str | Path, read: Callable[[Path], T]) -> T:
+    """Return `read(path)`; read again where another process replaced the directory meanwhile."""
     path = Path(path)
+
+    def version() -> bytes | None:
+        file = durable.current(path) / durable.CHECKSUMS
+        return file.read_bytes() if file.is_file() else None
+
+    while True:
+        before = version()
+        try:
+            result = read(durable.current(path))
+        except (OSError, ValueError):
+            if version() == before:
+                raise
+        else:
+            if version() == before:
+                return result
+
+
+def check_files(path: Path, small: bool = False) -> None:
+    """Compare the files of a model directory with its checksums, if it has any.
+
+    Args:
+        path: the directory.
+        small: leave out the parameters, which take the time.
+
+    Raises:
+        UserError: a file is changed, missing, or not among those that were written.
+    """
+    if not (path / durable.CHECKSUMS).is_file():
+        return
+    damage = durable.find_damage(path, SMALL_FILES if small else None)
+    if damage is None:
+        files = [path / name for name in SMALL_FILES]
+        if not small:
+            files += (path / "params").rglob("*")
+        found = {x.relative_to(path).as_posix() for x in files if x.is_file() and x.name[0] != "."}
+        surplus = sorted(found - durable.read_checksums(path).keys())
+        damage = f"{surplus[0]} was not written with it" if surplus else None
+    if damage is not None:
+        raise UserError(
+            f"{path}: {damage}. {REMAKE} If this change is yours, delete its {durable.CHECKSUMS}."
+        )
+
+
+def _read_small_files(path: Path) -> ModelDir:
     for name in ("config.json", "vocab.txt", "params"):
         if not (path / name).exists():
             raise UserError(
                 f"{path}: not a model directory, it has no {name}. Training leaves them as WORKDIR/best "
                 "and WORKDIR/last; python convert/torch_to_flax.py makes one from a PyTorch file."
             )
+    check_files(path, small=True)
     labels = None
     try:
         row = json.loads((path / "config.json").read_text("utf-8"))
@@ -253,6 +309,7 @@ def read_card(path: str | Path) -> ModelDir:
 
 def is_model_dir(path: Path) -> bool:
     """Whether a model directory is there (whole or not)."""
+    path = durable.current(path)
     return (path / "config.json").is_file() and (path / "params").is_dir()
 
 

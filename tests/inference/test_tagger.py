@@ -282,6 +282,7 @@ def test_only_a_model_directory_is_overwritten(make: Callable[..., Tagger], tmp_
 def test_a_damaged_model_directory_is_refused(make: Callable[..., Tagger], tmp_path: Path) -> None:
     tagger, path = make(), tmp_path / "model"
     save_model(path, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    (path / "checksums.json").unlink()
     for text in ("{", "{}", '{"model": {"depth": 3}, "max_length": 1}'):
         (path / "config.json").write_text(text)
         with pytest.raises(UserError, match="is damaged, or of another version"):

@@ -89,7 +89,13 @@ def test_fetches_a_branch_a_tag_or_a_commit(tmp_path: Path) -> None:
 def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> None:
     shards = {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
     pickles = {f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}
-    tree = {"labels.json", "params/manifest.ocdbt", "params/d/1f", "params/ocdbt.process_0/d/2e"}
+    tree = {
+        "labels.json",
+        "checksums.json",
+        "params/manifest.ocdbt",
+        "params/d/1f",
+        "params/ocdbt.process_0/d/2e",
+    }
     offered_and_taken = {
         "both": ({"model.safetensors", "pytorch_model.bin", "tf_model.h5"}, {"model.safetensors"}),
         "shards": (

@@ -68,6 +68,7 @@ def test_an_encoder_keeps_the_layers_that_score_tokens(tmp_path: Path) -> None:
     params = {"encoder": made["encoder"], "masked_lm": made["head"]}
     save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
     assert_same(load_model(tmp_path / "model").params, params)
+    (tmp_path / "model" / "checksums.json").unlink()
     (tmp_path / "model" / "params" / "_METADATA").unlink()  # which says whether they are there
     with pytest.raises(UserError, match="its params are damaged"):
         load_model(tmp_path / "model")
@@ -199,6 +200,9 @@ def test_parts_that_do_not_belong_together_are_refused(
         part.mkdir()
     else:
         part.unlink()
+    with pytest.raises(UserError, match=rf"{re.escape(name)}[\w/.]* is (missing|not as)"):
+        load_model(tmp_path / "model")
+    (tmp_path / "model" / "checksums.json").unlink()  # as the message says
     with pytest.raises(UserError, match=message):
         load_model(tmp_path / "model")
 
@@ -206,6 +210,7 @@ def test_parts_that_do_not_belong_together_are_refused(
 def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    (tmp_path / "model" / "checksums.json").unlink()
     path = tmp_path / "model" / "config.json"
     row = json.loads(path.read_text())
     del row["tokenizer"]["lower_case"]
@@ -224,6 +229,7 @@ def test_a_directory_of_a_later_version_is_refused_and_one_without_a_version_is_
 ) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
+    (tmp_path / "model" / "checksums.json").unlink()
     path = tmp_path / "model" / "config.json"
     row = json.loads(path.read_text())
     assert row.pop("format") == model_dir.FORMAT

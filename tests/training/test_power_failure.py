@@ -1,0 +1,56 @@
+"""What a run and a tokenised text leave is on disk in an order that a power failure cannot break."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import demo
+from flax_ner.text.corpus import make_corpus
+from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import SPECIAL_TOKENS
+from flax_ner.training.loop import fit
+from tests.disk import Disk
+from tests.training.test_loop import small
+
+
+@pytest.mark.slow
+def test_all_that_a_run_leaves_is_on_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def look(path: Path) -> None:
+        if path.parent.name == "checkpoints":  # a run that resumes from it needs the lines up to it
+            rows = [
+                json.loads(x) for x in metrics.read_bytes()[: disk.size_of(metrics)].splitlines()
+            ]
+            kinds = {(row["split"], row["step"]) for row in rows}
+            step = int(path.name)
+            assert ("train", step) in kinds
+            assert ("dev", step) in kinds or step % 15
+
+    disk = Disk(monkeypatch, look=look)
+    config = small(demo.get_config(), train__steps=30, checkpoint__every=10, checkpoint__keep=1)
+    fit(config, tmp_path / "run")
+    disk.check_names()
+    assert disk.renamed[:3] == ["config.json", "inputs.json", "metrics.jsonl"]
+    assert {"best", "last", "10", "20", "30"} <= set(disk.renamed)
+
+
+def test_ids_are_on_disk_before_the_file_that_says_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, text = CharTokenizer([*SPECIAL_TOKENS, "a", "b"]), tmp_path / "text.txt"
+    folder = tmp_path / "run" / "text" / "train"
+
+    def look(path: Path) -> None:
+        for name in ("ids.bin", "lengths.bin"):
+            assert disk.size_of(folder / name) == (folder / name).stat().st_size > 0
+
+    disk = Disk(monkeypatch, look=look)
+    for content in ("ab\nb\n", "abab\n"):  # the second replaces the first
+        text.write_text(content)
+        make_corpus(folder, text, "data.train", tokenizer, skip=False)
+        disk.check_names()
+    assert disk.renamed == ["made_of.json"] * 2
