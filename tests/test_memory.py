@@ -151,7 +151,5 @@ def test_out_of_memory_on_the_way_to_the_device_names_the_batch_size(
     tagger = hand_made_tagger()
     monkeypatch.setattr(jax, "device_put", raise_shortage)
     for use in (lambda: tagger(["bi"]), tagger.compile):
-        with pytest.raises(
-            UserError, match=r"out of memory.* A smaller batch size helps \(now 4\)"
-        ):
+        with pytest.raises(UserError, match=r"out of memory.* Lower the batch size \(now 4\)"):
             use()
