@@ -267,7 +267,7 @@ def test_a_damaged_model_directory_is_made_again_as_told(tmp_path: Path, model: 
         whole = (tmp_path / "model" / name).read_text("utf-8")
         (tmp_path / "model" / name).write_text(damage, "utf-8")
         message = message_of(load_model, tmp_path / "model")
-        assert message.endswith("or convert or train again into another directory."), message
+        assert "or convert or train again into another directory." in message
         (tmp_path / "model" / name).write_text(whole, "utf-8")
         load_model(tmp_path / "model")
     (tmp_path / "model" / "params" / "manifest.ocdbt").write_bytes(b"")

@@ -152,7 +152,7 @@ def test_a_token_is_there_once_and_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab: no file .*nowhere\.txt"):
+    with pytest.raises(UserError, match=r"vocabulary: no file .*nowhere\.txt"):
         CharTokenizer(tmp_path / "nowhere.txt")
 
 

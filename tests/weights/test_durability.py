@@ -24,6 +24,9 @@ from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
 ROOT = Path(__file__).resolve().parents[2]
 
 
+SAVED = 3  # number of the model that the tests share
+
+
 def model(number: int) -> ModelDir:
     """A model that tells its number by the length of rows and by each parameter."""
     shapes = init_params(CONFIG, jax.random.key(0))
@@ -41,7 +44,7 @@ def number_of(path: Path) -> int:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "model"
-    save_model(path, model(1))
+    save_model(path, model(SAVED))
     return path
 
 
@@ -165,7 +168,7 @@ def test_a_changed_file_is_reported_and_not_served(saved: Path, tmp_path: Path) 
             with pytest.raises(UserError, match=rf"{name}( is missing|\.)"):
                 load_model(path)
         (path / name).write_bytes(content)
-    assert number_of(path) == 1
+    assert number_of(path) == SAVED
     flip(path / "vocab.txt", 30)
     for use in (flax_ner.load, lambda path: describe(path, "MODEL")):
         with pytest.raises(UserError, match=r"vocab\.txt is not as it was written"):
@@ -233,7 +236,7 @@ def test_a_reader_gets_one_model_while_another_replaces_it(
 
 def test_a_model_is_found_between_two_renames(saved: Path, tmp_path: Path) -> None:
     copied(saved, tmp_path / ".model.replaced")
-    assert number_of(tmp_path / "model") == 1
+    assert number_of(tmp_path / "model") == SAVED
     assert len(flax_ner.load(tmp_path / "model").labels) == len(LABELS)
     assert "a model directory" in describe(tmp_path / "model", "MODEL")[0]
 
