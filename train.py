@@ -152,7 +152,9 @@ def explain_cause(cause: BaseException, line: str) -> str:
 
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
-        sys.exit(f"train.py: {arguments[1]!r} is no option. Settings are --config.FIELD=VALUE.")
+        sys.exit(
+            f"train.py: {arguments[1]!r} is an unexpected argument. Settings are --config.FIELD=VALUE."
+        )
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     try:
         CONFIG.value.lock()

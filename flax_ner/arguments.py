@@ -106,7 +106,7 @@ def check_instance(value: Any, name: str, kind: type) -> None:
 
 
 def check_path(path: Any, name: str) -> None:
-    """Raise `UserError` for what is no path: neither a string nor a `pathlib.Path`, or empty."""
+    """Raise `UserError` unless the value is a non-empty string or `pathlib.Path`."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise UserError(f"{name}: {_kind(path)}, but expected a string or a pathlib.Path.")
     if not os.fspath(path):
@@ -151,7 +151,9 @@ def _table(values: Any, name: str, kinds: str, what: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):
-        raise UserError(f"{name}: no array. All rows must have the same length.") from None
+        raise UserError(
+            f"{name}: rows have different lengths. Give an array of shape [B, T]."
+        ) from None
     if array.ndim != 2 or array.dtype.kind not in kinds:
         raise UserError(
             f"{name}: {array.dtype} of shape {array.shape}, but expected {what} of shape [B, T]."

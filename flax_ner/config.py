@@ -291,7 +291,7 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.data.scheme == "bioes" and config.eval.scoring == "mmocr":
         raise UserError(
-            "eval.scoring: 'mmocr' knows no E- and S-. Choose strict, or data.scheme bio."
+            "eval.scoring: 'mmocr' does not support E- and S- tags. Choose strict, or data.scheme bio."
         )
     for name in ("optimizer.b1", "optimizer.b2", "train.ema", "loss.label_smoothing"):
         if _get(config, name) >= 1:
@@ -365,7 +365,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def config_warnings(config: ConfigDict) -> list[str]:
-    """Return what is allowed and hardly meant, a sentence each."""
+    """Return warnings about valid settings that are probably a mistake."""
     name, rate = config.optimizer.name, config.optimizer.learning_rate
     if rate <= HIGHEST_RATES[name]:
         return []

@@ -1,4 +1,4 @@
-"""Write files and folders so that a crash or a power failure leaves the old or the new version, whole.
+"""Write files and folders so that a crash leaves either the complete old version or the complete new one.
 
 Data reaches the disk (fsync) before a name refers to it, and the name reaches the disk before anything
 that it replaces is removed. Checksums tell later whether a file is still as it was written.
@@ -69,7 +69,13 @@ def replace_folder(new: Path, path: Path) -> None:
     old = new
     if not os.path.lexists(path):
         new.rename(path)
-    elif not _exchange(new, path):
+    elif _exchange(new, path):
+        try:
+            sync(path.parent)
+        except OSError:
+            _exchange(new, path)
+            raise
+    else:
         old = _old(path)
         path.rename(old)
         try:
@@ -102,7 +108,12 @@ def sync(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # Windows cannot open folders, and needs no fsync of them
         return
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except PermissionError:
+        if is_folder:  # one may write into it and not list it
+            return
+        raise
     try:
         os.fsync(descriptor)
     except OSError as error:  # some network file systems have no fsync of folders

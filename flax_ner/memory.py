@@ -67,7 +67,10 @@ def _shortage(error: BaseException | None) -> BaseException | None:
             "RESOURCE_EXHAUSTED|OUT_OF_MEMORY", str(error)
         ):
             return error
-        error = error.__cause__ or error.__context__
+        of_jax = (
+            isinstance(error, jax.errors.JaxRuntimeError) or type(error) is Exception
+        )  # Orbax's
+        error = error.__cause__ or (error.__context__ if of_jax else None)
     return None
 
 

@@ -25,7 +25,7 @@ def run_train(arguments: list[str], *more: str) -> tuple[ConfigDict, str]:
         Configuration and work directory.
     """
     command, values = ["train.py", *arguments, *more], flags.FlagValues()
-    error = find_fault(command[1:])
+    error = find_fault(command, {"config": [], "workdir": []})
     assert error is None, error
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     file, settings = _take_file(command)

@@ -109,7 +109,7 @@ def test_a_model_has_the_defaults_of_the_configuration() -> None:
 def test_mmocr_scoring_needs_tags_that_it_knows() -> None:
     config = default_config()
     config.data.scheme, config.eval.scoring = "bioes", "mmocr"
-    with pytest.raises(UserError, match="knows no E- and S-"):
+    with pytest.raises(UserError, match="does not support E- and S- tags"):
         check_config(config)
 
 

@@ -141,7 +141,8 @@ def test_out_of_memory_at_load_and_in_training_is_explained(
                 patched.setitem(loop.JOBS, "tagging", shortage)
             else:
                 patched.setattr(loop, name, shortage)
-            with pytest.raises(UserError, match=f"^{told} What helps: .*data.batch_size"):
+            advice = "What helps: .*data.batch_size" if name == "_train" else "Close other programs"
+            with pytest.raises(UserError, match=f"^{told} {advice}"):
                 loop.fit(config, tmp_path / "run")
 
 

@@ -131,7 +131,7 @@ def _data(path: Path, data_format: str, keep_rows: bool) -> Iterator[Input]:
 
 
 def row_text(row: dict[str, Any], text_field: str, place: str) -> str:
-    """The text of a row.
+    """Return the text of a row.
 
     Raises:
         UserError: there is no such field, or it is no string; begins with `place`.

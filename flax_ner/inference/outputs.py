@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
 
+from flax_ner import durable
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 
@@ -90,7 +91,7 @@ def writing(out: str) -> Iterator[TextIO]:
     try:
         with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
-        part.replace(target)
+        durable.replace_file(part, target)
     finally:
         part.unlink(missing_ok=True)
     print(f"flax_ner: {out} is written", file=sys.stderr)
@@ -103,12 +104,12 @@ def write_report(out: str, content: str) -> None:
 
 
 def json_line(text: str, entities: Sequence[Entity]) -> str:
-    """A text and its entities as one line of JSON, without its line break."""
+    """Return a text and its entities as one line of JSON, without a line break."""
     return json.dumps({"text": text, ENTITIES: _rows(entities)}, ensure_ascii=False)
 
 
 def tagged_row(line: str, entities: Sequence[Entity], text: str | None = None) -> str:
-    """A row with its entities, on one line.
+    """Return a row with its entities, on one line.
 
     Args:
         line: the row, a JSON object with a field or more, as it is written. Nothing of it changes,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from flax_ner import durable
 from flax_ner.errors import UserError, need, reason
 from flax_ner.inference.inputs import check_no_entities, row_text
 from flax_ner.inference.outputs import ENTITIES, tagged_row
@@ -45,7 +46,7 @@ def tag_shard(tagger: Tagger, source: Path, target: Path, text_field: str = "tex
     tag = _tag_parquet if source.suffix == ".parquet" else _tag_json_lines
     try:
         counts = tag(tagger, source, part, text_field)
-        part.replace(target)
+        durable.replace_file(part, target)
     finally:
         part.unlink(missing_ok=True)
     return counts

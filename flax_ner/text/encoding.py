@@ -73,7 +73,7 @@ def encode_examples(
         labels = _span_labels(examples, tokens, spans, label_set)
     else:
         if not overwrite:
-            spans = _without_overlaps(examples, tokens, spans, dropped)
+            spans = _without_overlaps(examples, spans, dropped)
         labels = _token_labels(examples, tokens, spans, label_set)
     places = _pieces(examples, tokens, spans, max_length - 2)
     ids, token, lengths = tokenizer.frame(tokens, *places)
@@ -101,13 +101,25 @@ def spans_in_words(
     return first, np.maximum(first, stop)
 
 
-def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: LabelSet) -> list[str]:
+class _WordSpan(NamedTuple):
+    """An entity in words; it begins as any entity does."""
+
+    type: str
+    start: int  # words [start, end) of the text
+    end: int
+    entity: Entity
+
+
+def not_whole_words(
+    examples: Sequence[Example], tokens: Tokens, label_set: LabelSet, overwrite: bool = False
+) -> list[str]:
     """Describe the entities that the words of a text cannot express: how many, and where the first is.
 
     Args:
         examples: whose entities are known.
         tokens: of their texts.
         label_set: what the entities are encoded to.
+        overwrite: as in `encode_examples`.
     """
     spans, exact = _word_spans(examples, tokens)
     entities = [(example, e) for example in examples for e in example.entities or ()]
@@ -119,13 +131,18 @@ def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: Labe
     ]
     together = sum(map(overlaps, spans)) - sum(overlaps(e.entities or ()) for e in examples)
     if together > 0 and not isinstance(label_set, SpanLabels):
-        told.append(f"entities that share a word with a longer one and are not learned: {together}")
+        lost = (
+            "is overwritten by a later one"
+            if overwrite
+            else "cannot be labelled beside another one"
+        )
+        told.append(f"entities that share a word, so that one {lost}: {together}")
     return [text for text in told if text]
 
 
 def _word_spans(
     examples: Sequence[Example], tokens: Tokens
-) -> tuple[list[list[tuple[str, int, int]]], np.ndarray]:
+) -> tuple[list[list[_WordSpan]], np.ndarray]:
     """The entities of each example, [start, end) in words, without those that no word is part of; and of all
     entities whether they are whole words, int [E]: `WHOLE`, `CUT` or `NO_WORD`.
 
@@ -158,10 +175,10 @@ def _word_spans(
         CUT,
     )
     first, stop = first - words_before[at], stop - words_before[at]
-    found: list[list[tuple[str, int, int]]] = [[] for _ in examples]
+    found: list[list[_WordSpan]] = [[] for _ in examples]
     for (i, entity), a, b in zip(entities, first.tolist(), stop.tolist(), strict=True):
         if a < b:
-            found[i].append((entity[0], a, b))
+            found[i].append(_WordSpan(entity[0], a, b, entity))
     return found, kind
 
 
@@ -174,32 +191,36 @@ def _told(entities: list[tuple[Example, Entity]], what: str) -> str:
 
 
 def _without_overlaps(
-    examples: Sequence[Example],
-    tokens: Tokens,
-    spans: list[list[tuple[str, int, int]]],
-    dropped: list[str] | None,
-) -> list[list[tuple[str, int, int]]]:
-    """Return the entities that are labelled, in words, and add a line to `dropped` for each other one."""
-    words = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))].tolist()
-    start, end = tokens.start[tokens.first], tokens.end[tokens.first]
-    kept, listed = [], [] if dropped is None else dropped
-    for i, example in enumerate(examples):
-        whole, others = drop_overlaps(spans[i])
+    examples: Sequence[Example], spans: list[list[_WordSpan]], dropped: list[str] | None
+) -> list[list[_WordSpan]]:
+    """Return the entities that are labelled, and add a line to `dropped` for each other one."""
+    kept = []
+    for example, row in zip(examples, spans, strict=True):
+        whole = drop_overlaps(row)[0]
         kept.append(whole)
-        order = sorted(range(len(whole)), key=lambda k: whole[k][1])
-        starts, ends = [whole[k][1] for k in order], [whole[k][2] for k in order]  # both ascending
-        for category, a, b in others:
-            surface = example.text[start[words[i] + a] : end[words[i] + b - 1]]
-            longer = whole[min(order[bisect_right(ends, a) : bisect_left(starts, b)])]
-            listed.append(
-                f"{example.source}: {category} {surface!r} overlaps {longer[0]} "
-                f"{example.text[start[words[i] + longer[1]] : end[words[i] + longer[2] - 1]]!r}"
-            )
+        if dropped is None or len(whole) == len(row):
+            continue
+        order = sorted(range(len(whole)), key=lambda k: whole[k].start)
+        starts, ends = [whole[k].start for k in order], [whole[k].end for k in order]
+        labelled = {span.entity[:3] for span in whole}
+        for span in row:
+            if span.entity[:3] not in labelled:
+                other = whole[
+                    min(order[bisect_right(ends, span.start) : bisect_left(starts, span.end)])
+                ]
+                dropped.append(
+                    f"{example.source}: {_shown(example, span.entity)} overlaps {_shown(example, other.entity)}"
+                )
     return kept
 
 
+def _shown(example: Example, entity: Entity) -> str:
+    category, start, end = entity[:3]
+    return f"{category} {example.text[start:end]!r} [{start}, {end})"
+
+
 def check_paths(tokens: TokenSet, label_set: LabelSet) -> None:
-    """Raise `UserError` where the labels of a text are a path that a CRF over these tags cannot take."""
+    """Raise `UserError` if a text has a tag sequence that a CRF over these tags does not allow."""
     labelled = tokens.labels >= 0
     tags = tokens.labels[labelled]
     text = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)[labelled]
@@ -217,7 +238,7 @@ def check_paths(tokens: TokenSet, label_set: LabelSet) -> None:
 def _token_labels(
     examples: Sequence[Example],
     tokens: Tokens,
-    spans: list[list[tuple[str, int, int]]],
+    spans: list[list[_WordSpan]],
     label_set: LabelSet,
 ) -> np.ndarray:
     """A label for each token, int32 [M]."""
@@ -238,7 +259,7 @@ def _token_labels(
 def _span_labels(
     examples: Sequence[Example],
     tokens: Tokens,
-    spans: list[list[tuple[str, int, int]]],
+    spans: list[list[_WordSpan]],
     label_set: SpanLabels,
 ) -> np.ndarray:
     """The entities that begin with each token, int32 [M, K]."""
@@ -248,7 +269,7 @@ def _span_labels(
     begins, numbers = list[int](), list[int]()
     for i, example in enumerate(examples):
         try:
-            for category, a, b in dict.fromkeys(spans[i]):
+            for category, a, b in dict.fromkeys(span[:3] for span in spans[i]):
                 begin, last = first[words[i] + a], first[words[i] + b - 1]
                 begins.append(begin)
                 numbers.append(label_set.number(category, last - begin + 1))
@@ -266,7 +287,7 @@ def _span_labels(
 def _pieces(
     examples: Sequence[Example],
     tokens: Tokens,
-    spans: list[list[tuple[str, int, int]]],
+    spans: list[list[_WordSpan]],
     size: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which text each piece is of, and its tokens [start, stop) there; int64 [pieces] each."""
@@ -288,7 +309,7 @@ def _cut(
     first: np.ndarray,
     start: np.ndarray,
     end: np.ndarray,
-    spans: list[tuple[str, int, int]],
+    spans: list[_WordSpan],
     size: int,
 ) -> list[int]:
     """Where the pieces of a text end, counted in tokens.
@@ -302,15 +323,15 @@ def _cut(
     length = len(first)
     word = np.append(np.flatnonzero(first), length)  # their first tokens
     inside = np.zeros(length + 1, bool)  # a cut in front of this token would divide an entity
-    for _, a, b in spans:
-        inside[word[a] + 1 : word[b]] = True
+    for span in spans:
+        inside[word[span.start] + 1 : word[span.end]] = True
     stops, begin = list[int](), 0
     while begin + size < length:
         cuts = begin + 1 + np.flatnonzero(~inside[begin + 1 : begin + size + 1])
         if not len(cuts):
             raise UserError(
                 f"{example.source}: an entity at {start[begin]} is longer than {size} tokens, by itself or "
-                "with others that overlap it. Raise data.max_length or correct the data."
+                "with others that are labelled and overlap it. Raise data.max_length or correct the data."
             )
         whole = cuts[first[cuts]]  # of a word of more than `size` pieces there is none
         good = [

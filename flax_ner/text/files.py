@@ -132,7 +132,7 @@ def _decodes(data: bytes, encoding: str) -> bool:
 
 
 def conversion(encoding: str, path: str | Path, unpack: str = "") -> str:
-    """How to convert a file to UTF-8, as a command.
+    """Return the command that converts a file to UTF-8.
 
     Args:
         encoding: as iconv calls it.
@@ -153,7 +153,7 @@ def conversion(encoding: str, path: str | Path, unpack: str = "") -> str:
 
 
 def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
-    """What to do about a file that is not UTF-8.
+    """Return what to do about a file that is not UTF-8.
 
     Args:
         data: the file, or whole lines of it.
@@ -166,7 +166,7 @@ def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
 
 
 def not_utf8(error: UnicodeDecodeError, source: str, remedy: str) -> UserError:
-    """The error for a line that is not UTF-8."""
+    """Return the error for a line that is not UTF-8."""
     return UserError(
         f"{source}: not UTF-8 ({error.reason} at byte {error.start} of the line). {remedy}"
     )
@@ -209,7 +209,7 @@ def decoded(line: Line, source: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file as text, a byte order mark and line ends as they are.
+    """Read a whole file as text, keeping a byte order mark and line ends.
 
     Raises:
         UserError: it is not UTF-8; begins with the path.

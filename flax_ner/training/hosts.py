@@ -29,7 +29,7 @@ from flax_ner.training.interruption import Interrupted
 T = TypeVar("T")
 FAILURE = "flax_ner/failure"  # folder of the key that the first process to fail sets
 POLL = 0.5  # seconds between two looks at it
-GRACE = 3.0  # seconds that a process then has to end by itself, with its own message
+GRACE = 3.0  # seconds a process has to print its own error before it is ended
 PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -201,7 +201,7 @@ def _watch() -> None:
 
 
 def _exit() -> None:
-    """End this process now: jax would wait five minutes for others that wait for this one."""
+    """End this process now: Otherwise jax waits five minutes for peers that are blocked on this process."""
     _ending.set()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
-from flax_ner.memory import explain_jax_errors
+from flax_ner.memory import explain_jax_errors, shortage_told
 from flax_ner.model.tagger import Params
 from flax_ner.next_steps import print_next
 from flax_ner.text.batches import Batches
@@ -51,7 +51,7 @@ from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.task import total_steps
-from flax_ner.training.workdir import claimed
+from flax_ner.training.workdir import claimed, has_checkpoints, saved_format
 from flax_ner.weights.model_dir import save_model, storage_path
 
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {
@@ -66,8 +66,8 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
 
     Leaves in `workdir`: `config.json`, `inputs.json`, `metrics.jsonl`, `checkpoints/`, and the model
     directories `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With
-    `config.mesh.distributed` every process of the run calls this; the first alone writes and speaks, and
-    an error in one ends all.
+    `config.mesh.distributed` every process of the run calls this. Only process 0 writes and prints. An
+    error in any process ends all.
     With `config.train.seeds` of several models each has such directories in `seed_N`, and `best` and
     `last` are their ensembles.
 
@@ -79,7 +79,7 @@ def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
         Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
     """
     check_config(config)
-    with explain_jax_errors(_smaller(config)):
+    with explain_jax_errors():
         return _fit(config, workdir)
 
 
@@ -100,10 +100,15 @@ def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     decided = ConfigDict(config.to_dict())
     decided.tokenizer.kind = job.tokenizer.kind
     decided.tokenizer.lower_case = job.tokenizer.lower_case
+    if has_checkpoints(workdir) and saved_format(workdir) == 0:
+        job.notes.append(
+            "An earlier version of flax_ner began this run. It resumes with other dropout masks from here on."
+        )
     with claimed(workdir, decided, inputs):
         job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
         with DeferredSignals(config.train.max_seconds) as signals:
-            _train(config, workdir, job, mesh, signals, console)
+            with shortage_told(_smaller(config)):
+                _train(config, workdir, job, mesh, signals, console)
             scores = job.report(workdir, console)
             if is_first():
                 print_next(console, job.next_commands(workdir))

@@ -87,7 +87,7 @@ class Tagging:
             (task.skipped, "lines of data were skipped", "skipped.txt"),
             (
                 task.dropped,
-                "entities of data.train overlap a longer one and are not learned",
+                "entities of data.train overlap another one and are not learned",
                 "overlaps.txt",
             ),
         ):

@@ -62,7 +62,7 @@ class Task:
     source: ModelDir | None  # where `init_from` leads
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
-    dropped: list[str]  # entities of data.train that overlap a longer one
+    dropped: list[str]  # entities of data.train that overlap another one and are not learned
     lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
 
 
@@ -131,7 +131,9 @@ def make_task(config: ConfigDict) -> Task:
             ("data.train", train, train_tokens),
             ("data.dev", dev, dev_tokens),
         ):
-            notes += [f"{name}: {told}." for told in not_whole_words(examples, of, labels)]
+            notes += [
+                f"{name}: {told}." for told in not_whole_words(examples, of, labels, overwrite)
+            ]
     split = len(tokens.lengths) - len(train)
     lesson = None
     if has_teacher(config.distill):
@@ -164,7 +166,7 @@ def make_task(config: ConfigDict) -> Task:
 
 
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
-    """What is hardly meant, of the data."""
+    """Return warnings about data that are probably a mistake."""
     warnings = []
     if config.data.train == config.data.dev:
         warnings.append("data.dev is data.train: its scores say nothing about other texts.")

@@ -20,10 +20,11 @@ from flax_ner.weights.names import flatten
 
 # Version of config.json. Raise it when a setting that stays changes its meaning; a new setting needs no new
 # version, but an entry in OLD_DEFAULTS if its default is not what was done before. Files without a version
-# have version 0. Version 1 only adds the number and the version of flax_ner.
+# have version 0. Since version 1 dropout and masks are drawn from other keys, and of overlapping entities the
+# longest is learned.
 FORMAT = 1
 
-# What was done before a setting existed, where that is not its default: name -> value.
+# Value that older versions used for a setting that they did not have, if it is not the default.
 OLD_DEFAULTS: dict[str, Any] = {}
 
 # Settings that may change whenever a run is started again. They do not decide its result.
@@ -60,8 +61,8 @@ def claimed(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Ite
 
     `inputs` are digests of what the run is made of, by setting; `inputs.json` keeps those it began with.
     A run that has checkpoints there may have other `OPERATIONAL` settings and its inputs at other paths.
-    What its version of flax_ner did not save is completed: settings by `OLD_DEFAULTS` and the defaults,
-    digests by nothing.
+    Settings missing from an older config.json come from `OLD_DEFAULTS`, then from the defaults. Missing
+    digests are not compared.
 
     Raises:
         UserError: a run of another configuration or with other inputs has checkpoints there; each
@@ -84,6 +85,12 @@ def list_left_out(left_out: list[str], what: str, path: Path, notes: list[str]) 
     if left_out:
         path.write_text("".join(f"{line}\n" for line in left_out), "utf-8", "backslashreplace")
         notes.append(f"{len(left_out)} {what}; {path} lists them.")
+
+
+def saved_format(workdir: Path) -> int:
+    """Return the version of the `config.json` of a run, 0 for one without, `FORMAT` if there is no file."""
+    saved = _read(workdir / "config.json")
+    return FORMAT if saved is None else saved.get("format", 0)
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -145,6 +152,12 @@ def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str
         names = [now[kind][0] for kind in changed]
         paths = [told for name, told in moved.items() if INPUTS[name] in changed]
         told = ", ".join(names) + (f" ({'; '.join(paths)})" if paths else "")
+        if changed == ["data.train"] and saved_format(workdir) == 0:
+            raise UserError(
+                f"--workdir: the run in {workdir} began with other labels of {told}. Either the data have "
+                "changed: put them back. Or entities in them overlap, of which the version that began the run "
+                "learned others: resume with that version, or name another directory."
+            )
         raise UserError(
             f"--workdir: the run in {workdir} began with something else: {told}. "
             "Put back what was there to resume it, or name another directory."

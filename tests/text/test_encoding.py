@@ -110,7 +110,7 @@ def test_overlapping_entities_are_labelled_or_dropped_as_a_whole() -> None:
     tokens = encode_examples(
         [Example("abcdefgh", entities, "f:1")], CHARACTERS, ALL, 8, dropped=dropped
     )
-    assert dropped == ["f:1: game 'efg' overlaps book 'cde'"]
+    assert dropped == ["f:1: game 'efg' [4, 7) overlaps book 'cde' [2, 5)"]
     assert tokens.lengths.tolist() == [8, 4]  # the dropped entity does not move the cut
     names = [ALL.names[tag] for tag in tokens.labels]
     assert names == ["O", "O", "O", "B-book", "I-book", "E-book", "O", "O", *"OOOO"]
@@ -130,8 +130,12 @@ def test_entities_that_share_a_word_are_labelled_or_dropped_as_a_whole() -> None
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
     dropped: list[str] = []
     tokens = encode_examples([row], PIECES, LABELS, 20, dropped=dropped)
-    assert dropped == ["f:1: y 'abab' overlaps x 'abab'"]
+    assert dropped == ["f:1: y 'ab' [2, 4) overlaps x 'ab' [0, 2)"]
     check_paths(tokens, LABELS)
+    same = Example("abab", (Entity("x", 0, 2), Entity("x", 2, 4), Entity("x", 0, 2)), "f:1")
+    dropped = []
+    encode_examples([same], PIECES, LABELS, 20, dropped=dropped)
+    assert dropped == ["f:1: x 'ab' [2, 4) overlaps x 'ab' [0, 2)"]
 
 
 def test_a_word_has_one_label_on_its_first_piece() -> None:
@@ -161,7 +165,7 @@ def test_entities_that_are_no_whole_words_are_told() -> None:
 def test_entities_in_one_word_are_told() -> None:
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
     assert not_whole([row], PIECES)[1:] == [
-        "entities that share a word with a longer one and are not learned: 1"
+        "entities that share a word, so that one cannot be labelled beside another one: 1"
     ]
     across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
     assert not not_whole([across], PIECES)

@@ -93,7 +93,7 @@ def test_listing_dropped_overlaps_takes_linear_time() -> None:
     with time_limit():
         encode_examples([example], tokenizer, LabelSet(["a", "c"]), 128, dropped=dropped)
     assert len(dropped) == 30_000
-    assert dropped[-1] == "file:1: a '甲乙' overlaps c '甲乙丙'"
+    assert dropped[-1] == "file:1: a '甲乙' [89997, 89999) overlaps c '甲乙丙' [89997, 90000)"
 
 
 def test_errors_about_repetition_take_linear_time(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_old_or_the_new_model(
         saver.stdin.close()
     assert kept > 4 and replaced > 5  # kills before and after the new model has the name
     assert [child.name for child in tmp_path.iterdir()] == ["model"]
-    assert missing == (way == "renames")  # and `number_of` found it nevertheless
+    assert (missing > 0) == (way == "renames")  # and `number_of` found it nevertheless
 
 
 @pytest.mark.parametrize("exchange", [True, False])
