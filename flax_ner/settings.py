@@ -28,7 +28,7 @@ OTHER_NAMES = {
     "model.attention_probs_dropout_prob": "attention_dropout attn_dropout",
     "model.hidden_act": "activation hidden_activation",
     "model.num_hidden_layers": "num_layers n_layers layers",
-    "model.num_attention_heads": "num_heads n_heads heads",
+    "model.num_attention_heads": "num_heads n_heads",
     "model.remat=True": "gradient_checkpointing grad_checkpointing",
     "model.head=crf": "crf use_crf",
     "data.batch_size": "batch_size train_batch_size per_device_train_batch_size bs",

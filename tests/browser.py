@@ -73,6 +73,8 @@ def serving(model: str, folder: Path) -> Iterator[Server]:
     finally:
         server.process.kill()
         server.process.wait()
+        assert server.process.stderr
+        server.process.stderr.close()
 
 
 @contextmanager

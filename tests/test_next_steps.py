@@ -70,7 +70,10 @@ def test_notebooks_show_no_shell_commands() -> None:
 
 
 @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment")
-def test_the_environment_is_activated_only_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_activated_only_where_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", SYSTEM_PATH)
     environment = Path(sys.prefix)
     assert next_steps.shell_setup()[0] == f"source {shlex.quote(f'{environment}/bin/activate')}"

@@ -123,7 +123,7 @@ class RunLog:
             self._title(done),
             total=self._total,
             completed=done,
-            rate="compiling",
+            rate="compiling" if done < self._total else "",
             before=self._before,
         )
         self._start = self._last = time.monotonic()

@@ -46,7 +46,8 @@ SHAPE = (
 
 
 FEW = 2000  # sentences, below which a model from nothing wants other settings
-MIN_STEPS = 1000  # in all, before a model from nothing learns
+MIN_STEPS = 500  # in all, below which a model from nothing hardly learns
+ENOUGH_STEPS = 2000  # in all, with which it does, on a few hundred sentences too
 
 
 @dataclass
@@ -197,10 +198,10 @@ def from_nothing_flags(config: ConfigDict, steps: int) -> list[str]:
         wanted["model.head"] = "crf"
     if config.optimizer.learning_rate > 3e-4:
         wanted["optimizer.learning_rate"] = 3e-4
-    if steps < 2 * MIN_STEPS:
+    if steps < ENOUGH_STEPS:
         devices = (config.mesh.data or jax.device_count() // config.mesh.fsdp) * config.mesh.fsdp
         wanted["data.batch_size"] = min(-(-2 // devices) * devices, config.data.batch_size)
-        wanted["train.steps"] = 2 * MIN_STEPS
+        wanted["train.steps"] = ENOUGH_STEPS
     changed = ConfigDict(config.to_dict())
     changed.update_from_flattened_dict(wanted)
     try:
@@ -226,9 +227,9 @@ def _little_training(config: ConfigDict, sentences: int, per_epoch: int) -> list
             f"to pre-trained weights{instead}. docs/faq.md#f1-stays-0-or-everything-is-o has figures."
         ]
     if steps < MIN_STEPS:
-        more = f"train.epochs={-(-MIN_STEPS // per_epoch)}"
+        more = f"train.epochs={-(-ENOUGH_STEPS // per_epoch)}"
         if config.train.steps:
-            more = f"train.steps={MIN_STEPS}"
+            more = f"train.steps={ENOUGH_STEPS}"
         return [
             f"Only {steps} steps and no pre-trained weights: the model will find little. Set --config.{more} "
             f"in a new --workdir, or lower data.batch_size (now {config.data.batch_size})."

@@ -72,9 +72,9 @@ def test_few_steps_are_announced_with_a_number_that_suffices() -> None:
     assert "steps and no pre-trained weights" in told and "sentences" not in told
     made.update_from_flattened_dict(settings(told))
     assert not advice(made)
-    made.train.steps = 999
-    assert settings(advice(made)) == {"train.steps": 1000}
-    made.train.steps = 1000
+    made.train.steps = 499
+    assert settings(advice(made)) == {"train.steps": 2000}
+    made.train.steps = 500
     assert not advice(made)
 
 
