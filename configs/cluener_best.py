@@ -6,8 +6,8 @@
 or google-bert/bert-base-chinese, or a folder that has either's files. Measured on models of 2 layers: a CRF is
 ahead of the softmax, from nothing and from a small encoder that had read text, if its rate is high enough for
 the epochs; from that encoder FGM gains more, in twice the time; a higher rate for the head than for the encoder
-helps it from nothing, and was not to be told from chance from that encoder. (All from that encoder was measured
-before a fix that concerns one of the 10,748 training sentences, whose entities overlap.) Expected, as weights
+helps it from nothing, and had no significant effect from that encoder. (Results from that encoder predate a fix
+that affects one of the 10,748 training sentences, whose entities overlap.) Expected, as weights
 of BERT-base were not at hand: that CRF and FGM are ahead here too, and that a head which begins from nothing
 wants more than the encoder's 3e-5; --config.model.head=softmax --config.train.fgm=0 is the plain way. The
 rates themselves are those usual for BERT-base. Hardware: a GPU or TPU, then add

@@ -21,7 +21,7 @@ OPTIMIZERS = ("adamw", "adadelta")
 HIGHEST_RATES = {"adamw": 0.05, "adadelta": 10.0}  # above these a BERT does not learn
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
-OWN_LOSS = ("crf", "global_pointer")  # heads that are not trained on each tag by itself
+OWN_LOSS = ("crf", "global_pointer")  # heads with a loss over sequences or spans
 
 
 def default_config() -> ConfigDict:
@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
     config.model.type_vocab_size = 2  # Number of token types.
     config.model.layer_norm_eps = 1e-12  # Epsilon of LayerNorm.
     config.model.initializer_range = 0.02  # Standard deviation of freshly initialised weights.
-    # softmax: each token by itself. softmax_constrained: the same training, but decoding chooses the
+    # softmax: every token independently. softmax_constrained: the same training, but decoding chooses the
     # best valid tag sequence. crf: trained on whole sequences, with transition scores. global_pointer:
     # a score per span, so entities may be nested.
     config.model.head = "softmax"

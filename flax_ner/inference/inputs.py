@@ -134,7 +134,7 @@ def row_text(row: dict[str, Any], text_field: str, place: str) -> str:
     """Return the text of a row.
 
     Raises:
-        UserError: there is no such field, or it is no string; begins with `place`.
+        UserError: the field is missing or not a string. The message begins with `place`.
     """
     if text_field not in row:
         raise UserError(

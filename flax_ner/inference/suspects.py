@@ -45,7 +45,7 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
         for entity, across in zip(gold, across_gold, strict=True):
             probability = judge.probability(words, entity)
             if probability < EVEN:
-                told = f"the model finds {_listed(example.text, across)}"
+                told = f"the model predicts {_listed(example.text, across)}"
                 unlikely.append(Case(told, (Place.of(example, entity),), 1, probability))
         for entity, across in zip(found, across_found, strict=True):
             if judge.in_words(words, entity) in known:

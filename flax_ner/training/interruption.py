@@ -30,7 +30,7 @@ class DeferredSignals:
     A second one acts as it would have without. Signals reach the main thread alone; in another this
     does nothing.
 
-    Several processes must stop behind the same dispatch. There a SIGTERM to any of them goes through
+    Several processes must stop after the same dispatch. There a SIGTERM to any of them goes through
     jax's preemption service, which sees to that; a second one acts once they stop, and a SIGINT at once.
 
     Args:
