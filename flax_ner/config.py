@@ -28,7 +28,7 @@ def default_config() -> ConfigDict:
     """Return the whole configuration with its defaults: BERT-base, AdamW, packed rows.
 
     `python train.py --help` prints each setting with its default and its comment here, so every
-    setting has one: above it or behind it.
+    setting has one, above it or at the end of its line.
     """
     config = ConfigDict()
     # tagging, or masked_lm: pre-train an encoder on plain text, one document or sentence per line

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from flax_ner.errors import UserError
 from flax_ner.inference.outputs import ENTITIES
-from flax_ner.text.files import STDIN, read_objects, stream_lines, stream_rows
+from flax_ner.text.files import read_objects, stream_rows
 from flax_ner.text.formats import READERS, read_examples
 from flax_ner.text.recognise import format_by_name, recognise
+from flax_ner.text.utf8 import STDIN, stream_lines
 
 INPUT_FORMATS = ("auto", "text", "jsonl", *READERS)
 WITH_ROWS = ("cluener", "doccano", "label_studio", "tokens")  # formats of JSON

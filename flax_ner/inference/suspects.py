@@ -26,7 +26,7 @@ def suspects(tagger: Tagger, examples: Iterable[Example]) -> list[Finding]:
 
     An entity is as likely as its least likely tag, or as that it ends there. (A product of all
     would hold every long entity for unlikely.) Reported are entities of the data below one half,
-    and entities the model finds (`strict`) above it that the data lack.
+    and entities the model predicts (`strict`) above it that the data lack.
 
     Raises:
         UserError: with file and line, for a category the model does not know.

@@ -11,7 +11,8 @@ from flax_ner.text.consistency import category_conflicts, left_unlabelled
 from flax_ner.text.edges import edge_punctuation, edge_space, unbalanced
 from flax_ner.text.examples import Example
 from flax_ner.text.findings import PLACES, Case, Finding, Place, findings
-from flax_ner.text.labels import misspelling_of, overlaps
+from flax_ner.text.labels import misspelling_of
+from flax_ner.text.overlaps import overlaps
 
 # Characters above which a text is called very long: BERT's 512 positions less [CLS] and [SEP].
 LONG = 510

@@ -11,16 +11,8 @@ from pathlib import Path
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.files import (
-    Losses,
-    category_names,
-    checked_entity,
-    collect,
-    decoded,
-    distinct,
-    lines,
-    read_text,
-)
+from flax_ner.text.files import Losses, category_names, checked_entity, collect, distinct
+from flax_ner.text.utf8 import decoded, lines, read_text
 
 TEXT_BOUND = re.compile(
     r"(T\S*)\t(\S+) ([0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*)\t(.*)", re.DOTALL

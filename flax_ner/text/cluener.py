@@ -7,7 +7,8 @@ from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, type_fault
-from flax_ner.text.files import Line, Losses, collect, decoded, lines, parse, write_json_lines
+from flax_ner.text.files import Losses, collect, parse, write_json_lines
+from flax_ner.text.utf8 import Line, decoded, lines
 
 
 def read_cluener(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
-from flax_ner.text.files import Line, Losses, category_names, collect, decoded, lines
+from flax_ner.text.files import Losses, category_names, collect
 from flax_ner.text.tagged import (
     TAG,
     example_of,
@@ -24,6 +24,7 @@ from flax_ner.text.tagged import (
     tags_of,
     tokenised,
 )
+from flax_ner.text.utf8 import Line, decoded, lines
 
 TEXT = "# text = "
 DOCUMENT = "-DOCSTART-"

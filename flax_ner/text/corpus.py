@@ -24,8 +24,9 @@ import numpy as np
 
 from flax_ner import durable
 from flax_ner.errors import UserError
-from flax_ner.text.files import Losses, check_plain, encoding_remedy, not_utf8
+from flax_ner.text.files import Losses
 from flax_ner.text.tokenizer import Tokenizer
+from flax_ner.text.utf8 import check_plain, encoding_remedy, not_utf8
 
 CHUNK = 2**22  # bytes of text that are in memory at a time, or one line
 PACKED: dict[bytes, tuple[Any, str]] = {  # how to open a file, and the command that unpacks it

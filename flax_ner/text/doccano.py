@@ -12,7 +12,6 @@ from typing import Any
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import (
-    Line,
     Losses,
     Value,
     checked_entity,
@@ -22,6 +21,7 @@ from flax_ner.text.files import (
     json_rows,
     write_json_lines,
 )
+from flax_ner.text.utf8 import Line
 
 FORM = '{"text": "...", "label": [[start, end, category], ...]}'
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet, SpanLabels, check_span, drop_overlaps, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, check_span
+from flax_ner.text.overlaps import drop_overlaps, overlaps
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 
 WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words

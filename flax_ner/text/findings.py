@@ -26,7 +26,7 @@ KINDS = {
     "long_text": "very long texts, which a model reads in windows",
     "unlabelled_text": "texts without a label in a file that has labels",
     "unlikely_entity": "entities the model holds for unlikely, the least likely first",
-    "missing_entity": "entities the model finds and the data lack, the most likely first",
+    "missing_entity": "entities the model predicts and the data lack, the most likely first",
 }
 
 

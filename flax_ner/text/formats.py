@@ -11,20 +11,12 @@ from flax_ner.text.cluener import read_cluener, write_cluener
 from flax_ner.text.columns import read_columns, write_columns
 from flax_ner.text.doccano import read_doccano, write_doccano
 from flax_ner.text.examples import Example
-from flax_ner.text.files import (
-    Line,
-    Losses,
-    checked_entity,
-    collect,
-    content,
-    decoded,
-    distinct,
-    text_lines,
-)
+from flax_ner.text.files import Losses, checked_entity, collect, distinct
 from flax_ner.text.label_studio import read_label_studio, write_label_studio
 from flax_ner.text.recognise import format_by_name, recognise
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.token_rows import read_token_rows, write_token_rows
+from flax_ner.text.utf8 import Line, content, decoded, text_lines
 
 Reader = Callable[[Path, list[str] | None, Losses], tuple[list[Example], str]]
 Writer = Callable[[Path, Sequence[Example], Losses], None]

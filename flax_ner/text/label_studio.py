@@ -13,7 +13,6 @@ from typing import Any
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.files import (
-    Line,
     Losses,
     Value,
     checked_entity,
@@ -22,6 +21,7 @@ from flax_ner.text.files import (
     json_object,
     json_rows,
 )
+from flax_ner.text.utf8 import Line
 
 _Span = tuple[Any, ...]  # label, start, end, surface or None, none of them checked
 FORM = '{"data": {"text": "..."}, "annotations": [{"result": [...]}]}'

@@ -1,9 +1,8 @@
 """Label sets: entities to tag ids and back, under named decoding conventions."""
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from flax_ner.arguments import (
 )
 from flax_ner.errors import UserError
 from flax_ner.text.examples import type_fault
+from flax_ner.text.overlaps import drop_overlaps
 
 SCHEMES = ("bio", "bioes", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
@@ -30,9 +30,6 @@ PLACES = {
 }  # fmt: skip
 # Outputs that some heads have for what is no character.
 UNUSED = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
-
-
-AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # begins with (type, start, end)
 
 
 class Spans(NamedTuple):
@@ -432,41 +429,3 @@ def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:
         if (BEGIN, category) not in tags:
             return f"there is no B-{category}"
     return None
-
-
-def overlaps(entities: Sequence[Sequence[Any]]) -> int:
-    """How many entities begin before an earlier one (by start) has ended."""
-    count, reach = 0, 0
-    for start, end in sorted((entity[1], entity[2]) for entity in entities):
-        count += start < reach
-        reach = max(reach, end)
-    return count
-
-
-def drop_overlaps(entities: Sequence[AnyEntity]) -> tuple[list[AnyEntity], list[AnyEntity]]:
-    """Keep whole entities that do not overlap: the longest first, of equally long ones the first.
-
-    Args:
-        entities: each begins with (type, start, end). One that is given twice counts once.
-
-    Returns:
-        The entities kept and those dropped, both in their order.
-    """
-    by_span: dict[tuple[Any, ...], AnyEntity] = {}
-    for entity in entities:
-        by_span.setdefault(tuple(entity[:3]), entity)
-    distinct = list(by_span.values())
-    if not overlaps(distinct):
-        return distinct, []
-    starts, ends, kept = list[int](), list[int](), set[int]()
-    for i in sorted(range(len(distinct)), key=lambda i: distinct[i][1] - distinct[i][2]):
-        _, start, end = distinct[i][:3]
-        place = bisect_right(ends, start)  # of the first kept one that ends after `start`
-        if place == len(starts) or starts[place] >= end:
-            starts.insert(place, start)
-            ends.insert(place, end)
-            kept.add(i)
-    return (
-        [entity for i, entity in enumerate(distinct) if i in kept],
-        [entity for i, entity in enumerate(distinct) if i not in kept],
-    )

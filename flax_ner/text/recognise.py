@@ -6,7 +6,7 @@ from typing import Any
 
 from flax_ner.text.brat import TEXT_BOUND
 from flax_ner.text.columns import DOCUMENT, is_tagged
-from flax_ner.text.files import content
+from flax_ner.text.utf8 import content
 
 JSON = (".json", ".jsonl", ".ndjson")  # names of files with JSON
 COLUMNS = (".conll", ".bio", ".bioes", ".bmes")  # and with columns

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax_ner.errors import UserError
-from flax_ner.text.files import read_text
+from flax_ner.text.utf8 import read_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SURROGATES = re.compile("[\ud800-\udfff]")

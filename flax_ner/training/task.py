@@ -22,7 +22,8 @@ from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
-from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of, overlaps
+from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of
+from flax_ner.text.overlaps import overlaps
 from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson

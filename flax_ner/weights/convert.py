@@ -13,8 +13,8 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.masked_lm import abstract_masked_lm_head
 from flax_ner.model.tagger import Params, abstract_params
-from flax_ner.text.files import read_text
 from flax_ner.text.labels import LabelSet
+from flax_ner.text.utf8 import read_text
 from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model

@@ -119,7 +119,7 @@ def test_a_model_adds_the_labels_it_doubts(
     assert list(findings) == ["unlikely_entity", "missing_entity"]
     (missing,) = findings["missing_entity"]
     assert missing["probability"] > 0.5 and missing["places"][0]["start"] == 1
-    assert "the model finds nothing there" in capsys.readouterr().out
+    assert "the model predicts nothing there" in capsys.readouterr().out
 
 
 def test_cluener_is_checked_with_its_published_counts(

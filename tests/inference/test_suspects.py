@@ -37,7 +37,7 @@ def test_an_entity_that_is_none_is_unlikely() -> None:
     found = doubts(example("bioo", (0, 2), (2, 4), line=7))
     ((case,),) = found.values()
     assert list(found) == ["unlikely_entity"]
-    assert case.what == "the model finds nothing there"
+    assert case.what == "the model predicts nothing there"
     assert case.places == (("file:7", "bioo", 2, 4, "name"),)
     assert case.probability is not None and case.probability < 0.1
 
@@ -53,7 +53,7 @@ def test_an_entity_without_a_label_is_missing() -> None:
 
 def test_a_wrong_end_is_doubted_though_each_tag_is_likely() -> None:
     found = doubts(example("biio", (0, 2)))
-    assert found["unlikely_entity"][0].what == "the model finds name 'bii'"
+    assert found["unlikely_entity"][0].what == "the model predicts name 'bii'"
     assert found["missing_entity"][0].what == "the data have name 'bi'"
 
 
@@ -111,7 +111,7 @@ def test_the_model_finds_what_the_tagger_finds(head: str) -> None:
     told = {case.places[0].source: case.what for case in cases["unlikely_entity"]}
     for text, entities in zip(texts, tagger(texts), strict=True):
         listed = ", ".join(f"name {entity.text!r}" for entity in entities)
-        assert told[text] == f"the model finds {listed or 'nothing there'}"
+        assert told[text] == f"the model predicts {listed or 'nothing there'}"
     missing = {(case.places[0].source, *case.places[0][2:4]) for case in cases["missing_entity"]}
     assert missing <= {(t, *span) for t, row in zip(texts, found, strict=True) for span in row}
 

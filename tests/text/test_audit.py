@@ -10,7 +10,7 @@ from flax_ner.text.audit import Audit, EntityCounts, Lengths, audit, statistics
 from flax_ner.text.cluener import read_cluener
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.findings import KINDS, Case
-from flax_ner.text.labels import overlaps
+from flax_ner.text.overlaps import overlaps
 from tests.text.helpers import examples as random_examples
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener, write_cluener
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import overlaps
+from flax_ner.text.overlaps import overlaps
 from tests.text.helpers import examples
 
 GOOD = '{"text": "浙商银行", "label": {"company": {"浙商": [[0, 1]], "银行": [[2, 3]]}}}'

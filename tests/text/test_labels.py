@@ -12,7 +12,8 @@ from seqeval.scheme import IOB2, IOBES, Entities
 
 from flax_ner.errors import UserError
 from flax_ner.text.cluener import read_cluener
-from flax_ner.text.labels import LabelSet, drop_overlaps, overlaps
+from flax_ner.text.labels import LabelSet
+from flax_ner.text.overlaps import drop_overlaps, overlaps
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
 
 Found = list[tuple[str, int, int]]
