@@ -111,16 +111,13 @@ class _WordSpan(NamedTuple):
     entity: Entity
 
 
-def not_whole_words(
-    examples: Sequence[Example], tokens: Tokens, label_set: LabelSet, overwrite: bool = False
-) -> list[str]:
+def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: LabelSet) -> list[str]:
     """Describe the entities that the words of a text cannot express: how many, and where the first is.
 
     Args:
         examples: whose entities are known.
         tokens: of their texts.
         label_set: what the entities are encoded to.
-        overwrite: as in `encode_examples`.
     """
     spans, exact = _word_spans(examples, tokens)
     entities = [(example, e) for example in examples for e in example.entities or ()]
@@ -132,12 +129,9 @@ def not_whole_words(
     ]
     together = sum(map(overlaps, spans)) - sum(overlaps(e.entities or ()) for e in examples)
     if together > 0 and not isinstance(label_set, SpanLabels):
-        lost = (
-            "is overwritten by a later one"
-            if overwrite
-            else "cannot be labelled beside another one"
+        told.append(
+            f"entities that share a word with another entity, so only one of them is labelled: {together}"
         )
-        told.append(f"entities that share a word, so that one {lost}: {together}")
     return [text for text in told if text]
 
 

@@ -133,9 +133,7 @@ def make_task(config: ConfigDict) -> Task:
             ("data.train", train, train_tokens),
             ("data.dev", dev, dev_tokens),
         ):
-            notes += [
-                f"{name}: {told}." for told in not_whole_words(examples, of, labels, overwrite)
-            ]
+            notes += [f"{name}: {told}." for told in not_whole_words(examples, of, labels)]
     split = len(tokens.lengths) - len(train)
     lesson = None
     if has_teacher(config.distill):

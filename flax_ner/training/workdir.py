@@ -154,9 +154,9 @@ def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str
         told = ", ".join(names) + (f" ({'; '.join(paths)})" if paths else "")
         if changed == ["data.train"] and saved_format(workdir) == 0:
             raise UserError(
-                f"--workdir: the run in {workdir} began with other labels of {told}. Either the data have "
-                "changed: put them back. Or entities in them overlap, of which the version that began the run "
-                "learned others: resume with that version, or name another directory."
+                f"--workdir: the labels of {told} differ from those the run in {workdir} began with. If the "
+                "data changed, restore them. If entities overlap, this version learns different ones: resume with "
+                "the version that began the run, or name another directory."
             )
         raise UserError(
             f"--workdir: the run in {workdir} began with something else: {told}. "

@@ -165,7 +165,7 @@ def test_entities_that_are_no_whole_words_are_told() -> None:
 def test_entities_in_one_word_are_told() -> None:
     row = Example("abab 中国", (Entity("x", 0, 2), Entity("y", 2, 4), Entity("x", 5, 7)), "f:1")
     assert not_whole([row], PIECES)[1:] == [
-        "entities that share a word, so that one cannot be labelled beside another one: 1"
+        "entities that share a word with another entity, so only one of them is labelled: 1"
     ]
     across = Example("中国", (Entity("x", 0, 2), Entity("y", 1, 2)), "f:1")  # in the data already
     assert not not_whole([across], PIECES)
