@@ -155,8 +155,8 @@ def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str
         if changed == ["data.train"] and saved_format(workdir) == 0:
             raise UserError(
                 f"--workdir: the labels of {told} differ from those the run in {workdir} began with. If the "
-                "data changed, restore them. If entities overlap, this version learns different ones: resume with "
-                "the version that began the run, or name another directory."
+                "data changed, restore them. If entities overlap, this version learns different ones: resume "
+                "with the version that began the run, or name another directory."
             )
         raise UserError(
             f"--workdir: the run in {workdir} began with something else: {told}. "
