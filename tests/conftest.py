@@ -26,10 +26,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # Servers that tests start are reached past any proxy.
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A deadline measures what else the machine does. Tests of speed count processor time.
+hypothesis.settings.register_profile("without_deadline", deadline=None)
+hypothesis.settings.load_profile("without_deadline")
 
 SHARED = Path(os.environ.get("FLAX_NER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
