@@ -1,5 +1,6 @@
 """Label sets: entities to tag ids and back, under named decoding conventions."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from flax_ner.errors import UserError
 from flax_ner.text.examples import type_fault
 from flax_ner.text.overlaps import drop_overlaps
 
-SCHEMES = ("bio", "bioes", "mmocr")
+SCHEMES = ("bio", "bioes", "io", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
 PART = 8192  # rows that are decoded at once
@@ -28,6 +29,8 @@ OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
 PLACES = {
     "B": BEGIN, "I": INSIDE, "M": INSIDE, "E": END, "L": END, "S": SINGLE, "U": SINGLE,
 }  # fmt: skip
+# A single letter at the edge of a name, as in "b-PER", "W-PER" or "PER_B": a place, not a category.
+PLACE_LIKE = re.compile(r"^[A-Za-z][\W_]|[\W_][A-Za-z]$")
 # Outputs that some heads have for what is no character.
 UNUSED = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
 
@@ -44,8 +47,9 @@ class Spans(NamedTuple):
 class LabelSet:
     """The tags of a scheme over a list of categories.
 
-    Schemes: `bio` and `bioes` (O is tag 0), and `mmocr` (see `LabelSet.mmocr`). A head made
-    elsewhere may have its tags in another order (see `LabelSet.from_names`).
+    Schemes: `bio`, `bioes` and `io` (O is tag 0), and `mmocr` (see `LabelSet.mmocr`). `io` has one tag per
+    category: a run of it is one entity, so two entities of a category that touch cannot be told apart. A head
+    made elsewhere may have its tags in another order (see `LabelSet.from_names`).
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
@@ -68,6 +72,8 @@ class LabelSet:
     def _set_names(self, names: list[str]) -> None:
         self.names = names
         self.outside = names.index("O")
+        if self.scheme == "io":
+            names = _with_prefix(names)
         self._type_id = {category: i for i, category in enumerate(self.categories)}
         split = [name.partition("-") for name in names]
         self._place = np.array([PLACES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
@@ -76,6 +82,8 @@ class LabelSet:
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
         inside = self._place != OUTSIDE
         self._tag[self._type[inside], self._place[inside]] = np.flatnonzero(inside)
+        if self.scheme == "io":
+            self._tag[:, BEGIN] = self._tag[:, INSIDE]
         self._tag_rows = self._tag.tolist()
         self._incomplete = bool((self._tag[:, [BEGIN, INSIDE]] < 0).any())
 
@@ -92,26 +100,28 @@ class LabelSet:
         """The tags of a head in the order of its outputs, as `id2label` or a label file lists them.
 
         Tags are O and a place with a category, "B-name"; places are B, I or M, E or L, S or U. The
-        scheme follows from them. Names of what is no character ("[PAD]", "X") count as outside.
+        scheme follows from them. Where no tag has a place, or all have I, it is `io`. Names of what is no
+        character ("[PAD]", "X") count as outside.
 
         Raises:
             UserError: a name is no tag, is there twice, or O or a category's B- is missing.
         """
         names = check_strings(names, "labels", "names")
-        split = [name.partition("-") for name in names]
+        io = _is_io(names)
+        split = [name.partition("-") for name in (_with_prefix(names) if io else names)]
         tags = [(PLACES[p], category) for p, _, category in split if p in PLACES and category]
         categories = list(dict.fromkeys(category for _, category in tags))
-        fault = _fault(names, tags)
+        fault = _fault(names, tags, io)
         if fault:
             raise UserError(
                 f"labels {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}: {fault}. Expected O and, "
-                "for each category, B-NAME, I-NAME and so on, one name an output."
+                "for each category, its name alone, or B-NAME, I-NAME and so on, one name an output."
             )
         mmocr = cls.mmocr(categories)
         if names == mmocr.names:
             return mmocr
         ends = any(place in (END, SINGLE) for place, _ in tags)
-        labels = cls(categories, "bioes" if ends else "bio")
+        labels = cls(categories, "io" if io else "bioes" if ends else "bio")
         labels._set_names(names)
         return labels
 
@@ -127,6 +137,16 @@ class LabelSet:
         return [
             f"{prefix[place]}-{self.categories[kind]}" if place in prefix else "O"
             for place, kind in zip(self._place.tolist(), self._type.tolist(), strict=True)
+        ]
+
+    def standard_names(self) -> list[str]:
+        """Return the names of the tags with the places B, I, E and S, however they are written in `names`."""
+        prefix = {BEGIN: "B", INSIDE: "I", END: "E", SINGLE: "S"}
+        return [
+            f"{prefix[place]}-{self.categories[kind]}" if place in prefix else name
+            for place, kind, name in zip(
+                self._place.tolist(), self._type.tolist(), self.names, strict=True
+            )
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -203,7 +223,7 @@ class LabelSet:
         singles, ends = (np.append(self._tag[:, mark] >= 0, False)[kind] for mark in (SINGLE, END))
         must_continue = ((place == BEGIN) & singles) | ((place == INSIDE) & ends)
         own = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
-        goes_on = np.isin(place, (INSIDE, END))
+        goes_on = np.isin(place, (INSIDE, END)) & (self.scheme != "io")
         same = kind[:, None] == kind
         # Behind B and I stands an I or E of the same; or, without tags for the end, what is next.
         opened = np.isin(place, (BEGIN, INSIDE))
@@ -212,14 +232,14 @@ class LabelSet:
 
     def conventions(self) -> tuple[str, ...]:
         """Those that can read these tags."""
-        return tuple(name for name in CONVENTIONS if name != "mmocr" or self.scheme != "bioes")
+        return tuple(c for c in CONVENTIONS if c != "mmocr" or self.scheme in ("bio", "mmocr"))
 
     def check(self, convention: str, name: str = "convention") -> None:
         """Raise `UserError`, which begins with `name`, for a convention that cannot read these tags."""
         check_convention(convention, name)
         if convention not in self.conventions():
             raise UserError(
-                f"{name}: 'mmocr' does not support E- and S- tags (data.scheme bioes). Choose strict or "
+                f"{name}: 'mmocr' does not support the tags of data.scheme {self.scheme}. Choose strict or "
                 "lenient."
             )
 
@@ -314,7 +334,7 @@ class LabelSet:
             return Spans(empty, empty, empty, empty)
         last = np.append(head[1:], len(place)) - 1
 
-        if convention == "lenient":
+        if convention == "lenient" or self.scheme == "io":
             keep = part[head] != OUTSIDE
         elif convention == "mmocr":
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
@@ -413,11 +433,25 @@ def check_convention(convention: str, name: str = "convention") -> None:
     check_choice(convention, name, CONVENTIONS)
 
 
-def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:
+def _is_io(names: Sequence[str]) -> bool:
+    """Whether the names of a head's outputs are one per category, as "PER" or "I-PER"."""
+    own = [name for name in names if name != "O" and name not in UNUSED]
+    bare = not any(PLACE_LIKE.search(name) for name in own)
+    inside = all(name.startswith("I-") and name != "I-" for name in own)
+    return "O" in names and bool(own) and (bare or inside)
+
+
+def _with_prefix(names: Sequence[str]) -> list[str]:
+    """Return the names of `io` tags as "I-NAME"."""
+    plain = [name == "O" or name in UNUSED or name.startswith("I-") for name in names]
+    return [name if known else f"I-{name}" for name, known in zip(names, plain, strict=True)]
+
+
+def _fault(names: list[str], tags: list[tuple[int, str]], io: bool) -> str | None:
     """Why the names of a head's outputs are no label set."""
     for name in names:
         place, _, category = name.partition("-")
-        if name != "O" and name not in UNUSED and not (place in PLACES and category):
+        if name != "O" and name not in UNUSED and not (io or (place in PLACES and category)):
             return f"{name!r} is no tag"
     if "O" not in names:
         return "there is no O"
@@ -426,6 +460,6 @@ def _fault(names: list[str], tags: list[tuple[int, str]]) -> str | None:
     if len(set(names)) < len(names) or len(set(tags)) < len(tags):
         return "two mean the same"
     for _, category in tags:
-        if (BEGIN, category) not in tags:
+        if not io and (BEGIN, category) not in tags:
             return f"there is no B-{category}"
     return None

@@ -291,7 +291,8 @@ def _read_bare(
 
 def _same_tags(teacher: LabelSet, student: LabelSet, name: str) -> np.ndarray:
     """The teacher's tag of each of the student's, int64 [C]."""
-    if set(teacher.names) != set(student.names):
+    theirs, own = teacher.standard_names(), student.standard_names()
+    if set(theirs) != set(own):
         raise UserError(
             f"distill.teacher: {name} has {len(teacher)} tags, {teacher.scheme} of "
             f"{', '.join(teacher.categories)}; the student has {len(student)}, {student.scheme} of "
@@ -299,7 +300,7 @@ def _same_tags(teacher: LabelSet, student: LabelSet, name: str) -> np.ndarray:
             f"--config.data.categories={_quoted(str(teacher.categories))} gives the student those of the "
             "teacher."
         )
-    return np.array([teacher.names.index(tag) for tag in student.names])
+    return np.array([theirs.index(tag) for tag in own])
 
 
 def _quoted(value: str) -> str:

@@ -147,7 +147,8 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
             f"{said} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
             f'pipeline(..., aggregation_strategy="{strategy}").'
         )
-    if any(
+    # Of names without B- and I- it groups those that are alike, which is what `io` means.
+    if model.labels.scheme != "io" and any(
         name.startswith(("B-", "I-")) and name != own
         for name, own in zip(model.labels.bio_names(), model.labels.names, strict=True)
     ):

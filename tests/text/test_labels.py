@@ -295,7 +295,7 @@ def test_an_entity_that_cannot_be_is_refused(entity: tuple[str, int, int], messa
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:
-    with pytest.raises(UserError, match=r"data\.scheme: 'bilou' .*bio, bioes, mmocr"):
+    with pytest.raises(UserError, match=r"data\.scheme: 'bilou' .*bio, bioes, io, mmocr"):
         LabelSet(["a"], "bilou")
     with pytest.raises(UserError, match=r"convention: 'exact' .*strict, lenient, mmocr"):
         LabelSet(["a"]).decode(np.zeros((1, 2), int), np.ones((1, 2)), "exact")
@@ -367,10 +367,14 @@ def test_names_of_our_own_are_recognised(scheme: str) -> None:
         ("O", "none has a category"),
         ("O X [START]", "none has a category"),
         ("LABEL_0 LABEL_1", "'LABEL_0' is no tag"),
-        ("O PER LOC", "'PER' is no tag"),
+        ("PER LOC", "'PER' is no tag"),
+        ("O PER B-LOC I-LOC", "'PER' is no tag"),
         ("O B-", "'B-' is no tag"),
         ("O Q-a", "'Q-a' is no tag"),
-        ("O I-a", "there is no B-a"),
+        ("O b-a i-a", "'b-a' is no tag"),
+        ("O a_B a_I", "'a_B' is no tag"),
+        ("O PER LOC PER", "two mean the same"),
+        ("O PER I-PER", "'PER' is no tag"),
         ("O B-a I-a I-b", "there is no B-b"),
         ("O B-a B-a", "two mean the same"),
         ("O B-a I-a M-a", "two mean the same"),
@@ -380,6 +384,27 @@ def test_names_of_our_own_are_recognised(scheme: str) -> None:
 def test_names_that_are_no_tags_are_refused(names: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^labels .*: {message}. Expected O and"):
         LabelSet.from_names(names.split())
+
+
+@pytest.mark.parametrize("names", ["O PER LOC", "O I-PER I-LOC", "LOC X O PER"])
+@pytest.mark.parametrize("convention", ["strict", "lenient"])
+def test_one_tag_per_category_is_read_as_runs(names: str, convention: str) -> None:
+    labels = LabelSet.from_names(names.split())
+    assert (labels.scheme, sorted(labels.categories)) == ("io", ["LOC", "PER"])
+    assert labels.names == names.split()  # as they came, for the way back
+    assert LabelSet.from_json(labels.to_json()).names == labels.names
+    assert labels.conventions() == ("strict", "lenient")
+    apart = [("PER", 0, 2), ("LOC", 2, 3), ("PER", 4, 5), ("LOC", 5, 6)]
+    assert round_trip(labels, apart, convention) == apart
+    touching = [("PER", 0, 2), ("PER", 2, 3), ("LOC", 3, 4)]
+    assert round_trip(labels, touching, convention) == [("PER", 0, 3), ("LOC", 3, 4)]
+    kinds = [names.split().index(tag) for tag in names.split() if tag != "X"]
+    assert labels.legal_steps()[np.ix_(kinds, kinds)].all()
+    assert sorted(set(labels.bio_names())) == ["I-LOC", "I-PER", "O"]
+
+
+def test_io_can_be_trained() -> None:
+    assert LabelSet(["a", "b"], "io").names == ["O", "I-a", "I-b"]
 
 
 def test_an_entity_that_the_tags_cannot_mark_is_refused() -> None:
