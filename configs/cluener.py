@@ -4,8 +4,8 @@
         --config.init_from=weights/bert_pretrain.pth
 
 `init_from` is MMOCR's bert_pretrain.pth with its vocab.txt beside it, a folder of Hugging Face or a
-repository on its hub (then with --config.model.hidden_act=gelu, as their BERT is run), or a model
-directory made from one of these. Hardware: a GPU or TPU, then add
+repository on its hub, or a model directory. The weights decide the shape of the model, its activation,
+lower-casing and the kind of tokens. Hardware: a GPU or TPU, then add
 --config.model.compute_dtype=bfloat16; on two CPU cores it runs, half an hour an epoch. Its F1 has not been
 measured: the published weights are not at hand here (MMOCR's own recipe reached 0.7941 with them).
 """
@@ -18,7 +18,6 @@ from flax_ner.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.init_from = "weights/bert_pretrain.pth"
-    config.model.hidden_act = "gelu_new"  # as MMOCR runs these weights
     config.train.epochs = 4
     config.optimizer.learning_rate = 5e-5
     return config

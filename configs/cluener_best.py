@@ -22,9 +22,7 @@ from flax_ner.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.init_from = "hfl/chinese-roberta-wwm-ext"
-    config.model.hidden_act = "gelu"
     config.model.head = "crf"
-    config.tokenizer.lower_case = True  # their vocabularies have no capital letters
     config.data.scheme = "bioes"
     config.train.epochs = 5
     config.train.fgm = 1.0

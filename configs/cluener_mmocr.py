@@ -17,7 +17,6 @@ from flax_ner.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.init_from = "weights/bert_pretrain.pth"
-    config.model.hidden_act = "gelu_new"
     config.data.batching = "pad"
     config.data.batch_size = 8
     config.data.scheme = "mmocr"

@@ -1,6 +1,6 @@
 """Convert PyTorch weights into a model directory, without PyTorch.
 
-python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--config FILE]
+python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--config FILE] [--drop-head]
 """
 
 import argparse
@@ -15,9 +15,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
-from flax_ner.next_steps import after_tagger, print_next
+from flax_ner.next_steps import after_encoder, after_tagger, print_next
 from flax_ner.text.tokenizer import TOKENIZERS
-from flax_ner.training.task import fine_tuning_commands
 from flax_ner.weights.convert import CLUENER, convert, read_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, save_model
@@ -56,6 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
         "tokenizer.json and the like beside the weights say",
     )  # fmt: skip
     parser.add_argument(
+        "--drop-head", action="store_true",
+        help="convert the encoder alone, also if the head is of a kind that cannot be read",
+    )  # fmt: skip
+    parser.add_argument(
         "--force", action="store_true", help="replace a model directory that exists"
     )
     options = parser.parse_args(arguments)
@@ -77,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
                 source,
                 read_labels(options.labels) if options.labels else None,
                 {} if heads is None else {"num_attention_heads": heads},
+                "drop" if options.drop_head else "keep",
             )
         model.tokenizer = options.tokenizer or model.tokenizer
         if heads not in (None, model.config.num_attention_heads):
@@ -98,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _next_commands(out: Path, model: ModelDir) -> list[str]:
     if model.labels is None:
-        return fine_tuning_commands(out, model.config, "cluener", f"runs/{out.name}")
+        return after_encoder(out, f"runs/{out.name}")
     dev = "data/cluener/dev.json"
     cluener = set(model.labels.categories) == set(CLUENER) and Path(dev).exists()
     return after_tagger(out, [dev] if cluener else None)

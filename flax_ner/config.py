@@ -6,11 +6,14 @@ again: `--config.optimizer.learning_rate=5e-5`. Nothing else of a run has defaul
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder as unset
 
 from flax_ner.errors import UserError
+from flax_ner.model.bert import BertConfig
 from flax_ner.text.batches import BATCHINGS
 from flax_ner.text.formats import FORMATS
 from flax_ner.text.labels import CONVENTIONS, SCHEMES
@@ -22,10 +25,29 @@ HIGHEST_RATES = {"adamw": 0.05, "adadelta": 10.0}  # above these a BERT does not
 SCHEDULES = ("linear", "cosine", "step", "constant")
 LOSSES = ("cross_entropy", "focal")
 OWN_LOSS = ("crf", "global_pointer")  # heads with a loss over sequences or spans
+# Fields of `BertConfig` that describe the encoder. Weights have them, and a set one must agree.
+ENCODER_FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
+)  # fmt: skip
+# Fields that weights may state and that a run may change.
+TRAINING_FIELDS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range",
+)  # fmt: skip
+_OF_BERT = {field.name: field.default for field in fields(BertConfig)}
+# Values of settings that are not set, where nothing in `init_from` decides them.
+FALLBACKS: dict[str, Any] = {
+    **{f"model.{name}": _OF_BERT[name] for name in (*ENCODER_FIELDS, *TRAINING_FIELDS, "head")},
+    "data.max_length": 128,
+    "data.scheme": "bio",
+}
 
 
 def default_config() -> ConfigDict:
     """Return the whole configuration with its defaults: BERT-base, AdamW, packed rows.
+
+    A setting that is not set (None) is decided when training starts: by the weights of `init_from`, else by
+    `FALLBACKS`.
 
     `python train.py --help` prints each setting with its default and its comment here, so every
     setting has one, above it or at the end of its line.
@@ -43,26 +65,30 @@ def default_config() -> ConfigDict:
     # either on the Hugging Face hub as owner/name or owner/name@revision. Empty: random weights.
     config.init_from = ""
 
-    # Shape of the model. Names are those of a Hugging Face BERT config.json. Vocabulary size and number
-    # of tags come from the tokenizer and the labels.
+    # The model, by the names of a Hugging Face BERT config.json. A field that is not set comes from the weights
+    # of init_from, and otherwise has the value in brackets. Vocabulary size and number of tags come from the
+    # tokenizer and the labels.
     config.model = ConfigDict()
-    config.model.hidden_size = 768  # Width of the encoder.
-    config.model.num_hidden_layers = 12  # Number of encoder layers.
-    config.model.num_attention_heads = 12  # Attention heads per layer; divides hidden_size.
-    config.model.intermediate_size = 3072  # Width of the MLP.
-    config.model.hidden_act = "gelu"  # gelu (exact) or gelu_new (tanh approximation).
-    config.model.hidden_dropout_prob = 0.1  # Dropout of embeddings and of each layer's outputs.
-    config.model.attention_probs_dropout_prob = 0.1  # Dropout of attention probabilities.
+    config.model.hidden_size = unset(int)  # Width of the encoder.
+    config.model.num_hidden_layers = unset(int)  # Number of encoder layers.
+    config.model.num_attention_heads = unset(int)  # Attention heads per layer; divides hidden_size.
+    config.model.intermediate_size = unset(int)  # Width of the MLP.
+    config.model.hidden_act = unset(str)  # gelu (exact) or gelu_new (tanh approximation).
+    # Dropout of embeddings and of each layer's outputs.
+    config.model.hidden_dropout_prob = unset(float)
+    # Dropout of attention probabilities.
+    config.model.attention_probs_dropout_prob = unset(float)
     config.model.word_dropout_prob = 0.0  # Dropout of whole word embeddings.
-    config.model.classifier_dropout = 0.1  # Dropout before the head.
-    config.model.max_position_embeddings = 512  # Tokens of the longest row.
-    config.model.type_vocab_size = 2  # Number of token types.
-    config.model.layer_norm_eps = 1e-12  # Epsilon of LayerNorm.
-    config.model.initializer_range = 0.02  # Standard deviation of freshly initialised weights.
+    config.model.classifier_dropout = unset(float)  # Dropout before the head.
+    config.model.max_position_embeddings = unset(int)  # Tokens of the longest row.
+    config.model.type_vocab_size = unset(int)  # Number of token types.
+    config.model.layer_norm_eps = unset(float)  # Epsilon of LayerNorm.
+    # Standard deviation of freshly initialised weights.
+    config.model.initializer_range = unset(float)
     # softmax: every token independently. softmax_constrained: the same training, but decoding chooses the
     # best valid tag sequence. crf: trained on whole sequences, with transition scores. global_pointer:
-    # a score per span, so entities may be nested.
-    config.model.head = "softmax"
+    # a score per span, so entities may be nested. Not set: that of a tagger in init_from whose labels fit.
+    config.model.head = unset(str)
     # dtype of matrix products: float32, or bfloat16, which is faster on TPUs, recent GPUs and CPUs with
     # AVX512-BF16 or AMX.
     config.model.compute_dtype = "float32"
@@ -76,13 +102,15 @@ def default_config() -> ConfigDict:
     config.model.remat = False
 
     config.tokenizer = ConfigDict()
-    # char: one token per character. wordpiece: BERT's tokenizer, for languages written in words. Empty:
-    # that of a tagger in init_from, else char.
+    # char: one token per character. wordpiece: BERT's tokenizer, for languages written in words. Empty: that
+    # of init_from, but char for an encoder if most words of data.train are CJK characters, a tenth of
+    # its entities begin or end inside a word, or the vocabulary has no pieces of words. Else char.
     config.tokenizer.kind = ""
     # vocab.txt of the pre-trained weights. Empty: that of init_from, else built from data.train.
     config.tokenizer.vocab = ""
-    # Whether to lower-case text. Not set: as init_from says, else True.
-    config.tokenizer.lower_case = config_dict.placeholder(bool)
+    # Whether to lower-case text. Not set: as init_from says, but True for an encoder whose vocabulary has no
+    # capital letters. Else True.
+    config.tokenizer.lower_case = unset(bool)
     # A vocabulary that is built leaves out characters that occur less often.
     config.tokenizer.min_count = 1
 
@@ -94,13 +122,16 @@ def default_config() -> ConfigDict:
     config.data.format = "auto"
     # What to do with a line that cannot be read: stop, or skip and list it in WORKDIR/skipped.txt.
     config.data.on_error = "stop"
-    # Tokens per row, [CLS] and [SEP] included. Longer texts are split.
-    config.data.max_length = 128
+    # Tokens per row, [CLS] and [SEP] included. Longer texts are split. Not set: at most as many as the model
+    # has positions.
+    config.data.max_length = unset(int)
     # pack several sentences into a row; or one per row: bucket by length, or pad to max_length.
     config.data.batching = "pack"
     config.data.batch_size = 16  # Rows per step, over all devices.
-    # Tag scheme: bio, bioes, or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags.
-    config.data.scheme = "bio"
+    # Tag scheme: bio, bioes, io (one tag per category, so entities of one category that touch become one),
+    # or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags. Not set: that of a tagger in
+    # init_from whose labels fit.
+    config.data.scheme = unset(str)
     # Entity categories. Empty: those of init_from if it has a head that fits, else those of the data.
     config.data.categories = ()
 
@@ -196,8 +227,25 @@ def default_config() -> ConfigDict:
     return config.lock()  # a name that is not here is an error, also in a file
 
 
+def is_unset(config: ConfigDict, name: str) -> bool:
+    """Whether a setting, by its name with section, has no value of its own."""
+    return _get(config, name) in (None, "")
+
+
+def with_fallbacks(config: ConfigDict) -> ConfigDict:
+    """Return a copy in which settings that are not set have the values of `FALLBACKS`."""
+    filled = ConfigDict(config.to_dict())
+    missing = {name: value for name, value in FALLBACKS.items() if is_unset(config, name)}
+    filled.update_from_flattened_dict(missing)
+    return filled
+
+
 def check_config(config: ConfigDict) -> None:
     """Raise `UserError` for a value outside its range; the message names field, value and choices."""
+    positions = config.model.max_position_embeddings
+    unknown_positions = bool(config.init_from) and positions is None  # the weights will tell
+    unknown_length = config.data.max_length is None  # follows from the positions
+    config = with_fallbacks(config)
     choices = {
         "task": TASKS,
         "tokenizer.kind": ("", *TOKENIZERS),
@@ -289,9 +337,10 @@ def check_config(config: ConfigDict) -> None:
             f"eval.scoring: {config.eval.scoring!r} is a way to read tags, and model.head global_pointer "
             "gives spans. Choose strict."
         )
-    if config.data.scheme == "bioes" and config.eval.scoring == "mmocr":
+    if config.data.scheme in ("bioes", "io") and config.eval.scoring == "mmocr":
         raise UserError(
-            "eval.scoring: 'mmocr' does not support E- and S- tags. Choose strict, or data.scheme bio."
+            f"eval.scoring: 'mmocr' does not support the tags of data.scheme {config.data.scheme}. Choose "
+            "strict, or data.scheme bio."
         )
     for name in ("optimizer.b1", "optimizer.b2", "train.ema", "loss.label_smoothing"):
         if _get(config, name) >= 1:
@@ -355,7 +404,8 @@ def check_config(config: ConfigDict) -> None:
             f"data.max_length: {config.data.max_length}, but model.attention 'cudnn' takes even lengths only. "
             "Choose an even number, or model.attention=xla."
         )
-    if config.data.max_length > config.model.max_position_embeddings:
+    known = not (unknown_positions or unknown_length)
+    if known and config.data.max_length > config.model.max_position_embeddings:
         # Pre-trained weights have as many positions as they have.
         other = "" if config.init_from else " or raise the second"
         raise UserError(

@@ -79,24 +79,22 @@ def after_tagger(model: Path, evaluate: Sequence[str] | None, text: str = SAMPLE
     return commands
 
 
-def after_encoder(model: Path, flags: Sequence[str], config: str, workdir: str) -> list[str]:
+def after_encoder(model: Path, workdir: str) -> list[str]:
     """Return commands that train a tagger from weights on CLUENER.
 
     Args:
         model: the model directory.
-        flags: settings in which the weights differ from the configuration.
-        config: name of the configuration, as "cluener".
         workdir: of the suggested run.
     """
     flax_ner = (python(), "-m", "flax_ner")
     commands = [command(*flax_ner, "inspect", model)]
     if not Path("data/cluener/train.json").exists():
         commands.append(command(*flax_ner, "data", "download", "cluener"))
-    file = CHECKOUT / "configs" / f"{config}.py"
+    file = CHECKOUT / "configs" / "cluener.py"
     if file.exists():
         arguments = ("--config", _shown(file), "--workdir", workdir)
         train = (python(), _shown(CHECKOUT / "train.py"), *arguments)
-        commands.append(command(*train, f"--config.init_from={model}", *flags))
+        commands.append(command(*train, f"--config.init_from={model}"))
     return commands
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from flax_ner.config import default_config
+from flax_ner.config import FALLBACKS, default_config
 
 # What other programs call a setting, with the value where the name implies one.
 OTHER_NAMES = {
@@ -85,7 +85,8 @@ def help_text(width: int = 100) -> str:
         "  --config   Configuration file: one of configs/, or your own. VARIANT is passed to its get_config.",
         "  --workdir  Directory of the run: checkpoints, metrics, models. The same command resumes the run.",
         "",
-        "Settings and their defaults, which a configuration file may change:",
+        "Settings and their defaults, which a configuration file may change. A setting that is not set comes",
+        "from the weights of init_from, and otherwise has the value in brackets.",
     ]
     section = ""
     for setting in settings:
@@ -94,7 +95,10 @@ def help_text(width: int = 100) -> str:
             section = here
             lines += ["", *textwrap.wrap(f"{here}: {sections[here]}".rstrip(" :"), width)]
         shown = tuple(setting.default) if isinstance(setting.default, list) else setting.default
-        value = " (not set)" if shown is None else f"={shlex.quote(str(shown))}"
+        value = f"={shlex.quote(str(shown))}"
+        if shown is None:
+            fallback = FALLBACKS.get(setting.name)
+            value = " (not set)" if fallback is None else f" (not set: {fallback})"
         lines.append(f"  --config.{setting.name}{value}")
         lines += textwrap.wrap(
             setting.meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6

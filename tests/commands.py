@@ -29,11 +29,18 @@ def run_train(arguments: list[str], *more: str) -> tuple[ConfigDict, str]:
     assert error is None, error
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     file, settings = _take_file(command)
-    config = run_path(file)["get_config"]()
+    config = get_config(file)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=settings)
     assert values(settings) == ["train.py"]
     fit(config, Path(values.workdir))
     return config, values.workdir
+
+
+def get_config(file: str) -> ConfigDict:
+    """Return what the value of --config, `FILE` or `FILE:VARIANT`, stands for."""
+    path, colon, variant = file.partition(":")
+    config: ConfigDict = run_path(path)["get_config"](*[variant] * bool(colon))
+    return config
 
 
 def _take_file(command: list[str]) -> tuple[str, list[str]]:

@@ -67,3 +67,11 @@ def cluener() -> Path:
 def resume() -> Path:
     """Resume NER: train.char.bmes, dev.char.bmes, test.char.bmes."""
     return _shared("data/resume")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data and models; what is needed of `data/` and `models/` must be there."""
+    for name in ("data/cluener", "data/resume", "data/wnut17", "models"):
+        _shared(name)
+    return SHARED

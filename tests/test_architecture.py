@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "flax_ner"
 ALLOWED = {
     "arguments": {"errors"},
     "text": {"arguments", "durable", "errors"},
-    "config": {"errors", "text"},
+    "config": {"errors", "text", "model"},
     "settings": {"config"},
     "model": {"errors"},
     "weights": {"errors", "durable", "text", "model"},

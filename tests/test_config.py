@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flax_ner.config import check_config, config_warnings, default_config
+from flax_ner.config import check_config, config_warnings, default_config, with_fallbacks
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 
@@ -102,14 +102,17 @@ def test_a_name_that_is_not_there_is_refused_in_a_file_too() -> None:
 
 def test_a_model_has_the_defaults_of_the_configuration() -> None:
     fields = BertConfig(vocab_size=1, num_labels=1).to_json()
-    for name, value in default_config().model.items():
+    open_fields = default_config().model
+    for name, value in with_fallbacks(default_config()).model.items():
         assert fields[name] == value, name
+        assert open_fields[name] in (None, value), name
 
 
-def test_mmocr_scoring_needs_tags_that_it_knows() -> None:
+@pytest.mark.parametrize("scheme", ["bioes", "io"])
+def test_mmocr_scoring_needs_tags_that_it_knows(scheme: str) -> None:
     config = default_config()
-    config.data.scheme, config.eval.scoring = "bioes", "mmocr"
-    with pytest.raises(UserError, match="does not support E- and S- tags"):
+    config.data.scheme, config.eval.scoring = scheme, "mmocr"
+    with pytest.raises(UserError, match=f"does not support the tags of data.scheme {scheme}"):
         check_config(config)
 
 

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from runpy import run_path
 
 import pytest
 from absl import flags
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from flax_ner.config import check_config, default_config
 from flax_ner.inference.cli import make_parser
+from tests.commands import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,7 +99,7 @@ def check(arguments: list[str], config: ConfigDict) -> None:
 def test_training_commands_that_are_shown_are_taken(page: Path) -> None:
     for option, file, *others in shown(page, r"\btrain\.py +(?=-)"):
         assert option == "--config"
-        check(others, run_path(str(ROOT / file))["get_config"]())
+        check(others, get_config(str(ROOT / file)))
 
 
 @each_page

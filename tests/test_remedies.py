@@ -19,8 +19,9 @@ from flax_ner.text.examples import Entity
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, misspelling_of
 from flax_ner.text.metrics import score
+from flax_ner.training.decisions import decide
 from flax_ner.training.distillation import _same_tags
-from flax_ner.training.task import check_source, make_task
+from flax_ner.training.task import make_task
 from flax_ner.weights.convert import convert, open_model
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from flax_ner.weights.source import open_source
@@ -217,13 +218,20 @@ def test_a_text_file_is_named_as_one(tmp_path: Path, name: str) -> None:
 
 
 def test_the_shape_of_the_weights_is_set_as_told() -> None:
-    config, source = default_config(), replace(tagger.CONFIG, hidden_act="gelu_new")
-    directory = ModelDir(source, None, tagger.VOCAB, 64, {})
-    shape = replace(source, hidden_size=16, hidden_act="gelu", layer_norm_eps=1e-6)
-    message = message_of(check_source, config, directory, shape)
-    check(shlex.split(told(r"Set (.*)", message)), config)
-    names = ("hidden_size", "hidden_act", "layer_norm_eps")
-    assert [config.model[name] for name in names] == [getattr(source, name) for name in names]
+    source = ModelDir(replace(tagger.CONFIG, hidden_act="gelu_new"), None, tagger.VOCAB, 64, {})
+    config = default_config()
+    config.init_from = "x"
+    config.model.hidden_size, config.model.layer_norm_eps = 16, 1e-6
+    message = message_of(decide, config, source)
+    assert (
+        "model.hidden_size is 16, but the weights have 8; model.layer_norm_eps is 1e-06, but"
+        in message
+    )
+    check(shlex.split(told(r"or set (.*)", message)), config)
+    assert decide(config, source)[0].model.hidden_act == "gelu_new"
+    config = default_config()  # the fields left out
+    config.init_from = "x"
+    assert decide(config, source)[0].model.hidden_size == 8
 
 
 # --- Commands --------------------------------------------------------------------------------------------
@@ -301,7 +309,8 @@ SETTINGS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"data.max_length": 600},
      "Lower the first or raise the second.", {"model.max_position_embeddings": 600}),
     # Weights have the positions that they have.
-    ({"data.max_length": 600, "init_from": "x"}, "Lower the first.", {"data.max_length": 512}),
+    ({"data.max_length": 600, "init_from": "x", "model.max_position_embeddings": 512},
+     "Lower the first.", {"data.max_length": 512}),
     ({"data.max_length": 127, "model.attention": "cudnn"},
      "Choose an even number, or", {"data.max_length": 126}),
     ({"data.max_length": 127, "model.attention": "cudnn"},
@@ -324,8 +333,13 @@ def test_a_setting_is_changed_as_told(
 
 def test_the_teachers_tags_are_taken_over_as_told() -> None:
     config = default_config()
-    for categories in (("a", "b"), ("it's", 'a "b" c'), ("one",)):
-        teacher, student = LabelSet(categories, "bioes"), LabelSet(["x"], "bio")
+    teachers = [LabelSet(c, "bioes") for c in (("a", "b"), ("it's", 'a "b" c'), ("one",))]
+    # Of other tools, with other names for the same tags.
+    teachers += [LabelSet.from_names(n.split()) for n in ("O PER LOC", "B-x M-x E-x S-x O")]
+    for teacher in teachers:
+        student = LabelSet(["y"], "bio")
         message = message_of(_same_tags, teacher, student, "teacher")
         check(shlex.split(told(r"must be the same: (.*) gives the student", message)), config)
-        assert LabelSet(config.data.categories, config.data.scheme).names == teacher.names
+        student = LabelSet(config.data.categories, config.data.scheme)
+        tags = _same_tags(teacher, student, "teacher")
+        assert [teacher.standard_names()[i] for i in tags] == student.names

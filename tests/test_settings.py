@@ -65,6 +65,12 @@ def test_the_help_lists_every_setting_with_its_default_and_meaning() -> None:
         assert setting.meaning.startswith(lines[place + 1]), setting.name
 
 
+def test_the_help_shows_what_a_setting_is_where_nothing_decides_it() -> None:
+    lines = [line.strip() for line in help_text().splitlines()]
+    for line in ("model.hidden_size (not set: 768)", "data.scheme (not set: bio)"):
+        assert f"--config.{line}" in lines
+
+
 def test_the_words_for_a_setting_lead_to_one_that_exists() -> None:
     for alias, target in ALIASES.items():
         name, equals, value = target.partition("=")
@@ -149,6 +155,7 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         ([demo, run, "--config.optimizer.lr=1"], "no such field: optimizer.lr. Did you mean --config.opti"),
         ([demo, run, "--config.train.epochs=x"], "train.epochs: 'x' is not valid. Give a value like 10."),
         ([demo, run, "--config.train.steps=x"], "train.steps: 'x' is not valid. Give a value like 0."),
+        ([demo, run, "--config.model.layer_norm_eps=x"], "eps: 'x' is not valid. Give a value like 1e-12."),
         ([demo, run, "--config.profile=x"], "profile: 'x' is not valid. Give True or False."),
         ([f"{demo}:x", run], "get_config() of configs/demo.py takes no argument. Leave out the colon"),
         ([f"--config={tmp_path}/variant.py", run], f"Give it as --config {tmp_path}/variant.py:ARGUMENT."),

@@ -135,6 +135,17 @@ def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: Labe
     return [text for text in told if text]
 
 
+def cut_share(examples: Sequence[Example], tokens: Tokens) -> float:
+    """Return the share of entities that begin or end inside a word, 0 without entities.
+
+    Args:
+        examples: whose entities are known.
+        tokens: of their texts.
+    """
+    _, kinds = _word_spans(examples, tokens)
+    return float((kinds == CUT).mean()) if len(kinds) else 0.0
+
+
 def _word_spans(
     examples: Sequence[Example], tokens: Tokens
 ) -> tuple[list[list[_WordSpan]], np.ndarray]:

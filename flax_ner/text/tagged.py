@@ -26,6 +26,7 @@ _CJK = re.compile(
     "[\u2e80-\u312f\u31a0-\u33ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
     "\U00020000-\U0003ffff]"
 )
+_WORD = re.compile(r"\w+")
 _PLACES = PLACES | {"W": SINGLE}
 Spans = list[tuple[int, int]]
 
@@ -170,6 +171,16 @@ def tags_of(example: Example, spans: Spans, scheme: str, losses: Losses) -> list
 def has_cjk(examples: Iterable[Example]) -> bool:
     """Whether any text has a CJK character, so that its tokens had better be characters."""
     return any(_CJK.search(example.text) for example in examples)
+
+
+def cjk_share(texts: Iterable[str]) -> float:
+    """Return the share of CJK characters among these and the words of other scripts; 0 without either."""
+    cjk = words = 0
+    for text in texts:
+        others, found = _CJK.subn(" ", text)
+        cjk += found
+        words += len(_WORD.findall(others))
+    return cjk / max(cjk + words, 1)
 
 
 def example_of(

@@ -7,6 +7,7 @@ from typing import Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from flax_ner.model.tagger import Params
@@ -28,6 +29,9 @@ class Job(Protocol):
     written nothing. What comes from `prepare` may be asked for behind it.
     """
 
+    config: (
+        ConfigDict  # with every setting decided; those that are not set follow from what was read
+    )
     tokenizer: Tokenizer
     notes: list[str]  # what a user should know before training starts
     best_by: str  # the figure of dev whose highest value makes `best`

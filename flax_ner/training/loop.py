@@ -51,7 +51,7 @@ from flax_ner.training.seeds import SeveralSeeds
 from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
 from flax_ner.training.tagging import Tagging
 from flax_ner.training.task import total_steps
-from flax_ner.training.workdir import claimed, has_checkpoints, saved_format
+from flax_ner.training.workdir import claimed, fill_from_record, has_checkpoints, saved_format
 from flax_ner.weights.model_dir import save_model, storage_path
 
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {
@@ -89,22 +89,20 @@ def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
     workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
     # Paths are printed as they are: rich would read [name] as markup and :name: as an emoji.
     console = Console(quiet=not is_first(), markup=False, emoji=False)
+    config = fill_from_record(config, workdir)
     job = everywhere(partial(JOBS[config.task], config))
+    config = job.config
     job.notes += config_warnings(config)
     inputs = _digests(config, job)
     if jax.process_count() > 1:
         config_json = config.to_json(sort_keys=True).encode()
         check_alike({"config": hashlib.sha256(config_json).hexdigest(), **inputs})
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    # What `init_from` decided stays decided, though another model may lie there when the run goes on.
-    decided = ConfigDict(config.to_dict())
-    decided.tokenizer.kind = job.tokenizer.kind
-    decided.tokenizer.lower_case = job.tokenizer.lower_case
     if has_checkpoints(workdir) and saved_format(workdir) == 0:
         job.notes.append(
             "An earlier version of flax_ner began this run. It resumes with other dropout masks from here on."
         )
-    with claimed(workdir, decided, inputs):
+    with claimed(workdir, config, inputs):
         job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
         with DeferredSignals(config.train.max_seconds) as signals:
             with shortage_told(_smaller(config)):

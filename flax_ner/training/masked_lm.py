@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from flax_ner.config import FALLBACKS, TRAINING_FIELDS
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.masked_lm import abstract_masked_lm, apply_masked_lm, init_masked_lm
 from flax_ner.model.tagger import Params
+from flax_ner.next_steps import after_encoder
 from flax_ner.text.batches import Epoch
 from flax_ner.text.corpus import (
     check_text,
@@ -29,6 +32,7 @@ from flax_ner.text.corpus import (
 )
 from flax_ner.text.portions import Portions
 from flax_ner.text.vocab import vocab_of
+from flax_ner.training.decisions import decide
 from flax_ner.training.gradients import Gradients, Tricks, gradients_of
 from flax_ner.training.hosts import everywhere, from_first
 from flax_ner.training.job import Content, Evaluate, Figures
@@ -36,10 +40,9 @@ from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch
 from flax_ner.training.random_keys import dev_mask_key
 from flax_ner.training.task import (
-    check_source,
     digest,
-    fine_tuning_commands,
     first_params,
+    make_model,
     make_tokenizer,
     read_source,
 )
@@ -65,42 +68,42 @@ class MaskedLM:
     steps_per_epoch: int
 
     def __init__(self, config: ConfigDict):
-        self._config, data = config, config.data
         for split in ("train", "dev"):
-            check_text(data[split], f"data.{split}")
+            check_text(config.data[split], f"data.{split}")
         self._source, self.notes = read_source(config)
+        self.config, decided_notes = decide(config, self._source)
+        self.notes += decided_notes
+        config, data = self.config, self.config.data
         skipped: list[str] | None = [] if data.on_error == "skip" else None
 
         def built() -> list[str]:
             return vocab_of(count_characters(data.train, skipped), config.tokenizer.min_count)
 
-        self.tokenizer = make_tokenizer(config, self._source, built, goes_on=True)
+        self.tokenizer = make_tokenizer(config, self._source, built, self.notes)
         if "[MASK]" not in self.tokenizer.tokens:
             raise UserError(
                 f"tokenizer.vocab: {config.tokenizer.vocab or config.init_from} lacks [MASK], which "
                 "masked_lm puts in place of tokens. A BERT vocab.txt has it."
             )
         size = len(self.tokenizer.tokens)
-        self._model = BertConfig(vocab_size=size, num_labels=1, **config.model)
-        if self._source is not None:
-            check_source(config, self._source, self._model)
-            if "masked_lm" not in self._source.params:
-                self.notes.append(
-                    "The layers that score tokens are freshly initialised: init_from has none that fit."
-                )
+        self._model = make_model(config, self._source, size, 1)
+        if self._source is not None and "masked_lm" not in self._source.params:
+            self.notes.append(
+                "The layers that score tokens are freshly initialised: init_from has none that fit."
+            )
         self.steps_per_portion = config.pretrain.portion
 
     def parts(self) -> dict[str, Content]:
         """See `Job`; the first process reads the texts, for all."""
         texts = {
-            f"data.{split}": from_first(partial(_sha256, self._config.data[split])).encode()
+            f"data.{split}": from_first(partial(_sha256, self.config.data[split])).encode()
             for split in ("train", "dev")
         }
         return {"init_from": digest(self._source), **texts}
 
     def prepare(self, workdir: Path, mesh: Mesh, console: Console) -> None:
         """Tokenise the texts into `workdir/text`, where that has not been done."""
-        data, config, size = self._config.data, self._config, len(self.tokenizer.tokens)
+        data, config, size = self.config.data, self.config, len(self.tokenizer.tokens)
         folders = {split: workdir / "text" / split for split in ("train", "dev")}
 
         begun = has_checkpoints(workdir)
@@ -166,7 +169,7 @@ class MaskedLM:
 
     def evaluator(self, mesh: Mesh) -> Evaluate:
         """Loss and accuracy over the hidden tokens of dev, always the same ones."""
-        batch_size = -(-self._config.eval.batch_size // mesh.size) * mesh.size
+        batch_size = -(-self.config.eval.batch_size // mesh.size) * mesh.size
         dev, rows = self._dev_portions(batch_size=batch_size), own_rows(mesh, batch_size)
         look = jax.jit(partial(_look, self._model, self._masking, mesh.abstract_mesh))
 
@@ -183,10 +186,12 @@ class MaskedLM:
 
     def saved(self, params: Params, index: int = 0) -> ModelDir:
         """See `Job`."""
-        tokenizer, length = self.tokenizer, self._config.data.max_length
+        tokenizer, length = self.tokenizer, self.config.data.max_length
         kept = {"encoder": params["encoder"], "masked_lm": params["head"]}
+        # Dropout that suits pre-training need not suit a tagger that starts from here.
+        usual = {name: FALLBACKS[f"model.{name}"] for name in TRAINING_FIELDS}
         return ModelDir(
-            self._model,
+            replace(self._model, **usual),
             None,
             tokenizer.tokens,
             length,
@@ -202,7 +207,7 @@ class MaskedLM:
         best = max(dev, key=lambda row: row["accuracy"])
         console.print(
             f"{workdir}/best, of step {best['step']}: loss {best['loss']:.4f}, accuracy "
-            f"{best['accuracy']:.4f} on {self._config.data.dev}.",
+            f"{best['accuracy']:.4f} on {self.config.data.dev}.",
             highlight=False,
             soft_wrap=True,  # a path that is broken in two cannot be copied
         )
@@ -210,8 +215,7 @@ class MaskedLM:
 
     def next_commands(self, workdir: Path) -> list[str]:
         """Return the commands that train a tagger from `best`."""
-        path, tagger = workdir / "best", f"{workdir}_tagger"
-        return fine_tuning_commands(path, self._model, "cluener_scratch", tagger)
+        return after_encoder(workdir / "best", f"{workdir}_tagger")
 
 
 def _sha256(path: str) -> str:

@@ -97,10 +97,10 @@ class SeveralSeeds(Tagging):
         for name in ("best", "last"):
             paths = [folder / name for folder in folders]
             from_first(partial(_save_ensemble, workdir / name, paths))
-        scoring, dev = self._config.eval.scoring, self._task.dev
+        scoring, dev = self.config.eval.scoring, self._task.dev
         scores = [load(folder / "best").score(dev, scoring) for folder in folders]
         console.print(
-            _table(self._numbers, scores, f"{workdir} on {self._config.data.dev}, {scoring}")
+            _table(self._numbers, scores, f"{workdir} on {self.config.data.dev}, {scoring}")
         )
         console.print("Their ensemble:", highlight=False)
         return super().report(workdir, console)

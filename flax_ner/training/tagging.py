@@ -52,8 +52,8 @@ class Tagging:
     seeds: tuple[int | None, ...] = (None,)
 
     def __init__(self, config: ConfigDict):
-        self._config, self._task = config, make_task(config)
-        task = self._task
+        self._task = task = make_task(config)
+        self.config = config = task.config
         self.tokenizer, self.notes = task.tokenizer, task.notes
         decoder = make_decoder(task.model, task.labels)
         loss_of = distilled(make_loss(config.loss, decoder), config.distill, decoder)
@@ -93,7 +93,7 @@ class Tagging:
         ):
             everywhere(partial(list_left_out, left_out, what, workdir / name, self.notes))
         if task.lesson is not None:
-            ask_teacher(task.lesson, task.batcher, self._config, mesh, console)
+            ask_teacher(task.lesson, task.batcher, self.config, mesh, console)
             task.lesson = None  # its weights are needed no more
 
     def batches(self, portion: int, rows: np.ndarray) -> Epoch:
@@ -114,7 +114,7 @@ class Tagging:
 
     def evaluator(self, mesh: Mesh) -> Evaluate:
         """Precision, recall and F1."""
-        task, options = self._task, self._config.eval
+        task, options = self._task, self.config.eval
         tagger = Tagger(
             task.model,
             {},
@@ -139,7 +139,7 @@ class Tagging:
 
     def report(self, workdir: Path, console: Console) -> Scores:
         """Score the best model on dev as it lies on disk, and show what it finds."""
-        config, dev = self._config, self._task.dev
+        config, dev = self.config, self._task.dev
         tagger = load(workdir / "best")
         scores = tagger.score(dev, config.eval.scoring)
         console.print(
@@ -156,14 +156,14 @@ class Tagging:
 
     def next_commands(self, workdir: Path) -> list[str]:
         """Return the commands that score `best` and tag with it."""
-        task, dev, scoring = self._task, self._config.data.dev, self._config.eval.scoring
+        task, dev, scoring = self._task, self.config.data.dev, self.config.eval.scoring
         short = (e.text for e in task.dev if len(e.text) <= 60 and is_printable_line(e.text))
         evaluate = [dev] if scoring == "strict" else [dev, "--scoring", scoring]
-        readable = not task.skipped and _is_recognised(dev, self._config.data.format)
+        readable = not task.skipped and _is_recognised(dev, self.config.data.format)
         commands = after_tagger(
             workdir / "best", evaluate if readable else None, next(short, SAMPLE)
         )
-        if self._config.data.format == "synthetic":
+        if self.config.data.format == "synthetic":
             commands.append("# To train on your own data, follow docs/your_data.md")
         return commands
 

@@ -2,49 +2,33 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from runpy import run_path
+from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from flax_ner.config import check_config
+from flax_ner.config import ENCODER_FIELDS, check_config
 from flax_ner.errors import UserError
 from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
-from flax_ner.next_steps import CHECKOUT, after_encoder
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of
 from flax_ner.text.overlaps import overlaps
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
+from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_vocab
+from flax_ner.training.decisions import choose_kind, choose_lower_case, decide
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
 from flax_ner.training.mesh import put_whole
-from flax_ner.weights.convert import UNTOLD, is_ours, make_plan, open_model
-from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import ModelDir, read_card
-from flax_ner.weights.source import open_source
-
-# Fields of `BertConfig` in which a model and its weights must agree, whatever the shapes allow.
-SHAPE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-)
-
+from flax_ner.weights.convert import UNTOLD, open_model
+from flax_ner.weights.model_dir import ModelDir
 
 FEW = 2000  # sentences, below which a model from nothing wants other settings
 MIN_STEPS = 500  # in all, below which a model from nothing hardly learns
@@ -55,6 +39,7 @@ ENOUGH_STEPS = 2000  # in all, with which it does, on a few hundred sentences to
 class Task:
     """Everything that training needs and that no device holds."""
 
+    config: ConfigDict  # with every setting decided
     batcher: Batcher
     dev: list[Example]
     tokenizer: Tokenizer
@@ -66,19 +51,6 @@ class Task:
     skipped: list[str]  # faults of the lines of data that were left out
     dropped: list[str]  # entities of data.train that overlap another one and are not learned
     lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
-
-
-def take_shape(config: ConfigDict) -> None:
-    """Give `config.model` the shape of the weights that `config.init_from` names; they are not read.
-
-    Raises:
-        UserError: there are no such weights, or they are no BERT.
-    """
-    path = resolve(config.init_from, "init_from")
-    vocab = config.tokenizer.vocab or None
-    shape = read_card(path).config if is_ours(path) else make_plan(open_source(path, vocab)).config
-    for name in SHAPE:
-        config.model[name] = getattr(shape, name)
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -102,22 +74,16 @@ def make_task(config: ConfigDict) -> Task:
     source, source_notes = read_source(config)
     if source is not None:
         source.params.pop("masked_lm", None)
-    notes = [*data_notes, *source_notes, *_warnings(config, train, dev)]
+    found = sorted({entity.type for example in train for entity in example.entities or ()})
+    config, decided_notes = decide(config, source, found)
+    notes = [*data_notes, *source_notes, *decided_notes, *_warnings(config, train, dev)]
     min_count = config.tokenizer.min_count
     built = partial(build_vocab, (example.text for example in train), min_count)
-    tokenizer = make_tokenizer(config, source, built)
-    trained = source is not None and (source.labels or source.tokenizer != "char")
-    if source is not None and trained and source.tokenizer != tokenizer.kind:
-        notes.append(
-            f"{config.init_from}: was trained on {source.tokenizer} tokens, and words of letters and numbers "
-            f"are read as {tokenizer.kind} now. --config.tokenizer.kind={source.tokenizer} reads them as then."
-        )
-    labels = _make_labels(config, source, train)
-    model = BertConfig(vocab_size=len(tokenizer.tokens), num_labels=len(labels), **config.model)
-    if source is not None:
-        check_source(config, source, model)
-        if not _has_head_for(source, labels, model):
-            notes.append("The head is freshly initialised: init_from has none for these labels.")
+    tokenizer = make_tokenizer(config, source, built, notes, train)
+    labels = _make_labels(config, source, found)
+    model = make_model(config, source, len(tokenizer.tokens), len(labels))
+    if source is not None and not _has_head_for(source, labels, model):
+        notes.append("The head is freshly initialised: init_from has none for these labels.")
     # MMOCR: entities overwrite one another. A CRF cannot learn from the tags that this can leave.
     overwrite = labels.scheme == "mmocr" and model.head != "crf"
     dropped: list[str] = []
@@ -152,6 +118,11 @@ def make_task(config: ConfigDict) -> Task:
         notes.append(
             f"{overlapping} entities of data.train overlap an earlier one and overwrite it, as in MMOCR."
         )
+    if labels.scheme == "io" and (joined := _joined_by_io(train, tokenizer.kind)):
+        notes.append(
+            f"{joined} entities of data.train follow another one of their category, and tags of scheme io make "
+            "them one. --config.data.scheme=bio keeps them apart, with a fresh head."
+        )
     if split:
         notes.append(
             f"Texts over {data.max_length - 2} tokens were split, {split} cuts, none inside an entity."
@@ -161,8 +132,31 @@ def make_task(config: ConfigDict) -> Task:
     max_length = min(data.max_length, max(source.max_length, seen)) if source else seen
     skipped = skipped or []
     return Task(
-        batcher, dev, tokenizer, labels, model, max_length, source, notes, skipped, dropped, lesson
+        config,
+        batcher,
+        dev,
+        tokenizer,
+        labels,
+        model,
+        max_length,
+        source,
+        notes,
+        skipped,
+        dropped,
+        lesson,
     )
+
+
+def _joined_by_io(train: list[Example], kind: str) -> int:
+    """Return how many entities have no tag between themselves and one of their category before them."""
+    count = 0
+    for example in train:
+        entities = sorted(example.entities or (), key=lambda entity: entity.start)
+        for one, other in pairwise(entities):
+            between = example.text[one.end : other.start]
+            apart = between if kind == CharTokenizer.kind else between.strip()
+            count += one.type == other.type and one.end <= other.start and not apart
+    return count
 
 
 def _warnings(config: ConfigDict, train: list[Example], dev: list[Example]) -> list[str]:
@@ -265,9 +259,10 @@ def read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
     """Where `init_from` leads, and notes about it."""
     if not config.init_from:
         return None, []
-    defaults = {name: config.model[name] for name in UNTOLD}
+    told = {name: config.model[name] for name in UNTOLD if name in ENCODER_FIELDS}
+    defaults = {name: value for name, value in told.items() if value is not None}
     source, report = open_model(
-        config.init_from, "init_from", config.tokenizer.vocab, defaults, encoder_will_do=True
+        config.init_from, "init_from", config.tokenizer.vocab, defaults, head="try"
     )
     if source.config.ensemble > 1:
         raise UserError(
@@ -287,46 +282,68 @@ def make_tokenizer(
     config: ConfigDict,
     source: ModelDir | None,
     built: Callable[[], list[str]],
-    goes_on: bool = False,
+    notes: list[str],
+    train: Sequence[Example] = (),
 ) -> Tokenizer:
-    """The tokenizer that a configuration asks for.
+    """Return the tokenizer that a configuration asks for, and set its kind and lower-casing there.
 
     Args:
-        config: the whole.
+        config: of the run.
         source: where `init_from` leads.
         built: makes a vocabulary of the text, where there is no other.
-        goes_on: read text as the source does, also where it is an encoder.
+        notes: takes what was chosen, and why.
+        train: labelled data, by which the kind is chosen for an encoder.
 
     Raises:
         UserError: vocabulary and source do not fit, or there is no vocabulary.
     """
-    kind = config.tokenizer.kind
-    if not kind:
-        kind = source.tokenizer if source and (source.labels or goes_on) else "char"
-    if config.tokenizer.vocab:
-        tokens = read_vocab(config.tokenizer.vocab)
+    options, why, cased = config.tokenizer, "", ""
+    if options.vocab:
+        tokens = read_vocab(options.vocab)
         if source is not None and tokens != source.vocab:
             raise UserError(
-                f"tokenizer.vocab: {config.tokenizer.vocab} ({len(tokens)} tokens) is not the vocabulary "
+                f"tokenizer.vocab: {options.vocab} ({len(tokens)} tokens) is not the vocabulary "
                 f"of {config.init_from} ({len(source.vocab)} tokens). Leave the field empty."
             )
+    kind, lower_case = CharTokenizer.kind, True
     if source is not None:
-        tokens = source.vocab
-    elif not config.tokenizer.vocab and kind != "char":
+        tokens, own = source.vocab, source.tokenizer
+        kind, why = choose_kind(source, train)
+        if options.lower_case is None:
+            lower_case, cased = choose_lower_case(source)
+        trained = source.labels or own != CharTokenizer.kind  # MMOCR's encoders were on WordPieces
+        if trained and options.kind not in ("", own, kind):
+            notes.append(
+                f"{config.init_from}: was trained on {own} tokens, and words of letters and numbers are read "
+                f"as {options.kind} now. --config.tokenizer.kind={own} reads them as then."
+            )
+    elif not options.vocab and options.kind not in ("", CharTokenizer.kind):
         raise UserError(
-            f"tokenizer.kind: {kind} needs a vocabulary. Name its vocab.txt in tokenizer.vocab, or weights "
-            "that have one in init_from."
+            f"tokenizer.kind: {options.kind} needs a vocabulary. Name its vocab.txt in tokenizer.vocab, or "
+            "weights that have one in init_from."
         )
-    elif not config.tokenizer.vocab:
+    elif not options.vocab:
         tokens = built()
-    lower_case = config.tokenizer.lower_case
-    if lower_case is None:
-        lower_case = True if source is None else source.lower_case
-    return TOKENIZERS[kind](tokens, lower_case)
+    if why and not options.kind:
+        notes.append(f"tokenizer.kind: {kind}, {why}.")
+    if cased:
+        notes.append(f"tokenizer.lower_case: {lower_case}, {cased}.")
+    options.kind = options.kind or kind
+    if options.lower_case is None:
+        options.lower_case = lower_case
+    return TOKENIZERS[options.kind](tokens, options.lower_case)
 
 
-def _make_labels(config: ConfigDict, source: ModelDir | None, train: list[Example]) -> LabelSet:
-    found = sorted({entity.type for example in train for entity in example.entities or ()})
+def make_model(
+    config: ConfigDict, source: ModelDir | None, vocab_size: int, num_labels: int
+) -> BertConfig:
+    """Return the model of a decided configuration; its encoder is that of the source."""
+    if source is None:
+        return BertConfig(vocab_size, num_labels, **config.model)
+    return replace(source.config, vocab_size=vocab_size, num_labels=num_labels, **config.model)
+
+
+def _make_labels(config: ConfigDict, source: ModelDir | None, found: list[str]) -> LabelSet:
     categories = tuple(config.data.categories)
     known = source.labels if source else None
     spans = config.model.head == "global_pointer"
@@ -347,43 +364,6 @@ def _has_head_for(source: ModelDir, labels: LabelSet, model: BertConfig) -> bool
     own = ("crf", "global_pointer")  # what the others have they share
     alike = source.config.head == model.head or not {source.config.head, model.head} & {*own}
     return source.labels is not None and source.labels.names == labels.names and alike
-
-
-def check_source(config: ConfigDict, source: ModelDir, model: BertConfig) -> None:
-    """Raise `UserError` where the source has another shape than the model."""
-    flags = _shape_flags(model, source.config)
-    if flags:
-        raise UserError(
-            f"init_from: {config.init_from} has another shape than the model. Set {' '.join(flags)}"
-        )
-
-
-def _shape_flags(model: ConfigDict | BertConfig, wanted: BertConfig) -> list[str]:
-    """Return the settings that give `model` another shape."""
-    return [
-        f"--config.model.{name}={getattr(wanted, name)}"
-        for name in SHAPE
-        if getattr(model, name) != getattr(wanted, name)
-    ]
-
-
-def fine_tuning_commands(path: Path, shape: BertConfig, name: str, workdir: str) -> list[str]:
-    """Return the commands that fine-tune weights on CLUENER, as lines of the shell.
-
-    Args:
-        path: the model directory.
-        shape: of its encoder.
-        name: of the file in `configs/` to use, without its ending.
-        workdir: of the run.
-    """
-    file = CHECKOUT / "configs" / f"{name}.py"
-    flags = []
-    if file.exists():
-        config = run_path(str(file))["get_config"]()
-        flags = _shape_flags(config.model, shape)
-        if config.data.max_length > shape.max_position_embeddings:
-            flags.append(f"--config.data.max_length={shape.max_position_embeddings}")
-    return after_encoder(path, flags, name, workdir)
 
 
 def digest(model: ModelDir | None) -> bytes:

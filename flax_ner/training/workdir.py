@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 import flax_ner
-from flax_ner.config import default_config
+from flax_ner.config import FALLBACKS, default_config, is_unset, with_fallbacks
 from flax_ner.durable import make_folder, write_text
 from flax_ner.errors import UserError
 from flax_ner.training.distillation import TEACHER_READS
@@ -21,11 +21,15 @@ from flax_ner.weights.names import flatten
 # Version of config.json. Raise it when a setting that stays changes its meaning; a new setting needs no new
 # version, but an entry in OLD_DEFAULTS if its default is not what was done before. Files without a version
 # have version 0. Since version 1 dropout and masks are drawn from other keys, and of overlapping entities the
-# longest is learned.
-FORMAT = 1
+# longest is learned. Since version 2 the weights decide settings that are not set; before, all were set.
+FORMAT = 2
+WEIGHTS_DECIDE = 2
 
 # Value that older versions used for a setting that they did not have, if it is not the default.
 OLD_DEFAULTS: dict[str, Any] = {}
+
+# Settings that may be left open, and are decided when training starts.
+OPEN = (*FALLBACKS, "tokenizer.kind", "tokenizer.lower_case")
 
 # Settings that may change whenever a run is started again. They do not decide its result.
 OPERATIONAL = (
@@ -96,6 +100,21 @@ def saved_format(workdir: Path) -> int:
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run has begun there and can go on."""
     return any(folder.name.isdecimal() for folder in (workdir / "checkpoints").glob("*"))
+
+
+def fill_from_record(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Return a configuration for a run that an earlier version began, or `config` itself for any other.
+
+    Settings that are not set have the values that the run began with, though new rules might choose others.
+    """
+    if not has_checkpoints(workdir) or saved_format(workdir) >= WEIGHTS_DECIDE:
+        return config
+    recorded = flatten(_read(workdir / "config.json") or {}, separator=".")
+    filled = ConfigDict(config.to_dict())
+    filled.update_from_flattened_dict(
+        {name: recorded[name] for name in OPEN if is_unset(config, name) and name in recorded}
+    )
+    return filled
 
 
 def _claim(workdir: Path, lock: FileLock, config: ConfigDict, inputs: Mapping[str, str]) -> None:
@@ -195,7 +214,7 @@ def _differences(workdir: Path, settings: dict[str, Any]) -> dict[str, str]:
         raise UserError(
             f"--workdir: {written}, and {this} does not know its settings {', '.join(unknown)}. {instead}"
         )
-    defaults = flatten(json.loads(default_config().to_json()), separator=".")
+    defaults = flatten(json.loads(with_fallbacks(default_config()).to_json()), separator=".")
     found = defaults | OLD_DEFAULTS | found
     return {
         name: f"{name} was {found[name]!r}, is {value!r}"

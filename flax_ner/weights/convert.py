@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from flax_ner.weights.names import (
     Layout,
     can_score_tokens,
     fill,
+    heads_of,
     plan,
     read_shape,
     recognise,
@@ -49,6 +51,9 @@ UNTOLD: dict[str, type] = {
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 # Heads of BERT that score whole sentences, by a tensor that a tagger's head has too.
 SENTENCE_HEADS = ("BertForSequenceClassification", "BertForMultipleChoice")
+# What becomes of a tagger's head: it must be usable; it is left out if it is not; it is left out.
+Head = Literal["keep", "try", "drop"]
+MOST_NAMED = 5  # tensors of a head that a message names
 HEAD_DIM = 64  # the width of a head in every BERT that Google released
 # Largest share of embedding rows without a token. Padding the embedding to a multiple of 64 or 128
 # adds less; a vocabulary that leaves more rows unused belongs to another model.
@@ -77,7 +82,7 @@ def open_model(
     field: str,
     vocab: str = "",
     defaults: Mapping[str, Any] | None = None,
-    encoder_will_do: bool = False,
+    head: Head = "keep",
 ) -> tuple[ModelDir, Report | None]:
     """A model from wherever it is: a model directory, PyTorch weights, or either in a hub's repository.
 
@@ -85,7 +90,7 @@ def open_model(
         path: directory, file, or repository id `owner/name[@revision]`.
         field: what the user calls `path`, for messages.
         vocab: for PyTorch weights, as in `open_source`.
-        defaults, encoder_will_do: likewise, as in `convert`.
+        defaults, head: likewise, as in `convert`.
 
     Returns:
         The model, and of PyTorch weights the report of their conversion.
@@ -93,7 +98,7 @@ def open_model(
     found = resolve(path, field)
     if is_ours(found):
         return load_model(found), None
-    return convert(open_source(found, vocab or None), None, defaults, encoder_will_do)
+    return convert(open_source(found, vocab or None), None, defaults, head)
 
 
 def is_ours(path: Path) -> bool:
@@ -112,7 +117,7 @@ def convert(
     source: Source,
     labels: LabelSet | None = None,
     defaults: Mapping[str, Any] | None = None,
-    encoder_will_do: bool = False,
+    head: Head = "keep",
 ) -> tuple[ModelDir, Report]:
     """Convert weights; parameters come as NumPy arrays, float32.
 
@@ -121,12 +126,13 @@ def convert(
         labels: of its head. None: as its `config.json` names them, for MMOCR's files else its tags
             over the CLUENER categories.
         defaults: fields of `UNTOLD`, for where no `config.json` tells them.
-        encoder_will_do: leave out a head whose outputs have no known meaning, and note it.
+        head: what becomes of it. `try` leaves it out, and notes that, if it is unknown or its outputs have no
+            known meaning; `drop` leaves out any.
 
     Raises:
         UserError: what is wrong with which file; for tensors, all faults together.
     """
-    planned = make_plan(source, defaults)
+    planned = make_plan(source, defaults, head)
     if planned.report.faults:
         faults = "\n  ".join(planned.report.faults)
         raise UserError(f"{source.path}: cannot be converted ({planned.layout.name}):\n  {faults}")
@@ -134,7 +140,7 @@ def convert(
     try:
         labels = make_labels(source, planned, labels)
     except UserError as error:
-        if not encoder_will_do:
+        if head != "try":
             raise
         labels = None
         planned.report.notes.append(f"Its head is left out. {error}")
@@ -144,14 +150,19 @@ def convert(
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
     # MMOCR's files are of one token a character, whatever has been put beside them.
-    words = source.words and planned.layout.name != MMOCR.name
+    words = source.words and planned.layout.encoder != MMOCR.encoder
     kind = "wordpiece" if words else "char"
     model = ModelDir(planned.config, labels, vocab, max_length, params, source.lower_case, kind)
     return model, planned.report
 
 
-def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan:
+def make_plan(
+    source: Source, defaults: Mapping[str, Any] | None = None, head: Head = "keep"
+) -> Plan:
     """What a source would become, from names, shapes and its `config.json` alone; faults are in the report.
+
+    Args:
+        source, defaults, head: as of `convert`.
 
     Raises:
         UserError: it is no BERT, or too much is missing to say more.
@@ -165,6 +176,7 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
     if any(name in SENTENCE_HEADS for name in architectures):
         layout = dataclasses.replace(layout, name=f"Hugging Face {architectures[0]}", head=None)
         ignored = [NO_TAGGER]
+    layout, unknown = _without_head(source, layout, ignored, head)
     shape = read_shape(source.tensors, layout, source.path)
     for name, value in shape.items():
         if name != "num_labels" and stated.get(name, value) != value:
@@ -192,16 +204,49 @@ def make_plan(source: Source, defaults: Mapping[str, Any] | None = None) -> Plan
         raise UserError(f"{where if stated else source.path}: {error}") from None
     abstract = abstract_params(config)
     if layout.head is None:
-        head = abstract_masked_lm_head(config)
+        masked_lm = abstract_masked_lm_head(config)
         if stated.get("tie_word_embeddings") is False:
             ignored.append(UNTIED)
-        elif can_score_tokens(tensors, head):
-            abstract["masked_lm"] = head
+        elif can_score_tokens(tensors, masked_lm):
+            abstract["masked_lm"] = masked_lm
         else:
             ignored.append(NOT_WHOLE)
     report = plan(tensors, layout, abstract, ignored)
     report.notes = notes
+    if unknown and head == "keep":
+        report.faults.append(
+            f"unknown head: {unknown}. Only one linear layer, called classifier, can be read. "
+            "convert/torch_to_flax.py --drop-head takes the encoder alone."
+        )
+    elif unknown and head == "try":
+        notes.append(f"Its head is left out, because it is unknown: {unknown}.")
     return Plan(config, outputs, layout, abstract, report, tensors)
+
+
+def _without_head(
+    source: Source, layout: Layout, ignored: list[tuple[str, str]], head: Head
+) -> tuple[Layout, str]:
+    """Leave out a head that is unknown, as one with a CRF, or that is not wanted.
+
+    Args:
+        source: with its tensors.
+        layout: as `recognise` found it.
+        ignored: takes a rule for each of the head's tensors.
+        head: as of `convert`.
+
+    Returns:
+        The layout, and what to call an unknown head; "" without one.
+    """
+    readable, others = heads_of(source.tensors, layout)
+    others = [n for n in others if not any(re.search(rule, n) for rule, _ in ignored)]
+    if not others and (head != "drop" or layout.head is None):
+        return layout, ""
+    ignored += [(f"^{re.escape(name)}$", "head: left out") for name in (*readable, *others)]
+    shown = ", ".join(others[:MOST_NAMED])
+    if len(others) > MOST_NAMED:
+        shown += f" and {len(others) - MOST_NAMED} more"
+    name = layout.name if head == "keep" else f"{layout.name}, without its head"
+    return dataclasses.replace(layout, name=name, head=None), shown
 
 
 def _without_surplus_rows(
@@ -239,8 +284,8 @@ def _assume(known: dict[str, Any], width: int, layout: Layout, source: Source) -
         if left:
             raise UserError(
                 f"{path}: its width {width} does not divide by {HEAD_DIM}, so the number of heads must be "
-                "told: by a config.json with num_attention_heads, or --num-attention-heads of "
-                "convert/torch_to_flax.py."
+                "told: by a config.json with num_attention_heads, model.num_attention_heads of a training "
+                "configuration, or --num-attention-heads of convert/torch_to_flax.py."
             )
         known["num_attention_heads"] = heads
         notes.append(
@@ -344,7 +389,7 @@ def make_labels(source: Source, planned: Plan, labels: LabelSet | None) -> Label
             except UserError as error:
                 raise UserError(
                     f"{source.config_path}: {error} If they mean that all the same, convert it with "
-                    "convert/torch_to_flax.py --labels FILE."
+                    "convert/torch_to_flax.py --labels FILE. --drop-head takes the encoder alone."
                 ) from None
         elif planned.layout is MMOCR:
             labels = LabelSet.mmocr(CLUENER)

@@ -66,13 +66,18 @@ IGNORED: list[tuple[str, str]] = [
         "taken as tied to the word embeddings and the bias",
     ),
     (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
-    (r"^cls\.", "pre-training heads: tagging has no use for them"),
+    (r"^cls\.(predictions|seq_relationship)\.", "pre-training heads: tagging has no use for them"),
     (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
     (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not learnt"),
+    (r"^(criterion|loss|loss_f\w+)\.", "weights of the loss: tagging has no use for them"),
 ]
 NO_TAGGER = (r"^classifier\.", "head that scores whole sentences: tagging has no use for it")
 UNTIED = (r"^cls\.predictions\.", "scores tokens by embeddings of its own: no place for them")
 NOT_WHOLE = (r"^cls\.predictions\.", "scores tokens: parts are missing, or do not fit the encoder")
+# Parts of BERT without its prefix; what is not of them is a head.
+ENCODER_PART = re.compile(r"(embeddings|encoder|pooler)\.")
+# What holds a model, as PyTorch's data parallel, Lightning and torch.compile name it.
+WRAPPER = re.compile(r"(?:(?:module|model|_orig_mod)\.)+")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 WORD = "embeddings.word_embeddings.weight"
@@ -106,7 +111,11 @@ TAGGER = Layout(
 )
 PRETRAIN = Layout("Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation")
 MASKED = Layout(
-    "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder", "bert.", None, "gelu_new", "cls."
+    "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder",
+    "bert.",
+    None,
+    "gelu_new",
+    "cls.predictions.",
 )
 ENCODER_ONLY = Layout("Hugging Face BertModel", "", None, "gelu")
 LAYOUTS = [
@@ -134,28 +143,27 @@ RELATIVES = [
     ("megatron-bert", r"encoder\.layer\.\d+\.attention\.ln\.", "Megatron-BERT: LayerNorm comes first"),
     ("mobilebert", r"^mobilebert\.|bottleneck", "MobileBERT: its layers have bottlenecks"),
     ("xlnet", r"^transformer\.mask_emb", "XLNet: it is another architecture"),
-    ("modernbert", r"^model\.embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
+    ("modernbert", r"(^|\.)embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
     ("bert", r"distance_embedding", "BERT with relative positions"),
-    ("bert", r"(^|\.)crf\.|transitions$", "BERT with a CRF: its transitions have no place in a softmax head"),
 ]  # fmt: skip
 
 
 def current_names(names: Iterable[str], path: str) -> dict[str, str]:
     """Each name as PyTorch models have it today, with the one in the file.
 
-    LayerNorm's gamma and beta become weight and bias; data parallel's `module.` goes.
+    LayerNorm's gamma and beta become weight and bias. The names of what wraps the model (`WRAPPER`) go.
     """
     names = list(names)
-    parallel = bool(names) and all(name.startswith("module.") for name in names)
+    words = (match for name in names if name.endswith(WORD) and (match := WRAPPER.match(name)))
+    wrapper = min((match[0] for match in words), default="", key=len)
     current: dict[str, str] = {}
     for original in names:
-        name = original.removeprefix("module.") if parallel else original
+        name = original.removeprefix(wrapper)
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
         if name in current:
             raise UserError(
-                f"{path}: {current[name]} and {original} are the old and the new name of one tensor. "
-                "Keep one of them."
+                f"{path}: {current[name]} and {original} are two names of one tensor. Keep one of them."
             )
         current[name] = original
     return current
@@ -189,6 +197,24 @@ def refuse_relative(names: Iterable[str], path: str) -> None:
                 f"{path}: {found[0]} belongs to {reason}. Only BERT with a softmax head, or with none, can "
                 "be converted."
             )
+
+
+def heads_of(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the (current) names outside the encoder: of the head that can be read, and of any other head."""
+    head = layout.head or ""
+    readable = {head + source for source, _, _ in HEAD} if head else set()
+    known = {source for source, _, _ in MASKED_LM}
+    outside = [
+        name
+        for name in sorted(names)
+        if not (name.startswith(layout.encoder) if layout.encoder else ENCODER_PART.match(name))
+        and name not in known
+        and not any(re.search(rule, name) for rule, _ in IGNORED)
+    ]
+    return (
+        [name for name in outside if name in readable],
+        [name for name in outside if name not in readable],
+    )
 
 
 def refuse_model_type(model_type: str, path: str) -> None:
@@ -278,7 +304,7 @@ def plan(
             report.used.append(Used(name, target, slot, tensor.shape, tensor.dtype))
     for target in sorted(set(targets) - ruled):
         if target.startswith("head/") and layout.head is None:
-            report.fresh.append((target, "the source has no head for tagging"))
+            report.fresh.append((target, "no head for tagging is taken from the source"))
         else:
             report.faults.append(f"no rule fills {target}")
     for name in left:

@@ -21,7 +21,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 INDEX = ".index.json"
 CONVERSIONS = ("flax_model.msgpack", "tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
 

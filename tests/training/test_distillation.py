@@ -15,7 +15,7 @@ from rich.console import Console
 
 from configs import cluener_scratch, demo, student
 from flax_ner import load
-from flax_ner.config import check_config
+from flax_ner.config import check_config, with_fallbacks
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.decoding import Decoder
@@ -250,7 +250,7 @@ def test_the_student_is_a_quarter_of_the_model_from_nothing() -> None:
     sizes = []
     for config in (student.get_config(), cluener_scratch.get_config()):
         assert config.data.scheme == "bioes"
-        params = abstract_params(BertConfig(vocab_size=2900, num_labels=41, **config.model))
+        params = abstract_params(BertConfig(2900, 41, **with_fallbacks(config).model))
         sizes.append(sum(x.size for x in jax.tree.leaves(params)))
     assert sizes[0] < sizes[1] / 4
 

@@ -229,10 +229,16 @@ def test_faults_are_found_before_training(tmp_path: Path) -> None:
 
 def test_a_model_of_another_shape_is_refused_with_the_flags_to_set(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
+    # What was not set is recorded as it was decided.
+    used = flatten(json.loads((tmp_path / "run" / "config.json").read_text()), separator=".")
+    for name, value in (("model.head", "softmax"), ("model.hidden_act", "gelu"),
+                        ("data.max_length", 128), ("tokenizer.lower_case", True)):  # fmt: skip
+        assert used[name] == value, name
+    assert None not in used.values()
     other = small(
         demo.get_config(), init_from=str(tmp_path / "run" / "last"), model__intermediate_size=32
     )
-    with pytest.raises(UserError, match=r"Set --config\.model\.intermediate_size=16"):
+    with pytest.raises(UserError, match=r"or set --config\.model\.intermediate_size=16"):
         fit(other, tmp_path / "other")
 
 

@@ -228,6 +228,9 @@ def test_a_tagger_starts_from_it(texts: Path, trained: Path, tmp_path: Path) -> 
     best = load_model(trained / "best")
     assert best.labels is None and "head" not in best.params
     assert (best.tokenizer, best.lower_case, best.max_length) == ("char", True, 32)
+    # Pre-training had none; a tagger that takes its dropout from here has the usual one.
+    assert pretrain.get_config().model.hidden_dropout_prob == 0.0
+    assert best.config.hidden_dropout_prob == best.config.attention_probs_dropout_prob == 0.1
     config = demo.get_config()
     shape = {name: value for name, value in TINY.items() if name.startswith("model.")}
     config.update_from_flattened_dict(

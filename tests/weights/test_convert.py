@@ -1,6 +1,7 @@
 """PyTorch weights to models: parameters, configuration, vocabulary, labels."""
 
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from convert.torch_to_flax import main
 from flax_ner.errors import UserError
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights.convert import CLUENER, convert, open_model
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.export import export
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from flax_ner.weights.report import Report
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source, read_json
@@ -246,13 +248,79 @@ def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
 
 
 def test_a_head_without_a_meaning_is_left_out_where_an_encoder_will_do(tmp_path: Path) -> None:
-    names = {str(i): name for i, name in enumerate(["O", "NOUN", "VERB", "ADJ", "X"])}
+    names = {str(i): name for i, name in enumerate(["NOUN", "VERB", "ADJ", "ADP", "X"])}
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | {"id2label": names})
     with pytest.raises(UserError, match="'NOUN' is no tag"):
         open_model(path, "path")
-    model, report = open_model(path, "init_from", encoder_will_do=True)
+    model, report = open_model(path, "init_from", head="try")
     assert model.labels is None and set(model.params) == {"encoder"}
     assert report is not None and report.notes[-1].startswith("Its head is left out. ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"crf.transitions": (5, 5), "crf.start_transitions": (5,)},
+        {"classifier.0.weight": (5, 8), "classifier.0.bias": (5,)},
+        {"cls.weight": (5, 8)},
+    ],
+    ids=["crf", "sequential", "cls"],
+)
+@pytest.mark.parametrize("readable", [True, False])
+def test_an_unknown_head_is_named_and_left_out_if_told(
+    tmp_path: Path, head: dict[str, tuple[int, ...]], readable: bool
+) -> None:
+    state = {n: t for n, t in tagger_state_dict().items() if readable or "classifier" not in n}
+    state |= {name: np.zeros(shape, np.float32) for name, shape in head.items()}
+    path = write_source(tmp_path / "hf", state, config=tiny_config())
+    named = f"unknown head: {', '.join(sorted(head))}. Only one linear layer"
+    with pytest.raises(UserError, match=re.escape(named) + r".* --drop-head"):
+        open_model(path, "MODEL")
+    model, report = open_model(path, "init_from", head="try")
+    assert report is not None and set(model.params) == {"encoder"}
+    assert (
+        f"Its head is left out, because it is unknown: {', '.join(sorted(head))}." in report.notes
+    )
+    main([str(path), str(tmp_path / "model"), "--drop-head"])
+    again = load_model(tmp_path / "model")
+    assert again.labels is None
+    assert_same(again.params, model.params)
+
+
+def test_a_head_that_could_be_read_is_left_out_if_told(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    model, report = convert(open_source(path), head="drop")
+    assert model.labels is None and set(model.params) == {"encoder"}
+    assert {name for name, _ in report.ignored} == {"classifier.weight", "classifier.bias"}
+    path = write_source(tmp_path, tiny_state_dict(TRAINED), "f.pth")
+    mmocr, _ = convert(open_source(path), head="drop")
+    assert mmocr.tokenizer == "char"  # as MMOCR reads text, whatever is beside it
+    assert_same(mmocr.params, model.params)
+
+
+def test_a_long_head_is_named_by_its_first_tensors(tmp_path: Path) -> None:
+    state = tagger_state_dict() | {f"lstm.{i}": np.zeros(1, np.float32) for i in range(9)}
+    with pytest.raises(UserError, match=r"unknown head: lstm\.0, .*lstm\.4 and 4 more\."):
+        convert(open_source(write_source(tmp_path, state, config=tiny_config())))
+
+
+def test_labels_without_places_are_read_as_one_tag_per_category(tmp_path: Path) -> None:
+    names = ["O", "PER", "LOC", "ORG", "MISC"]
+    stated = tiny_config() | {"id2label": {str(i): name for i, name in enumerate(names)}}
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=stated)
+    model, _ = convert(open_source(path))
+    assert model.labels is not None
+    assert (model.labels.scheme, model.labels.names) == ("io", names)
+    said = export(model, tmp_path / "back", "hf")
+    assert "Warning" not in said  # the pipeline groups such labels as they are meant
+    row = read_json(tmp_path / "back" / "config.json")
+    assert list(row["id2label"].values()) == names
+    save_model(tmp_path / "model", model)
+    tagger = flax_ner.load(tmp_path / "model")
+    found, probabilities = tagger("abcd"), tagger.explain("abcd")
+    best = [names[i] for i in probabilities.argmax(-1)]
+    runs = [(kind, len(list(run))) for kind, run in groupby(best)]
+    assert [(e.type, e.end - e.start) for e in found] == [run for run in runs if run[0] != "O"]
 
 
 def test_numbers_beyond_float32_are_refused(tmp_path: Path) -> None:
@@ -305,7 +373,8 @@ def test_all_faults_of_the_tensors_are_one_error(tmp_path: Path) -> None:
         f"{path}: cannot be converted (Hugging Face BertForTokenClassification):",
         "  misshapen: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
         "  missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
-        "  unknown: lstm.weight is not part of the model and no rule ignores it",
+        "  unknown head: lstm.weight. Only one linear layer, called classifier, can be read. "
+        "convert/torch_to_flax.py --drop-head takes the encoder alone.",
     ]
 
 

@@ -153,6 +153,6 @@ def test_a_labels_file_of_another_form_is_named(tmp_path: Path, text: str) -> No
 
 def test_tags_that_are_none_are_named_with_their_file(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
-    path.write_text("O\nNOUN\n")
-    with pytest.raises(UserError, match=r"labels\.txt: labels O, NOUN: 'NOUN' is no tag"):
+    path.write_text("O\nNOUN\nB-a\n")
+    with pytest.raises(UserError, match=r"labels\.txt: labels O, NOUN, B-a: 'NOUN' is no tag"):
         read_labels(path)

@@ -226,7 +226,7 @@ def test_a_name_that_only_contains_an_ignored_one_is_unknown() -> None:
 
 def test_a_tensor_under_its_old_and_its_new_name_is_refused() -> None:
     state = tiny_state_dict(TRAINED) | tiny_state_dict(TRAINED, old_names=True)
-    with pytest.raises(UserError, match="are the old and the new name of one tensor"):
+    with pytest.raises(UserError, match="are two names of one tensor"):
         convert(state)
 
 
@@ -244,7 +244,9 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("parallel", ["", "module."])
+@pytest.mark.parametrize(
+    "parallel", ["", "module.", "model.", "model.model.", "module.model.", "_orig_mod.model."]
+)
 @pytest.mark.parametrize("old_names", [False, True])
 @pytest.mark.parametrize(
     ("prefix", "head", "name", "scores"),
@@ -280,13 +282,29 @@ def test_the_layout_is_recognised_by_names(
         ("roformer.embeddings.word_embeddings.weight", "RoFormer: its positions are rotary"),
         ("ernie.embeddings.task_type_embeddings.weight", "ERNIE: it has task types"),
         ("bert.encoder.layer.0.attention.self.distance_embedding.weight", "relative positions"),
-        ("crf.transitions", "BERT with a CRF"),
     ],
 )  # fmt: skip
 def test_relatives_of_bert_are_refused_by_name(name: str, reason: str) -> None:
     state = tiny_state_dict(PRETRAINED) | {name: np.zeros(1, np.float32)}
     with pytest.raises(UserError, match=f"{re.escape(name)} belongs to .*{reason}"):
         recognise(state, "f.pth")
+
+
+def test_a_wrapper_is_taken_off_beside_tensors_without_it() -> None:
+    """A module of Lightning has weights of its loss beside the model that it trains."""
+    state = {f"model.{name}": tensor for name, tensor in tiny_state_dict(PRETRAINED).items()}
+    tensors = current(state | {"criterion.weight": np.zeros(5, np.float32)})
+    report = plan(tensors, recognise(tensors, "f.pth"), {"encoder": ABSTRACT["encoder"]})
+    assert report.faults == [] and len(report.used) == len(state)
+    assert report.ignored == [
+        ("criterion.weight", "weights of the loss: tagging has no use for them")
+    ]
+
+
+def test_a_relative_of_bert_is_named_inside_a_wrapper_too() -> None:
+    name = "model.albert.embeddings.word_embeddings.weight"
+    with pytest.raises(UserError, match="belongs to ALBERT"):
+        recognise(current({name: np.zeros((2, 2), np.float32)}), "f.pth")
 
 
 def test_whole_numbers_are_no_weights() -> None:

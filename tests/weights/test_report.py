@@ -113,7 +113,7 @@ def test_faults_are_told_with_what_is_there(
         faults[1:],
         ("misshapen: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
          "missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
-         "unknown: extra is not part of the model",
+         "unknown head: extra. Only one linear layer, called classifier, can be read.",
          "9 tokens, but"),
         strict=True,
     ):  # fmt: skip
