@@ -42,7 +42,6 @@ CONFIG = BertConfig(
 MORE = {
     "model.hidden_dropout_prob": 0.0,
     "optimizer.learning_rate": 1e-2,
-    "data.max_length": 64,
     "data.batch_size": 8,
 }
 TEXT = "王建国在东海市工作。"
@@ -187,7 +186,6 @@ def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> No
         TRAIN=str(train),
         DEV=str(dev),
         WEIGHTS=str(pretrained),
-        LOWER_CASE="yes",
         EPOCHS=3,
         MORE=MORE,
         WORKDIR=str(folder / "run"),
