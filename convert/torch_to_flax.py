@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
 from flax_ner.next_steps import after_encoder, after_tagger, print_next
-from flax_ner.text.tokenizer import TOKENIZERS
+from flax_ner.text.kinds import TOKENIZERS
+from flax_ner.weights.characters import with_tokenizer
 from flax_ner.weights.convert import CLUENER, convert, read_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, save_model
@@ -27,8 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "source", metavar="SOURCE",
-        help="a file (.pth, .bin, .safetensors), a folder with one and its config.json and vocab.txt, or "
-        "owner/name[@revision] on the Hugging Face hub",
+        help="a file (.pth, .bin, .safetensors), a folder with one, its config.json and its vocab.txt or "
+        "tokenizer.json, or owner/name[@revision] on the Hugging Face hub",
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="model directory to write")
     parser.add_argument(
@@ -51,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--tokenizer", choices=tuple(TOKENIZERS),
-        help="how text is to be read: one token a character, or words cut into pieces; default: as "
-        "tokenizer.json and the like beside the weights say",
+        help="how text is read: char, one token per character; wordpiece, as BERT does; subword, as their "
+        "tokenizer.json says; default: as the files beside the weights say",
     )  # fmt: skip
     parser.add_argument(
         "--drop-head", action="store_true",
@@ -82,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
                 {} if heads is None else {"num_attention_heads": heads},
                 "drop" if options.drop_head else "keep",
             )
-        model.tokenizer = options.tokenizer or model.tokenizer
+        model, notes = with_tokenizer(model, options.tokenizer or "", "--tokenizer")
+        report.notes += notes
+        model.build_tokenizer()  # a tokenizer.json that cannot be used is an error now, not at load
         if heads not in (None, model.config.num_attention_heads):
             raise UserError(
                 f"--num-attention-heads: {heads}, but {source.config_path} says "

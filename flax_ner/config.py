@@ -16,8 +16,8 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.batches import BATCHINGS
 from flax_ner.text.formats import FORMATS
+from flax_ner.text.kinds import TOKENIZERS
 from flax_ner.text.labels import CONVENTIONS, SCHEMES
-from flax_ner.text.tokenizer import TOKENIZERS
 
 TASKS = ("tagging", "masked_lm")
 OPTIMIZERS = ("adamw", "adadelta")
@@ -102,11 +102,13 @@ def default_config() -> ConfigDict:
     config.model.remat = False
 
     config.tokenizer = ConfigDict()
-    # char: one token per character. wordpiece: BERT's tokenizer, for languages written in words. Empty: that
-    # of init_from, but char for an encoder if most words of data.train are CJK characters, a tenth of
-    # its entities begin or end inside a word, or the vocabulary has no pieces of words. Else char.
+    # char: one token per character. wordpiece: BERT's tokenizer, for languages written in words. subword: the
+    # tokenizer.json of the weights, as of RoBERTa and XLM-R. Empty: that of init_from, but char for an encoder
+    # if most words of data.train are CJK characters, a tenth of its entities begin or end inside a word, or
+    # the vocabulary has no pieces of words. Else char.
     config.tokenizer.kind = ""
-    # vocab.txt of the pre-trained weights. Empty: that of init_from, else built from data.train.
+    # vocab.txt or tokenizer.json of the pre-trained weights. Empty: that of init_from, else built from
+    # data.train.
     config.tokenizer.vocab = ""
     # Whether to lower-case text. Not set: as init_from says, but True for an encoder whose vocabulary has no
     # capital letters. Else True.

@@ -139,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument(
         "file", metavar="FILE",
-        help="file or folder of PyTorch weights, model directory, or owner/name[@revision] on the hub",
+        help="file or folder of PyTorch or Flax weights, model directory, or owner/name[@revision] on the hub",
     )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 

@@ -37,7 +37,7 @@ from flax_ner.model.tagger import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.metrics import Scores, score
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer, Tokens, chunks_of
+from flax_ner.text.tokenizer import Tokenizer, Tokens, chunks_of
 from flax_ner.weights.convert import open_model
 
 # Of params, and four arrays of `rows.Batch` [B, T]: `Decoded`, `Found` or probabilities.
@@ -80,7 +80,7 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
             f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
         )
-    tokenizer = TOKENIZERS[model.tokenizer](model.vocab, model.lower_case)
+    tokenizer = model.build_tokenizer()
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
     params = cast_kernels(config, jax.device_put(model.params))
     return Tagger(config, params, tokenizer, model.labels, model.max_length, batch_size)

@@ -56,8 +56,10 @@ def lay_out(
     place = token - (np.cumsum(tokens.lengths) - tokens.lengths)[text]  # in its text
     inside = place >= np.repeat(pieces.keep_start, lengths)
     inside &= place < np.repeat(pieces.keep_stop, lengths)
-    # A line break between pieces has the place of the [SEP] in front of it, and is outside.
+    # A line break between pieces has the place of the [SEP] in front of it, and is outside. Not every
+    # tokenizer makes it a word.
     breaks = (place == np.repeat(pieces.stop, lengths)) & np.repeat(pieces.line_break, lengths)
+    breaks &= first
     # `mmocr` reads a text's last [SEP] too, as if it were a character.
     last = place == tokens.lengths[text]
     sizes = np.fromiter(map(len, texts), np.int32, len(texts))

@@ -24,11 +24,15 @@ from flax_ner.errors import UserError
 from flax_ner.model.dropout import dropout
 from flax_ner.model.products import between_products, matmul
 
-# `gelu` is exact (erf), `gelu_new` the tanh approximation of the first release and of MMOCR.
+# `gelu` is exact (erf), `gelu_new` the tanh approximation of the first release and of MMOCR. ERNIE 1.0 has
+# `relu`.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
 }
+# Encoders that differ from BERT in their embeddings alone, as `model_type` of a config.json names them.
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
@@ -63,6 +67,12 @@ class BertConfig:
     scan_layers: bool = False
     remat: bool = False
     ensemble: int = 1  # models, their parameters along a leading axis, whose scores are averaged
+    model_type: str = "bert"  # one of MODEL_TYPES
+    position_offset: int = 0  # rows of the position table before position 0: 2 in RoBERTa
+    embedding_size: int = (
+        0  # width of the embeddings; 0: hidden_size. Otherwise they are projected.
+    )
+    task_type_vocab_size: int = 0  # rows of ERNIE's task types; 0: none
 
     def __post_init__(self) -> None:
         choices = {
@@ -70,6 +80,7 @@ class BertConfig:
             "head": HEADS,
             "compute_dtype": DTYPES,
             "attention": ATTENTIONS,
+            "model_type": MODEL_TYPES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -123,6 +134,11 @@ class BertConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the word, position and type embeddings."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def operands(self) -> Any:
@@ -193,17 +209,27 @@ def gathered(table: Array) -> Array:
 
 
 class Embeddings(nnx.Module):
-    """Word, position and token-type embeddings, summed and normalised."""
+    """Word, position and token-type embeddings, summed and normalised.
+
+    ERNIE adds an embedding of the task type. ELECTRA's tables may be narrower than the encoder; a linear
+    layer behind the dropout then projects them. RoBERTa's position table has two rows that no position uses.
+    """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         initial = jax.nn.initializers.truncated_normal(config.initializer_range)
+        width = config.embedding_width
 
         def table(rows: int) -> nnx.Param:
-            return nnx.Param(initial(rngs.params(), (rows, config.hidden_size), jnp.float32))
+            return nnx.Param(initial(rngs.params(), (rows, width), jnp.float32))
 
-        self.word, self.position = table(config.vocab_size), table(config.max_position_embeddings)
+        self.word = table(config.vocab_size)
+        self.position = table(config.position_offset + config.max_position_embeddings)
         self.token_type = table(config.type_vocab_size)
-        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
+        if config.task_type_vocab_size:
+            self.task_type = table(config.task_type_vocab_size)
+        if width != config.hidden_size:
+            self.project = Dense((width,), (config.hidden_size,), config.initializer_range, rngs)
         self.config = config
 
     def __call__(self, input_ids: Array, positions: Array, seeds: Array | None) -> Array:
@@ -213,9 +239,16 @@ class Embeddings(nnx.Module):
         if word_seeds is not None and self.config.word_dropout_prob:
             kept = jnp.ones((*input_ids.shape, 1), x.dtype)
             x = x * dropout(kept, self.config.word_dropout_prob, word_seeds)
-        x = over_all_devices(x + position[positions])  # [B, T, D]
-        x = self.norm(x + self.token_type[...][None, :1], self.config.dtype)
-        return dropout(x, self.config.hidden_dropout_prob, sum_seeds)
+        # [B, T, D]; in ELECTRA the width of the embeddings
+        x = over_all_devices(x + position[positions + self.config.position_offset])
+        x = x + self.token_type[...][None, :1]
+        if self.config.task_type_vocab_size:
+            x = x + self.task_type[...][None, :1]
+        x = self.norm(x, self.config.dtype)
+        x = dropout(x, self.config.hidden_dropout_prob, sum_seeds)
+        if self.config.embedding_width != self.config.hidden_size:
+            x = self.project(x, self.config.operands)  # [B, T, D]
+        return x
 
 
 def attention_mask(segment_ids: Array) -> Array:

@@ -31,14 +31,14 @@ class MaskedLMHead(nnx.Module):
     """A linear layer with activation and LayerNorm, then products with the word embeddings, and a bias."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        D = config.hidden_size
-        self.transform = Dense((D,), (D,), config.initializer_range, rngs)
-        self.norm = LayerNorm(D, config.layer_norm_eps)
+        width = config.embedding_width  # of the word embeddings
+        self.transform = Dense((config.hidden_size,), (width,), config.initializer_range, rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         self.config = config
 
     def __call__(self, x: Array, table: Array, scored: Array) -> Array:
-        """Logits float32 [B, K, S] of `x` [B, K, D]; `table` [V, D] are the word embeddings."""
+        """Logits float32 [B, K, S] of `x` [B, K, D]; `table` [V, E] are the word embeddings."""
         table, bias = (
             array.at[scored].get(unique_indices=True, indices_are_sorted=True)
             for array in (table, self.bias[...])
@@ -46,7 +46,7 @@ class MaskedLMHead(nnx.Module):
         operands = self.config.operands
         x = ACTIVATIONS[self.config.hidden_act](self.transform(x, operands))
         x = self.norm(x, x.dtype)
-        flat = x.reshape(-1, x.shape[-1])  # [B K, D]
+        flat = x.reshape(-1, x.shape[-1])  # [B K, E]
         logits = matmul(flat, table, operands, jnp.float32, transposed=True)
         return (logits + bias[None]).reshape(*x.shape[:2], -1)  # [B, K, S]
 

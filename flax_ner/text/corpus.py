@@ -221,6 +221,7 @@ def _description(path: Path, tokenizer: Tokenizer, skip: bool) -> dict[str, Any]
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     vocab = hashlib.sha256("\n".join(tokenizer.tokens).encode("utf-8", "surrogatepass"))
+    vocab.update(tokenizer.definition.encode())
     return {
         "text": str(path),
         "size": path.stat().st_size,

@@ -12,7 +12,12 @@ from tokenizers import Encoding, Regex, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Backend
 
 from flax_ner.arguments import check_instance, check_strings, check_text
-from flax_ner.text.vocab import SURROGATES, read_vocab, token_ids
+from flax_ner.text.vocab import (
+    SPECIAL_TOKENS,
+    SURROGATES,
+    read_vocab,
+    token_ids,
+)
 
 PORTION = 1_000_000  # characters whose encodings, of 200 bytes each, are there at a time
 
@@ -20,7 +25,9 @@ PORTION = 1_000_000  # characters whose encodings, of 200 bytes each, are there 
 class Tokens(NamedTuple):
     """The tokens of many texts end to end, without [CLS] and [SEP].
 
-    A word is what has one tag and is never divided: a character, or what is cut into WordPieces.
+    A word is what has one tag and is never divided: a character, or what is cut into WordPieces or other
+    subwords. A subword that stands for spaces alone is part of no word: `first` is False, and `start` and
+    `end` are equal.
     """
 
     ids: np.ndarray  # int32 [M]
@@ -53,37 +60,44 @@ class Framed(NamedTuple):
 class Tokenizer(ABC):
     """What the kinds of tokenizers share.
 
-    Args:
-        vocab: a `vocab.txt` (one token a line, the line number is the id) or the tokens themselves.
+    Attributes:
+        tokens: the vocabulary, by id.
         lower_case: whether upper-case characters are read as their lower-case form.
+        definition: content of the `tokenizer.json` that says how text is read; empty where kind, vocabulary
+            and `lower_case` do.
+        special: ids of the special tokens, by role: cls and sep stand before and behind a text, and there may
+            be pad, unk and mask. Elsewhere they are called [CLS], [SEP] and so on, whatever their names are.
     """
 
     kind: str
+    tokens: list[str]
+    lower_case: bool
+    definition: str = ""
+    special: dict[str, int]
+    _backend: Backend
 
-    def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
-        check_instance(lower_case, "lower_case", bool)
-        self.tokens = (
-            read_vocab(vocab)
-            if isinstance(vocab, str | Path)
-            else check_strings(vocab, "vocab", "tokens")
-        )
-        self.lower_case = lower_case
-        named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
-        ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
-        self.unknown_id, self.cls_id, self.sep_id = (ids[t] for t in ("[UNK]", "[CLS]", "[SEP]"))
-        self._backend = self._make_backend(ids)
-        self._backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-        )
+    @property
+    def cls_id(self) -> int:
+        """The id of what stands before a text."""
+        return self.special["cls"]
 
-    @abstractmethod
-    def _make_backend(self, ids: dict[str, int]) -> Backend:
-        """What cuts and looks up; `ids` is that of each token."""
+    @property
+    def sep_id(self) -> int:
+        """The id of what stands behind a text."""
+        return self.special["sep"]
+
+    @property
+    def unknown_id(self) -> int:
+        """The id of what the vocabulary lacks; -1: it lacks nothing."""
+        return self.special.get("unk", -1)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
+
+    def identity(self) -> bytes:
+        """Return all that decides how text is read, for digests."""
+        return repr((self.kind, self.lower_case, self.tokens)).encode() + self.definition.encode()
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json`, which gives the `tokenizers` library this tokenizer."""
@@ -114,7 +128,37 @@ class Tokenizer(ABC):
         return Framed(ids, token, lengths)
 
 
-class CharTokenizer(Tokenizer):
+class VocabTokenizer(Tokenizer):
+    """A tokenizer that a vocabulary with BERT's special tokens defines.
+
+    Args:
+        vocab: a `vocab.txt` (one token a line, the line number is the id) or the tokens themselves.
+        lower_case: whether upper-case characters are read as their lower-case form.
+    """
+
+    def __init__(self, vocab: str | Path | Sequence[str], lower_case: bool = True):
+        check_instance(lower_case, "lower_case", bool)
+        self.tokens = (
+            read_vocab(vocab)
+            if isinstance(vocab, str | Path)
+            else check_strings(vocab, "vocab", "tokens")
+        )
+        self.lower_case = lower_case
+        named = vocab if isinstance(vocab, str | Path) else "the vocabulary given"
+        ids = token_ids(self.tokens, f"tokenizer.vocab: {named}")
+        self.special = {t[1:-1].lower(): ids[t] for t in SPECIAL_TOKENS if t in ids}
+        self._backend = self._make_backend(ids)
+        self._backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+        )
+
+    @abstractmethod
+    def _make_backend(self, ids: dict[str, int]) -> Backend:
+        """What cuts and looks up; `ids` is that of each token."""
+
+
+class CharTokenizer(VocabTokenizer):
     """One token a character, [CLS] in front and [SEP] behind.
 
     Each character is lower-cased on its own, so that offsets stay true: "İ".lower() is two
@@ -159,7 +203,7 @@ class CharTokenizer(Tokenizer):
         return Tokens(ids, lengths, np.ones(len(ids), bool), start, start + 1)
 
 
-class WordPieceTokenizer(Tokenizer):
+class WordPieceTokenizer(VocabTokenizer):
     """BERT's own: words at spaces and punctuation, each cut into the longest pieces of the vocabulary.
 
     A Chinese character is a word of its own. With `lower_case` accents are taken off too. Spaces,
@@ -180,7 +224,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
-        parts = [self._tokenize(part) for part in _portions(texts)]
+        parts = [self._tokenize(part) for part in in_portions(texts)]
         return Tokens(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -202,7 +246,7 @@ class WordPieceTokenizer(Tokenizer):
         return Tokens(np.array(ids, np.int32), lengths, first, start[word], end[word])
 
 
-def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def in_portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """The texts in groups of about `PORTION` characters, at least one group."""
     ends = np.cumsum([0, *map(len, texts)])
     first = 0
@@ -224,8 +268,3 @@ def _take_marks(
             limit = start[i + 1] if i + 1 < stop else len(text)
             while end[i] < limit and category(text[end[i]]) == "Mn":
                 end[i] += 1
-
-
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, WordPieceTokenizer)
-}

@@ -46,19 +46,20 @@ def read_vocab(path: str | Path) -> list[str]:
 
 
 class TokenizerJson(NamedTuple):
-    """What a `tokenizer.json` of a BERT says."""
+    """What a `tokenizer.json` says."""
 
     tokens: list[str]  # by id
     lower_case: bool
-    words: bool  # whether words are cut into pieces; if not, every character is looked up
-    odd: str  # what it does that BERT's does not, in words; or nothing
+    # Which kind of tokenizer reads text as it does: `char`, `wordpiece` where it is BERT's own, else `subword`.
+    kind: str
+    definition: str  # its content, for `subword`; otherwise empty
 
 
 def read_tokenizer_json(path: str | Path) -> TokenizerJson:
-    """Read a `tokenizer.json` of a BERT, which is the `tokenizers` library's format.
+    """Read a `tokenizer.json`, which is the `tokenizers` library's format.
 
     Raises:
-        UserError: a damaged file, or another kind of vocabulary, by name.
+        UserError: a damaged file, or a kind of vocabulary that cannot be read, by name.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,26 +67,37 @@ def read_tokenizer_json(path: str | Path) -> TokenizerJson:
             f"{path}: no such file. Give the tokenizer.json or vocab.txt of the weights."
         )
     try:
-        row = json.loads(path.read_text("utf-8"))
-        kind, ids = row["model"].get("type"), row["model"]["vocab"]
+        text = path.read_text("utf-8")
+    except (OSError, ValueError):
+        raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
+    return parse_tokenizer_json(text, str(path))
+
+
+def parse_tokenizer_json(text: str, source: str) -> TokenizerJson:
+    """As `read_tokenizer_json`, from the content of the file; errors begin with `source`."""
+    try:
+        row = json.loads(text)
+        model, ids = row["model"].get("type"), row["model"]["vocab"]
+        if model == "Unigram":
+            ids = {piece: i for i, (piece, _) in enumerate(ids)}
         added = {token["content"]: token["id"] for token in row.get("added_tokens") or ()}
         lower_case = _lowers(row.get("normalizer"))
-        odd = "" if kind == "WordLevel" else _odd(row)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path}: not a tokenizer.json, or a damaged one.") from None
-    if kind not in ("WordPiece", "WordLevel", None):  # old files do not say
+        plain = model in ("WordPiece", None) and isinstance(ids, dict) and _is_berts(row)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{source}: not a tokenizer.json, or a damaged one.") from None
+    if model not in ("WordPiece", "WordLevel", "Unigram", "BPE", None):  # old files do not say
         raise UserError(
-            f"{path}: its vocabulary is of {kind}, not BERT's. Only models that read characters or "
-            "WordPieces can be converted."
+            f"{source}: its vocabulary is of {model}. Only characters, WordPieces, BPE and Unigram can be read."
         )
     if not isinstance(ids, dict):
-        raise UserError(f"{path}: its vocabulary is not a table of tokens and ids.")
+        raise UserError(f"{source}: its vocabulary is not a table of tokens and ids.")
     tokens = {i: token for token, i in (ids | added).items()}
     whole = all(type(i) is int for i in tokens)
     if not whole or sorted(tokens) != list(range(len(tokens))):
-        raise UserError(f"{path}: its ids are not 0, 1, 2, ... without a gap.")
+        raise UserError(f"{source}: its ids are not 0, 1, 2, ... without a gap.")
     by_id = [tokens[i] for i in range(len(tokens))]
-    return TokenizerJson(by_id, lower_case, kind != "WordLevel", odd)
+    kind = "char" if model == "WordLevel" else "wordpiece" if plain else "subword"
+    return TokenizerJson(by_id, lower_case, kind, text if kind == "subword" else "")
 
 
 def _lowers(normalizer: Any) -> bool:
@@ -96,22 +108,23 @@ def _lowers(normalizer: Any) -> bool:
     return normalizer["type"] == "Lowercase" or normalizer.get("lowercase") is True
 
 
-def _odd(row: dict[str, Any]) -> str:
-    """What a `tokenizer.json` that cuts words does otherwise than BERT's."""
-    odd = []
+def _is_berts(row: dict[str, Any]) -> bool:
+    """Whether a `tokenizer.json` of WordPieces finds words, cuts them and marks texts as BERT's does."""
     for part in _parts(row.get("normalizer"), "normalizers"):
-        if part.get("type") == "BertNormalizer":
-            stated = {"tokenize_chinese_chars": part.get("handle_chinese_chars")}
-            odd.append(unlike_bert(part | stated, part.get("lowercase")))
-        elif part.get("type") != "Lowercase":
-            odd.append(f"normalises by {part.get('type')}")
-    for part in _parts(row.get("pre_tokenizer"), "pretokenizers"):
-        if part.get("type") != "BertPreTokenizer":
-            odd.append(f"finds words by {part.get('type')}")
+        stated = {"tokenize_chinese_chars": part.get("handle_chinese_chars")}
+        if part["type"] == "BertNormalizer":
+            if unlike_bert(part | stated, part.get("lowercase")):
+                return False
+        elif part["type"] != "Lowercase":
+            return False
+    words = _parts(row.get("pre_tokenizer"), "pretokenizers")
     prefix = row["model"].get("continuing_subword_prefix", "##")
-    if prefix != "##":
-        odd.append(f"marks pieces by {prefix!r}")
-    return " and ".join(filter(None, odd))
+    special = row["model"]["vocab"].keys() | {t["content"] for t in row.get("added_tokens") or ()}
+    return (
+        all(part["type"] == "BertPreTokenizer" for part in words)
+        and prefix == "##"
+        and special.issuperset(SPECIAL_TOKENS[:4])
+    )
 
 
 def _parts(part: Any, name: str) -> list[dict[str, Any]]:

@@ -6,15 +6,18 @@ from ml_collections import ConfigDict
 
 from flax_ner.config import ENCODER_FIELDS, TRAINING_FIELDS, check_config, is_unset, with_fallbacks
 from flax_ner.errors import UserError
+from flax_ner.text.characters import count_unknown, rows_of_characters
 from flax_ner.text.encoding import cut_share
 from flax_ner.text.examples import Example
 from flax_ner.text.labels import SCHEMES, LabelSet
+from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tagged import cjk_share
-from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer, WordPieceTokenizer
+from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.weights.model_dir import ModelDir
 
 SAMPLE = 1000  # texts of data.train by which the kind of tokens is chosen
 MOST_CJK = 0.5  # share of CJK characters, among these and the words of other scripts
+MOST_UNKNOWN = 0.5  # share of characters that a vocabulary of subwords has no row for
 MOST_CUT = 0.1  # share of entities that begin or end inside a word
 
 
@@ -90,7 +93,8 @@ def choose_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, s
 
     A tagger and an encoder of characters keep their own way. An encoder of words reads words, unless its
     vocabulary has no pieces of words, most words of the training data are CJK characters, or a tenth of
-    its entities begin or end inside a word: labels then belong to characters.
+    its entities begin or end inside a word: labels then belong to characters. Subwords stay where the
+    vocabulary has few of the characters of the data.
 
     Args:
         source: the weights.
@@ -105,20 +109,24 @@ def choose_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, s
     if own == WordPieceTokenizer.kind and not any(t.startswith("##") for t in source.vocab):
         return char, "because the vocabulary has no pieces of words"
     sample = train[:: max(1, len(train) // SAMPLE)]
+    reason = "as the encoder's own tokenizer reads text"
+    if not sample:
+        return own, reason
     cjk = cjk_share(example.text for example in sample)
+    tokenizer = source.build_tokenizer()
+    if isinstance(tokenizer, SubwordTokenizer):
+        rows, _ = rows_of_characters(
+            tokenizer.tokens, tokenizer.special.values(), tokenizer.byte_level
+        )
+        unknown, count = count_unknown(rows, (example.text for example in sample))
+        if unknown.total() > MOST_UNKNOWN * count:
+            return own, "because the vocabulary lacks most characters of data.train"
     if cjk > MOST_CJK:
         return char, f"because {cjk:.0%} of the words of data.train are CJK characters"
-    if sample:
-        tokens = TOKENIZERS[own](source.vocab, source.lower_case).tokenize(
-            [example.text for example in sample]
-        )
-        cut = cut_share(sample, tokens)
-        if cut > MOST_CUT:
-            return (
-                char,
-                f"because {cut:.0%} of the entities of data.train begin or end inside a word",
-            )
-    return own, "as the encoder's own tokenizer reads text"
+    cut = cut_share(sample, tokenizer.tokenize([example.text for example in sample]))
+    if cut > MOST_CUT:
+        return char, f"because {cut:.0%} of the entities of data.train begin or end inside a word"
+    return own, reason
 
 
 def choose_lower_case(source: ModelDir) -> tuple[bool, str]:

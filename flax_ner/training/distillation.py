@@ -33,7 +33,7 @@ from flax_ner.text.encoding import NO_LABEL, UNLABELLED, TokenSet, encode_exampl
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_texts
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer, Tokens
+from flax_ner.text.tokenizer import Tokenizer, Tokens
 from flax_ner.training.gradients import Loss, counted, has_label
 from flax_ner.training.log import progress_bar
 from flax_ner.training.mesh import BATCH, put_whole
@@ -65,7 +65,11 @@ def fingerprint(lesson: Lesson | None) -> bytes:
     digest = hashlib.sha256()
     for text in lesson.texts:
         digest.update(repr(text).encode())
-    reads = (lesson.labels.names, model.vocab, model.tokenizer, model.lower_case, model.max_length)
+    reads: tuple[Any, ...] = (
+        lesson.labels.names, model.vocab, model.tokenizer, model.lower_case, model.max_length,
+    )  # fmt: skip
+    if model.definition:  # so that other digests are those of earlier versions
+        reads += (model.definition,)
     # By name: a field that a later version adds must not change the digest.
     computes = (
         config.head, config.ensemble, config.num_attention_heads, config.hidden_act,
@@ -138,12 +142,13 @@ def make_lesson(
         train_tokens = Tokens(*map(np.concatenate, zip(train_tokens, bare_tokens, strict=True)))
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     theirs = train_tokens
-    if (teacher.tokenizer, teacher.lower_case, teacher.vocab) != (
+    if (teacher.tokenizer, teacher.lower_case, teacher.vocab, teacher.definition) != (
         tokenizer.kind,
         tokenizer.lower_case,
         tokenizer.tokens,
+        tokenizer.definition,
     ):
-        theirs = TOKENIZERS[teacher.tokenizer](teacher.vocab, teacher.lower_case).tokenize(texts)
+        theirs = teacher.build_tokenizer().tokenize(texts)
     same = _same_words(train_tokens, theirs, sizes)
     known = int((same >= 0).sum())
     if known < len(places) * LEAST_SHARED:
@@ -186,7 +191,7 @@ def ask_teacher(
     tagger = Tagger(
         model.config,
         put_whole(params, jax.tree.map(lambda _: whole, params)),
-        TOKENIZERS[model.tokenizer](model.vocab, model.lower_case),
+        model.build_tokenizer(),
         lesson.labels,
         model.max_length,
         config.eval.batch_size,

@@ -295,11 +295,9 @@ def _describe(config: ConfigDict, params: Params, models: int, mesh: Mesh) -> st
 
 def _digests(config: ConfigDict, job: Job) -> dict[str, str]:
     """SHA-256 of all that the job was made of, under the name of the setting it comes from."""
-    tokenizer = job.tokenizer
-    named = repr((tokenizer.kind, tokenizer.lower_case, tokenizer.tokens)).encode()
     origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
     origin = next((name for name, given in origins.items() if given), "data.train")
-    parts = {f"the vocabulary of {origin}": named, **job.parts()}
+    parts = {f"the vocabulary of {origin}": job.tokenizer.identity(), **job.parts()}
     return {name: _sha256(content) for name, content in parts.items()}
 
 

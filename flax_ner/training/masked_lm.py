@@ -79,11 +79,12 @@ class MaskedLM:
         def built() -> list[str]:
             return vocab_of(count_characters(data.train, skipped), config.tokenizer.min_count)
 
-        self.tokenizer = make_tokenizer(config, self._source, built, self.notes)
-        if "[MASK]" not in self.tokenizer.tokens:
+        self.tokenizer, self._source = make_tokenizer(config, self._source, built, self.notes)
+        if "mask" not in self.tokenizer.special:
             raise UserError(
                 f"tokenizer.vocab: {config.tokenizer.vocab or config.init_from} lacks [MASK], which "
-                "masked_lm puts in place of tokens. A BERT vocab.txt has it."
+                "masked_lm puts in place of tokens. A BERT vocab.txt has it, and a tokenizer.json a special "
+                "token with mask in its name."
             )
         size = len(self.tokenizer.tokens)
         self._model = make_model(config, self._source, size, 1)
@@ -198,6 +199,7 @@ class MaskedLM:
             kept,
             tokenizer.lower_case,
             tokenizer.kind,
+            tokenizer.definition,
         )
 
     def report(self, workdir: Path, console: Console) -> Figures:

@@ -30,7 +30,7 @@ class Masking:
     """
 
     def __init__(self, tokenizer: Tokenizer, scored: np.ndarray):
-        self._mask_id = tokenizer.tokens.index("[MASK]")
+        self._mask_id = tokenizer.special["mask"]
         self._cls_id, self._sep_id = tokenizer.cls_id, tokenizer.sep_id
         self._scored = scored.astype(np.int32)
         self._number = np.zeros(len(tokenizer.tokens), np.int32)

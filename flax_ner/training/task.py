@@ -17,16 +17,20 @@ from flax_ner.errors import UserError
 from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, init_params, stack_layers
 from flax_ner.text.batches import Batcher
+from flax_ner.text.characters import describe_coverage
 from flax_ner.text.encoding import check_paths, encode_examples, not_whole_words
 from flax_ner.text.examples import Example
 from flax_ner.text.formats import read_examples
+from flax_ner.text.kinds import build_tokenizer
 from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of
 from flax_ner.text.overlaps import overlaps
-from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer, Tokenizer
-from flax_ner.text.vocab import build_vocab, read_vocab
+from flax_ner.text.subword import SubwordTokenizer
+from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
+from flax_ner.text.vocab import build_vocab, read_tokenizer_json, read_vocab
 from flax_ner.training.decisions import choose_kind, choose_lower_case, decide
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
 from flax_ner.training.mesh import put_whole
+from flax_ner.weights.characters import with_tokenizer
 from flax_ner.weights.convert import UNTOLD, open_model
 from flax_ner.weights.model_dir import ModelDir
 
@@ -79,7 +83,7 @@ def make_task(config: ConfigDict) -> Task:
     notes = [*data_notes, *source_notes, *decided_notes, *_warnings(config, train, dev)]
     min_count = config.tokenizer.min_count
     built = partial(build_vocab, (example.text for example in train), min_count)
-    tokenizer = make_tokenizer(config, source, built, notes, train)
+    tokenizer, source = make_tokenizer(config, source, built, notes, train)
     labels = _make_labels(config, source, found)
     model = make_model(config, source, len(tokenizer.tokens), len(labels))
     if source is not None and not _has_head_for(source, labels, model):
@@ -93,6 +97,8 @@ def make_task(config: ConfigDict) -> Task:
     )
     if model.head == "crf":
         check_paths(tokens, labels)
+    if isinstance(tokenizer, CharTokenizer) and (source is not None or config.tokenizer.vocab):
+        notes.append(describe_coverage(tokenizer, [e.text for e in train], "data.train"))
     if tokenizer.kind != "char":
         dev_tokens = tokenizer.tokenize([example.text for example in dev])
         for name, examples, of in (
@@ -284,7 +290,7 @@ def make_tokenizer(
     built: Callable[[], list[str]],
     notes: list[str],
     train: Sequence[Example] = (),
-) -> Tokenizer:
+) -> tuple[Tokenizer, ModelDir | None]:
     """Return the tokenizer that a configuration asks for, and set its kind and lower-casing there.
 
     Args:
@@ -294,44 +300,82 @@ def make_tokenizer(
         notes: takes what was chosen, and why.
         train: labelled data, by which the kind is chosen for an encoder.
 
+    Returns:
+        The tokenizer, and the source as it reads text: subwords that are read by characters have another
+        vocabulary.
+
     Raises:
         UserError: vocabulary and source do not fit, or there is no vocabulary.
     """
-    options, why, cased = config.tokenizer, "", ""
-    if options.vocab:
-        tokens = read_vocab(options.vocab)
-        if source is not None and tokens != source.vocab:
-            raise UserError(
-                f"tokenizer.vocab: {options.vocab} ({len(tokens)} tokens) is not the vocabulary "
-                f"of {config.init_from} ({len(source.vocab)} tokens). Leave the field empty."
-            )
-    kind, lower_case = CharTokenizer.kind, True
+    options, lower_case, definition = config.tokenizer, True, ""
     if source is not None:
-        tokens, own = source.vocab, source.tokenizer
-        kind, why = choose_kind(source, train)
-        if options.lower_case is None:
-            lower_case, cased = choose_lower_case(source)
-        trained = source.labels or own != CharTokenizer.kind  # MMOCR's encoders were on WordPieces
-        if trained and options.kind not in ("", own, kind):
-            notes.append(
-                f"{config.init_from}: was trained on {own} tokens, and words of letters and numbers are read "
-                f"as {options.kind} now. --config.tokenizer.kind={own} reads them as then."
+        source, lower_case = _with_chosen_kind(config, source, notes, train)
+        tokens, definition = source.vocab, source.definition
+    else:
+        options.kind = options.kind or CharTokenizer.kind
+        subword = options.kind == SubwordTokenizer.kind
+        if not options.vocab and options.kind != CharTokenizer.kind:
+            name = "tokenizer.json" if subword else "vocab.txt"
+            raise UserError(
+                f"tokenizer.kind: {options.kind} needs a vocabulary. Name its {name} in tokenizer.vocab, or "
+                "weights that have one in init_from."
             )
-    elif not options.vocab and options.kind not in ("", CharTokenizer.kind):
+        if subword:
+            tokens, definition = [], _read_definition(options.vocab)
+        else:
+            tokens = read_vocab(options.vocab) if options.vocab else built()
+    tokenizer = build_tokenizer(
+        options.kind,
+        tokens,
+        lower_case if options.lower_case is None else options.lower_case,
+        definition,
+    )
+    if options.lower_case not in (None, tokenizer.lower_case):
         raise UserError(
-            f"tokenizer.kind: {options.kind} needs a vocabulary. Name its vocab.txt in tokenizer.vocab, or "
-            "weights that have one in init_from."
+            f"tokenizer.lower_case: {options.lower_case}, but the tokenizer.json of tokenizer.kind 'subword' "
+            "decides it. Leave the field out."
         )
-    elif not options.vocab:
-        tokens = built()
+    options.lower_case = tokenizer.lower_case
+    return tokenizer, source
+
+
+def _with_chosen_kind(
+    config: ConfigDict, source: ModelDir, notes: list[str], train: Sequence[Example]
+) -> tuple[ModelDir, bool]:
+    """Return a source as it reads text, and whether it lower-cases; set `config.tokenizer.kind`."""
+    options = config.tokenizer
+    if options.vocab and (tokens := read_vocab(options.vocab)) != source.vocab:
+        raise UserError(
+            f"tokenizer.vocab: {options.vocab} ({len(tokens)} tokens) is not the vocabulary "
+            f"of {config.init_from} ({len(source.vocab)} tokens). Leave the field empty."
+        )
+    own = source.tokenizer
+    kind, why = choose_kind(source, train)
+    trained = source.labels or own != CharTokenizer.kind  # MMOCR's encoders were on WordPieces
+    if trained and options.kind not in ("", own, kind):
+        notes.append(
+            f"{config.init_from}: was trained on {own} tokens, and words of letters and numbers are read "
+            f"as {options.kind} now. --config.tokenizer.kind={own} reads them as then."
+        )
     if why and not options.kind:
         notes.append(f"tokenizer.kind: {kind}, {why}.")
-    if cased:
-        notes.append(f"tokenizer.lower_case: {lower_case}, {cased}.")
     options.kind = options.kind or kind
-    if options.lower_case is None:
-        options.lower_case = lower_case
-    return TOKENIZERS[options.kind](tokens, options.lower_case)
+    lower_case, cased = choose_lower_case(source)
+    source, more = with_tokenizer(source, options.kind, "tokenizer.kind")
+    notes += more
+    if cased and options.lower_case is None and not source.definition:
+        notes.append(f"tokenizer.lower_case: {lower_case}, {cased}.")
+    return source, lower_case
+
+
+def _read_definition(path: str) -> str:
+    definition = read_tokenizer_json(path).definition
+    if not definition:
+        raise UserError(
+            f"tokenizer.kind: 'subword', but {path} is of BERT's WordPieces or of characters. Leave "
+            "tokenizer.kind out, or choose wordpiece."
+        )
+    return definition
 
 
 def make_model(
@@ -389,4 +433,5 @@ def trained_model(task: Task, params: Params) -> ModelDir:
         params,
         tokenizer.lower_case,
         tokenizer.kind,
+        tokenizer.definition,
     )

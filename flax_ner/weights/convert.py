@@ -20,6 +20,7 @@ from flax_ner.text.vocab import token_ids
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.names import (
+    ENCODER_ONLY,
     MMOCR,
     NO_TAGGER,
     NOT_WHOLE,
@@ -49,8 +50,8 @@ UNTOLD: dict[str, type] = {
 }
 # Other names of the two activations.
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
-# Heads of BERT that score whole sentences, by a tensor that a tagger's head has too.
-SENTENCE_HEADS = ("BertForSequenceClassification", "BertForMultipleChoice")
+# Heads that score whole sentences, by a tensor that a tagger's head has too.
+SENTENCE_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
 # What becomes of a tagger's head: it must be usable; it is left out if it is not; it is left out.
 Head = Literal["keep", "try", "drop"]
 MOST_NAMED = 5  # tensors of a head that a message names
@@ -58,7 +59,6 @@ HEAD_DIM = 64  # the width of a head in every BERT that Google released
 # Largest share of embedding rows without a token. Padding the embedding to a multiple of 64 or 128
 # adds less; a vocabulary that leaves more rows unused belongs to another model.
 MOST_SURPLUS = 0.1
-TOKEN_BIAS = "cls.predictions.bias"  # has one element per embedding row
 CLUENER = (
     "address", "book", "company", "game", "government",
     "movie", "name", "organization", "position", "scene",
@@ -150,9 +150,11 @@ def convert(
     longest = planned.config.max_position_embeddings
     max_length = min(source.max_length or longest, longest)
     # MMOCR's files are of one token a character, whatever has been put beside them.
-    words = source.words and planned.layout.encoder != MMOCR.encoder
-    kind = "wordpiece" if words else "char"
-    model = ModelDir(planned.config, labels, vocab, max_length, params, source.lower_case, kind)
+    mmocr = planned.layout.encoder == MMOCR.encoder
+    kind, definition = ("char", "") if mmocr else (source.kind, source.definition)
+    model = ModelDir(
+        planned.config, labels, vocab, max_length, params, source.lower_case, kind, definition
+    )
     return model, planned.report
 
 
@@ -169,11 +171,11 @@ def make_plan(
     """
     stated, where = source.config or {}, str(source.config_path)
     _refuse_other_models(stated, where)
-    layout = recognise(source.tensors, source.path)
+    layout = recognise(source.tensors, source.path, stated.get("model_type") or None)
     architectures = stated.get("architectures")
     architectures = architectures if isinstance(architectures, list) else []
     ignored = []
-    if any(name in SENTENCE_HEADS for name in architectures):
+    if any(str(name).endswith(SENTENCE_HEADS) for name in architectures):
         layout = dataclasses.replace(layout, name=f"Hugging Face {architectures[0]}", head=None)
         ignored = [NO_TAGGER]
     layout, unknown = _without_head(source, layout, ignored, head)
@@ -184,6 +186,7 @@ def make_plan(
                 f"{where}: {name} is {stated[name]}, but the tensors of {source.path} say {value}."
             )
     outputs = shape.pop("num_labels", None)
+    own = _fields_of_family(shape, layout, stated, where, source.path, ignored)
     tensors, surplus = _without_surplus_rows(source, layout, shape)
     known = {**(defaults or {}), **_untold(stated, where)}
     notes = _assume(known, shape["hidden_size"], layout, source)
@@ -198,7 +201,7 @@ def make_plan(
             "its training."
         )
     try:
-        fields: dict[str, Any] = {**shape, **known, "num_labels": outputs or 1}
+        fields: dict[str, Any] = {**shape, **own, **known, "num_labels": outputs or 1}
         config = BertConfig(**fields)
     except UserError as error:
         raise UserError(f"{where if stated else source.path}: {error}") from None
@@ -207,7 +210,7 @@ def make_plan(
         masked_lm = abstract_masked_lm_head(config)
         if stated.get("tie_word_embeddings") is False:
             ignored.append(UNTIED)
-        elif can_score_tokens(tensors, masked_lm):
+        elif can_score_tokens(tensors, layout, masked_lm):
             abstract["masked_lm"] = masked_lm
         else:
             ignored.append(NOT_WHOLE)
@@ -249,6 +252,52 @@ def _without_head(
     return dataclasses.replace(layout, name=name, head=None), shown
 
 
+def _fields_of_family(
+    shape: dict[str, int],
+    layout: Layout,
+    stated: dict[str, Any],
+    where: str,
+    path: str,
+    ignored: list[tuple[str, str]],
+) -> dict[str, Any]:
+    """Return the fields of `BertConfig` in which families differ.
+
+    Args:
+        shape: as `read_shape` returns it; becomes what `BertConfig` means by these fields.
+        layout: of the source.
+        stated: its `config.json`.
+        where: the path of that.
+        path: of the source.
+        ignored: takes a rule for tensors that the model does not use.
+    """
+    own: dict[str, Any] = {"model_type": layout.model_type}
+    if layout.family.offset_positions:
+        pad = stated.get("pad_token_id", 1)
+        longest = shape["max_position_embeddings"]
+        if type(pad) is not int or not 0 <= pad < longest - 1:
+            raise UserError(
+                f"{where}: pad_token_id is {pad!r}. Positions are counted from it, so it must be a number "
+                f"below {longest - 1}; in published models it is 1."
+            )
+        own["position_offset"] = pad + 1
+        shape["max_position_embeddings"] -= pad + 1
+    elif not stated.get("model_type") and layout is ENCODER_ONLY and shape["type_vocab_size"] == 1:
+        raise UserError(
+            f"{path}: has one token type, as RoBERTa has, and no config.json states its model_type. Put the "
+            "config.json of the weights beside them, or name it: --config of convert/torch_to_flax.py."
+        )
+    if shape.get("embedding_size") == shape["hidden_size"]:
+        shape["embedding_size"] = 0
+    if layout.model_type == "ernie":
+        has, uses = "task_type_vocab_size" in shape, bool(stated.get("use_task_id"))
+        if uses and not has:
+            raise UserError(f"{where}: use_task_id is true, but {path} has no task types.")
+        if has and not uses:
+            del shape["task_type_vocab_size"]
+            ignored.append((r"task_type_embeddings", "config.json does not set use_task_id"))
+    return own
+
+
 def _without_surplus_rows(
     source: Source, layout: Layout, shape: dict[str, int]
 ) -> tuple[dict[str, np.ndarray], int]:
@@ -270,7 +319,7 @@ def _without_surplus_rows(
     cut = {
         name: tensor[:count]
         for name, tensor in source.tensors.items()
-        if name in (layout.encoder + WORD, TOKEN_BIAS) and tensor.shape[:1] == (rows,)
+        if name in (layout.encoder + WORD, layout.family.token_bias) and tensor.shape[:1] == (rows,)
     }
     return source.tensors | cut, surplus
 
@@ -347,7 +396,9 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
     if source.vocab is None:
         raise UserError(
             f"{source.path}: there is no vocab.txt or tokenizer.json beside it. Put it there, or name it: "
-            "--vocab of convert/torch_to_flax.py, tokenizer.vocab of a training configuration."
+            "--vocab of convert/torch_to_flax.py, tokenizer.vocab of a training configuration. From a "
+            "sentencepiece.bpe.model, transformers makes a tokenizer.json (pip install transformers "
+            "sentencepiece protobuf): AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)."
         )
     count = len(source.vocab)
     if count != size:
@@ -364,7 +415,8 @@ def make_vocab(source: Source, planned: Plan) -> list[str]:
             "other weights: give the vocabulary that was saved with these. If the embedding is padded, "
             f"append unused tokens until there are {size}: [padding1], [padding2], ..."
         )
-    token_ids(source.vocab, str(source.vocab_path))
+    if source.kind != "subword":
+        token_ids(source.vocab, str(source.vocab_path))
     return source.vocab
 
 

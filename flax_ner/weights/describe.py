@@ -10,6 +10,7 @@ from flax_ner.durable import current
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
+from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import REMAKE, check_files, read_card, stored_shapes
@@ -44,6 +45,8 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
     faults = [f"{source.path}: {fault}" for fault in planned.report.faults]
     try:
         make_vocab(source, planned)
+        if source.kind == SubwordTokenizer.kind:
+            SubwordTokenizer(source.definition, str(source.vocab_path))
     except UserError as error:
         faults.append(str(error))
     try:
@@ -84,7 +87,7 @@ def _describe_model_dir(path: Path) -> str:
 
 def _model_line(config: BertConfig, outputs: int | None) -> str:
     return (
-        f"Model: {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"Model: {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{config.num_attention_heads} heads, MLP {config.intermediate_size} {config.hidden_act}, "
         f"{config.max_position_embeddings} positions, vocabulary of {config.vocab_size}, "
         + (f"{outputs} outputs." if outputs else "no head for tagging.")
@@ -94,7 +97,11 @@ def _model_line(config: BertConfig, outputs: int | None) -> str:
 def _companions(source: Source) -> str:
     vocab = "none" if source.vocab is None else f"{source.vocab_path}, {len(source.vocab)} tokens"
     case = "lower-cased" if source.lower_case else "not lower-cased"
-    cut = "cut into WordPieces" if source.words else "read one token a character"
+    cut = {
+        "char": "read one token a character",
+        "wordpiece": "cut into WordPieces",
+        "subword": "cut as its tokenizer.json says",
+    }[source.kind]
     return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case} and {cut}."
 
 

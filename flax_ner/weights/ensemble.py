@@ -75,10 +75,11 @@ def _difference(one: ModelDir, other: ModelDir) -> str:
     names = [model.labels.names if model.labels else None for model in (one, other)]
     if names[0] != names[1]:
         return "other labels"
-    if (one.vocab, one.lower_case, one.tokenizer) != (
+    if (one.vocab, one.lower_case, one.tokenizer, one.definition) != (
         other.vocab,
         other.lower_case,
         other.tokenizer,
+        other.definition,
     ):
         return "another vocabulary or tokenizer"
     if replace(one.config, **OF_TRAINING) != replace(other.config, **OF_TRAINING):

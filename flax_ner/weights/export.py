@@ -8,18 +8,10 @@ import numpy as np
 
 from flax_ner import durable
 from flax_ner.errors import UserError
-from flax_ner.text.tokenizer import TOKENIZERS
 from flax_ner.text.vocab import write_vocab
+from flax_ner.weights.families import FAMILIES
 from flax_ner.weights.model_dir import ModelDir, write_json
-from flax_ner.weights.names import (
-    ENCODER_ONLY,
-    MASKED,
-    MMOCR,
-    PRETRAIN,
-    TAGGER,
-    Layout,
-    to_torch,
-)
+from flax_ner.weights.names import HUGGING_FACE, MMOCR, PRETRAIN, Layout, to_torch
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
 
@@ -36,14 +28,18 @@ OWN_FIELDS = (
     "scan_layers",
     "remat",
     "ensemble",
+    "position_offset",
+    "embedding_size",
+    "task_type_vocab_size",
 )
 
 
 def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = None) -> str:
     """Write a model for PyTorch, float32.
 
-    `hf` makes a folder: `config.json`, `model.safetensors`, `vocab.txt`, `tokenizer.json` and
-    `tokenizer_config.json`; transformers' AutoModelForTokenClassification and AutoTokenizer load it; of
+    `hf` makes a folder: `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json` and,
+    unless the tokenizer is `subword`, `vocab.txt`. The model is of the family that it came from.
+    transformers' AutoModelForTokenClassification and AutoTokenizer load it; of
     an encoder AutoModel, and AutoModelForMaskedLM where it has the layers that score tokens. `mmocr`
     makes a .pth with MMOCR's names, tensors only, and without those layers.
 
@@ -85,6 +81,11 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
             f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
             "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
         )
+    if layout == "mmocr" and model.config.model_type != "bert":
+        raise UserError(
+            f"--layout mmocr: this model is of model_type {model.config.model_type}, and MMOCR has BERT alone. "
+            "Export it with --layout hf."
+        )
     durable.make_folder(out.parent)
     new = durable.new_folder_name(out)  # `out` is there whole or not at all
     said = (
@@ -97,32 +98,32 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
 
 
 def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> str:
-    if model.labels is not None:
-        architecture, layout = "BertForTokenClassification", TAGGER
-    elif "masked_lm" in model.params:
-        architecture, layout = "BertForMaskedLM", MASKED
-    else:
-        architecture, layout = "BertModel", ENCODER_ONLY
-    ids = {token: i for i, token in enumerate(model.vocab)}
+    config, made = model.config, model.build_tokenizer()
+    kinds = ("ForTokenClassification", "ForMaskedLM", "Model")
+    kind = 0 if model.labels is not None else 1 if "masked_lm" in model.params else 2
+    layout = HUGGING_FACE[config.model_type][kind]
+    architecture = FAMILIES[config.model_type].name + kinds[kind]
     row: dict[str, Any] = {
         "architectures": [architecture],
-        "model_type": "bert",
-        **model.config.to_json(),
+        **config.to_json(),
         "position_embedding_type": "absolute",
-        "pad_token_id": ids["[PAD]"],
+        "pad_token_id": made.special.get("pad", 0),
         "torch_dtype": "float32",
     }
     for name in OWN_FIELDS:
         del row[name]
+    if config.position_offset:
+        row["max_position_embeddings"] += config.position_offset
+        row["pad_token_id"] = config.position_offset - 1  # positions are counted from it
+    if config.model_type == "electra":
+        row["embedding_size"] = config.embedding_width
+    if config.task_type_vocab_size:
+        row |= {"use_task_id": True, "task_type_vocab_size": config.task_type_vocab_size}
     if model.labels is not None:
         names = model.labels.bio_names() if labels == "bio" else model.labels.names
         row["id2label"] = {str(i): name for i, name in enumerate(names)}
         row["label2id"] = {name: names.index(name) for name in names}
-    special = {
-        f"{name}_token": token
-        for name in ("pad", "unk", "cls", "sep", "mask")
-        if (token := f"[{name.upper()}]") in ids
-    }
+    special = {f"{role}_token": model.vocab[i] for role, i in made.special.items()}
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "do_lower_case": model.lower_case,
@@ -132,9 +133,11 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
     folder.mkdir()
     write_json(folder / "config.json", row)
     write_json(folder / "tokenizer_config.json", tokenizer)
-    write_vocab(folder / "vocab.txt", model.vocab)
-    made = TOKENIZERS[model.tokenizer](model.vocab, model.lower_case)
-    made.save(folder / "tokenizer.json")
+    if model.definition:
+        (folder / "tokenizer.json").write_text(model.definition, "utf-8", newline="")
+    else:
+        write_vocab(folder / "vocab.txt", model.vocab)
+        made.save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
     write_safetensors(folder / "model.safetensors", tensors)
     said = f"Hugging Face {architecture}: {len(tensors)} tensors."
@@ -142,6 +145,7 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
         return said
     if labels == "bio":
         (folder / TRAINED_TAGS).write_text("\n".join(model.labels.names) + "\n", "utf-8")
+        # By "first" a word ends at spaces alone, so text without them needs "simple".
         strategy = "simple" if model.tokenizer == "char" else "first"
         return (
             f"{said} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
@@ -171,7 +175,7 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
     if model.config.hidden_act != "gelu_new":
         lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
     if model.tokenizer != "char":
-        lines.append("MMOCR reads one token a character, but this model WordPieces.")
+        lines.append(f"MMOCR reads one token a character, but this model reads {model.tokenizer}.")
     if model.labels is not None:
         lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
     return "\n".join(lines)

@@ -12,10 +12,12 @@ from flax_ner.errors import UserError
 SMALL = (
     "config.json", "labels.json", "vocab.txt", "checksums.json",
     "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "special_tokens_map.json",
 )  # fmt: skip
 # `*` stands for slashes too, as the hub's library matches: params/* is the whole tree.
 SAFE = "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "params/*"
 PICKLES = "pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"
+FLAX = "flax_model.msgpack", "flax_model.msgpack.index.json", "flax_model-*-of-*.msgpack"
 
 WEIGHT_SUFFIXES = ".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".h5", ".msgpack"
 FILE_SUFFIXES = (*WEIGHT_SUFFIXES, ".json", ".txt")  # a missing file, not a repository
@@ -34,7 +36,8 @@ def resolve(name: str | os.PathLike[str], field: str) -> Path:
 
     Returns:
         The path, or the folder of the fetched files: configuration, vocabulary and weights, a pickle
-        only where there are neither safetensors nor the `params/` of a model directory.
+        only where there are neither safetensors nor the `params/` of a model directory, Flax weights only
+        where there is no pickle either.
 
     Raises:
         UserError: there is no such path, and the hub has no such model or cannot give it.
@@ -75,11 +78,11 @@ def _fetch(repo: str, revision: str | None) -> Path | None:
         return Path(folder) if found else None
 
     try:
-        return fetch(SAFE) or fetch(PICKLES)
+        return fetch(SAFE) or fetch(PICKLES) or fetch(FLAX)
     except LocalEntryNotFoundError:
-        # The hub is out of reach, and offers what the cache lacks. The cache may hold its pickle.
+        # The hub is out of reach, and offers what the cache lacks. The cache may hold its other weights.
         with suppress(LocalEntryNotFoundError):
-            if folder := fetch(PICKLES, local=True):
+            if folder := fetch(PICKLES, local=True) or fetch(FLAX, local=True):
                 return folder
         raise
 
@@ -129,5 +132,5 @@ def _lack(repo: str, revision: str | None) -> str:
     only = f", only {', '.join(others[:5])}" if others else ""
     return (
         f"{repo!r} on the hub has no weights for this program{only}. It needs model.safetensors, "
-        "pytorch_model.bin, or a model directory's params/."
+        "pytorch_model.bin, flax_model.msgpack, or a model directory's params/."
     )

@@ -1,9 +1,10 @@
 """A model directory: everything that a model needs to run or to start from, and nothing else.
 
 config.json   {"format": version of this layout, "model": fields of BertConfig, "max_length": tokens,
-              "tokenizer": {"kind": "char" or "wordpiece", "lower_case": true}}
+              "tokenizer": {"kind": "char", "wordpiece" or "subword", "lower_case": true}}
 labels.json   scheme and categories; absent where the model is an encoder without a head
 vocab.txt     one token a line
+tokenizer.json  instead of it where the tokenizer is "subword": the `tokenizers` library's
 params/       float32 arrays, written by Orbax
 checksums.json  SHA-256 of each of these files; directories of older versions have none
 """
@@ -29,16 +30,18 @@ from flax_ner.errors import UserError, reason
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.masked_lm import abstract_masked_lm_head
 from flax_ner.model.tagger import Params, abstract_params, unstack_layers
+from flax_ner.text.kinds import TOKENIZERS, build_tokenizer
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import TOKENIZERS, CharTokenizer
-from flax_ner.text.vocab import read_vocab, write_vocab
+from flax_ner.text.subword import SubwordTokenizer
+from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
+from flax_ner.text.vocab import read_tokenizer_json, read_vocab, write_vocab
 
 # Version of the layout of a model directory. Directories without a version have version 0. Version 1 only
-# adds the number.
-FORMAT = 1
+# adds the number. Version 2 adds encoders other than BERT and tokenizer.json.
+FORMAT = 2
 REMAKE = "Restore it from a copy, or convert or train again into another directory."
 T = TypeVar("T")
-SMALL_FILES = ("config.json", "labels.json", "vocab.txt")
+SMALL_FILES = ("config.json", "labels.json", "vocab.txt", "tokenizer.json")
 
 
 @dataclass
@@ -55,6 +58,11 @@ class ModelDir:
     params: Params
     lower_case: bool = True
     tokenizer: str = CharTokenizer.kind  # a key of TOKENIZERS
+    definition: str = ""  # of the tokenizer "subword": the content of its tokenizer.json
+
+    def build_tokenizer(self) -> Tokenizer:
+        """Return what reads text for this model."""
+        return build_tokenizer(self.tokenizer, self.vocab, self.lower_case, self.definition)
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
@@ -109,7 +117,10 @@ def _write(folder: Path, model: ModelDir) -> None:
     write_json(folder / "config.json", row)
     if model.labels is not None:
         write_json(folder / "labels.json", model.labels.to_json())
-    write_vocab(folder / "vocab.txt", model.vocab)
+    if model.definition:
+        (folder / "tokenizer.json").write_text(model.definition, "utf-8", newline="")
+    else:
+        write_vocab(folder / "vocab.txt", model.vocab)
     # Float32 hardly shrinks, and compressing it takes time and as much memory again.
     options = _alone()
     handler = tree_handler(use_compression=False, multiprocessing_options=options)
@@ -263,7 +274,9 @@ def check_files(path: Path, small: bool = False) -> None:
 
 
 def _read_small_files(path: Path) -> ModelDir:
-    for name in ("config.json", "vocab.txt", "params"):
+    subword = (path / "tokenizer.json").exists() and not (path / "vocab.txt").exists()
+    vocab_file = "tokenizer.json" if subword else "vocab.txt"
+    for name in ("config.json", vocab_file, "params"):
         if not (path / name).exists():
             raise UserError(
                 f"{path}: not a model directory, it has no {name}. Training leaves them as WORKDIR/best "
@@ -284,7 +297,8 @@ def _read_small_files(path: Path) -> ModelDir:
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
         lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
         kind, others = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}
-        if kind not in TOKENIZERS or others or type(lower_case) is not bool:
+        known = kind in TOKENIZERS and subword == (kind == SubwordTokenizer.kind)
+        if not known or others or type(lower_case) is not bool:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
             labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
@@ -294,9 +308,12 @@ def _read_small_files(path: Path) -> ModelDir:
         raise UserError(
             f"{path}: config.json or labels.json is damaged, or of another version ({error}). {REMAKE}"
         ) from None
-    vocab = read_vocab(path / "vocab.txt")
+    if subword:
+        vocab, _, _, definition = read_tokenizer_json(path / vocab_file)
+    else:
+        vocab, definition = read_vocab(path / vocab_file), ""
     for file, found, wanted in (
-        ("vocab.txt", len(vocab), config.vocab_size),
+        (vocab_file, len(vocab), config.vocab_size),
         ("labels.json", len(labels) if labels else config.num_labels, config.num_labels),
     ):
         if found != wanted:
@@ -304,7 +321,7 @@ def _read_small_files(path: Path) -> ModelDir:
                 f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed. "
                 f"{REMAKE}"
             )
-    return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind)
+    return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind, definition)
 
 
 def is_model_dir(path: Path) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from flax_ner.errors import UserError
+from flax_ner.weights.families import FAMILIES, SUPPORTED, Family, Rule
 from flax_ner.weights.mapped import release
 from flax_ner.weights.report import Report, Used
 
-# Source name, target path, slot among query, key, value. "{i}" is the layer.
-ENCODER: list[tuple[str, str, int | None]] = [
+# "{i}" is the layer.
+ENCODER: list[Rule] = [
     ("embeddings.word_embeddings.weight", "embeddings/word", None),
     ("embeddings.position_embeddings.weight", "embeddings/position", None),
     ("embeddings.token_type_embeddings.weight", "embeddings/token_type", None),
@@ -47,35 +48,39 @@ ENCODER: list[tuple[str, str, int | None]] = [
     ("encoder.layer.{i}.output.LayerNorm.weight", "layers/{i}/mlp_norm/scale", None),
     ("encoder.layer.{i}.output.LayerNorm.bias", "layers/{i}/mlp_norm/bias", None),
 ]
-HEAD: list[tuple[str, str, int | None]] = [
+# Parameters of the embeddings that only some families have.
+OPTIONAL: list[Rule] = [
+    ("embeddings.task_type_embeddings.weight", "embeddings/task_type", None),
+    ("embeddings_project.weight", "embeddings/project/kernel", None),
+    ("embeddings_project.bias", "embeddings/project/bias", None),
+]
+HEAD: list[Rule] = [
     ("weight", "classifier/kernel", None),
     ("bias", "classifier/bias", None),
 ]
-# The layers that score tokens, whole names: of an encoder that was trained to guess hidden ones.
-MASKED_LM: list[tuple[str, str, int | None]] = [
-    ("cls.predictions.transform.dense.weight", "transform/kernel", None),
-    ("cls.predictions.transform.dense.bias", "transform/bias", None),
-    ("cls.predictions.transform.LayerNorm.weight", "norm/scale", None),
-    ("cls.predictions.transform.LayerNorm.bias", "norm/bias", None),
-    ("cls.predictions.bias", "bias", None),
-]
 # What a source may hold beyond that, and why it is left behind.
+_SENTENCES = "head that scores whole sentences: tagging has no use for it"
 IGNORED: list[tuple[str, str]] = [
     (
-        r"^cls\.predictions\.decoder\.(weight|bias)$",
+        r"^(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|^generator_lm_head\.weight$",
         "taken as tied to the word embeddings and the bias",
     ),
     (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
-    (r"^cls\.(predictions|seq_relationship)\.", "pre-training heads: tagging has no use for them"),
+    (
+        r"^(cls\.(predictions|seq_relationship)|discriminator_predictions)\.",
+        "pre-training heads: tagging has no use for them",
+    ),
     (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
+    (r"^classifier\.(dense|out_proj)\.", _SENTENCES),
     (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not learnt"),
     (r"^(criterion|loss|loss_f\w+)\.", "weights of the loss: tagging has no use for them"),
 ]
-NO_TAGGER = (r"^classifier\.", "head that scores whole sentences: tagging has no use for it")
-UNTIED = (r"^cls\.predictions\.", "scores tokens by embeddings of its own: no place for them")
-NOT_WHOLE = (r"^cls\.predictions\.", "scores tokens: parts are missing, or do not fit the encoder")
-# Parts of BERT without its prefix; what is not of them is a head.
-ENCODER_PART = re.compile(r"(embeddings|encoder|pooler)\.")
+NO_TAGGER = (r"^classifier\.", _SENTENCES)
+_SCORES_TOKENS = r"^(cls\.predictions|lm_head|generator_predictions|generator_lm_head)\."
+UNTIED = (_SCORES_TOKENS, "scores tokens by embeddings of its own: no place for them")
+NOT_WHOLE = (_SCORES_TOKENS, "scores tokens: parts are missing, or do not fit the encoder")
+# Parts of an encoder without its prefix; what is not of them is a head.
+ENCODER_PART = re.compile(r"(embeddings|encoder|pooler|embeddings_project)\.")
 # What holds a model, as PyTorch's data parallel, Lightning and torch.compile name it.
 WRAPPER = re.compile(r"(?:(?:module|model|_orig_mod)\.)+")
 # Old files call the LayerNorm parameters gamma and beta.
@@ -95,6 +100,7 @@ class Layout:
         head: what names of the tag scores begin with; None where the family has none.
         hidden_act: what its models run with where no `config.json` says so.
         mark: what some name begins with, besides.
+        model_type: a key of `FAMILIES`.
     """
 
     name: str
@@ -102,12 +108,18 @@ class Layout:
     head: str | None
     hidden_act: str
     mark: str = ""
+    model_type: str = "bert"
+
+    @property
+    def family(self) -> Family:
+        """The family of `model_type`."""
+        return FAMILIES[self.model_type]
 
 
 # The first that fits is taken.
 MMOCR = Layout("MMOCR trained checkpoint", "encoder.bert.", "decoder.classifier.", "gelu_new")
 TAGGER = Layout(
-    "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier."
+    "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier.weight"
 )
 PRETRAIN = Layout("Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation")
 MASKED = Layout(
@@ -124,28 +136,50 @@ LAYOUTS = [
     PRETRAIN,
     MASKED,
     Layout("MMOCR pre-trained encoder", "bert.", None, "gelu_new"),
-    Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier."),
+    Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier.weight"),
     ENCODER_ONLY,
 ]
+# Of each family a tagger, an encoder that guesses hidden tokens, and one without a head: what exports have.
+HUGGING_FACE = {"bert": (TAGGER, MASKED, ENCODER_ONLY)}
+
+
+def _add_layouts(model_type: str, family: Family) -> None:
+    """Add the layouts of a family other than BERT, all with the same activation where nothing states it."""
+    name, begin = f"Hugging Face {family.name}", family.encoder
+    tagger = Layout(
+        f"{name}ForTokenClassification", begin, TAGGER.head, "gelu", TAGGER.mark, model_type
+    )
+    masked = Layout(f"{name}ForMaskedLM", begin, None, "gelu", family.token_bias, model_type)
+    other = Layout(f"{name}Model with another head", begin, None, "gelu", "", model_type)
+    encoder = Layout(f"{name}Model", "", None, "gelu", "", model_type)
+    HUGGING_FACE[model_type] = (tagger, masked, encoder)
+    LAYOUTS.extend([tagger, masked, other, encoder])
+
+
+for _type, _family in FAMILIES.items():
+    if _type not in HUGGING_FACE:
+        _add_layouts(_type, _family)
+
 # Relatives of BERT: by `model_type` and by their tensors' names, and why they do not fit.
 RELATIVES = [
     ("albert", r"^albert\.|albert_layer_groups", "ALBERT: its layers share one set of weights"),
-    ("electra", r"^electra\.|^discriminator_|^embeddings_project", "ELECTRA: its embeddings are projected"),
-    ("roberta", r"^roberta\.|^lm_head\.", "RoBERTa: its vocabulary is byte-level BPE"),
-    ("xlm-roberta", r"^xlm", "XLM-RoBERTa: its vocabulary is SentencePiece"),
-    ("camembert", r"^camembert\.", "CamemBERT: its vocabulary is SentencePiece"),
     ("distilbert", r"^distilbert\.|transformer\.layer\.", "DistilBERT: it has no token types"),
     ("deberta", r"^deberta\.|rel_embeddings", "DeBERTa: its positions are relative"),
     ("deberta-v2", r"^deberta\.", "DeBERTa: its positions are relative"),
     ("nezha", r"^nezha\.", "NEZHA: its positions are relative"),
     ("roformer", r"^roformer\.|embed_positions", "RoFormer: its positions are rotary"),
-    ("ernie", r"^ernie\.|task_type_embeddings", "ERNIE: it has task types"),
     ("megatron-bert", r"encoder\.layer\.\d+\.attention\.ln\.", "Megatron-BERT: LayerNorm comes first"),
     ("mobilebert", r"^mobilebert\.|bottleneck", "MobileBERT: its layers have bottlenecks"),
     ("xlnet", r"^transformer\.mask_emb", "XLNet: it is another architecture"),
     ("modernbert", r"(^|\.)embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
     ("bert", r"distance_embedding", "BERT with relative positions"),
 ]  # fmt: skip
+# Families that need their `config.json`: by their tensors' names.
+WITH_CONFIG = [
+    ("RoBERTa or XLM-RoBERTa", r"^roberta\.|^lm_head\."),
+    ("ELECTRA", r"^electra\.|^discriminator_|^generator_|(^|\.)embeddings_project\."),
+    ("ERNIE", r"^ernie\.|task_type_embeddings"),
+]
 
 
 def current_names(names: Iterable[str], path: str) -> dict[str, str]:
@@ -169,23 +203,42 @@ def current_names(names: Iterable[str], path: str) -> dict[str, str]:
     return current
 
 
-def recognise(names: Iterable[str], path: str) -> Layout:
+def recognise(names: Iterable[str], path: str, model_type: str | None = None) -> Layout:
     """The layout of a file, from the (current) names in it.
+
+    Args:
+        names: of its tensors.
+        path: of the file, for messages.
+        model_type: as its `config.json` states it, a key of `FAMILIES`. None: not stated, so it must be BERT.
 
     Raises:
         UserError: a relative of BERT, named with the reason, or nothing known.
     """
     names = set(names)
     refuse_relative(names, path)
-    for layout in LAYOUTS:
+    if model_type is None:
+        _refuse_without_config(names, path)
+    layouts = [layout for layout in LAYOUTS if layout.model_type == (model_type or "bert")]
+    for layout in layouts:
         marked = any(name.startswith(layout.mark) for name in names)
         if layout.encoder + WORD in names and marked:
             return layout
-    expected = ", ".join(dict.fromkeys(layout.encoder + WORD for layout in LAYOUTS))
+    expected = ", ".join(dict.fromkeys(layout.encoder + WORD for layout in layouts))
     raise UserError(
         f"{path}: no known layout. Its tensors begin with {', '.join(sorted(names)[:3]) or 'nothing'}; "
-        f"a BERT has one of {expected}."
+        f"a model of model_type {model_type or 'bert'} has one of {expected}."
     )
+
+
+def _refuse_without_config(names: Iterable[str], path: str) -> None:
+    """Raise `UserError` for tensors of a family that is known by its `config.json` alone."""
+    for family, pattern in WITH_CONFIG:
+        found = sorted(name for name in names if re.search(pattern, name))
+        if found:
+            raise UserError(
+                f"{path}: {found[0]} belongs to {family}, and no config.json states its model_type. Put the "
+                "config.json of the weights beside them, or name it: --config of convert/torch_to_flax.py."
+            )
 
 
 def refuse_relative(names: Iterable[str], path: str) -> None:
@@ -194,8 +247,8 @@ def refuse_relative(names: Iterable[str], path: str) -> None:
         found = sorted(name for name in names if re.search(pattern, name))
         if found:
             raise UserError(
-                f"{path}: {found[0]} belongs to {reason}. Only BERT with a softmax head, or with none, can "
-                "be converted."
+                f"{path}: {found[0]} belongs to {reason}. Only {SUPPORTED} can be converted, with a softmax "
+                "head for tagging or without."
             )
 
 
@@ -203,7 +256,7 @@ def heads_of(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]
     """Return the (current) names outside the encoder: of the head that can be read, and of any other head."""
     head = layout.head or ""
     readable = {head + source for source, _, _ in HEAD} if head else set()
-    known = {source for source, _, _ in MASKED_LM}
+    known = {source for source, _, _ in layout.family.masked_lm}
     outside = [
         name
         for name in sorted(names)
@@ -218,18 +271,17 @@ def heads_of(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]
 
 
 def refuse_model_type(model_type: str, path: str) -> None:
-    """Raise `UserError` for the `model_type` of a `config.json` that is not BERT's."""
-    if model_type != "bert":
+    """Raise `UserError` for the `model_type` of a `config.json` that is not in `FAMILIES`."""
+    if model_type not in FAMILIES:
         reasons = {name: reason for name, _, reason in RELATIVES}
         reason = reasons.get(model_type, "it is another architecture")
         raise UserError(
-            f"{path}: model_type is {model_type!r} ({reason}). Only BERT can be converted; Chinese models "
-            "by names such as roberta-wwm or macbert are BERT, and say so."
+            f"{path}: model_type is {model_type!r} ({reason}). Only {SUPPORTED} can be converted."
         )
 
 
 def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
-    """The fields of `BertConfig` that the shapes tell (all but the number of heads).
+    """The fields of a `config.json` that the shapes tell (all but the number of heads).
 
     Args:
         tensors: by their current names.
@@ -243,21 +295,28 @@ def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> 
         return tensors[name].shape
 
     encoder = layout.encoder
-    vocab_size, hidden_size = shape(encoder + WORD)
+    vocab_size, width = shape(encoder + WORD)
     layer = re.compile(re.escape(encoder) + r"encoder\.layer\.(\d+)\.")
     layers = {match[1] for name in tensors if (match := layer.match(name))}
     if layers != {str(i) for i in range(len(layers))}:
         raise UserError(
             f"{path}: has the layers {', '.join(sorted(layers)[:20])}, not 0, 1, 2, ...; it is incomplete."
         )
+    inner, hidden_size = shape(encoder + "encoder.layer.0.intermediate.dense.weight")
+    projected = layout.model_type == "electra"
     fields = {
         "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
+        "hidden_size": hidden_size if projected else width,
         "num_hidden_layers": len(layers),
-        "intermediate_size": shape(encoder + "encoder.layer.0.intermediate.dense.weight")[0],
+        "intermediate_size": inner,
         "max_position_embeddings": shape(encoder + "embeddings.position_embeddings.weight")[0],
         "type_vocab_size": shape(encoder + "embeddings.token_type_embeddings.weight")[0],
     }
+    if projected:
+        fields["embedding_size"] = width
+    task_types = encoder + "embeddings.task_type_embeddings.weight"
+    if layout.model_type == "ernie" and task_types in tensors:
+        fields["task_type_vocab_size"] = shape(task_types)[0]
     if layout.head is not None and layout.head + "weight" in tensors:
         fields["num_labels"] = shape(layout.head + "weight")[0]
     return fields
@@ -316,14 +375,16 @@ def plan(
     return report
 
 
-def can_score_tokens(tensors: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> bool:
+def can_score_tokens(
+    tensors: Mapping[str, np.ndarray], layout: Layout, head: Mapping[str, Any]
+) -> bool:
     """Whether there is all that `head`, `MaskedLMHead` in shapes, needs."""
     targets = flatten(head)
     return all(
         name in tensors
         and tensors[name].shape == _torch_shape(targets[target].shape, target)
         and tensors[name].dtype.kind in FLOATING
-        for name, target, _ in MASKED_LM
+        for name, target, _ in layout.family.masked_lm
     )
 
 
@@ -357,14 +418,15 @@ def to_torch(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]
     }
 
 
-def rules(layout: Layout, targets: Iterable[str]) -> Iterator[tuple[str, str, int | None]]:
+def rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
     """Source name, target path and slot for every source tensor that a model with `targets` needs."""
     targets = list(targets)
     layers = sorted(
         {int(target.split("/")[2]) for target in targets if target.startswith("encoder/layers/")}
     )
     embeddings = [rule for rule in ENCODER if "{i}" not in rule[0]]
-    for source, target, slot in embeddings:
+    optional = [rule for rule in OPTIONAL if "encoder/" + rule[1] in targets]
+    for source, target, slot in [*embeddings, *optional]:
         yield layout.encoder + source, "encoder/" + target, slot
     for i in layers:
         for source, target, slot in ENCODER[len(embeddings) :]:
@@ -373,7 +435,7 @@ def rules(layout: Layout, targets: Iterable[str]) -> Iterator[tuple[str, str, in
         for source, target, slot in HEAD:
             yield layout.head + source, "head/" + target, slot
     if any(target.startswith("masked_lm/") for target in targets):
-        for source, target, slot in MASKED_LM:
+        for source, target, slot in layout.family.masked_lm:
             yield source, "masked_lm/" + target, slot
 
 

@@ -1,14 +1,21 @@
-"""PyTorch weights with what lies beside them: configuration, vocabulary, tokenizer, in files or a folder."""
+"""Weights with what lies beside them: configuration, vocabulary, tokenizer, in files or a folder."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flax_ner.errors import UserError
-from flax_ner.text.vocab import read_tokenizer_json, read_vocab, unlike_bert
+from flax_ner.text.subword import ROBERTA_TOKENS, roberta_definition
+from flax_ner.text.vocab import (
+    parse_tokenizer_json,
+    read_tokenizer_json,
+    read_vocab,
+    unlike_bert,
+)
+from flax_ner.weights.flax_files import as_pytorch, read_flax_file
 from flax_ner.weights.mapped import WeightsFileError
 from flax_ner.weights.names import current_names
 from flax_ner.weights.safetensors_files import read_safetensors
@@ -20,10 +27,13 @@ WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
 )
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+FLAX = ".msgpack"
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", FLAX)
 INDEX = ".index.json"
-CONVERSIONS = ("flax_model.msgpack", "tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
+CONVERSIONS = ("tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
 
 
 @dataclass
@@ -38,7 +48,8 @@ class Source:
         vocab: tokens by id; None if there are none.
         vocab_path: where they were found.
         lower_case: whether text is lower-cased before it is looked up.
-        words: whether its own tokenizer cuts words into pieces, and not every character.
+        kind: which of `TOKENIZERS` reads text as its own tokenizer does.
+        definition: of the kind `subword`: the content of its `tokenizer.json`.
         odd: what its own tokenizer does that BERT's does not, in words; or nothing.
         max_length: tokens that it says it can read at once; None where it does not say.
     """
@@ -50,7 +61,8 @@ class Source:
     vocab: list[str] | None
     vocab_path: Path | None
     lower_case: bool
-    words: bool
+    kind: str
+    definition: str
     odd: str
     max_length: int | None
 
@@ -58,7 +70,7 @@ class Source:
 def open_source(
     path: str | Path, vocab: str | Path | None = None, config: str | Path | None = None
 ) -> Source:
-    """Open weights: a file of PyTorch or safetensors, the index of a sharded one, or a folder with them.
+    """Open weights: a file of PyTorch, safetensors or Flax, the index of a sharded one, or a folder with them.
 
     Args:
         path: file or folder.
@@ -71,48 +83,91 @@ def open_source(
     path = Path(path)
     weights = _find_weights(path) if path.is_dir() else path
     tensors = _read_shards(weights) if weights.name.endswith(INDEX) else _read(weights)
+    if weights.name.removesuffix(INDEX).endswith(FLAX):
+        tensors = as_pytorch(tensors)
     names = current_names(tensors, str(weights))
-    folder = weights.parent
-
-    def beside(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
-
-    config_path = Path(config) if config else beside("config.json")
+    beside = weights.with_name("config.json")
+    config_path = Path(config) if config else beside if beside.is_file() else None
     stated = read_json(config_path) if config_path else None
-    vocab_path = Path(vocab) if vocab else beside("tokenizer.json") or beside("vocab.txt")
-    told = [vocab_path] if vocab_path and vocab_path.suffix == ".json" else []
-    tokenizer_json = next(iter(told), beside("tokenizer.json"))
-    tokenizer_path, max_length = beside("tokenizer_config.json"), None
-    # MMOCR's files have a vocab.txt alone; its tokenizer is ours.
-    theirs = tokenizer_path is not None or "model_type" in (stated or {})
-    tokens, lower_case, words, odd = None, True, theirs, ""
-    if tokenizer_json is not None:
-        tokens, lower_case, words, odd = read_tokenizer_json(tokenizer_json)
-    if vocab_path is not None and vocab_path != tokenizer_json:
-        tokens = read_vocab(vocab_path)
-        if vocab_path == beside("vocab.txt") and (added := beside("added_tokens.json")):
-            tokens += _added_tokens(added, len(tokens))
-    if tokenizer_path is not None:
-        row = read_json(tokenizer_path)
-        lower_case = _typed(row, "do_lower_case", bool, tokenizer_path, lower_case)
-        odd = " and ".join(filter(None, (odd, unlike_bert(row, lower_case))))
-        max_length = _typed(row, "model_max_length", int, tokenizer_path, None)
-        if max_length is not None and max_length < 3:
-            raise UserError(
-                f"{tokenizer_path}: model_max_length is {max_length}, less than a character."
-            )
     return Source(
         str(weights),
         {name: tensors[original] for name, original in names.items()},
         stated,
         config_path,
-        tokens,
-        vocab_path,
-        lower_case,
-        words,
-        odd,
-        max_length,
+        *_find_tokenizer(weights.parent, vocab, "model_type" in (stated or {})),
     )
+
+
+class _FoundTokenizer(NamedTuple):
+    """Fields of `Source`."""
+
+    vocab: list[str] | None
+    vocab_path: Path | None
+    lower_case: bool
+    kind: str
+    definition: str
+    odd: str
+    max_length: int | None
+
+
+def _find_tokenizer(folder: Path, vocab: str | Path | None, theirs: bool) -> _FoundTokenizer:
+    """Read what lies beside weights and says how text is read.
+
+    Args:
+        folder: of the weights.
+        vocab: as for `open_source`.
+        theirs: whether the weights are known to be Hugging Face's. MMOCR's have a vocab.txt alone.
+    """
+
+    def beside(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    config_path = beside("tokenizer_config.json")
+    row = read_json(config_path) if config_path else {}
+    vocab_path = Path(vocab) if vocab else beside("tokenizer.json") or beside("vocab.txt")
+    told = [vocab_path] if vocab_path and vocab_path.suffix == ".json" else []
+    tokenizer_json = next(iter(told), beside("tokenizer.json"))
+    merges = beside("merges.txt")
+    tokens: list[str] | None = None
+    lower_case, definition, odd, max_length = True, "", "", None
+    kind = "wordpiece" if theirs or config_path else "char"
+    if tokenizer_json is not None:
+        tokens, lower_case, kind, definition = read_tokenizer_json(tokenizer_json)
+    elif vocab_path is None and merges and (vocab_json := beside("vocab.json")):
+        special_path = beside("special_tokens_map.json")
+        special = row | (read_json(special_path) if special_path else {})
+        added = beside("added_tokens.json")
+        definition = roberta_definition(
+            vocab_json,
+            merges,
+            {role: name for role in ROBERTA_TOKENS if (name := _token_of(special, role))},
+            _added_tokens(added, len(read_json(vocab_json))) if added else (),
+            row.get("add_prefix_space") is True,
+        )
+        tokens, lower_case, kind, _ = parse_tokenizer_json(definition, str(vocab_json))
+        vocab_path = tokenizer_json = vocab_json
+    if vocab_path is not None and vocab_path != tokenizer_json:
+        tokens, definition = read_vocab(vocab_path), ""
+        kind = "wordpiece" if kind == "subword" else kind
+        if vocab_path == beside("vocab.txt") and (added := beside("added_tokens.json")):
+            tokens += _added_tokens(added, len(tokens))
+    if config_path is not None:
+        cased = _typed(row, "do_lower_case", bool, config_path, lower_case)
+        if kind != "subword":  # which is all in its definition
+            lower_case, odd = cased, unlike_bert(row, cased)
+        max_length = _typed(row, "model_max_length", int, config_path, None)
+        if max_length is not None and max_length < 3:
+            raise UserError(
+                f"{config_path}: model_max_length is {max_length}, less than a character."
+            )
+    return _FoundTokenizer(tokens, vocab_path, lower_case, kind, definition, odd, max_length)
+
+
+def _token_of(stated: dict[str, Any], role: str) -> str | None:
+    """Return the special token of a role in a `tokenizer_config.json` or `special_tokens_map.json`."""
+    token = stated.get(f"{role}_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def holds_weights(folder: Path) -> bool:
@@ -141,6 +196,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == FLAX:
+        return read_flax_file(path)
     # A safetensors file by another name has its JSON behind eight bytes; neither form of PyTorch has.
     try:
         with path.open("rb") as file:
@@ -172,7 +229,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
 
 
 def _find_weights(folder: Path) -> Path:
-    """The weights in a folder by Hugging Face's names; safetensors before pickles."""
+    """The weights in a folder by Hugging Face's names: safetensors, else PyTorch's, else Flax's."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is not None:
         return found

@@ -144,7 +144,7 @@ def test_losses_by_hand() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_act": "relu"}, "model.hidden_act: 'relu'"),
+        ({"hidden_act": "silu"}, "model.hidden_act: 'silu'"),
         ({"head": "linear"}, "model.head: 'linear'"),
         ({"compute_dtype": "float16"}, "model.compute_dtype: 'float16'"),
         ({"num_attention_heads": 3}, "does not divide by"),

@@ -107,7 +107,7 @@ def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: 
     vocab = [*SPECIAL_TOKENS, *"aAbcls中国，[]", "##b", "上海"]
     tokenizer = CharTokenizer(vocab, lower_case)
     tokenizer.save(path)
-    assert read_tokenizer_json(path) == (vocab, lower_case, False, "")
+    assert read_tokenizer_json(path) == (vocab, lower_case, "char", "")
     theirs = Tokenizer.from_file(str(path))
     for text in ("aAB [CLS] 中国İ", "", "\n\0", "上海##b"):
         expected = tokenizer.encode(text)

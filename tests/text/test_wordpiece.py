@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from flax_ner.text.vocab import SPECIAL_TOKENS, read_tokenizer_json
 
 VOCAB = [*SPECIAL_TOKENS, *"abeiA中国，.[]", "cafe", "i", "##b", "##7", "iphone", "cls", "##é"]
 VOCAB = list(dict.fromkeys(VOCAB))
+IDS = {token: i for i, token in enumerate(VOCAB)}
 LOWER = WordPieceTokenizer(VOCAB)
 ANY_TEXT = st.text(st.characters() | st.sampled_from("ab 中国，.\u0301\u200d\u0000é"), max_size=30)
 
@@ -105,23 +107,32 @@ def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: 
     path = tmp_path / "tokenizer.json"
     tokenizer = WordPieceTokenizer(VOCAB, lower_case)
     tokenizer.save(path)
-    assert read_tokenizer_json(path) == (VOCAB, lower_case, True, "")
+    assert read_tokenizer_json(path) == (VOCAB, lower_case, "wordpiece", "")
     theirs = Tokenizer.from_file(str(path))
     for text in ("iPhone7中国 Café.", "", "\n\0"):
         expected, found = tokenizer.encode(text), theirs.encode(text)
         assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_tokenizer_unlike_berts_is_told(tmp_path: Path, alone: bool) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": normalizers.BertNormalizer(handle_chinese_chars=False)},
+        {"normalizer": normalizers.BertNormalizer(strip_accents=False)},
+        {"normalizer": normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer()])},
+        {"pre_tokenizer": pre_tokenizers.Whitespace()},
+        {"model": models.WordPiece({"[CLS]": 0}, unk_token="[UNK]")},
+        {"model": models.WordPiece(IDS, unk_token="[UNK]", continuing_subword_prefix="@@")},
+    ],
+    ids=["Chinese", "accents", "NFKC", "words", "special tokens", "prefix"],
+)
+def test_a_tokenizer_unlike_berts_is_of_the_kind_subword(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     path = tmp_path / "tokenizer.json"
-    ids = {token: i for i, token in enumerate(VOCAB)}
-    theirs = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", continuing_subword_prefix="@@"))
-    bert = normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=False)
-    theirs.normalizer = bert if alone else normalizers.Sequence([normalizers.NFKC(), bert])
-    theirs.pre_tokenizer = pre_tokenizers.Whitespace()
-    theirs.save(str(path))
-    assert read_tokenizer_json(path).odd == ("" if alone else "normalises by NFKC and ") + (
-        "keeps accents and does not cut between Chinese characters and finds words by Whitespace and "
-        "marks pieces by '@@'"
-    )
+    made = WordPieceTokenizer(VOCAB)._backend
+    for part, value in change.items():
+        setattr(made, part, value)
+    made.save(str(path))
+    read = read_tokenizer_json(path)
+    assert (read.kind, read.definition) == ("subword", path.read_text("utf-8"))

@@ -80,7 +80,10 @@ def tagger_state_dict() -> dict[str, np.ndarray]:
 def tiny_config() -> dict[str, Any]:
     """`CONFIG` and `LABELS` as a Hugging Face config.json."""
     row = CONFIG.to_json()
-    names = ("num_labels", "head", "compute_dtype", "attention", "scan_layers")
+    names = (
+        "num_labels", "head", "compute_dtype", "attention", "scan_layers", "model_type",
+        "position_offset", "embedding_size", "task_type_vocab_size",
+    )  # fmt: skip
     id2label = {str(i): name for i, name in enumerate(LABELS.names)}
     return {k: v for k, v in row.items() if k not in names} | {"id2label": id2label}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import msgpack
 import numpy as np
 
 FLOATS = np.arange(6, dtype="<f4")
@@ -288,6 +289,61 @@ SAFETENSORS = {
     ),
 }
 
+# --- msgpack of Flax -----------------------------------------------------------------------------
+
+
+def _array(shape: object = (2,), dtype: str = "float32", numbers: bytes = bytes(8)) -> object:
+    return msgpack.ExtType(1, msgpack.packb((shape, dtype, numbers)))
+
+
+def _flax(tree: object) -> bytes:
+    packed: bytes = msgpack.packb(tree)
+    return packed
+
+
+def _chunked(**more: object) -> bytes:
+    row = {"__msgpack_chunked_array__": True, "shape": {"0": 2}, "chunks": {"0": _array()}} | more
+    return _flax({"w": {name: value for name, value in row.items() if value is not None}})
+
+
+FLAX = {
+    "empty": b"",
+    "a table of 2^32 rows": b"\xdf\xff\xff\xff\xff",
+    "a list of 2^32 items": b"\x81\xa1w\xdd\xff\xff\xff\xff",
+    "text of 2^32 bytes": b"\x81\xa1w\xdb\xff\xff\xff\xff",
+    "an array of 2^32 bytes": b"\x81\xa1w\xc9\xff\xff\xff\xff\x01",
+    "deep tables": b"\x81\xa1w" * 200_000 + b"\xc0",
+    "not UTF-8": b"\x81\xa1\xff\xc0",
+    "terminal escapes": _flax({"\x1b[2J": 7}),
+    "more behind": _flax({"w": _array()}) + b"\xc0",
+    "a list": _flax([_array()]),
+    "an array alone": _flax(_array()),
+    "a number for an array": _flax({"w": 7}),
+    "text for an array": _flax({"w": "x"}),
+    "a number for a name": _flax({7: _array()}),
+    "a complex number": _flax({"w": msgpack.ExtType(2, msgpack.packb((1.0, 2.0)))}),
+    "a scalar": _flax({"w": msgpack.ExtType(3, msgpack.packb(((), "float32", bytes(4))))}),
+    "an unknown extension": _flax({"w": msgpack.ExtType(9, b"x")}),
+    "an array that is none": _flax({"w": msgpack.ExtType(1, b"\xc1")}),
+    "an array of two parts": _flax({"w": msgpack.ExtType(1, msgpack.packb(((2,), "float32")))}),
+    "objects": _flax({"w": _array(dtype="O")}),
+    "rows": _flax({"w": _array(dtype="f4,f4", shape=(1,))}),
+    "texts": _flax({"w": _array(dtype="S4")}),
+    "unknown dtype": _flax({"w": _array(dtype="float33")}),
+    "shape larger": _flax({"w": _array((3,))}),
+    "shape smaller": _flax({"w": _array((1,))}),
+    "negative shape": _flax({"w": _array((-1, -2))}),
+    "huge shape": _flax({"w": _array((2**62, 2**62))}),
+    "shape of text": _flax({"w": _array("2")}),
+    "too many dimensions": _flax({"w": _array((1,) * 65 + (2,))}),
+    "half a number": _flax({"w": _array(numbers=bytes(7))}),
+    "no chunks": _chunked(chunks=None),
+    "empty chunks": _chunked(chunks={}),
+    "chunks of a larger shape": _chunked(shape={"0": 2**40}),
+    "chunks that are none": _chunked(chunks={"0": 7}),
+    "chunks without shape": _chunked(shape=None),
+}
+
 
 def files() -> dict[str, tuple[str, bytes]]:
     """Every hostile file: by what it does, its suffix and its bytes."""
@@ -304,6 +360,7 @@ def files() -> dict[str, tuple[str, bytes]]:
             found[f"stream, {kind}: {name}"] = (".pth", stream(pickled))
     found |= {f"archive: {name}": (".pth", whole) for name, whole in ARCHIVES.items()}
     found |= {f"safetensors: {name}": (".safetensors", b) for name, b in SAFETENSORS.items()}
+    found |= {f"Flax: {name}": (".msgpack", whole) for name, whole in FLAX.items()}
     return found
 
 

@@ -96,6 +96,7 @@ def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> 
         "params/d/1f",
         "params/ocdbt.process_0/d/2e",
     }
+    flax = {f"flax_model-0000{i}-of-00002.msgpack" for i in (1, 2)}
     offered_and_taken = {
         "both": ({"model.safetensors", "pytorch_model.bin", "tf_model.h5"}, {"model.safetensors"}),
         "shards": (
@@ -104,6 +105,10 @@ def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> 
         ),
         "model_dir": ({*tree, "pytorch_model.bin"}, tree),
         "bin": ({"pytorch_model.bin", "flax_model.msgpack"}, {"pytorch_model.bin"}),
+        "flax": (
+            {"flax_model.msgpack.index.json", *flax, "tf_model.h5"},
+            {"flax_model.msgpack.index.json", *flax},
+        ),
         "bins": (
             {"pytorch_model.bin.index.json", *pickles},
             {"pytorch_model.bin.index.json", *pickles},
@@ -170,7 +175,7 @@ hub.hf_hub_download({bare!r}, "config.json")
 
 def test_says_what_the_hub_refuses(tmp_path: Path) -> None:
     source = repository(tmp_path / "model", "model.safetensors")
-    other = repository(tmp_path / "other", "tf_model.h5", "flax_model.msgpack")
+    other = repository(tmp_path / "other", "tf_model.h5", "rust_model.ot.h5")
     repos = {f"owner/{name}": source for name in ("model", "private", "gated", "down", "limited")}
     faults = {"owner/private": 401, "owner/gated": 403, "owner/down": 503, "owner/limited": 429}
     expected = {
@@ -182,7 +187,7 @@ def test_says_what_the_hub_refuses(tmp_path: Path) -> None:
         "owner/down": "the hub answers HTTP 503: try again later.",
         "owner/limited": "the hub answers HTTP 429: try again later.",
         "owner/other": "'owner/other' on the hub has no weights for this program, only "
-        "flax_model.msgpack, tf_model.h5. It needs model.safetensors, ",
+        "rust_model.ot.h5, tf_model.h5. It needs model.safetensors, ",
     }
     with HubServer(repos | {"owner/other": other}, faults) as server:
         folders, errors = resolve_all(server.environment(tmp_path / "home"), *expected)

@@ -274,13 +274,10 @@ def test_the_layout_is_recognised_by_names(
     ("name", "reason"),
     [
         ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "ALBERT: its layers share"),
-        ("electra.embeddings.word_embeddings.weight", "ELECTRA: its embeddings are"),
-        ("roberta.embeddings.word_embeddings.weight", "RoBERTa: its vocabulary is byte-level BPE"),
         ("distilbert.transformer.layer.0.ffn.lin1.weight", "DistilBERT: it has no token types"),
         ("deberta.embeddings.word_embeddings.weight", "DeBERTa: its positions are relative"),
         ("nezha.embeddings.word_embeddings.weight", "NEZHA: its positions are relative"),
         ("roformer.embeddings.word_embeddings.weight", "RoFormer: its positions are rotary"),
-        ("ernie.embeddings.task_type_embeddings.weight", "ERNIE: it has task types"),
         ("bert.encoder.layer.0.attention.self.distance_embedding.weight", "relative positions"),
     ],
 )  # fmt: skip
@@ -305,6 +302,26 @@ def test_a_relative_of_bert_is_named_inside_a_wrapper_too() -> None:
     name = "model.albert.embeddings.word_embeddings.weight"
     with pytest.raises(UserError, match="belongs to ALBERT"):
         recognise(current({name: np.zeros((2, 2), np.float32)}), "f.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("electra.embeddings.word_embeddings.weight", "ELECTRA"),
+        ("embeddings_project.weight", "ELECTRA"),
+        ("roberta.embeddings.word_embeddings.weight", "RoBERTa or XLM-RoBERTa"),
+        ("ernie.embeddings.word_embeddings.weight", "ERNIE"),
+        ("bert.embeddings.task_type_embeddings.weight", "ERNIE"),
+    ],
+)
+def test_other_families_need_their_config_json(name: str, family: str) -> None:
+    state = tiny_state_dict(PRETRAINED) | {name: np.zeros(1, np.float32)}
+    wanted = f"{re.escape(name)} belongs to {family}, and no config.json states its model_type"
+    with pytest.raises(UserError, match=wanted):
+        recognise(state, "f.pth")
+    for model_type in ("roberta", "electra"):
+        with pytest.raises(UserError, match=rf"no known layout.*of model_type {model_type} has"):
+            recognise(tiny_state_dict(PRETRAINED), "f.pth", model_type)
 
 
 def test_whole_numbers_are_no_weights() -> None:

@@ -164,11 +164,12 @@ def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
     path.with_name("vocab.txt").unlink()
     ids = {token: i for i, token in enumerate(VOCAB)}
     special = [{"id": 10, "content": VOCAB[10], "special": True}]
-    for normalizer, lower in (
-        ({"type": "BertNormalizer", "lowercase": True}, True),
-        ({"type": "BertNormalizer", "lowercase": False}, False),
-        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}, True),
-        (None, False),
+    nfc = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+    for normalizer, lower, kind in (
+        ({"type": "BertNormalizer", "lowercase": True}, True, "wordpiece"),
+        ({"type": "BertNormalizer", "lowercase": False}, False, "wordpiece"),
+        (nfc, True, "subword"),
+        (None, False, "wordpiece"),
     ):
         text = word_piece(
             {token: i for token, i in ids.items() if i < 10},
@@ -177,7 +178,7 @@ def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
         )
         path.with_name("tokenizer.json").write_text(text)
         source = open_source(path)
-        assert (source.vocab, source.lower_case, source.words) == (VOCAB, lower, True)
+        assert (source.vocab, source.lower_case, source.kind) == (VOCAB, lower, kind)
 
 
 def test_tokens_added_behind_vocab_txt_come_along(tmp_path: Path) -> None:
@@ -202,9 +203,9 @@ def test_a_named_vocabulary_leaves_the_lower_casing_to_the_tokenizer(tmp_path: P
 
 def test_a_folder_of_hugging_face_cuts_words(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
-    assert not open_source(path).words  # nothing says that it is theirs
+    assert open_source(path).kind == "char"  # nothing says that it is theirs
     path.with_name("config.json").write_text(json.dumps(tiny_config() | {"model_type": "bert"}))
-    assert open_source(path).words
+    assert open_source(path).kind == "wordpiece"
 
 
 def test_our_own_tokenizer_json_comes_back(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_our_own_tokenizer_json_comes_back(tmp_path: Path) -> None:
     for lower in (True, False):
         CharTokenizer(VOCAB, lower).save(path.with_name("tokenizer.json"))
         source = open_source(path)
-        assert (source.vocab, source.lower_case, source.words) == (VOCAB, lower, False)
+        assert (source.vocab, source.lower_case, source.kind) == (VOCAB, lower, "char")
 
 
 @pytest.mark.parametrize(
@@ -238,8 +239,12 @@ def test_tokenizer_config_says_how_text_is_read(
     [
         ("tokenizer.json", "{", "not a tokenizer.json"),
         ("tokenizer.json", "[" * 10**5, "not a tokenizer.json"),
-        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {}}}', "its vocabulary is of BPE"),
-        ("tokenizer.json", '{"model": {"type": "Unigram", "vocab": []}}', "is of Unigram"),
+        ("tokenizer.json", '{"model": {"type": "CharLevel", "vocab": {}}}', "is of CharLevel"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "Unigram", "vocab": ["a"]}}',
+            "not a tokenizer.json",
+        ),
         ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": []}}', "not a table"),
         ("tokenizer.json", word_piece({"a": 0, "b": 2}), "its ids are not 0, 1, 2"),
         ("tokenizer.json", word_piece({"a": 0, "b": 10**15}), "its ids are not 0, 1, 2"),
@@ -268,10 +273,10 @@ def test_a_folder_without_weights_says_what_to_do(tmp_path: Path) -> None:
         UserError, match=r"has none of model\.safetensors, .*Name the file itself\."
     ):
         open_source(tmp_path)
-    (tmp_path / "flax_model.msgpack").touch()
-    with pytest.raises(UserError, match=r"has flax_model\.msgpack only\. Save the model with PyT"):
+    (tmp_path / "tf_model.h5").touch()
+    with pytest.raises(UserError, match=r"has tf_model\.h5 only\. Save the model with PyTorch"):
         open_source(tmp_path)
-    (tmp_path / "flax_model.msgpack").unlink()
+    (tmp_path / "tf_model.h5").unlink()
     (tmp_path / "best.pth").touch()
     with pytest.raises(UserError, match=rf"Name the file itself: {tmp_path}/best\.pth"):
         open_source(tmp_path)

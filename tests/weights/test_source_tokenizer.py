@@ -10,9 +10,12 @@ from tokenizers.normalizers import BertNormalizer
 
 import flax_ner
 from convert.torch_to_flax import main
+from flax_ner.errors import UserError
+from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.weights.convert import convert
 from flax_ner.weights.source import open_source
+from tests.subwords import bpe_tokenizer
 from tests.weights.helpers import (
     LABELS,
     TRAINED,
@@ -42,7 +45,7 @@ def test_a_tokenizer_elsewhere_says_all_it_says(tmp_path: Path, words: bool) -> 
     kind = WordPieceTokenizer if words else CharTokenizer
     kind(VOCAB, lower_case=False).save(tmp_path / "tokenizer.json")
     source = open_source(path, tmp_path / "tokenizer.json")
-    assert (source.vocab, source.lower_case, source.words) == (VOCAB, False, words)
+    assert (source.vocab, source.lower_case, source.kind) == (VOCAB, False, kind.kind)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,68 @@ def test_what_a_tokenizer_config_says_otherwise_is_told(
     assert open_source(path).odd == told
 
 
+def write_bpe_files(folder: Path, special: dict[str, Any] | None = None) -> SubwordTokenizer:
+    """RoBERTa's two files of a vocabulary; return what reads text as they say."""
+    made = bpe_tokenizer()
+    made._backend.model.save(str(folder))
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    ids = {token: i for i, token in enumerate(made.tokens)}
+    (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
+    if special is not None:
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return made
+
+
+TEXTS = ["Hello world, the 2008年", " 国内  银行\n", "a<mask> <mask>b", ""]
+
+
+@pytest.mark.parametrize("special", [None, {"mask_token": {"content": "<mask>", "lstrip": True}}])
+def test_a_vocab_json_with_its_merges_is_read(tmp_path: Path, special: Any) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    made = write_bpe_files(tmp_path, special)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"東京": len(made.tokens)}))
+    source = open_source(path)
+    assert (source.kind, source.vocab_path) == ("subword", tmp_path / "vocab.json")
+    assert source.vocab == [*made.tokens, "東京"]
+    read = SubwordTokenizer(source.definition)
+    assert read.special == made.special
+    for text in TEXTS:
+        assert read.encode(text).ids == made.encode(text).ids
+        assert read.encode(text).offsets == made.encode(text).offsets
+    assert read.encode("a東京").ids[2] == len(made.tokens)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    spaced = SubwordTokenizer(open_source(path).definition)
+    assert spaced.encode("a").ids == made.encode(" a").ids != made.encode("a").ids
+
+
+def test_a_vocab_json_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    write_bpe_files(tmp_path, {"cls_token": "[CLS]"})
+    with pytest.raises(UserError, match=r"vocab\.json: lacks the special tokens \[CLS\]\. Put a"):
+        open_source(path)
+    (tmp_path / "merges.txt").write_text("x y z\n")
+    with pytest.raises(UserError, match=r"vocab\.json: cannot be read together with merges\.txt"):
+        open_source(path)
+
+
+def test_weights_with_no_vocabulary_say_how_to_make_one(tmp_path: Path) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    (tmp_path / "vocab.txt").rename(tmp_path / "sentencepiece.bpe.model")
+    with pytest.raises(
+        UserError, match=r"no vocab\.txt or tokenizer\.json .* From a sentencepiece"
+    ):
+        convert(open_source(path))
+
+
+def test_a_named_vocab_txt_is_read_as_berts(tmp_path: Path) -> None:
+    stated = tiny_config() | {"model_type": "bert"}
+    path = write_source(tmp_path / "hf", tagger_state_dict(), config=stated)
+    other = path.with_name("vocab.txt").rename(tmp_path / "other.txt")
+    (tmp_path / "hf" / "tokenizer.json").write_text(bpe_tokenizer().definition, "utf-8")
+    source = open_source(path, other)
+    assert (source.kind, source.definition, source.vocab) == ("wordpiece", "", VOCAB)
+
+
 def test_a_tagger_of_words_is_read_as_its_own_tokenizer_does(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
@@ -71,7 +136,14 @@ def test_a_tagger_of_words_is_read_as_its_own_tokenizer_does(tmp_path: Path) -> 
     assert flax_ner.load(tmp_path / "char").tokenizer.kind == "char"
     assert tokenizer.encode("a A").ids[1:-1] == [VOCAB.index("a"), 1]
     made = tokenizer._backend
+    plain = made.normalizer
     made.normalizer = BertNormalizer(strip_accents=True, lowercase=False)
     made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = flax_ner.load(path).tokenizer
+    assert (tokenizer.kind, tokenizer.encode("á").ids[1:-1]) == ("subword", [VOCAB.index("a")])
+    made.normalizer = plain
+    made.save(str(tmp_path / "tokenizer.json"))
+    stated = '{"do_lower_case": false, "strip_accents": true}'
+    (tmp_path / "tokenizer_config.json").write_text(stated)
     with pytest.warns(UserWarning, match="Tokenizer: its own takes accents off, which this one"):
         flax_ner.load(path)
