@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.commands import TINY, run_train
+from tests.subwords import unigram_tokenizer
 from tests.weights.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +106,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     folder = tmp_path_factory.mktemp("hub") / "bert"
     export(encoder(512), folder, "hf")
     names = ("google-bert/bert-base-chinese", "google-bert/bert-base-cased")
-    with HubServer(dict.fromkeys(names, folder)) as server:
+    made = unigram_tokenizer()  # in the form of XLM-R's
+    subwords = encoder(512)
+    embeddings = subwords.params["encoder"]["embeddings"]
+    embeddings["word"] = embeddings["word"][: len(made.tokens)]
+    subwords.config = replace(subwords.config, vocab_size=len(made.tokens))
+    subwords.vocab, subwords.lower_case = made.tokens, False
+    subwords.tokenizer, subwords.definition = made.kind, made.definition
+    export(subwords, folder.with_name("e5"), "hf")
+    repositories = dict.fromkeys(names, folder)
+    repositories["intfloat/multilingual-e5-small"] = folder.with_name("e5")
+    with HubServer(repositories) as server:
         yield server
 
 
@@ -145,9 +157,10 @@ def make_files(page: str) -> None:
 
 def run_statement(statement: str, server: HubServer) -> None:
     words = shlex.split(statement, comments=True)
-    if not is_python(statement) or "google-bert/" in statement:
+    from_hub = any(owner in statement for owner in ("google-bert/", "intfloat/"))
+    if not is_python(statement) or from_hub:
         # Names of the hub in a process of its own: the hub's library reads its address when it is imported.
-        more = shlex.join(SMALL) if "google-bert/" in statement else ""
+        more = shlex.join(SMALL) if from_hub else ""
         environment = server.environment(Path("hub").absolute()) | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
