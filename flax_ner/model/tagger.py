@@ -115,6 +115,14 @@ def apply(
     return model(input_ids, segment_ids, positions, keys)
 
 
+def encode(
+    config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
+) -> Array:
+    """Return the encoder's token vectors, [B, T, D] in `config.dtype`, without dropout."""
+    model: BertTagger = nnx.merge(_graphdef(config), params)
+    return model.encoder(input_ids, segment_ids, positions, None)
+
+
 def average(members: Logits) -> Logits:
     """The mean over the leading axis of scores that several models give."""
     if not isinstance(members, Factors):

@@ -112,6 +112,7 @@ def make_task(config: ConfigDict) -> Task:
         tokens, lesson = make_lesson(
             config, train, dev, tokens, train_tokens, tokenizer, labels, skipped, notes
         )
+    notes += choose_training(config, tokens, model.hidden_size)
     data = config.data
     batcher = Batcher(tokens, data.batching, data.batch_size, data.max_length, config.seed)
     unit = "categories" if isinstance(labels, SpanLabels) else "tags"
@@ -241,7 +242,10 @@ def initial_params(task: Task, key: jax.Array, shardings: Params) -> Params:
     source, head = task.source, None
     if source is not None and _has_head_for(source, task.labels, task.model):
         head = source.params["head"]
-    return first_params(partial(init_params, task.model), source, head, key, shardings)
+    params = first_params(partial(init_params, task.model), source, head, key, shardings)
+    if source is None or head is not None or not task.config.train.standardise:
+        return params
+    return standardise_outputs(task.model, params, task.batcher.tokens, shardings)
 
 
 def first_params(

@@ -1,0 +1,63 @@
+"""Batch size, epochs and learning rate, where they are not set: by the size of the data and the encoder.
+
+They were chosen on dev data: one half of CLUENER's for its 300, 1,000 and 10,748 sentences, from an encoder
+of width 384, and that of Resume and WNUT17. benchmarks/RESULTS.md has the figures under "Defaults".
+"""
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from flax_ner.config import is_unset
+from flax_ner.text.encoding import TokenSet
+
+# Sentences per step: an epoch of little data needs enough steps.
+STEPS_PER_EPOCH = 60
+FEWEST_SENTENCES, MOST_SENTENCES = 8, 32
+# Steps in all. Weights that have read much text need fewer.
+LEAST_STEPS = {True: 800, False: 2000}
+LEAST_EPOCHS = {True: 5, False: 20}
+# 5e-5 suits BERT-base, whose width is 768. A narrower encoder takes a higher rate.
+RATE, WIDTH, HIGHEST_RATE = 5e-5, 768, 1e-3
+
+
+def choose_training(config: ConfigDict, tokens: TokenSet, width: int) -> list[str]:
+    """Set `data.batch_size`, `train.epochs` and `optimizer.learning_rate` where they are not set.
+
+    Args:
+        config: of the run, which is changed.
+        tokens: the training data.
+        width: of the encoder, D.
+
+    Returns:
+        What was chosen, as notes.
+    """
+    pretrained, sentences = bool(config.init_from), len(tokens.lengths)
+    rows = sentences
+    if config.data.batching == "pack":
+        rows = max(int(tokens.lengths.sum()) // config.data.max_length, 1)
+    per_row, told = sentences / rows, []
+    if is_unset(config, "data.batch_size"):
+        wanted = min(max(sentences / STEPS_PER_EPOCH, FEWEST_SENTENCES), MOST_SENTENCES)
+        unit = math.lcm(_devices(config), config.train.gradient_accumulation_steps)
+        config.data.batch_size = max(round(wanted / per_row / unit), 1) * unit
+        told.append(f"data.batch_size={config.data.batch_size}")
+    if is_unset(config, "train.epochs"):
+        steps_per_epoch = -(-rows // config.data.batch_size)
+        epochs = -(-LEAST_STEPS[pretrained] // steps_per_epoch)
+        config.train.epochs = max(epochs, LEAST_EPOCHS[pretrained])
+        if not config.train.steps:
+            told.append(f"train.epochs={config.train.epochs}")
+    if is_unset(config, "optimizer.learning_rate"):
+        rate = min(RATE * (WIDTH / width) ** 2, HIGHEST_RATE)
+        config.optimizer.learning_rate = float(f"{rate:.2g}")
+        told.append(f"optimizer.learning_rate={config.optimizer.learning_rate:g}")
+    if not told:
+        return []
+    return [f"Chosen by the size of data and encoder: {', '.join(told)}."]
+
+
+def _devices(config: ConfigDict) -> int:
+    mesh = config.mesh
+    return int((mesh.data or jax.device_count() // mesh.fsdp) * mesh.fsdp)
