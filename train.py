@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flax_ner.compilation import keep_compiled_programs
-from flax_ner.config import FALLBACKS
+from flax_ner.config import FALLBACKS, WITHOUT_LABELS
 from flax_ner.errors import UserError
 from flax_ner.settings import explain_unknown, help_text, list_settings
 from flax_ner.training.interruption import EXIT_STATUS, Interrupted
@@ -133,7 +133,7 @@ def explain_error(error: BaseException, path: str) -> str | None:
         return f"no such option: --{error.flagname}. {explain_unknown(error.flagname)}"
     if bad := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
         default = {setting.name: setting.default for setting in list_settings()[0]}[bad[1]]
-        default = FALLBACKS.get(bad[1], default)
+        default = (FALLBACKS | WITHOUT_LABELS).get(bad[1], default)
         either = default is None or isinstance(default, bool)
         like = "True or False" if either else f"a value like {default!r}"
         return f"{bad[1]}: {bad[2]!r} is not valid. Give {like}."

@@ -18,6 +18,4 @@ from flax_ner.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.init_from = "weights/bert_pretrain.pth"
-    config.train.epochs = 4
-    config.optimizer.learning_rate = 5e-5
     return config

@@ -5,7 +5,7 @@ again: `--config.optimizer.learning_rate=5e-5`. Nothing else of a run has defaul
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -41,13 +41,19 @@ FALLBACKS: dict[str, Any] = {
     "data.max_length": 128,
     "data.scheme": "bio",
 }
+# Values of settings that the size of the data decides, for a task without labelled data.
+WITHOUT_LABELS: dict[str, Any] = {
+    "data.batch_size": 16,
+    "train.epochs": 1,
+    "optimizer.learning_rate": 3e-4,
+}
 
 
 def default_config() -> ConfigDict:
     """Return the whole configuration with its defaults: BERT-base, AdamW, packed rows.
 
-    A setting that is not set (None) is decided when training starts: by the weights of `init_from`, else by
-    `FALLBACKS`.
+    A setting that is not set (None) is decided when training starts: by the weights of `init_from` and the
+    data, else by `FALLBACKS`.
 
     `python train.py --help` prints each setting with its default and its comment here, so every
     setting has one, above it or at the end of its line.
@@ -129,7 +135,8 @@ def default_config() -> ConfigDict:
     config.data.max_length = unset(int)
     # pack several sentences into a row; or one per row: bucket by length, or pad to max_length.
     config.data.batching = "pack"
-    config.data.batch_size = 16  # Rows per step, over all devices.
+    # Rows per step, over all devices. Not set: as many as hold 8 to 32 sentences, depending on the data.
+    config.data.batch_size = unset(int)
     # Tag scheme: bio, bioes, io (one tag per category, so entities of one category that touch become one),
     # or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags. Not set: that of a tagger in
     # init_from whose labels fit.
@@ -138,7 +145,8 @@ def default_config() -> ConfigDict:
     config.data.categories = ()
 
     config.train = ConfigDict()
-    config.train.epochs = 10  # Passes over the training data.
+    # Passes over the training data. Not set: enough for the size of the data.
+    config.train.epochs = unset(int)
     config.train.steps = 0  # Total number of steps; 0: train.epochs decides.
     # Stop after this many seconds of training, with the state saved and exit status 75. The same command
     # resumes. The learning-rate schedule does not change. 0: no limit.
@@ -159,12 +167,16 @@ def default_config() -> ConfigDict:
     config.train.fgm = 0.0
     # R-Drop: weight of the KL term, e.g. 1.0 to 5.0. A step takes twice as long. 0: off.
     config.train.r_drop = 0.0
+    # True: before a fresh head is trained on weights of init_from, shift and scale the encoder's last LayerNorm
+    # so that token vectors have mean 0 and variance 1. Encoders of sentence vectors learn late without.
+    config.train.standardise = True
     # True: also write TensorBoard event files. Needs tensorboardX.
     config.train.tensorboard = False
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw or adadelta.
-    config.optimizer.learning_rate = 5e-5  # Peak learning rate.
+    # Peak learning rate. Not set: 5e-5 for an encoder of width 768, higher for a narrower one.
+    config.optimizer.learning_rate = unset(float)
     # linear (decay to 0), cosine (decay to 0), constant, or step.
     config.optimizer.schedule = "linear"
     config.optimizer.warmup = 0.1  # Fraction of all steps for linear warm-up.
@@ -234,10 +246,10 @@ def is_unset(config: ConfigDict, name: str) -> bool:
     return _get(config, name) in (None, "")
 
 
-def with_fallbacks(config: ConfigDict) -> ConfigDict:
-    """Return a copy in which settings that are not set have the values of `FALLBACKS`."""
+def with_fallbacks(config: ConfigDict, fallbacks: Mapping[str, Any] = FALLBACKS) -> ConfigDict:
+    """Return a copy in which settings that are not set have the values of `fallbacks`."""
     filled = ConfigDict(config.to_dict())
-    missing = {name: value for name, value in FALLBACKS.items() if is_unset(config, name)}
+    missing = {name: value for name, value in fallbacks.items() if is_unset(config, name)}
     filled.update_from_flattened_dict(missing)
     return filled
 
@@ -247,7 +259,8 @@ def check_config(config: ConfigDict) -> None:
     positions = config.model.max_position_embeddings
     unknown_positions = bool(config.init_from) and positions is None  # the weights will tell
     unknown_length = config.data.max_length is None  # follows from the positions
-    config = with_fallbacks(config)
+    unknown_rows = config.data.batch_size is None
+    config = with_fallbacks(config, FALLBACKS | WITHOUT_LABELS)
     choices = {
         "task": TASKS,
         "tokenizer.kind": ("", *TOKENIZERS),
@@ -347,7 +360,7 @@ def check_config(config: ConfigDict) -> None:
     for name in ("optimizer.b1", "optimizer.b2", "train.ema", "loss.label_smoothing"):
         if _get(config, name) >= 1:
             raise UserError(f"{name}: {_get(config, name)}, but it must be below 1.")
-    if config.data.batch_size % config.train.gradient_accumulation_steps:
+    if not unknown_rows and config.data.batch_size % config.train.gradient_accumulation_steps:
         raise UserError(
             f"train.gradient_accumulation_steps: {config.train.gradient_accumulation_steps} does not divide "
             f"data.batch_size {config.data.batch_size}. Choose a divisor of it."

@@ -153,7 +153,7 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         ([demo, run, "--noconfig"], "no such option: --noconfig. python train.py --help lists"),
         ([demo, run, "--lr=1"], "no such option: --lr. Did you mean --config.optimizer.learning_rate?"),
         ([demo, run, "--config.optimizer.lr=1"], "no such field: optimizer.lr. Did you mean --config.opti"),
-        ([demo, run, "--config.train.epochs=x"], "train.epochs: 'x' is not valid. Give a value like 10."),
+        ([demo, run, "--config.train.epochs=x"], "train.epochs: 'x' is not valid. Give a value like 1."),
         ([demo, run, "--config.train.steps=x"], "train.steps: 'x' is not valid. Give a value like 0."),
         ([demo, run, "--config.model.layer_norm_eps=x"], "eps: 'x' is not valid. Give a value like 1e-12."),
         ([demo, run, "--config.profile=x"], "profile: 'x' is not valid. Give True or False."),

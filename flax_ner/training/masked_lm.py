@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from flax_ner.config import FALLBACKS, TRAINING_FIELDS
+from flax_ner.config import WITHOUT_LABELS, with_fallbacks
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
@@ -71,7 +72,8 @@ class MaskedLM:
         for split in ("train", "dev"):
             check_text(config.data[split], f"data.{split}")
         self._source, self.notes = read_source(config)
-        self.config, decided_notes = decide(config, self._source)
+        decided, decided_notes = decide(config, self._source)
+        self.config = with_fallbacks(decided, WITHOUT_LABELS)
         self.notes += decided_notes
         config, data = self.config, self.config.data
         skipped: list[str] | None = [] if data.on_error == "skip" else None

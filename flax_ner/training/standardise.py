@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from flax_ner.model.bert import STACKED, BertConfig
 from flax_ner.model.tagger import Params, encode
 from flax_ner.text.encoding import TokenSet
-from flax_ner.training.mesh import put_whole
 
 SAMPLE = 16384  # tokens whose vectors are measured, padding included
 
@@ -37,10 +34,8 @@ def standardise_outputs(
         `params` with another scale and bias, float32 [D], in the last LayerNorm. The mean is taken per
         dimension, the variance over all dimensions.
     """
-    mesh = jax.tree.leaves(shardings)[0].mesh
-    sample = put_whole(_sample(tokens), NamedSharding(mesh, P()))
     changed = jax.jit(partial(_standardise, config), out_shardings=shardings)
-    result: Params = changed(params, *sample)
+    result: Params = changed(params, *_sample(tokens))  # NumPy arrays are replicated on all hosts
     return result
 
 

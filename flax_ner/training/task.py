@@ -29,7 +29,9 @@ from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_tokenizer_json, read_vocab
 from flax_ner.training.decisions import choose_kind, choose_lower_case, decide
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
+from flax_ner.training.hyperparameters import choose_training
 from flax_ner.training.mesh import put_whole
+from flax_ner.training.standardise import standardise_outputs
 from flax_ner.weights.characters import with_tokenizer
 from flax_ner.weights.convert import UNTOLD, open_model
 from flax_ner.weights.model_dir import ModelDir

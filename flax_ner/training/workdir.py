@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 import flax_ner
-from flax_ner.config import FALLBACKS, default_config, is_unset, with_fallbacks
+from flax_ner.config import FALLBACKS, WITHOUT_LABELS, default_config, is_unset, with_fallbacks
 from flax_ner.durable import make_folder, write_text
 from flax_ner.errors import UserError
 from flax_ner.training.distillation import TEACHER_READS
@@ -29,7 +29,7 @@ WEIGHTS_DECIDE = 2
 OLD_DEFAULTS: dict[str, Any] = {}
 
 # Settings that may be left open, and are decided when training starts.
-OPEN = (*FALLBACKS, "tokenizer.kind", "tokenizer.lower_case")
+OPEN = (*FALLBACKS, *WITHOUT_LABELS, "tokenizer.kind", "tokenizer.lower_case")
 
 # Settings that may change whenever a run is started again. They do not decide its result.
 OPERATIONAL = (
@@ -103,17 +103,24 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def fill_from_record(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Return a configuration for a run that an earlier version began, or `config` itself for any other.
+    """Return the configuration of a run that is resumed; `config` itself if there is none.
 
-    Settings that are not set have the values that the run began with, though new rules might choose others.
+    Settings that are not set have the values that the run began with: new rules, or another number of
+    devices, might choose others. What the weights decide is filled in for a run of an earlier version only.
     """
-    if not has_checkpoints(workdir) or saved_format(workdir) >= WEIGHTS_DECIDE:
+    if not has_checkpoints(workdir):
         return config
+    names = OPEN if saved_format(workdir) < WEIGHTS_DECIDE else tuple(WITHOUT_LABELS)
     recorded = flatten(_read(workdir / "config.json") or {}, separator=".")
+    missing = {
+        name: recorded[name]
+        for name in names
+        if is_unset(config, name) and recorded.get(name) is not None
+    }
+    if not missing:
+        return config
     filled = ConfigDict(config.to_dict())
-    filled.update_from_flattened_dict(
-        {name: recorded[name] for name in OPEN if is_unset(config, name) and name in recorded}
-    )
+    filled.update_from_flattened_dict(missing)
     return filled
 
 

@@ -112,7 +112,8 @@ def changed(name: str) -> ConfigDict:
     config = default_config()
     section, _, field = name.rpartition(".")
     kind = (config[section] if section else config).get_type(field)
-    others = {bool: True, int: 7, float: 0.25, str: "other", tuple: ("other",)}
+    default = (config[section] if section else config)[field]
+    others = {bool: not default, int: 7, float: 0.25, str: "other", tuple: ("other",)}
     config.update_from_flattened_dict({name: others[kind]})
     return config
 

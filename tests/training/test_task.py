@@ -99,7 +99,7 @@ def test_a_tagger_of_any_form_goes_on_with_its_head(tmp_path: Path, form: str) -
 def test_an_encoder_gets_a_fresh_head(tmp_path: Path) -> None:
     source = model(None)
     export(source, tmp_path / "hf", "hf")
-    task, params = start(config(tmp_path / "hf"))
+    task, params = start(config(tmp_path / "hf", train__standardise=False))
     assert_same(params["encoder"], source.params["encoder"])
     assert params["head"]["classifier"]["kernel"].shape == (16, len(task.labels))
     assert any("head is freshly initialised" in note for note in task.notes)

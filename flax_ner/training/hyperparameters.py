@@ -20,6 +20,7 @@ LEAST_STEPS = {True: 800, False: 2000}
 LEAST_EPOCHS = {True: 5, False: 20}
 # 5e-5 suits BERT-base, whose width is 768. A narrower encoder takes a higher rate.
 RATE, WIDTH, HIGHEST_RATE = 5e-5, 768, 1e-3
+ADADELTA_RATE = 0.5  # MMOCR's
 
 
 def choose_training(config: ConfigDict, tokens: TokenSet, width: int) -> list[str]:
@@ -50,12 +51,18 @@ def choose_training(config: ConfigDict, tokens: TokenSet, width: int) -> list[st
         if not config.train.steps:
             told.append(f"train.epochs={config.train.epochs}")
     if is_unset(config, "optimizer.learning_rate"):
-        rate = min(RATE * (WIDTH / width) ** 2, HIGHEST_RATE)
-        config.optimizer.learning_rate = float(f"{rate:.2g}")
+        config.optimizer.learning_rate = suitable_rate(config.optimizer.name, width)
         told.append(f"optimizer.learning_rate={config.optimizer.learning_rate:g}")
     if not told:
         return []
     return [f"Chosen by the size of data and encoder: {', '.join(told)}."]
+
+
+def suitable_rate(optimizer: str, width: int) -> float:
+    """Return a peak learning rate for an encoder of this width, to two digits."""
+    if optimizer == "adadelta":
+        return ADADELTA_RATE
+    return float(f"{min(RATE * (WIDTH / width) ** 2, HIGHEST_RATE):.2g}")
 
 
 def _devices(config: ConfigDict) -> int:
