@@ -180,4 +180,4 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         assert str(row[0]).startswith("train.py: ") and message in row[0], (command, row)
         assert "\n" not in row[0] and not row[1], command
     for row in rows[-len(helps) :]:
-        assert row[0] == 0 and "--config.optimizer.learning_rate=5e-05" in row[1], row
+        assert row[0] == 0 and "--config.optimizer.warmup=0.1" in row[1], row

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -20,6 +20,13 @@ from flax_ner.weights.model_dir import ModelDir
 Content = bytes | Iterable[bytes | memoryview]  # all at once, or in chunks of any size
 Figures = dict[str, float]
 Evaluate = Callable[[Params], list[Figures]]  # of dev, by these parameters; of each model
+
+
+class Baseline(NamedTuple):
+    """A loss that needs no reading of the text; a model that is no better has not learned."""
+
+    loss: float
+    remedy: str  # settings to train with instead, as flags
 
 
 class Job(Protocol):
@@ -42,6 +49,7 @@ class Job(Protocol):
     units_per_step: float
     steps_per_epoch: int
     steps_per_portion: int  # steps whose batches are on the device at a time
+    baseline: Baseline | None  # to compare the loss with, where one is known
 
     def parts(self) -> dict[str, Content]:
         """Return the data it was made of, by setting. They are the same in all processes.

@@ -22,8 +22,10 @@ from rich.text import Text
 
 from flax_ner.durable import write_text
 from flax_ner.errors import UserError, need
+from flax_ner.training.job import Baseline
 from flax_ner.training.nonfinite import NotFinite
 
+NO_BETTER = 0.9  # share of the baseline's loss above which nothing has been learned
 SHOWN = {"f1": "F1"}  # figures that are not shown by the name they have in the file
 
 
@@ -104,6 +106,8 @@ class RunLog:
         steps: done so far, in all, an epoch.
         units_per_step: for the rate, with the name of the unit.
         running: the model and the devices, shown above the bar.
+        baseline: the loss of a model that does not read the text; None if unknown.
+        check_at: the step from which the loss should be lower than that.
     """
 
     def __init__(
@@ -113,8 +117,11 @@ class RunLog:
         steps: tuple[int, int, int],
         units_per_step: tuple[float, str],
         running: str,
+        baseline: Baseline | None = None,
+        check_at: int = 0,
     ):
         done, self._total, self._per_epoch = steps
+        self._baseline, self._check_at = baseline, check_at
         self._metrics, self._progress = metrics, progress
         self._per_step, self._unit = units_per_step
         self._running = running
@@ -169,6 +176,19 @@ class RunLog:
             rate=f"{rate:.0f} {self._unit}/s, loss {loss}",
             refresh=not self._progress.live.auto_refresh,
         )
+        if updates and step >= self._check_at:
+            self._compare(step, row["loss"])
+
+    def _compare(self, step: int, loss: float) -> None:
+        """Say once if the loss is no better than the baseline."""
+        baseline, self._baseline = self._baseline, None
+        if baseline is not None and loss > NO_BETTER * baseline.loss:
+            self._progress.console.print(
+                f"Step {step}: the loss is {loss:.3f}. A model that does not read the text, but knows how "
+                f"frequent each label is, has {baseline.loss:.3f}. If F1 stays 0, stop the run and train with "
+                f"{baseline.remedy} in a new --workdir.",
+                highlight=False,
+            )
 
     def dev(
         self,

@@ -54,6 +54,8 @@ from flax_ner.training.task import total_steps
 from flax_ner.training.workdir import claimed, fill_from_record, has_checkpoints, saved_format
 from flax_ner.weights.model_dir import save_model, storage_path
 
+CHECK_AFTER = 0.2  # share of all steps, after warm-up, by which the loss should have fallen
+
 JOBS: dict[str, Callable[[ConfigDict], Job]] = {
     "tagging": lambda config: (SeveralSeeds if config.train.seeds > 1 else Tagging)(config),
     "masked_lm": MaskedLM,
@@ -167,7 +169,9 @@ def _train(
         stack.enter_context(metrics)
         progress = stack.enter_context(progress_bar(console=console))
         rate = job.units_per_step, job.unit
-        log = RunLog(metrics, progress, (done, total, per_epoch), rate, running)
+        check_at = round((config.optimizer.warmup + CHECK_AFTER) * total)
+        steps = done, total, per_epoch
+        log = RunLog(metrics, progress, steps, rate, running, job.baseline, check_at)
         evaluate = job.evaluator(mesh)
         every = config.checkpoint.every
         rows = own_rows(mesh, config.data.batch_size)

@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import FALLBACKS, TRAINING_FIELDS
-from flax_ner.config import WITHOUT_LABELS, with_fallbacks
+from flax_ner.config import FALLBACKS, TRAINING_FIELDS, WITHOUT_LABELS, with_fallbacks
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
@@ -36,7 +35,7 @@ from flax_ner.text.vocab import vocab_of
 from flax_ner.training.decisions import decide
 from flax_ner.training.gradients import Gradients, Tricks, gradients_of
 from flax_ner.training.hosts import everywhere, from_first
-from flax_ner.training.job import Content, Evaluate, Figures
+from flax_ner.training.job import Baseline, Content, Evaluate, Figures
 from flax_ner.training.masking import Masking
 from flax_ner.training.mesh import own_rows, put_epoch
 from flax_ner.training.random_keys import dev_mask_key
@@ -63,6 +62,9 @@ class MaskedLM:
 
     best_by, unit = "accuracy", "tokens"
     seeds: tuple[int | None, ...] = (None,)
+    baseline: Baseline | None = (
+        None  # guesses by frequency alone last for long in a healthy run, too
+    )
     gradients: Gradients
     dev_size: int
     units_per_step: float

@@ -18,15 +18,24 @@ from flax_ner.model.tagger import Params, abstract_params
 from flax_ner.next_steps import SAMPLE, after_tagger, is_printable_line
 from flax_ner.text.batches import Epoch
 from flax_ner.text.examples import Example
+from flax_ner.text.frequencies import label_frequency_loss, label_transition_loss
 from flax_ner.text.metrics import Scores
 from flax_ner.text.recognise import recognise
 from flax_ner.text.report import highlight, score_table
-from flax_ner.training.distillation import TEACHER_READS, ask_teacher, distilled, fingerprint
+from flax_ner.training.distillation import (
+    TEACHER_READS,
+    ask_teacher,
+    distilled,
+    fingerprint,
+    has_teacher,
+)
 from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
-from flax_ner.training.job import Content, Evaluate, Figures
+from flax_ner.training.hyperparameters import suitable_rate
+from flax_ner.training.job import Baseline, Content, Evaluate, Figures
 from flax_ner.training.mesh import BATCH
 from flax_ner.training.task import (
+    Task,
     bytes_of,
     digest,
     from_nothing_flags,
@@ -67,6 +76,7 @@ class Tagging:
         self.dev_size = len(task.dev)
         self.steps_per_epoch = self.steps_per_portion = task.batcher.steps_per_epoch
         self.units_per_step = len(task.batcher.tokens.lengths) / self.steps_per_epoch
+        self.baseline = _baseline(task, total_steps(config, self.steps_per_epoch))
 
     def parts(self) -> dict[str, Content]:
         """See `Job`."""
@@ -173,6 +183,26 @@ def _is_recognised(path: str, data_format: str) -> bool:
     if data_format in ("auto", "synthetic"):
         return data_format == "auto"
     return recognise(Path(path)) == data_format
+
+
+def _baseline(task: Task, steps: int) -> Baseline | None:
+    """Return the loss of label frequencies (of a CRF, of label transitions), and what to do about it."""
+    config, tokens = task.config, task.batcher.tokens
+    if task.model.head == "global_pointer" or has_teacher(config.distill):
+        return None  # the loss is another one
+    if task.model.head == "crf":
+        loss = label_transition_loss(tokens)
+    else:
+        focal = config.loss.name == "focal"
+        loss = label_frequency_loss(tokens, config.loss.gamma if focal else 0.0)
+    options, rate = config.optimizer, suitable_rate(config.optimizer.name, task.model.hidden_size)
+    if task.source is not None and not config.train.standardise:
+        remedy = "--config.train.standardise=True"
+    elif not 2 / 3 < options.learning_rate / rate < 3 / 2:
+        remedy = f"--config.optimizer.learning_rate={rate:g}"
+    else:
+        remedy = f"--config.train.steps={2 * steps}"
+    return Baseline(loss, remedy)
 
 
 def _explain_zero(scores: Scores, config: ConfigDict, steps: int) -> str:
