@@ -29,7 +29,7 @@ from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
 from flax_ner.text.vocab import build_vocab, read_tokenizer_json, read_vocab
 from flax_ner.training.decisions import choose_kind, choose_lower_case, decide
 from flax_ner.training.distillation import Lesson, has_teacher, make_lesson
-from flax_ner.training.hyperparameters import choose_training
+from flax_ner.training.hyperparameters import LEAST_STEPS, choose_training
 from flax_ner.training.mesh import put_whole
 from flax_ner.training.standardise import standardise_outputs
 from flax_ner.weights.characters import with_tokenizer
@@ -37,6 +37,7 @@ from flax_ner.weights.convert import UNTOLD, open_model
 from flax_ner.weights.model_dir import ModelDir
 
 FEW = 2000  # sentences, below which a model from nothing wants other settings
+FEW_STEPS = 320  # in all, below which pre-trained weights hardly learn new labels
 MIN_STEPS = 500  # in all, below which a model from nothing hardly learns
 ENOUGH_STEPS = 2000  # in all, with which it does, on a few hundred sentences too
 
@@ -217,10 +218,15 @@ def from_nothing_flags(config: ConfigDict, steps: int) -> list[str]:
 
 
 def _little_training(config: ConfigDict, sentences: int, per_epoch: int) -> list[str]:
-    """Return what to change where a run from nothing is too short or has little data."""
-    if config.init_from:
-        return []
+    """Return what to change where a run is too short, or has little data and no pre-trained weights."""
     steps = total_steps(config, per_epoch)
+    if config.init_from:
+        if steps >= FEW_STEPS:
+            return []
+        return [
+            f"Only {steps} steps: the model will find little. Leave out train.epochs, train.steps and "
+            f"data.batch_size, or set --config.train.steps={LEAST_STEPS[True]} in a new --workdir."
+        ]
     if sentences < FEW and not has_teacher(config.distill):
         flags = from_nothing_flags(config, steps)
         instead = f", or train with {' '.join(flags)} in a new --workdir" if flags else ""

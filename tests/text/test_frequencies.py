@@ -8,7 +8,7 @@ from flax_ner.text.frequencies import label_frequency_loss, label_transition_los
 
 
 def token_set(*texts: list[int]) -> TokenSet:
-    labels = np.array(sum(texts, []), np.int32)
+    labels = np.concatenate(texts).astype(np.int32)
     return TokenSet(np.zeros_like(labels), labels, np.array([len(text) for text in texts]))
 
 

@@ -106,6 +106,20 @@ def test_an_encoder_gets_a_fresh_head(tmp_path: Path) -> None:
     assert any("Hugging Face BertModel, 21 tensors used, 0 ignored" in note for note in task.notes)
 
 
+def test_few_steps_from_weights_are_announced_with_a_number_that_suffices(tmp_path: Path) -> None:
+    save_model(tmp_path / "encoder", model(None))
+
+    def advice(**changes: Any) -> list[str]:
+        notes = make_task(config(tmp_path / "encoder", **changes)).notes
+        return [note for note in notes if note.startswith("Only")]
+
+    (told,) = advice(train__epochs=1)
+    (steps,) = re.findall(r"--config\.train\.steps=(\d+)", told)
+    assert advice(train__epochs=1, train__steps=int(steps)) == []
+    unset = {"train__epochs": None, "data__batch_size": None}
+    assert "train.epochs" in told and "data.batch_size" in told and advice(**unset) == []
+
+
 def test_training_goes_the_same_way_from_either_form(tmp_path: Path) -> None:
     """Converted parameters lie in memory of NumPy's that jax takes over, and training donates them."""
     source = model(LabelSet(CATEGORIES))
