@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 8
     config.data.scheme = "mmocr"
     config.train.epochs = 18
+    config.train.standardise = False
     config.optimizer.name = "adadelta"
     config.optimizer.learning_rate = 0.5
     config.optimizer.schedule = "step"
