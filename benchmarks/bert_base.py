@@ -9,26 +9,11 @@ operating system counted. benchmarks/convert.py has what the conversion alone ta
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from common import machine
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def measure(*command: str | Path) -> tuple[float, float]:
-    """Run a command; seconds and peak memory in MiB."""
-    begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{command[0]} failed")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+from common import machine, measure
 
 
 def make_random_file(path: Path) -> int:
@@ -85,29 +70,26 @@ def main() -> None:
         parameters = make_random_file(source)
         dev = Path(folder, "dev.json")
         dev.write_text("".join((options.data / "dev.json").read_text().splitlines(True)[:64]))
-        train = measure(
-            *("train.py", "--config=configs/cluener.py", f"--workdir={workdir}"),
-            *(
-                f"--config.init_from={source}",
-                f"--config.tokenizer.vocab={options.vocab.absolute()}",
-            ),
-            *(
-                f"--config.data.train={options.data.absolute() / 'train.json'}",
-                f"--config.data.dev={dev}",
-            ),
+        train = measure([
+            *(sys.executable, "train.py", "--config=configs/cluener.py", f"--workdir={workdir}"),
+            f"--config.init_from={source}",
+            f"--config.tokenizer.vocab={options.vocab.absolute()}",
+            f"--config.data.train={options.data.absolute() / 'train.json'}",
+            f"--config.data.dev={dev}",
             *(f"--config.train.steps={options.steps}", "--config.train.steps_per_dispatch=2"),
-        )
+        ])  # fmt: skip
         rate = last_rate(workdir)
     row = {
         "parameters": parameters,
         "train_steps": options.steps,
-        "train_seconds": round(train[0], 1),
-        "train_peak_mib": round(train[1]),
+        "train_seconds": round(train.seconds, 1),
+        "train_peak_mib": round(train.peak_mib),
         "sentences_per_second": round(rate, 2),
     } | machine("jax", "flax", "optax", "orbax-checkpoint")
     print("| what | seconds | peak memory, MiB |\n| --- | --- | --- |")
     print(
-        f"| train {options.steps} steps of 16 x 128, score 64 sentences | {train[0]:.1f} | {train[1]:.0f} |"
+        f"| train {options.steps} steps of 16 x 128, score 64 sentences | {train.seconds:.1f} "
+        f"| {train.peak_mib:.0f} |"
     )
     print(f"| sentences a second, last stretch | {rate:.2f} | |")
     print(json.dumps(row))

@@ -2,11 +2,13 @@
 
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +28,7 @@ from flax_ner.training.step import init_state, make_step, run_steps
 from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.model_dir import ModelDir
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "hidden_size": 256,
     "num_hidden_layers": 4,
@@ -40,6 +43,48 @@ LARGE = {
     "intermediate_size": 4096,
 }
 Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
+
+
+class Usage(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    peak_mib: float  # resident memory; at least what this process had before
+    others_percent: float  # share of the cores' time that other processes used meanwhile
+
+
+def measure(
+    command: Sequence[str], log: Path | None = None, env: Mapping[str, str] | None = None
+) -> Usage:
+    """Run a command in the root of the checkout.
+
+    Args:
+        command: the program and its arguments.
+        log: takes what the command prints; None: the terminal.
+        env: environment variables; None: those of this process.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    busy, begin = busy_seconds(), time.perf_counter()
+    with open(os.devnull if log is None else log, "wb") as file:
+        output = None if log is None else file
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
+    if status:
+        sys.exit(f"{command[1]} failed{f', see {log}' if log else ''}")
+    others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+    share = 100 * others / seconds / (os.cpu_count() or 1)
+    return Usage(seconds, usage.ru_maxrss / 1024, share)
+
+
+def busy_seconds() -> float:
+    """Return the core seconds that all processes have used so far (Linux counts them)."""
+    busy = list(map(int, Path("/proc/stat").read_text().split()[1:9]))
+    del busy[3:5]  # idle and waiting for a disk
+    return sum(busy) / os.sysconf("SC_CLK_TCK")
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import torch
 import transformers
-from common import BASE, SMALL, machine, random_model
+from common import BASE, SMALL, busy_seconds, machine, random_model
 
 from flax_ner import Tagger, load
 from flax_ner.text.cluener import read_cluener
@@ -73,10 +73,8 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def others_seconds() -> float:
-    """Core seconds that other processes have had so far (Linux counts them)."""
-    busy = list(map(int, Path("/proc/stat").read_text().split()[1:9]))
-    del busy[3:5]  # idle and waiting for a disk
-    return sum(busy) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    """Core seconds that other processes have had so far."""
+    return busy_seconds() - time.process_time()
 
 
 def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str, Any]:

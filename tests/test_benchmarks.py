@@ -1,12 +1,17 @@
-"""Benchmarks that need what is not here run without it: the one for a GPU, and the calculation."""
+"""Benchmarks that need what is not here run without it: for a GPU, for many chips, next to Trainer."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
+from flax_ner.config import default_config
 from flax_ner.text.cluener import write_cluener
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab
@@ -53,3 +58,115 @@ def test_the_calculation_for_many_chips_runs_and_agrees_with_the_compiler() -> N
     assert forms.keys() == {(8, 1), (2, 4), (1, 8)}
     # Gradients and nothing else; the divided forms depend on what the compiler makes of them.
     assert forms[8, 1]["compiled"] == pytest.approx(forms[8, 1]["formula"], rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def finetune() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("finetune", ROOT / "benchmarks" / "finetune.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made_up_run(way: str, seed: int, correct: list[int], seconds: float) -> dict[str, Any]:
+    counts = {"gold": [2, 1, 1], "predicted": [2, 1, 1], "correct": correct}
+    about = {"machine": "x86_64, 2 cores", "device": "cpu", "versions": {}, "commit": "abc"}
+    return about | {
+        "kind": "run", "corpus": "wnut17", "way": way, "seed": seed, "encoder": "minilm",
+        "settings": {"epochs": 5}, "rows": 4, "cut_to": 0, "wall_seconds": seconds,
+        "peak_mib": 1000, "others_percent": 3, "sentences_per_second": 3000 / seconds,
+        "predictions": {"dev": counts, "test": counts | {"correct": [0, 0, 1]}},
+    }  # fmt: skip
+
+
+def test_fine_tuning_results_become_tables(
+    finetune: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        made_up_run("best", 0, [1, 1, 0], 100),
+        made_up_run("best", 1, [2, 1, 0], 300),
+        made_up_run("bfloat16", 0, [2, 1, 1], 50),
+        made_up_run("bfloat16", 1, [2, 1, 1], 70),
+    ]
+    (tmp_path / "finetune.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    finetune.print_tables(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    theirs = [line for line in lines if line.startswith("| transformers, best |")]
+    ours = [line for line in lines if line.startswith("| flax_ner, bfloat16 |")]
+    assert theirs[0] == "| transformers, best | 2 | 0.6250 | 0.1768 |  |"
+    assert ours[0].startswith("| flax_ner, bfloat16 | 2 | 1.0000 | 0.0000 | +0.3750 (")
+    assert ours[1].startswith("| flax_ner, bfloat16 | 2 | 0.2500 | 0.0000 | +0.0000 (")
+    assert ours[2] == (
+        "| flax_ner, bfloat16 | 2 | 60 (50, 70) | 0.30 | 51.4 (42.9, 60.0) | 2.57 | 1,000 | 3 |"
+    )
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert widths == {6, 9}  # each row has the columns of its heading
+
+
+@pytest.mark.parametrize("corpus", ["cluener", "wnut17"])
+def test_fine_tuning_has_the_same_settings_on_both_sides(
+    finetune: ModuleType, tmp_path: Path, corpus: str
+) -> None:
+    shape = {name: default_config().model[name] for name in ("hidden_size", "num_hidden_layers")}
+    shape |= {"num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    settings = finetune.SETTINGS[corpus]
+    config = default_config()
+    for way in finetune.WAYS:
+        run = finetune.Run(corpus, way, 1, "data", str(tmp_path), str(tmp_path), settings)
+        theirs = finetune.trainer_settings(run)
+        config.update_from_flattened_dict(finetune.flax_settings(run, rows=4))  # all fields exist
+        assert config.seed == theirs["seed"]
+        assert config.train.epochs == theirs["num_train_epochs"]
+        pairs = {
+            "learning_rate": "learning_rate", "schedule": "lr_scheduler_type", "warmup": "warmup_steps",
+            "weight_decay": "weight_decay", "clip_norm": "max_grad_norm",
+            "b1": "adam_beta1", "b2": "adam_beta2", "eps": "adam_epsilon",
+        }  # fmt: skip
+        for name, other in pairs.items():
+            assert config.optimizer[name] == theirs[other], name
+    names = ["bert.w", "bert.bias", "classifier.weight", "classifier.bias"]
+    groups = finetune.parameter_groups(names, ["bert.w", "classifier.weight"], settings)
+    rates = {name: group["lr"] for group in groups for name in group["params"]}
+    decays = {name: group["weight_decay"] for group in groups for name in group["params"]}
+    encoder, head = config.optimizer.learning_rate, config.optimizer.head_factor
+    assert list(rates) == names
+    assert list(rates.values()) == [encoder, encoder, encoder * head, encoder * head]
+    assert list(decays.values()) == [config.optimizer.weight_decay, 0] * 2
+
+
+def test_fine_tuning_packs_as_many_sentences_as_a_step_of_trainer_has(finetune: ModuleType) -> None:
+    settings = finetune.SETTINGS["cluener"]
+    lengths = np.full(1600, settings.max_length // 4)
+    rows, average = finetune.rows_per_step(lengths, settings)
+    assert (rows, average) == (settings.sentences // 4, settings.sentences)
+
+
+def test_fine_tuning_reads_the_tokens_of_the_sentences_it_cuts(
+    finetune: ModuleType, tmp_path: Path
+) -> None:
+    # The lines between the sentences of WNUT17 hold a tab.
+    text = "Ada\tB-person\n.\tO\n\t\nin\tO\nNew\tB-location\nYork\tI-location\n\nthird\tO\n"
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.conll").write_text(text)
+    folder = finetune.cut_data("wnut17", tmp_path, tmp_path / "cut", 2)
+    first, second = finetune.read_sentences("wnut17", folder, "train")
+    assert (first.words, second.words) == (["Ada", "."], ["in", "New", "York"])
+    assert second.example.text == "in New York"
+    assert [entity[:3] for entity in second.example.entities or ()] == [("location", 3, 11)]
+    # Predicted tags become entities with offsets in characters; the padding has no label.
+    labels = finetune.label_set([first.example, second.example])
+    golds = np.array([[-100, 2, 0, -100, -100, -100], [-100, 0, 1, -100, 3, -100]])
+    tags = np.array([[1, 2, 1, 1, 1, 1], [1, 0, 1, 0, 3, 0]])
+    assert labels.names == ["O", "B-location", "B-person", "I-location", "I-person"]
+    rows = [{"labels": row.tolist()} for row in golds]
+    features = finetune.Features(rows, [[0, 1], [0, 1, 2]])
+    found = finetune.hf_entities(tags, golds, [first, second], features, labels)
+    assert [[entity[:4] for entity in row] for row in found] == [
+        [("person", 0, 3, "Ada"), ("location", 4, 5, ".")],
+        [("location", 3, 11, "New York")],
+    ]
+    # Trainer can return the rows in another order.
+    with pytest.raises(SystemExit, match="order"):
+        finetune.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
