@@ -742,7 +742,7 @@ def print_tables(work: Path) -> None:
             first = of_kind[0]
             epochs, cut = first["settings"]["epochs"], first["cut_to"]
             print(
-                f"\n{corpus} from {first['encoder']}, {f'{cut} sentences, ' if cut else ''}{epochs} epochs, "
+                f"\n{corpus} from {first['encoder']}, {f'{cut} sentences, ' if cut else ''}epochs: {epochs}, "
                 f"`benchmarks/finetune.py {kind}`"
             )
             tables = [cost_table(runs)]
