@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flax_ner.config import default_config
+from flax_ner.config import WITHOUT_LABELS, default_config, with_fallbacks
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import init_params
 from flax_ner.text.batches import Batcher
@@ -134,7 +134,7 @@ def training(
     moving it to the device come before.
     """
     batcher = Batcher(tokens, "pack", rows, length, seed=0)
-    config = default_config()
+    config = with_fallbacks(default_config(), WITHOUT_LABELS)
     schedule = make_schedule(config.optimizer, batcher.steps_per_epoch, batcher.steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh = make_mesh(1, 1, rows)

@@ -22,7 +22,7 @@ import numpy as np
 from common import machine
 
 from flax_ner import Tagger
-from flax_ner.config import default_config
+from flax_ner.config import WITHOUT_LABELS, default_config, with_fallbacks
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params, init_params
 from flax_ner.text.batches import Batches
@@ -52,7 +52,7 @@ TINY = {
 
 def planned(config: BertConfig, rows: int) -> tuple[int, int]:
     """Bytes of the state, and of what else a training step needs."""
-    options = default_config()
+    options = with_fallbacks(default_config(), WITHOUT_LABELS)
     schedule = make_schedule(options.optimizer, 100, 100)
     optimizer = make_optimizer(options.optimizer, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(config))

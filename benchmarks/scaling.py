@@ -39,7 +39,7 @@ from common import BASE, LARGE, machine, step_flops
 from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from flax_ner.config import default_config
+from flax_ner.config import WITHOUT_LABELS, default_config, with_fallbacks
 from flax_ner.model import products
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
@@ -89,7 +89,7 @@ def model_of(size: dict[str, int]) -> BertConfig:
 
 def training(model: BertConfig, mesh: Any) -> tuple[Any, Any, RunSteps]:
     """Shapes of the state, where it lies, and the compiled steps of `train.py`'s defaults."""
-    config = default_config()
+    config = with_fallbacks(default_config(), WITHOUT_LABELS)
     schedule = make_schedule(config.optimizer, 100, 100)
     optimizer = make_optimizer(config.optimizer, schedule)
     shapes = jax.eval_shape(partial(init_state, optimizer), abstract_params(model))

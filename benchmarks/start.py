@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from common import SMALL, machine
 
-from flax_ner.config import default_config
+from flax_ner.config import WITHOUT_LABELS, default_config, with_fallbacks
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagger import abstract_params
 from flax_ner.text.batches import Batches
@@ -68,7 +68,7 @@ def start(options: argparse.Namespace, folder: Path, turn: str) -> tuple[float, 
 def compile_seconds(layers: int) -> float:
     """Seconds to trace and compile a training step of that many scanned layers."""
     model = BertConfig(21128, 21, scan_layers=True, **SMALL | {"num_hidden_layers": layers})
-    config = default_config()
+    config = with_fallbacks(default_config(), WITHOUT_LABELS)
     schedule = make_schedule(config.optimizer, 10, 10)
     optimizer = make_optimizer(config.optimizer, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(model))

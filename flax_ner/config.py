@@ -168,7 +168,7 @@ def default_config() -> ConfigDict:
     # R-Drop: weight of the KL term, e.g. 1.0 to 5.0. A step takes twice as long. 0: off.
     config.train.r_drop = 0.0
     # True: before a fresh head is trained on weights of init_from, shift and scale the encoder's last LayerNorm
-    # so that token vectors have mean 0 and variance 1. Encoders of sentence vectors learn late without.
+    # so that token vectors have mean 0 and variance 1. Without it, encoders of sentence vectors learn late.
     config.train.standardise = True
     # True: also write TensorBoard event files. Needs tensorboardX.
     config.train.tensorboard = False

@@ -5,21 +5,20 @@ import numpy as np
 from flax_ner.text.encoding import TokenSet
 
 
-def label_frequency_loss(tokens: TokenSet, gamma: float = 0.0) -> float:
-    """Return the smallest mean loss per token of a model that predicts the same for every token.
+def label_frequency_loss(tokens: TokenSet) -> float:
+    """Return the smallest mean cross-entropy per token of a model that predicts the same for every token.
 
     Args:
         tokens: training data; negative labels do not count.
-        gamma: of the focal loss; 0 is cross-entropy.
     """
     labels = tokens.labels[tokens.labels >= 0]
     p = np.bincount(labels) / max(len(labels), 1)
     p = p[p > 0]
-    return float(-(p * (1 - p) ** gamma * np.log(p)).sum())
+    return float(-(p * np.log(p)).sum())
 
 
 def label_transition_loss(tokens: TokenSet) -> float:
-    """Return the smallest mean loss per token of a model that predicts a label from the one before it alone.
+    """Return the smallest mean cross-entropy per token of a model that knows nothing but the label before.
 
     A CRF learns as much from its transition scores, whatever the encoder does.
     """

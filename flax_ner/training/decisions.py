@@ -1,4 +1,4 @@
-"""Settings that a run leaves open, decided: by the weights of `init_from` and the data, else by `FALLBACKS`."""
+"""Decide the settings that a run leaves open, from the weights of `init_from`, the data, or `FALLBACKS`."""
 
 from collections.abc import Collection, Sequence
 

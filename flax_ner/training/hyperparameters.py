@@ -18,8 +18,8 @@ FEWEST_SENTENCES, MOST_SENTENCES = 8, 32
 # Steps in all. Weights that have read much text need fewer.
 LEAST_STEPS = {True: 800, False: 2000}
 LEAST_EPOCHS = {True: 5, False: 20}
-# 5e-5 suits BERT-base, whose width is 768. A narrower encoder takes a higher rate.
-RATE, WIDTH, HIGHEST_RATE = 5e-5, 768, 1e-3
+# 5e-5 suits pre-trained BERT-base, whose width is 768. A narrower encoder takes a higher rate.
+RATE, WIDTH, HIGHEST_RATE = {True: 5e-5, False: 8e-5}, 768, 1e-3
 ADADELTA_RATE = 0.5  # MMOCR's
 
 
@@ -42,7 +42,9 @@ def choose_training(config: ConfigDict, tokens: TokenSet, width: int) -> list[st
     if is_unset(config, "data.batch_size"):
         wanted = min(max(sentences / STEPS_PER_EPOCH, FEWEST_SENTENCES), MOST_SENTENCES)
         unit = math.lcm(_devices(config), config.train.gradient_accumulation_steps)
-        config.data.batch_size = max(round(wanted / per_row / unit), 1) * unit
+        # A power of two, so that a run can be resumed on more devices.
+        fitting = 2 ** max(round(math.log2(wanted / per_row)), 0)
+        config.data.batch_size = max(round(fitting / unit), 1) * unit
         told.append(f"data.batch_size={config.data.batch_size}")
     if is_unset(config, "train.epochs"):
         steps_per_epoch = -(-rows // config.data.batch_size)
@@ -51,20 +53,21 @@ def choose_training(config: ConfigDict, tokens: TokenSet, width: int) -> list[st
         if not config.train.steps:
             told.append(f"train.epochs={config.train.epochs}")
     if is_unset(config, "optimizer.learning_rate"):
-        config.optimizer.learning_rate = suitable_rate(config.optimizer.name, width)
+        config.optimizer.learning_rate = suitable_rate(config.optimizer.name, width, pretrained)
         told.append(f"optimizer.learning_rate={config.optimizer.learning_rate:g}")
     if not told:
         return []
     return [f"Chosen by the size of data and encoder: {', '.join(told)}."]
 
 
-def suitable_rate(optimizer: str, width: int) -> float:
+def suitable_rate(optimizer: str, width: int, pretrained: bool) -> float:
     """Return a peak learning rate for an encoder of this width, to two digits."""
     if optimizer == "adadelta":
         return ADADELTA_RATE
-    return float(f"{min(RATE * (WIDTH / width) ** 2, HIGHEST_RATE):.2g}")
+    return float(f"{min(RATE[pretrained] * (WIDTH / width) ** 2, HIGHEST_RATE):.2g}")
 
 
 def _devices(config: ConfigDict) -> int:
     mesh = config.mesh
-    return int((mesh.data or jax.device_count() // mesh.fsdp) * mesh.fsdp)
+    # `make_mesh` refuses more than there are.
+    return int(max((mesh.data or jax.device_count() // mesh.fsdp) * mesh.fsdp, 1))

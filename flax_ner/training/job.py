@@ -23,9 +23,10 @@ Evaluate = Callable[[Params], list[Figures]]  # of dev, by these parameters; of 
 
 
 class Baseline(NamedTuple):
-    """A loss that needs no reading of the text; a model that is no better has not learned."""
+    """The loss of a model that does not read the text. A model that is no better has not learned."""
 
     loss: float
+    known: str  # what that model knows instead
     remedy: str  # settings to train with instead, as flags
 
 
@@ -36,9 +37,8 @@ class Job(Protocol):
     written nothing. What comes from `prepare` may be asked for behind it.
     """
 
-    config: (
-        ConfigDict  # with every setting decided; those that are not set follow from what was read
-    )
+    # Every setting is decided. Those that the user did not set follow from what was read.
+    config: ConfigDict
     tokenizer: Tokenizer
     notes: list[str]  # what a user should know before training starts
     best_by: str  # the figure of dev whose highest value makes `best`

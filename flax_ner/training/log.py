@@ -184,8 +184,8 @@ class RunLog:
         baseline, self._baseline = self._baseline, None
         if baseline is not None and loss > NO_BETTER * baseline.loss:
             self._progress.console.print(
-                f"Step {step}: the loss is {loss:.3f}. A model that does not read the text, but knows how "
-                f"frequent each label is, has {baseline.loss:.3f}. If F1 stays 0, stop the run and train with "
+                f"Step {step}: the loss is {loss:.3f}. A model that does not read the text, but knows "
+                f"{baseline.known}, has {baseline.loss:.3f}. If F1 stays 0, stop the run and train with "
                 f"{baseline.remedy} in a new --workdir.",
                 highlight=False,
             )

@@ -170,8 +170,9 @@ def _train(
         progress = stack.enter_context(progress_bar(console=console))
         rate = job.units_per_step, job.unit
         check_at = round((config.optimizer.warmup + CHECK_AFTER) * total)
+        baseline = job.baseline if done < check_at else None  # it was compared before
         steps = done, total, per_epoch
-        log = RunLog(metrics, progress, steps, rate, running, job.baseline, check_at)
+        log = RunLog(metrics, progress, steps, rate, running, baseline, check_at)
         evaluate = job.evaluator(mesh)
         every = config.checkpoint.every
         rows = own_rows(mesh, config.data.batch_size)

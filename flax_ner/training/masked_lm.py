@@ -15,7 +15,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import FALLBACKS, TRAINING_FIELDS, WITHOUT_LABELS, with_fallbacks
+from flax_ner.config import (
+    FALLBACKS,
+    TRAINING_FIELDS,
+    WITHOUT_LABELS,
+    check_config,
+    with_fallbacks,
+)
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
@@ -62,9 +68,8 @@ class MaskedLM:
 
     best_by, unit = "accuracy", "tokens"
     seeds: tuple[int | None, ...] = (None,)
-    baseline: Baseline | None = (
-        None  # guesses by frequency alone last for long in a healthy run, too
-    )
+    # A healthy run also stays at the loss of token frequencies for long.
+    baseline: Baseline | None = None
     gradients: Gradients
     dev_size: int
     units_per_step: float
@@ -76,6 +81,7 @@ class MaskedLM:
         self._source, self.notes = read_source(config)
         decided, decided_notes = decide(config, self._source)
         self.config = with_fallbacks(decided, WITHOUT_LABELS)
+        check_config(self.config)
         self.notes += decided_notes
         config, data = self.config, self.config.data
         skipped: list[str] | None = [] if data.on_error == "skip" else None
@@ -196,7 +202,7 @@ class MaskedLM:
         # Dropout that suits pre-training need not suit a tagger that starts from here.
         usual = {name: FALLBACKS[f"model.{name}"] for name in TRAINING_FIELDS}
         return ModelDir(
-            replace(self._model, **usual),
+            replace(self._model, attention="xla", **usual),  # cudnn takes no dropout
             None,
             tokenizer.tokens,
             length,

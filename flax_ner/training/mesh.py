@@ -36,9 +36,11 @@ def make_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
             "Lower one of them; mesh.data=0 takes all that are left."
         )
     if batch_size % (data * fsdp):
+        fewer = max((n for n in range(1, data) if batch_size % (n * fsdp) == 0), default=0)
+        use_fewer = f", or use fewer devices with --config.mesh.data={fewer}" if fewer else ""
         raise UserError(
             f"data.batch_size: {batch_size} rows do not divide by {data * fsdp} devices. "
-            f"Choose a multiple of {data * fsdp}."
+            f"Choose a multiple of {data * fsdp}{use_fewer}. A run that is resumed keeps its batch size."
         )
     if data * fsdp < count and jax.process_count() > 1:
         raise UserError(

@@ -186,23 +186,30 @@ def _is_recognised(path: str, data_format: str) -> bool:
 
 
 def _baseline(task: Task, steps: int) -> Baseline | None:
-    """Return the loss of label frequencies (of a CRF, of label transitions), and what to do about it."""
+    """Return the loss of a model that does not read the text, and what to change if training stays there."""
     config, tokens = task.config, task.batcher.tokens
-    if task.model.head == "global_pointer" or has_teacher(config.distill):
-        return None  # the loss is another one
+    other = (
+        task.model.head == "global_pointer"
+        or has_teacher(config.distill)
+        or config.loss.name != "cross_entropy"
+        or config.loss.label_smoothing
+        or config.train.r_drop
+    )
+    if other:  # the loss is not the cross-entropy of the labels
+        return None
     if task.model.head == "crf":
-        loss = label_transition_loss(tokens)
+        loss, known = label_transition_loss(tokens), "which label follows which"
     else:
-        focal = config.loss.name == "focal"
-        loss = label_frequency_loss(tokens, config.loss.gamma if focal else 0.0)
-    options, rate = config.optimizer, suitable_rate(config.optimizer.name, task.model.hidden_size)
-    if task.source is not None and not config.train.standardise:
+        loss, known = label_frequency_loss(tokens), "how frequent each label is"
+    pretrained = task.source is not None
+    rate = suitable_rate(config.optimizer.name, task.model.hidden_size, pretrained)
+    if pretrained and task.fresh_head and not config.train.standardise:
         remedy = "--config.train.standardise=True"
-    elif not 2 / 3 < options.learning_rate / rate < 3 / 2:
+    elif not 2 / 3 < config.optimizer.learning_rate / rate < 3 / 2:
         remedy = f"--config.optimizer.learning_rate={rate:g}"
     else:
         remedy = f"--config.train.steps={2 * steps}"
-    return Baseline(loss, remedy)
+    return Baseline(loss, known, remedy)
 
 
 def _explain_zero(scores: Scores, config: ConfigDict, steps: int) -> str:

@@ -57,6 +57,7 @@ class Task:
     notes: list[str]  # what a user should know before training starts
     skipped: list[str]  # faults of the lines of data that were left out
     dropped: list[str]  # entities of data.train that overlap another one and are not learned
+    fresh_head: bool = True  # not that of the source
     lesson: Lesson | None = None  # what to ask `distill.teacher`, until it has been asked
 
 
@@ -123,7 +124,8 @@ def make_task(config: ConfigDict) -> Task:
         f"{len(train)} sentences to train on, {len(dev)} to score; {len(labels)} {unit} ({labels.scheme}), "
         f"{len(tokenizer.tokens)} tokens ({tokenizer.kind}); {batcher.steps_per_epoch} steps an epoch."
     )
-    notes += _little_training(config, len(train), batcher.steps_per_epoch)
+    fresh_head = source is None or not _has_head_for(source, labels, model)
+    notes += _little_training(config, len(train), batcher.steps_per_epoch, fresh_head)
     if overwrite and (overlapping := sum(overlaps(e.entities or ()) for e in train)):
         notes.append(
             f"{overlapping} entities of data.train overlap an earlier one and overwrite it, as in MMOCR."
@@ -153,6 +155,7 @@ def make_task(config: ConfigDict) -> Task:
         notes,
         skipped,
         dropped,
+        fresh_head,
         lesson,
     )
 
@@ -217,15 +220,18 @@ def from_nothing_flags(config: ConfigDict, steps: int) -> list[str]:
     ]
 
 
-def _little_training(config: ConfigDict, sentences: int, per_epoch: int) -> list[str]:
+def _little_training(
+    config: ConfigDict, sentences: int, per_epoch: int, fresh_head: bool
+) -> list[str]:
     """Return what to change where a run is too short, or has little data and no pre-trained weights."""
     steps = total_steps(config, per_epoch)
     if config.init_from:
-        if steps >= FEW_STEPS:
+        if steps >= FEW_STEPS or not fresh_head:
             return []
         return [
             f"Only {steps} steps: the model will find little. Leave out train.epochs, train.steps and "
-            f"data.batch_size, or set --config.train.steps={LEAST_STEPS[True]} in a new --workdir."
+            f"data.batch_size, also in the configuration file, or set --config.train.steps={LEAST_STEPS[True]} "
+            "in a new --workdir."
         ]
     if sentences < FEW and not has_teacher(config.distill):
         flags = from_nothing_flags(config, steps)
@@ -406,7 +412,8 @@ def _make_labels(config: ConfigDict, source: ModelDir | None, found: list[str]) 
     if known and not categories and found and set(found) <= set(known.categories):
         if known.scheme == (SpanLabels.scheme if spans else config.data.scheme):
             return known  # also where a head made elsewhere has its tags in another order
-        categories = known.categories
+        if known.scheme != "io":  # such heads were left out before they could be read
+            categories = known.categories
     if not categories and not found:
         raise UserError(
             f"data.train: {config.data.train} has no entity. Training needs labelled data."

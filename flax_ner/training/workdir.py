@@ -11,7 +11,14 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 import flax_ner
-from flax_ner.config import FALLBACKS, WITHOUT_LABELS, default_config, is_unset, with_fallbacks
+from flax_ner.config import (
+    ENCODER_FIELDS,
+    FALLBACKS,
+    WITHOUT_LABELS,
+    default_config,
+    is_unset,
+    with_fallbacks,
+)
 from flax_ner.durable import make_folder, write_text
 from flax_ner.errors import UserError
 from flax_ner.training.distillation import TEACHER_READS
@@ -26,7 +33,7 @@ FORMAT = 2
 WEIGHTS_DECIDE = 2
 
 # Value that older versions used for a setting that they did not have, if it is not the default.
-OLD_DEFAULTS: dict[str, Any] = {}
+OLD_DEFAULTS: dict[str, Any] = {"train.standardise": False}
 
 # Settings that may be left open, and are decided when training starts.
 OPEN = (*FALLBACKS, *WITHOUT_LABELS, "tokenizer.kind", "tokenizer.lower_case")
@@ -94,7 +101,8 @@ def list_left_out(left_out: list[str], what: str, path: Path, notes: list[str]) 
 def saved_format(workdir: Path) -> int:
     """Return the version of the `config.json` of a run, 0 for one without, `FORMAT` if there is no file."""
     saved = _read(workdir / "config.json")
-    return FORMAT if saved is None else saved.get("format", 0)
+    version = FORMAT if saved is None else saved.get("format", 0)
+    return version if type(version) is int else FORMAT  # `_differences` refuses it
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -110,13 +118,18 @@ def fill_from_record(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     if not has_checkpoints(workdir):
         return config
-    names = OPEN if saved_format(workdir) < WEIGHTS_DECIDE else tuple(WITHOUT_LABELS)
+    earlier = saved_format(workdir) < WEIGHTS_DECIDE
+    names = set(OPEN if earlier else WITHOUT_LABELS)
+    if config.init_from:
+        names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = flatten(_read(workdir / "config.json") or {}, separator=".")
     missing = {
         name: recorded[name]
-        for name in names
+        for name in sorted(names)
         if is_unset(config, name) and recorded.get(name) is not None
     }
+    if earlier:
+        missing |= {name: recorded.get(name, value) for name, value in OLD_DEFAULTS.items()}
     if not missing:
         return config
     filled = ConfigDict(config.to_dict())

@@ -20,8 +20,6 @@ def test_the_frequency_loss_is_the_mean_over_tokens() -> None:
     tokens, p = token_set([0, 0, 0, 1, -1], [-1, 0]), np.array([4 / 5, 1 / 5])
     each = -np.log(p)[[0, 0, 0, 1, 0]]
     assert label_frequency_loss(tokens) == pytest.approx(each.mean())
-    focal = ((1 - p) ** 2 * -np.log(p))[[0, 0, 0, 1, 0]]
-    assert label_frequency_loss(tokens, gamma=2.0) == pytest.approx(focal.mean())
 
 
 def test_transitions_count_within_a_text_only() -> None:

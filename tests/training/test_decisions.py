@@ -246,6 +246,7 @@ def test_a_run_of_an_earlier_version_keeps_what_it_began_with(tmp_path: Path) ->
     path = tmp_path / "config.json"
     row = json.loads(path.read_text())
     assert row["format"] == FORMAT == 2
+    began.train.standardise = row["train"]["standardise"] = False  # earlier versions did not
     config = configuration(init_from="")
     assert fill_from_record(config, tmp_path) is config  # this version decides anew, and compares
     for version in ({"format": 1}, {}):  # of the first there is no version
@@ -253,6 +254,14 @@ def test_a_run_of_an_earlier_version_keeps_what_it_began_with(tmp_path: Path) ->
         path.write_text(json.dumps(old | version))
         filled = fill_from_record(config, tmp_path)
         assert filled.to_json() == began.to_json()
+        for standardise in (True, False):  # whatever the configuration file says now
+            now = configuration(init_from="", train__standardise=standardise)
+            assert not fill_from_record(now, tmp_path).train.standardise
+        # With other weights the record's shape would contradict them, before the paths are compared.
+        other = fill_from_record(configuration(init_from="elsewhere"), tmp_path)
+        assert other.model.hidden_size is None and other.model.head == "crf"
         set_now = configuration(init_from="", model__hidden_size=48)
         assert fill_from_record(set_now, tmp_path).model.hidden_size == 48
+    path.write_text(json.dumps(row | {"format": "x"}))
+    assert fill_from_record(config, tmp_path) is config  # refused later, with a reason
     assert fill_from_record(config, tmp_path / "other") is config

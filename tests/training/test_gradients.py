@@ -192,6 +192,7 @@ def test_words_are_dropped_as_a_whole() -> None:
 
 def test_optax_sees_nothing_of_it_when_all_is_off() -> None:
     options = default_config().optimizer
+    options.learning_rate = 1e-3
     schedule = make_schedule(options, 10, 10)
     params = {"head": jnp.ones(3)}
     off = make_optimizer(options, schedule).init(params)

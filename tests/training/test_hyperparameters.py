@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 
 from configs import demo
 from flax_ner.config import default_config
+from flax_ner.errors import UserError
 from flax_ner.text.encoding import TokenSet
 from flax_ner.training.hyperparameters import choose_training, suitable_rate
 from flax_ner.training.loop import fit
+from flax_ner.training.mesh import make_mesh
+from flax_ner.training.tagging import Tagging
 from flax_ner.training.workdir import fill_from_record
 
 CHOSEN = ("data.batch_size", "train.epochs", "optimizer.learning_rate")
@@ -35,7 +38,7 @@ def config(**changes: Any) -> ConfigDict:
 
 @pytest.mark.parametrize(
     ("sentences", "rows", "epochs"),
-    [(50, 2, 100), (300, 2, 18), (1000, 5, 13), (3400, 10, 8), (10748, 10, 5), (1_000_000, 10, 5)],
+    [(50, 2, 100), (300, 2, 18), (1000, 4, 11), (3400, 8, 7), (10748, 8, 5), (1_000_000, 8, 5)],
 )
 def test_little_data_gets_small_batches_and_many_epochs(
     sentences: int, rows: int, epochs: int
@@ -83,10 +86,37 @@ def test_rows_divide_by_devices_and_micro_batches(devices: int, parts: int) -> N
 
 
 def test_the_rate_falls_with_the_width() -> None:
-    assert suitable_rate("adamw", 768) == 5e-5
-    rates = [suitable_rate("adamw", width) for width in (64, 256, 384, 768, 1024)]
+    assert suitable_rate("adamw", 768, True) == 5e-5
+    rates = [suitable_rate("adamw", width, True) for width in (64, 256, 384, 768, 1024)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1e-3
+
+
+def test_more_devices_than_there_are_are_refused_later() -> None:
+    made = config(mesh__data=0, mesh__fsdp=16)
+    choose_training(made, tokens_of(1000), 384)
+    with pytest.raises(UserError, match=r"mesh\.fsdp"):
+        make_mesh(0, 16, made.data.batch_size)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss__name": "focal"},
+        {"loss__label_smoothing": 0.1},
+        {"train__r_drop": 1.0},
+        {"model__head": "global_pointer"},
+    ],
+)
+def test_a_loss_that_is_not_the_entropy_of_labels_is_not_compared(changes: dict[str, Any]) -> None:
+    assert Tagging(small()).baseline is not None
+    assert Tagging(small(**changes)).baseline is None
+
+
+def test_a_crf_is_compared_with_what_its_transitions_alone_reach() -> None:
+    softmax, crf = Tagging(small()).baseline, Tagging(small(model__head="crf")).baseline
+    assert softmax is not None and crf is not None
+    assert crf.loss < softmax.loss and "frequent" in softmax.known and "follows" in crf.known
 
 
 def small(**changes: Any) -> ConfigDict:

@@ -24,7 +24,7 @@ from flax_ner.training import interruption
 from flax_ner.training.gradients import Tricks, gradients_of
 from flax_ner.training.interruption import Interrupted
 from flax_ner.training.loop import fit
-from flax_ner.training.masked_lm import _loss
+from flax_ner.training.masked_lm import MaskedLM, _loss
 from flax_ner.training.masking import Masking
 from flax_ner.training.random_keys import paired_row_keys
 from flax_ner.weights.model_dir import load_model, save_model
@@ -172,6 +172,19 @@ def small(texts: Path, **changes: Any) -> ConfigDict:
     return config
 
 
+def test_micro_batches_must_divide_a_batch_that_is_not_set(texts: Path) -> None:
+    config = small(texts, data__batch_size=None, train__gradient_accumulation_steps=3)
+    with pytest.raises(UserError, match=r"does not divide data\.batch_size 16"):
+        MaskedLM(config)
+
+
+def test_an_encoder_trained_with_cudnn_is_saved_with_the_usual_dropout(texts: Path) -> None:
+    cudnn = {"model__attention": "cudnn", "model__compute_dtype": "bfloat16"}
+    job = MaskedLM(small(texts, model__hidden_size=32, **cudnn))
+    config = job.saved({"encoder": {}, "head": {}}).config
+    assert (config.attention, config.attention_probs_dropout_prob) == ("xla", 0.1)
+
+
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "tokens_per_second")
@@ -235,7 +248,8 @@ def test_a_tagger_starts_from_it(texts: Path, trained: Path, tmp_path: Path) -> 
     shape = {name: value for name, value in TINY.items() if name.startswith("model.")}
     config.update_from_flattened_dict(
         shape | {"data.train": "train 60", "data.dev": "dev 5", "init_from": str(trained / "best"),
-                 "data.max_length": 32, "train.steps": 1, "optimizer.warmup": 1.0}  # the first rate is 0
+                 "data.max_length": 32, "train.steps": 1, "train.standardise": False,
+                 "optimizer.warmup": 1.0}  # the first rate is 0
     )  # fmt: skip
     fit(config, tmp_path / "tagger")
     expected = params(trained / "best")

@@ -18,7 +18,9 @@ from flax_ner.training.mesh import bytes_a_device, make_mesh, own_rows, put_epoc
     [
         (16, 1, 16, "mesh.data x mesh.fsdp: 16 x 1, but there are 8 devices"),
         (0, 16, 16, "mesh.fsdp: 16 does not divide the 8 devices"),
-        (0, 1, 12, "12 rows do not divide by 8 devices"),
+        (0, 1, 12, "12 rows do not divide by 8 devices. .* --config.mesh.data=6"),
+        (0, 2, 12, "12 rows do not divide by 8 devices. .* --config.mesh.data=3"),
+        (0, 8, 12, "12 rows do not divide by 8 devices. Choose a multiple of 8. A"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(

@@ -60,7 +60,7 @@ def test_a_training_step_keeps_every_dtype(
     mode: partial[AbstractContextManager[None]], head: str, changes: dict[str, Any]
 ) -> None:
     options = default_config()
-    options.update_from_flattened_dict(changes)
+    options.update_from_flattened_dict({"optimizer.learning_rate": 1e-3} | changes)
     model, decoder, params = parts(head)
     labels = np.zeros((*SHAPE, 1) if head == "global_pointer" else SHAPE, np.int32)
     positions = np.broadcast_to(np.arange(SHAPE[2], dtype=np.int32), SHAPE)
