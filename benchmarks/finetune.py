@@ -27,6 +27,7 @@ and save a checkpoint after each epoch, and both report the best epoch on dev. T
 - In wnut17, Trainer labels the first piece of each token of the file. flax_ner labels the first piece of each
   word of BERT's tokenizer, which also divides the tokens of the file at punctuation.
 - [CLS] and [SEP] have no label in Trainer, as usual there. flax_ner trains them as O.
+- flax_ner standardises the encoder's outputs before training (`train.standardise`). Trainer has no such step.
 - Initial values of the head, dropout masks and the order of sentences come from different random generators.
 
 Before the first run, the script checks that both sides label the same number of entities in each split and
@@ -62,10 +63,12 @@ from flax_ner.text.columns import columns_of
 from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.formats import read_examples
+from flax_ner.text.kinds import build_tokenizer
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.metrics import score
 from flax_ner.text.tagged import joined
-from flax_ner.text.tokenizer import TOKENIZERS, Tokenizer
+from flax_ner.text.tokenizer import Tokenizer
+from flax_ner.text.vocab import read_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = "finetune.jsonl"
@@ -154,8 +157,8 @@ def label_set(train: Iterable[Example]) -> LabelSet:
 def make_tokenizer(corpus: str, encoder: Path) -> Tokenizer:
     """Return flax_ner's tokenizer of an encoder."""
     options = json.loads((encoder / "tokenizer_config.json").read_text("utf-8"))
-    kind = TOKENIZERS[CORPORA[corpus].tokenizer]
-    return kind(encoder / "vocab.txt", options["do_lower_case"])
+    kind, vocab = CORPORA[corpus].tokenizer, read_vocab(encoder / "vocab.txt")
+    return build_tokenizer(kind, vocab, options["do_lower_case"])
 
 
 def read_sentences(corpus: str, data: Path, split: str) -> list[Sentence]:
@@ -235,14 +238,10 @@ def trainer_settings(run: Run) -> dict[str, Any]:
 def flax_settings(run: Run, rows: int) -> dict[str, Any]:
     """Return the fields of the configuration that `train.py` is given."""
     settings, data = run.settings, Path(run.data)
-    shape = json.loads(Path(run.encoder, "config.json").read_text("utf-8"))
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     return {
         "init_from": run.encoder,
-        **{f"model.{name}": shape[name] for name in (*names, "hidden_act")},
         "model.head": "softmax",
         "model.compute_dtype": run.way,
-        "tokenizer.kind": CORPORA[run.corpus].tokenizer,
         "data.train": str(split_path(run.corpus, data, "train")),
         "data.dev": str(split_path(run.corpus, data, "dev")),
         "data.scheme": "bio",

@@ -108,9 +108,6 @@ def test_fine_tuning_results_become_tables(
 def test_fine_tuning_has_the_same_settings_on_both_sides(
     finetune: ModuleType, tmp_path: Path, corpus: str
 ) -> None:
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 64, "hidden_act": "gelu"}
-    (tmp_path / "config.json").write_text(json.dumps(shape))
     settings = finetune.SETTINGS[corpus]
     config = default_config()
     for way in finetune.WAYS:
