@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flax_ner.config import default_config
+from flax_ner.config import check_config, default_config
 from flax_ner.text.cluener import write_cluener
 from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab
@@ -60,13 +60,21 @@ def test_the_calculation_for_many_chips_runs_and_agrees_with_the_compiler() -> N
     assert forms[8, 1]["compiled"] == pytest.approx(forms[8, 1]["formula"], rel=0.01)
 
 
-@pytest.fixture(scope="module")
-def finetune() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("finetune", ROOT / "benchmarks" / "finetune.py")
+def load_benchmark(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # they import what they share
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
+
+
+@pytest.fixture(scope="module")
+def finetune() -> ModuleType:
+    return load_benchmark("finetune")
 
 
 def made_up_run(way: str, seed: int, correct: list[int], seconds: float) -> dict[str, Any]:
@@ -167,3 +175,39 @@ def test_fine_tuning_reads_the_tokens_of_the_sentences_it_cuts(
     # Trainer can return the rows in another order.
     with pytest.raises(SystemExit, match="order"):
         finetune.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
+
+
+def test_the_table_of_encoders_has_means_over_seeds(tmp_path: Path) -> None:
+    encoder = load_benchmark("encoder")
+    row = {
+        "row": "default",
+        "size": 300,
+        "encoder": "e5",
+        "corpus": "data/cluener/train.json",
+        "seconds": 90,
+    }
+    scores = {"f1_chosen_on": 0.5, "f1_other": 0.25, "f1": 0.375}
+    rows = [row | scores | {"seed": 0}, row | scores | {"seed": 1, "f1": 0.625, "seconds": 150}]
+    line = encoder.table([*rows, row | scores | {"row": "crf", "f1_test": 0.125}]).splitlines()
+    assert line[2] == "| cluener | 300 | e5 | crf | 1 | 0.5000 | 0.2500 | 0.3750 | 0.1250 | 1.5 |"
+    middle = "0.5000 ± 0.0000 | 0.2500 ± 0.0000 | 0.5000 ± 0.1768 |  | 2.0 |"
+    assert line[3] == f"| cluener | 300 | e5 | default | 2 | {middle}"
+    assert {text.count("|") for text in line} == {11}
+
+
+def test_a_smaller_draw_is_part_of_a_larger_one() -> None:
+    encoder, train = load_benchmark("encoder"), synthetic("train", 50)
+    small, large = (encoder.cut(train, size, 3) for size in (10, 30))
+    assert large[:10] == small and len({example.text for example in large}) > 10
+    assert encoder.cut(train, 10, 4) != small
+    chosen, other = encoder.halves(train)
+    assert [*chosen, *other] != train and sorted(map(str, [*chosen, *other])) == sorted(
+        map(str, train)
+    )
+
+
+def test_every_row_of_encoders_has_settings_that_exist() -> None:
+    for fields in load_benchmark("encoder").ROWS.values():
+        config = default_config()
+        config.update_from_flattened_dict(fields)
+        check_config(config)

@@ -1,7 +1,7 @@
 """Batch size, epochs and learning rate, where they are not set: by the size of the data and the encoder.
 
-They were chosen on dev data: one half of CLUENER's for its 300, 1,000 and 10,748 sentences, from an encoder
-of width 384, and that of Resume and WNUT17. benchmarks/RESULTS.md has the figures under "Defaults".
+They were chosen on dev data of CLUENER, cut to 1,000 sentences, and WNUT17, from encoders of width 384. The
+rate for other widths is extrapolated. benchmarks/RESULTS.md has the figures under "Defaults".
 """
 
 import math
