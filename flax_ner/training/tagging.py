@@ -31,7 +31,7 @@ from flax_ner.training.distillation import (
 )
 from flax_ner.training.gradients import Gradients, State, Tricks, make_gradients, make_loss
 from flax_ner.training.hosts import everywhere
-from flax_ner.training.hyperparameters import suitable_rate
+from flax_ner.training.hyperparameters import LEAST_STEPS, suitable_rate
 from flax_ner.training.job import Baseline, Content, Evaluate, Figures
 from flax_ner.training.mesh import BATCH
 from flax_ner.training.task import (
@@ -208,7 +208,7 @@ def _baseline(task: Task, steps: int) -> Baseline | None:
     elif not 2 / 3 < config.optimizer.learning_rate / rate < 3 / 2:
         remedy = f"--config.optimizer.learning_rate={rate:g}"
     else:
-        remedy = f"--config.train.steps={2 * steps}"
+        remedy = f"--config.train.steps={max(2 * steps, LEAST_STEPS[pretrained])}"
     return Baseline(loss, known, remedy)
 
 
