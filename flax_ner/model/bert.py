@@ -69,9 +69,8 @@ class BertConfig:
     ensemble: int = 1  # models, their parameters along a leading axis, whose scores are averaged
     model_type: str = "bert"  # one of MODEL_TYPES
     position_offset: int = 0  # rows of the position table before position 0: 2 in RoBERTa
-    embedding_size: int = (
-        0  # width of the embeddings; 0: hidden_size. Otherwise they are projected.
-    )
+    # Width of the embeddings; 0: hidden_size. Otherwise they are projected.
+    embedding_size: int = 0
     task_type_vocab_size: int = 0  # rows of ERNIE's task types; 0: none
 
     def __post_init__(self) -> None:

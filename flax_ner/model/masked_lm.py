@@ -44,7 +44,10 @@ class MaskedLMHead(nnx.Module):
             for array in (table, self.bias[...])
         )
         operands = self.config.operands
-        x = ACTIVATIONS[self.config.hidden_act](self.transform(x, operands))
+        # RoBERTa and ELECTRA have the exact GELU here, whatever the encoder has.
+        own = self.config.model_type in ("bert", "ernie")
+        activation = ACTIVATIONS[self.config.hidden_act if own else "gelu"]
+        x = activation(self.transform(x, operands))
         x = self.norm(x, x.dtype)
         flat = x.reshape(-1, x.shape[-1])  # [B K, E]
         logits = matmul(flat, table, operands, jnp.float32, transposed=True)

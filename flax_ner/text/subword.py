@@ -10,7 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from flax_ner.errors import UserError
-from flax_ner.text.tokenizer import Tokenizer, Tokens, in_portions
+from flax_ner.text.tokenizer import Tokenizer, Tokens, chunk_texts
 from flax_ner.text.vocab import parse_tokenizer_json
 from flax_ner.text.words import Characters, find_words
 
@@ -19,7 +19,7 @@ ROBERTA_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "
 
 
 class SubwordTokenizer(Tokenizer):
-    """What a `tokenizer.json` says: byte-level BPE as of RoBERTa, Unigram as of XLM-R, or any other.
+    """Tokenize text as a `tokenizer.json` says: byte-level BPE (RoBERTa), Unigram (XLM-R) or any other.
 
     Words are found in the text, as BERT finds them: they end at spaces, each punctuation character is a word,
     and so is each character of a script that is written without spaces, as Chinese is. A subword that reaches
@@ -69,7 +69,7 @@ class SubwordTokenizer(Tokenizer):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
-        parts = [self._tokenize(part) for part in in_portions(texts)]
+        parts = [self._tokenize(part) for part in chunk_texts(texts)]
         return Tokens(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _tokenize(self, texts: Sequence[str]) -> Tokens:

@@ -19,7 +19,7 @@ from flax_ner.text.vocab import (
     token_ids,
 )
 
-PORTION = 1_000_000  # characters whose encodings, of 200 bytes each, are there at a time
+CHUNK_CHARACTERS = 1_000_000  # characters whose encodings, of 200 bytes each, are there at a time
 
 
 class Tokens(NamedTuple):
@@ -224,7 +224,7 @@ class WordPieceTokenizer(VocabTokenizer):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens of many texts."""
-        parts = [self._tokenize(part) for part in in_portions(texts)]
+        parts = [self._tokenize(part) for part in chunk_texts(texts)]
         return Tokens(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -246,12 +246,12 @@ class WordPieceTokenizer(VocabTokenizer):
         return Tokens(np.array(ids, np.int32), lengths, first, start[word], end[word])
 
 
-def in_portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in groups of about `PORTION` characters, at least one group."""
+def chunk_texts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in groups of about `CHUNK_CHARACTERS` characters, at least one group."""
     ends = np.cumsum([0, *map(len, texts)])
     first = 0
     while first == 0 or first < len(texts):
-        stop = max(int(np.searchsorted(ends, ends[first] + PORTION)), first + 1)
+        stop = max(int(np.searchsorted(ends, ends[first] + CHUNK_CHARACTERS)), first + 1)
         yield texts[first:stop]
         first = stop
 

@@ -110,19 +110,21 @@ def _lowers(normalizer: Any) -> bool:
 
 def _is_berts(row: dict[str, Any]) -> bool:
     """Whether a `tokenizer.json` of WordPieces finds words, cuts them and marks texts as BERT's does."""
-    for part in _parts(row.get("normalizer"), "normalizers"):
-        stated = {"tokenize_chinese_chars": part.get("handle_chinese_chars")}
-        if part["type"] == "BertNormalizer":
-            if unlike_bert(part | stated, part.get("lowercase")):
-                return False
-        elif part["type"] != "Lowercase":
-            return False
+    normalizers = _parts(row.get("normalizer"), "normalizers")
+    if [part["type"] for part in normalizers] != ["BertNormalizer"]:
+        return False
+    (normalizer,) = normalizers
+    stated = normalizer | {"tokenize_chinese_chars": normalizer.get("handle_chinese_chars")}
+    if stated.get("clean_text") is False or unlike_bert(stated, stated.get("lowercase")):
+        return False
     words = _parts(row.get("pre_tokenizer"), "pretokenizers")
-    prefix = row["model"].get("continuing_subword_prefix", "##")
-    special = row["model"]["vocab"].keys() | {t["content"] for t in row.get("added_tokens") or ()}
+    model = row["model"]
+    special = model["vocab"].keys() | {t["content"] for t in row.get("added_tokens") or ()}
     return (
-        all(part["type"] == "BertPreTokenizer" for part in words)
-        and prefix == "##"
+        [part["type"] for part in words] == ["BertPreTokenizer"]
+        and model.get("continuing_subword_prefix", "##") == "##"
+        and model.get("unk_token", "[UNK]") == "[UNK]"
+        and model.get("max_input_chars_per_word", 100) == 100
         and special.issuperset(SPECIAL_TOKENS[:4])
     )
 

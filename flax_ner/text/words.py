@@ -21,22 +21,18 @@ UNSPACED = (
     (0xFF66, 0xFF9D),  # halfwidth Katakana
     (0x20000, 0x3FFFF),
 )
-_KINDS = np.full(
-    sys.maxunicode + 1, UNSEEN, np.uint8
-)  # by code point, filled as characters come up
+# By code point, filled as characters come up.
+_KINDS = np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
 
 
 class Characters(NamedTuple):
     """What stands where in a text of n characters that ends in a space."""
 
-    word: (
-        np.ndarray
-    )  # int64 [n], ascending: which word the character belongs to; a space is one by itself
-    solid_from: (
-        np.ndarray
-    )  # int64 [n], the first place from here on that has no space; n - 1 if there is none
-    solid_until: np.ndarray  # int64 [n], the last one up to here; -1 if there is none
-    marks_end: np.ndarray  # int64 [n], the first place behind this one that has no combining mark
+    # All int64 [n].
+    word: np.ndarray  # ascending: which word the character belongs to; a space is one by itself
+    solid_from: np.ndarray  # the first character from here on that is no space; n - 1 if none
+    solid_until: np.ndarray  # the last one up to here; -1 if there is none
+    marks_end: np.ndarray  # the first character after this one that is no combining mark
 
 
 def find_words(text: str) -> Characters:

@@ -115,6 +115,11 @@ def choose_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, s
     cjk = cjk_share(example.text for example in sample)
     tokenizer = source.build_tokenizer()
     if isinstance(tokenizer, SubwordTokenizer):
+        if not {"pad", "unk", "cls", "sep"} <= tokenizer.special.keys():
+            return (
+                own,
+                "because its tokenizer.json lacks a special token that reading characters needs",
+            )
         rows, _ = rows_of_characters(
             tokenizer.tokens, tokenizer.special.values(), tokenizer.byte_level
         )

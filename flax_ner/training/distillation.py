@@ -152,10 +152,12 @@ def make_lesson(
     same = _same_words(train_tokens, theirs, sizes)
     known = int((same >= 0).sum())
     if known < len(places) * LEAST_SHARED:
+        remedy = f"--config.tokenizer.kind={teacher.tokenizer} reads them alike."
+        if tokenizer.kind == teacher.tokenizer:
+            remedy = "Start the student from weights with the teacher's tokenizer.json."
         raise UserError(
             f"distill.teacher: {options.teacher} reads words as {teacher.tokenizer}, the student as "
-            f"{tokenizer.kind}: {known} of the student's {len(places)} words are words of the teacher. "
-            f"--config.tokenizer.kind={teacher.tokenizer} reads them alike."
+            f"{tokenizer.kind}: {known} of the student's {len(places)} words are words of the teacher. {remedy}"
         )
     if known < len(places):
         notes.append(

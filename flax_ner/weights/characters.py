@@ -1,5 +1,6 @@
 """Models whose text is read otherwise than by the tokenizer of their weights."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -29,14 +30,27 @@ def with_tokenizer(model: ModelDir, kind: str, field: str) -> tuple[ModelDir, li
             f"{field}: 'subword' reads text as a tokenizer.json says, and these weights have none, or one of "
             f"BERT's WordPieces. Choose {model.tokenizer}, as they were trained, or leave it out."
         )
-    if set(SPECIAL_TOKENS[:4]) <= set(model.vocab):  # a vocabulary as BERT's
-        return replace(model, tokenizer=kind, definition=""), []
+    if _has_wordpieces(model) and set(SPECIAL_TOKENS[:4]) <= set(model.vocab):
+        notes = []
+        if kind == "wordpiece":  # instead of subword
+            notes.append(
+                "Tokenizer: text is read as by BERT's tokenizer. The tokenizer.json of these weights differs "
+                "from it, so some text is read otherwise than in their training."
+            )
+        return replace(model, tokenizer=kind, definition=""), notes
     if kind == "char":
         return read_by_characters(model)
     raise UserError(
         f"{field}: {kind!r} needs the vocabulary of a BERT, and that of these weights is of other subwords. "
         "Choose subword, as they were trained, or char."
     )
+
+
+def _has_wordpieces(model: ModelDir) -> bool:
+    """Whether a vocabulary is of BERT's form: characters are tokens as they are."""
+    if not model.definition:
+        return True
+    return json.loads(model.definition)["model"].get("type", "WordPiece") == "WordPiece"
 
 
 def read_by_characters(model: ModelDir) -> tuple[ModelDir, list[str]]:
@@ -50,7 +64,8 @@ def read_by_characters(model: ModelDir) -> tuple[ModelDir, list[str]]:
         UserError: a special token is missing.
     """
     tokenizer = model.build_tokenizer()
-    assert isinstance(tokenizer, SubwordTokenizer)
+    if not isinstance(tokenizer, SubwordTokenizer):
+        raise TypeError(f"model: its tokenizer is {model.tokenizer}, not subword.")
     special = {token: tokenizer.special.get(token[1:-1].lower()) for token in SPECIAL_TOKENS}
     missing = [token for token in SPECIAL_TOKENS[:4] if special[token] is None]
     if missing:

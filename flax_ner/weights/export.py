@@ -150,6 +150,7 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
         return (
             f"{said} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
             f'pipeline(..., aggregation_strategy="{strategy}").'
+            + (' For text without spaces, use "simple".' if model.tokenizer == "subword" else "")
         )
     # Of names without B- and I- it groups those that are alike, which is what `io` means.
     if model.labels.scheme != "io" and any(
@@ -172,6 +173,13 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
         f"{layout.name if model.labels else 'MMOCR pre-trained encoder'}: {len(tensors)} tensors, "
         "of which the pooler's two are zero: nothing in MMOCR's tagger reads it.",
     ]
+    config = model.config
+    if (config.type_vocab_size, config.layer_norm_eps) != (2, 1e-12):
+        lines.append(
+            "MMOCR's BERT has 2 token types and a LayerNorm epsilon of 1e-12, but this model has "
+            f"{config.type_vocab_size} and {config.layer_norm_eps:g}: set type_vocab_size and "
+            "layer_norm_eps in MMOCR's configuration."
+        )
     if model.config.hidden_act != "gelu_new":
         lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
     if model.tokenizer != "char":

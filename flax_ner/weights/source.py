@@ -153,7 +153,9 @@ def _find_tokenizer(folder: Path, vocab: str | Path | None, theirs: bool) -> _Fo
             tokens += _added_tokens(added, len(tokens))
     if config_path is not None:
         cased = _typed(row, "do_lower_case", bool, config_path, lower_case)
-        if kind != "subword":  # which is all in its definition
+        if kind == "subword":
+            odd = _unlike_definition(row, lower_case, definition)
+        else:
             lower_case, odd = cased, unlike_bert(row, cased)
         max_length = _typed(row, "model_max_length", int, config_path, None)
         if max_length is not None and max_length < 3:
@@ -161,6 +163,17 @@ def _find_tokenizer(folder: Path, vocab: str | Path | None, theirs: bool) -> _Fo
                 f"{config_path}: model_max_length is {max_length}, less than a character."
             )
     return _FoundTokenizer(tokens, vocab_path, lower_case, kind, definition, odd, max_length)
+
+
+def _unlike_definition(stated: dict[str, Any], lower_case: bool, definition: str) -> str:
+    """Return what a `tokenizer_config.json` says otherwise than the `tokenizer.json`, which is followed."""
+    odd = []
+    if stated.get("do_lower_case") is not None and stated["do_lower_case"] != lower_case:
+        odd.append(f"has do_lower_case {stated['do_lower_case']}")
+    spaced = '"add_prefix_space":true' in definition.replace(" ", "")
+    if '"ByteLevel"' in definition and stated.get("add_prefix_space", spaced) not in (spaced, None):
+        odd.append(f"has add_prefix_space {stated['add_prefix_space']}")
+    return " and ".join(odd)
 
 
 def _token_of(stated: dict[str, Any], role: str) -> str | None:

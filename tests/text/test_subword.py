@@ -153,7 +153,7 @@ def test_entities_come_back_where_they_were(name: str, text: str, data: st.DataO
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
     texts = ["", "国内银行, London", "中", "", "a b", " iPhone7 ", "b", ""]
     whole = unigram_tokenizer().tokenize(texts)
-    monkeypatch.setattr("flax_ner.text.tokenizer.PORTION", portion)
+    monkeypatch.setattr("flax_ner.text.tokenizer.CHUNK_CHARACTERS", portion)
     for column, expected in zip(unigram_tokenizer().tokenize(texts), whole, strict=True):
         assert column.dtype == expected.dtype and column.tolist() == expected.tolist()
     assert unigram_tokenizer().tokenize([]).lengths.tolist() == []

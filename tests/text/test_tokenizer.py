@@ -210,6 +210,7 @@ def test_a_built_vocabulary_does_not_depend_on_the_order_of_texts() -> None:
     assert build_vocab(["ba", "Bc"]) == build_vocab(["cB", "ab"]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_character_ids_are_those_of_encode(lower_case: bool) -> None:
     vocab = [*SPECIAL_TOKENS, *"abßσςéi中😀", "\ufffd", "\ufffe", "\u0307"]

@@ -88,7 +88,7 @@ def test_words_of_many_texts_are_in_order_and_apart(texts: list[str], lower_case
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
     texts = ["", "abcab", "中", "", "a b", "iPhone7 cafe", "b", ""]
     whole = LOWER.tokenize(texts)
-    monkeypatch.setattr("flax_ner.text.tokenizer.PORTION", portion)
+    monkeypatch.setattr("flax_ner.text.tokenizer.CHUNK_CHARACTERS", portion)
     for column, expected in zip(LOWER.tokenize(texts), whole, strict=True):
         assert column.dtype == expected.dtype and column.tolist() == expected.tolist()
     assert LOWER.tokenize([]).lengths.tolist() == []

@@ -98,8 +98,10 @@ def test_a_tagger_is_trained_and_comes_back_from_an_export(tmp_path: Path, name:
     assert back.config == replace(best.config, word_dropout_prob=0.0)
     texts = [example.text for example in synthetic("dev", 5)]
     assert load(tmp_path / "back")(texts) == load(tmp_path / "run" / "best")(texts)
-    # Where it began, it goes on.
+    # The same command finds the run complete, with the same vocabulary and tokenizer.
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
     fit(config(tmp_path / "hf", **kind, model__head="softmax"), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
 def test_weights_of_subwords_are_read_by_characters_if_these_suit_the_data(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def told_of(output: str) -> list[str]:
     return re.findall(r"Step \d+: the loss is .*? new --workdir\.", " ".join(output.split()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["softmax", "crf"])
 def test_a_loss_that_does_not_fall_is_told_with_a_remedy_that_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str

@@ -92,8 +92,13 @@ def test_other_kinds_are_refused_where_the_vocabulary_is_of_another_form() -> No
         with_tokenizer(model, "wordpiece", "F")
     bert = replace(model, vocab=VOCAB, tokenizer="wordpiece", definition="")
     assert with_tokenizer(bert, "char", "F") == (replace(bert, tokenizer="char"), [])
-    odd = replace(bert, tokenizer="subword", definition="{}")  # WordPieces unlike BERT's
-    assert with_tokenizer(odd, "wordpiece", "F") == (bert, [])
+    # WordPieces unlike BERT's, and subwords of another kind whose special tokens are called as BERT's.
+    definitions = (json.dumps({"model": {"type": kind}}) for kind in ("WordPiece", "Unigram"))
+    odd, other = (replace(bert, tokenizer="subword", definition=text) for text in definitions)
+    read, notes = with_tokenizer(odd, "wordpiece", "F")
+    assert read == bert and "read otherwise than in their training" in notes[0]
+    with pytest.raises(UserError, match=r"^F: 'wordpiece' needs the vocabulary of a BERT"):
+        with_tokenizer(other, "wordpiece", "F")
     with pytest.raises(UserError, match=r"^F: 'subword' reads text .* Choose wordpiece"):
         with_tokenizer(bert, "subword", "F")
 

@@ -169,12 +169,13 @@ def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
         ({"type": "BertNormalizer", "lowercase": True}, True, "wordpiece"),
         ({"type": "BertNormalizer", "lowercase": False}, False, "wordpiece"),
         (nfc, True, "subword"),
-        (None, False, "wordpiece"),
+        (None, False, "subword"),
     ):
         text = word_piece(
             {token: i for token, i in ids.items() if i < 10},
             added_tokens=special,
             normalizer=normalizer,
+            pre_tokenizer={"type": "BertPreTokenizer"},
         )
         path.with_name("tokenizer.json").write_text(text)
         source = open_source(path)

@@ -295,6 +295,7 @@ def test_an_archive_that_lies_is_refused(tmp_path: Path, name: str) -> None:
     refuses(path)
 
 
+@pytest.mark.slow
 def test_no_hostile_file_runs_or_takes_much() -> None:
     """Each in a process of its own: one clear error, nothing run, little memory and time."""
     assert len(files()) > 150
