@@ -129,6 +129,14 @@ def _is_berts(row: dict[str, Any]) -> bool:
     )
 
 
+def adds_prefix_space(definition: str, default: bool) -> bool:
+    """Whether byte-level BPE puts a space before each text; `default` for other tokenizers."""
+    for part in _parts(json.loads(definition).get("pre_tokenizer"), "pretokenizers"):
+        if part["type"] == "ByteLevel":
+            return part.get("add_prefix_space") is True
+    return default
+
+
 def _parts(part: Any, name: str) -> list[dict[str, Any]]:
     """A part of a `tokenizer.json`, or those that a sequence is of."""
     if not part:

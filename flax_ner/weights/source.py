@@ -10,6 +10,7 @@ import numpy as np
 from flax_ner.errors import UserError
 from flax_ner.text.subword import ROBERTA_TOKENS, roberta_definition
 from flax_ner.text.vocab import (
+    adds_prefix_space,
     parse_tokenizer_json,
     read_tokenizer_json,
     read_vocab,
@@ -170,9 +171,9 @@ def _unlike_definition(stated: dict[str, Any], lower_case: bool, definition: str
     odd = []
     if stated.get("do_lower_case") is not None and stated["do_lower_case"] != lower_case:
         odd.append(f"has do_lower_case {stated['do_lower_case']}")
-    spaced = '"add_prefix_space":true' in definition.replace(" ", "")
-    if '"ByteLevel"' in definition and stated.get("add_prefix_space", spaced) not in (spaced, None):
-        odd.append(f"has add_prefix_space {stated['add_prefix_space']}")
+    space = stated.get("add_prefix_space")
+    if space is not None and space != adds_prefix_space(definition, space):
+        odd.append(f"has add_prefix_space {space}")
     return " and ".join(odd)
 
 

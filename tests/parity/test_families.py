@@ -71,6 +71,8 @@ def make(name: str, head: str, folder: Path) -> tuple[Any, ModelDir]:
     folder.mkdir()
     size = write_tokenizer(folder)
     id2label = dict(enumerate(TAGS.names))
+    if head == "ForMaskedLM":  # the layers over the encoder have an activation of their own in some
+        fields = fields | {"hidden_act": "relu"}
     config = transformers.AutoConfig.for_model(
         model_type, vocab_size=size, id2label=id2label,
         label2id={tag: i for i, tag in id2label.items()}, **SHAPE | fields,

@@ -65,6 +65,26 @@ def test_what_a_tokenizer_config_says_otherwise_is_told(
     assert open_source(path).odd == told
 
 
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"do_lower_case": True}, "has do_lower_case True"),
+        ({"add_prefix_space": True}, "has add_prefix_space True"),
+        ({"do_lower_case": False, "add_prefix_space": False}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_tokenizer_json_of_subwords_is_followed_and_the_difference_told(
+    tmp_path: Path, stated: dict[str, Any], told: str
+) -> None:
+    path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
+    (tmp_path / "vocab.txt").unlink()
+    (tmp_path / "tokenizer.json").write_text(bpe_tokenizer().definition, "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    source = open_source(path)
+    assert (source.kind, source.lower_case, source.odd) == ("subword", False, told)
+
+
 def write_bpe_files(folder: Path, special: dict[str, Any] | None = None) -> SubwordTokenizer:
     """RoBERTa's two files of a vocabulary; return what reads text as they say."""
     made = bpe_tokenizer()
