@@ -28,6 +28,7 @@ def compile_seconds(layers: int, scan_layers: bool = True) -> float:
         num_attention_heads=4, intermediate_size=128, scan_layers=scan_layers,
     )  # fmt: skip
     options = default_config().optimizer
+    options.learning_rate = 1e-3
     schedule = make_schedule(options, 10, 10)
     optimizer = make_optimizer(options, schedule)
     state = jax.eval_shape(partial(init_state, optimizer), abstract_params(config))
