@@ -210,8 +210,8 @@ def gathered(table: Array) -> Array:
 class Embeddings(nnx.Module):
     """Word, position and token-type embeddings, summed and normalised.
 
-    ERNIE adds an embedding of the task type. ELECTRA's tables may be narrower than the encoder; a linear
-    layer behind the dropout then projects them. RoBERTa's position table has two rows that no position uses.
+    ERNIE adds an embedding of the task type. If ELECTRA's tables are narrower than the encoder, a linear layer
+    after dropout projects them. The first two rows of RoBERTa's position table are not used.
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
