@@ -174,13 +174,14 @@ def make_app(tagger: Tagger, name: str) -> Any:
     categories = tagger.labels.categories
     colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(categories)}
 
-    def show(tagged: Tagged, problem: str, threshold: float) -> tuple[Any, ...]:
+    def show(answer: tuple[Tagged, str], threshold: float) -> tuple[Any, ...]:
+        tagged, problem = answer
         left = above(tagged, threshold)
         message = problem or (summary(tagged, threshold) if tagged else "")
         return message, pieces(left), rows(left), gr.Button(interactive=bool(tagged))
 
     with gr.Blocks(title=f"flax_ner: {name}", analytics_enabled=False) as page:
-        tagged, problem = gr.State([]), gr.State("")
+        answer = gr.State(([], ""))
         gr.HTML(f"<b>flax_ner</b>, entities as <code>{escape(name)}</code> finds them")
         with gr.Row():
             with gr.Column(min_width=320):
@@ -207,24 +208,21 @@ def make_app(tagger: Tagger, name: str) -> Any:
                 export = gr.Button("Save as JSON lines", interactive=False, elem_id="export")
                 saved = gr.Textbox(visible=False)
 
-        shown = {
-            "fn": show,
-            "inputs": [tagged, problem, threshold],
-            "outputs": [message, marked, table, export],
-            "api_visibility": "private",
-            "queue": False,  # the slider need not wait for somebody's text
-            "show_progress": "hidden",
-        }
         for event in (tag.click, typed.submit, examples.load_input_event.then):
             event(
-                partial(find, tagger), typed, [tagged, problem],
+                partial(find, tagger), typed, answer,
                 api_visibility="private", show_progress_on=[marked],
                 concurrency_id="tagger", concurrency_limit=1,
-            ).then(**shown)  # fmt: skip
-        threshold.change(**shown, trigger_mode="always_last")
+            )  # fmt: skip
+        # One listener, which runs once at a time: an older result cannot arrive after a newer one.
+        gr.on(
+            [answer.change, threshold.change], show, [answer, threshold], [message, marked, table, export],
+            api_visibility="private", trigger_mode="always_last", show_progress="hidden",
+            queue=False,  # the slider need not wait for somebody's text
+        )  # fmt: skip
         export.click(
-            lambda tagged, threshold: json_lines(above(tagged, threshold)),
-            [tagged, threshold], saved, api_visibility="private", queue=False,
+            lambda answer, threshold: json_lines(above(answer[0], threshold)),
+            [answer, threshold], saved, api_visibility="private", queue=False,
         ).then(None, saved, js=SAVE)  # fmt: skip
 
     return gr.mount_gradio_app(

@@ -284,6 +284,30 @@ def test_what_cannot_be_tagged_is_told_on_the_page(page: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_late_answer_to_the_slider_does_not_replace_a_newer_one(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    late: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if late:
+            route.continue_()
+        else:
+            late.append((route, route.fetch()))
+
+    page.route("**/run/predict*", hold)
+    page.locator("#threshold input[type=range]").fill("0.01")
+    tag(page, "b")
+    page.wait_for_timeout(3_000)  # the text is tagged by then, and nothing has been shown since
+    (route, answer), *_ = late
+    with page.expect_response("**/run/predict*"):
+        route.fulfill(response=answer)
+    page.wait_for_timeout(1_000)
+    expect(page.locator("#message")).to_have_text("1 text, 1 entity.")
+    assert marks(page) == [("b", "name")]
+
+
+@pytest.mark.slow
 def test_half_a_pair_of_surrogates_is_tagged_like_any_character(page: Any) -> None:
     from playwright.sync_api import expect
 
