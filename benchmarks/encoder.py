@@ -41,7 +41,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "not standardised": {"train.standardise": False},
     **{
-        f"rate {rate}, {rows} rows": {"optimizer.learning_rate": rate, "data.batch_size": rows}
+        f"rate {rate}, {rows} rows": {
+            "optimizer.learning_rate": float(rate),
+            "data.batch_size": rows,
+        }
         for rate in ("1e-4", "2e-4", "4e-4")
         for rows in (2, 4, 8)
     },
