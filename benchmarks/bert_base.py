@@ -1,10 +1,10 @@
-"""BERT-base from a PyTorch file of real size: time a step, memory.
+"""Fine-tune BERT-base from a PyTorch file of real size: training throughput and peak memory.
 
     python benchmarks/bert_base.py data/cluener vocab.txt [--steps 6]
 
-Makes a random bert_pretrain.pth of MMOCR's shape (102 M parameters, 409 MB; needs PyTorch for that),
-trains a few steps of configs/cluener.py from it and scores 64 sentences. The peak memory is what the
-operating system counted. benchmarks/convert.py has what the conversion alone takes.
+Writes a random bert_pretrain.pth of MMOCR's shape (102 M parameters, 409 MB; needs PyTorch), trains a few
+steps of configs/cluener.py from it and evaluates on 64 sentences. Peak memory is that of the process, as the
+operating system counts it. benchmarks/convert.py measures the conversion alone.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from common import machine, measure
 
 
 def make_random_file(path: Path) -> int:
-    """A pre-train file of BERT-base, every tensor random; the number of parameters."""
+    """Write a BERT-base checkpoint with random values and return the number of parameters."""
     import torch
 
     width, inner, layers = 768, 3072, 12
@@ -47,14 +47,14 @@ def make_random_file(path: Path) -> int:
     torch.manual_seed(0)
     tensors = {}
     for name, shape in shapes.items():
-        around = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-        tensors[f"bert.{name}"] = around + 0.02 * torch.randn(shape)
+        mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+        tensors[f"bert.{name}"] = mean + 0.02 * torch.randn(shape)
     torch.save(tensors, path)
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def last_rate(workdir: Path) -> float:
-    """Sentences a second of the last stretch of training."""
+def last_throughput(workdir: Path) -> float:
+    """Return the sentences per second of the last dispatch."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [row["sentences_per_second"] for row in rows if row["split"] == "train"][-1]
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train.json and dev.json")
     parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=6, help="training steps")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source, workdir = Path(folder, "bert_pretrain.pth"), Path(folder, "run")
@@ -78,7 +78,7 @@ def main() -> None:
             f"--config.data.dev={dev}",
             *(f"--config.train.steps={options.steps}", "--config.train.steps_per_dispatch=2"),
         ])  # fmt: skip
-        rate = last_rate(workdir)
+        rate = last_throughput(workdir)
     row = {
         "parameters": parameters,
         "train_steps": options.steps,
@@ -88,10 +88,10 @@ def main() -> None:
     } | machine("jax", "flax", "optax", "orbax-checkpoint")
     print("| what | seconds | peak memory, MiB |\n| --- | --- | --- |")
     print(
-        f"| train {options.steps} steps of 16 x 128, score 64 sentences | {train.seconds:.1f} "
+        f"| train {options.steps} steps of 16 x 128, evaluate 64 sentences | {train.seconds:.1f} "
         f"| {train.peak_mib:.0f} |"
     )
-    print(f"| sentences a second, last stretch | {rate:.2f} | |")
+    print(f"| sentences/s, last dispatch | {rate:.2f} | |")
     print(json.dumps(row))
 
 

@@ -1,4 +1,4 @@
-"""What several benchmarks share: model sizes, the tokens of CLUENER, a warm training step, the machine."""
+"""Shared by several benchmarks: model sizes, tokens of CLUENER, a compiled training loop, machine details."""
 
 import os
 import platform
@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flax_ner.config import WITHOUT_LABELS, default_config, with_fallbacks
+from flax_ner.config import UNLABELLED_FALLBACKS, default_config, with_fallbacks
+from flax_ner.data.formats import read_examples
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import TokenSet, encode_examples
-from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.training.gradients import make_gradients, make_loss
+from flax_ner.training.loss import make_loss, make_tagging_gradients
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_step, run_steps
+from flax_ner.training.step import init_state, make_run_steps, make_step
 from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.model_dir import ModelDir
 
@@ -35,32 +35,32 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
-BASE: dict[str, int] = {}  # what `BertConfig` has by default
+BASE: dict[str, int] = {}  # the defaults of `BertConfig`
 LARGE = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-Stretch = Callable[[], tuple[int, float]]  # -> sentences, seconds
+TimedSteps = Callable[[], tuple[int, float]]  # run some training steps -> sentences, seconds
 
 
 class Usage(NamedTuple):
-    """What a command took."""
+    """Time and memory that a command used."""
 
     seconds: float
-    peak_mib: float  # resident memory; at least what this process had before
+    peak_mib: float  # resident; at least that of this process at the start
     others_percent: float  # share of the cores' time that other processes used meanwhile
 
 
 def measure(
     command: Sequence[str], log: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Usage:
-    """Run a command in the root of the checkout.
+    """Run a command in the root of the checkout and return what it used.
 
     Args:
         command: the program and its arguments.
-        log: takes what the command prints; None: the terminal.
+        log: file for the output of the command; None: the terminal.
         env: environment variables; None: those of this process.
 
     Raises:
@@ -72,7 +72,7 @@ def measure(
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
+    process.returncode = os.waitstatus_to_exitcode(status)  # os.wait4 has reaped it
     if status:
         sys.exit(f"{command[1]} failed{f', see {log}' if log else ''}")
     others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
@@ -81,14 +81,14 @@ def measure(
 
 
 def busy_seconds() -> float:
-    """Return the core seconds that all processes have used so far (Linux counts them)."""
+    """Return the core seconds that all processes have used since boot (Linux only)."""
     busy = list(map(int, Path("/proc/stat").read_text().split()[1:9]))
-    del busy[3:5]  # idle and waiting for a disk
+    del busy[3:5]  # idle and iowait
     return sum(busy) / os.sysconf("SC_CLK_TCK")
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Processor, device and versions, for the JSON line of a benchmark."""
+    """Return processor, device and versions, for the JSON line of a benchmark."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
@@ -97,11 +97,11 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def random_model(vocab: list[str], shape: dict[str, int]) -> ModelDir:
-    """A model that was never trained and finds entities all the same."""
+    """Make an untrained model that still predicts entities."""
     labels = LabelSet(CLUENER)
     config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **shape)
     params = init_params(config, jax.random.key(0))
-    # Characters differ enough for all tags to come out, and O for most.
+    # Embeddings differ enough for all tags to be predicted, mostly O.
     params["encoder"]["embeddings"]["word"] *= 50
     head = params["head"]["classifier"]
     head["kernel"] *= 50
@@ -110,7 +110,7 @@ def random_model(vocab: list[str], shape: dict[str, int]) -> ModelDir:
 
 
 def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, LabelSet]:
-    """The training set in `data` as tokens and tags."""
+    """Read the training set in `data` as tokens and tags."""
     examples = read_examples(str(data / "train.json"), "cluener")
     tokenizer = CharTokenizer(vocab)
     labels = LabelSet(sorted({e.type for example in examples for e in example.entities or ()}))
@@ -118,23 +118,33 @@ def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, Label
 
 
 def step_flops(model: BertConfig, rows: int, length: int) -> float:
-    """Floating point operations of a step's products: forward, and twice that backward."""
+    """Return the FLOPs of a step's matrix products: forward, and twice that backward."""
     D, F = model.hidden_size, model.intermediate_size
-    layer = 4 * D * D + 2 * D * F + 2 * length * D  # multiplications a token
+    layer = 4 * D * D + 2 * D * F + 2 * length * D  # multiplications per token
     token = model.num_hidden_layers * layer + D * model.num_labels
     return 6.0 * rows * length * token
 
 
-def training(
+def make_training(
     tokens: TokenSet, model: BertConfig, rows: int, length: int, steps: int
-) -> tuple[Stretch, int]:
-    """Stretches of training steps, packed, AdamW, dropout on, warm; and how many steps they have.
+) -> tuple[TimedSteps, int]:
+    """Make a function that runs and times training steps: packed rows, AdamW, dropout.
 
-    That is `steps`, or all of an epoch where it has fewer. Packing an epoch (16 ms for CLUENER) and
-    moving it to the device come before.
+    The function is already compiled. Packing an epoch (16 ms for CLUENER) and moving it to the device are
+    not timed.
+
+    Args:
+        tokens: the training set.
+        model: shape and options of the model.
+        rows: rows per step.
+        length: tokens per row.
+        steps: steps per call; at most those of an epoch.
+
+    Returns:
+        The function and the number of steps per call.
     """
     batcher = Batcher(tokens, "pack", rows, length, seed=0)
-    config = with_fallbacks(default_config(), WITHOUT_LABELS)
+    config = with_fallbacks(default_config(), UNLABELLED_FALLBACKS)
     schedule = make_schedule(config.optimizer, batcher.steps_per_epoch, batcher.steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh = make_mesh(1, 1, rows)
@@ -142,20 +152,20 @@ def training(
     shardings = state_shardings(mesh, state)
     kept, done = jax.device_put(state, shardings), 0
     del state
-    gradients = make_gradients(model, make_loss(config.loss), 0)
-    run = run_steps(make_step(gradients, optimizer, schedule), shardings)
+    gradients = make_tagging_gradients(model, make_loss(config.loss), 0)
+    run = make_run_steps(make_step(gradients, optimizer, schedule), shardings)
     batches = batcher.epoch(0).shapes[0]
     steps = min(steps, len(batches.segment_ids))
     sentences = int(np.asarray(batches.segment_ids[:steps]).max(-1).sum())
     arrays = put_epoch(mesh, rows, batches)
 
-    def stretch() -> tuple[int, float]:
+    def timed_steps() -> tuple[int, float]:
         nonlocal kept, done
         begin = time.perf_counter()
         kept, metrics = run(kept, arrays, 0, steps, done)
-        float(metrics["loss"])  # waits
+        float(metrics["loss"])  # waits for the device
         done += steps
         return sentences, time.perf_counter() - begin
 
-    stretch()
-    return stretch, steps
+    timed_steps()  # compiles
+    return timed_steps, steps

@@ -1,10 +1,9 @@
-"""From a data file to the batches of an epoch: time by part and memory, also of 10 and 100 times the data.
+"""Measure time and memory from a data file to the batches of an epoch, for 1, 10 and 100 times the data.
 
     python benchmarks/data.py data/cluener vocab.txt
 
-The larger files are train.json repeated. Each size is measured in a process of its own, after the
-imports. Memory is the peak above what the process had after its imports, by the operating system's
-count (Linux).
+The larger files are train.json repeated. Each size has its own process, and imports are not measured. Memory
+is the peak of the process above that after its imports, as the operating system counts it (Linux).
 """
 
 import argparse
@@ -17,13 +16,13 @@ from pathlib import Path
 from common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS = {1: 7, 10: 3, 100: 1}  # of each size
-PARTS = ("read", "tokens and labels", "pack", "epoch")
+ROUNDS = {1: 7, 10: 3, 100: 1}  # by size
+STAGES = ("read", "tokens and labels", "pack", "epoch")
 MEASURE = """
 import json, resource, statistics, sys, time
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import encode_examples
-from flax_ner.text.formats import read_examples
+from flax_ner.data.formats import read_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
 
@@ -47,7 +46,7 @@ for _ in range(int(rounds)):
     clock = []
     sentences = epoch(clock)
     runs.append([b - a for a, b in zip(clock, clock[1:])] + [clock[-1] - clock[0]])
-# Not ru_maxrss: it begins with what the parent had.
+# Not ru_maxrss: it starts at the value of the parent process.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 medians = [statistics.median(column) for column in zip(*runs)]
 print(json.dumps([sentences, medians, (peak * 1024 - before) / 2**20]))
@@ -57,7 +56,7 @@ print(json.dumps([sentences, medians, (peak * 1024 - before) / 2**20]))
 def measure(
     source: Path, vocab: Path, categories: list[str], rounds: int
 ) -> tuple[int, list[float], float]:
-    """Sentences, median seconds of each part and of all, peak MiB."""
+    """Return the sentences, the median seconds of each stage and in total, and the peak MiB."""
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(source), str(vocab), json.dumps(categories), str(rounds)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
@@ -74,8 +73,10 @@ def main() -> None:
     data = (options.data / "train.json").read_bytes()
     lines = data.decode().splitlines()
     categories = sorted({name for line in lines for name in json.loads(line)["label"]})
-    print(f"| sentences | {' | '.join(PARTS)} | all, seconds | µs a sentence | peak memory, MiB |")
-    print(f"|{' --- |' * (len(PARTS) + 4)}")
+    print(
+        f"| sentences | {', s | '.join(STAGES)}, s | total, s | µs per sentence | peak memory, MiB |"
+    )
+    print(f"|{' --- |' * (len(STAGES) + 4)}")
     row: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         for times, rounds in ROUNDS.items():
@@ -86,13 +87,13 @@ def main() -> None:
             sentences, seconds, memory = measure(
                 source, options.vocab.absolute(), categories, rounds
             )
-            cells = [f"{taken:.3f}" for taken in seconds]
+            cells = [f"{value:.3f}" for value in seconds]
             per_sentence = seconds[-1] / sentences * 1e6
             print(
                 f"| {sentences:,} | {' | '.join(cells)} | {per_sentence:.1f} | {memory:,.0f} |",
                 flush=True,
             )
-            row[f"{sentences}"] = dict(zip((*PARTS, "all"), seconds, strict=True)) | {
+            row[f"{sentences}"] = dict(zip((*STAGES, "all"), seconds, strict=True)) | {
                 "peak_mib": round(memory)
             }
     row |= machine("numpy", "tokenizers")

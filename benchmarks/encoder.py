@@ -1,15 +1,15 @@
-"""F1 of taggers that are fine-tuned from a pre-trained encoder: settings, heads, sizes of the training data.
+"""Compare F1 of taggers fine-tuned from a pre-trained encoder, by settings, head and training-set size.
 
     python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--rows NAME ...] [--sizes N ...]
         [--seeds N ...]
     python benchmarks/encoder.py table WORK
 
-`run` trains each row of ROWS that WORK/encoder.jsonl lacks, by `train.py` as a user runs it, and appends a line
-per finished run. A run that was interrupted is resumed. --sizes cuts the training data to N sentences, drawn
-at random by the seed; smaller draws are part of larger ones. 0 is all of them.
+`run` trains each row of --rows that WORK/encoder.jsonl lacks, with `train.py` as a user runs it, and appends
+one line per finished run. An interrupted run is resumed. --sizes cuts the training data to N sentences, drawn
+at random by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
 
-The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and so are settings. The other half and the
-whole are reported beside it, and TEST if there is one. F1 is strict.
+The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
+reported on the other half, on all of DEV, and on TEST if given. F1 is strict.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from common import ROOT, machine
 
 from flax_ner import load
 from flax_ner.compilation import keep_compiled_programs
-from flax_ner.text.analysis import counts_per_text
-from flax_ner.text.cluener import write_cluener
+from flax_ner.data.cluener import write_cluener
+from flax_ner.data.formats import read_examples
+from flax_ner.evaluation.analysis import counts_per_text
+from flax_ner.evaluation.metrics import score
 from flax_ner.text.examples import Example
-from flax_ner.text.formats import read_examples
-from flax_ner.text.metrics import score
 
 RECORD = "encoder.jsonl"
 CRF = {"model.head": "crf", "data.scheme": "bioes"}
-# What differs from the defaults of configs/cluener.py. A row with an encoder of its own names it after "from".
+# Differences from the defaults of configs/cluener.py.
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "not standardised": {"train.standardise": False},
@@ -54,7 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "crf": CRF,
     "crf, not standardised": CRF | {"train.standardise": False},
     "crf, rate 3e-4": CRF | {"optimizer.learning_rate": 3e-4},
-    "crf, head x 5": CRF | {"optimizer.head_factor": 5.0},
+    "crf, head x 5": CRF | {"optimizer.head_lr_multiplier": 5.0},
     "crf, layers x 0.9": CRF | {"optimizer.layer_decay": 0.9},
     "crf, EMA 0.999": CRF | {"train.ema": 0.999},
     "crf, FGM 1.0": CRF | {"train.fgm": 1.0},
@@ -66,19 +66,19 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def halves(dev: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Return the half of the dev data to choose on, and the other."""
+    """Return the half of the dev data that chooses the epoch, and the other half."""
     return list(dev[::2]), list(dev[1::2])
 
 
 def cut(train: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Return `size` sentences at random; a smaller draw of the same seed is part of a larger one."""
+    """Return `size` random sentences; a smaller draw with the same seed is a subset of a larger one."""
     order = list(range(len(train)))
     random.Random(seed).shuffle(order)
     return [train[i] for i in order[:size]]
 
 
 def run_one(options: argparse.Namespace, name: str, size: int, seed: int) -> dict[str, Any]:
-    """Train one model by `train.py` and score it."""
+    """Train one model with `train.py` and score it."""
     folder = options.work / f"{options.train.stem}_{size}_{name.replace(' ', '_')}_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     dev, train = (read_examples(str(path), "auto") for path in (options.dev, options.train))
@@ -105,8 +105,8 @@ def run_one(options: argparse.Namespace, name: str, size: int, seed: int) -> dic
 
     def f1(examples: Sequence[Example]) -> tuple[float, list[Any]]:
         gold = [example.entities or () for example in examples]
-        found = tagger([example.text for example in examples])
-        return score(gold, found).f1, counts_per_text(gold, found).tolist()
+        predicted = tagger([example.text for example in examples])
+        return score(gold, predicted).f1, counts_per_text(gold, predicted).tolist()
 
     settings = json.loads((folder / "run" / "config.json").read_text())
     chosen, other = halves(dev)
@@ -128,7 +128,7 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train what the record lacks."""
+    """Train the rows that the record lacks."""
     keep_compiled_programs()
     options.work.mkdir(parents=True, exist_ok=True)
     record = options.work / RECORD
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of a record: a line per corpus, size, encoder and row, the means over seeds."""
+    """Return a Markdown table with one line per corpus, size, encoder and row: means over seeds."""
     groups = defaultdict(list)
     for row in rows:
         groups[Path(row["corpus"]).parent.name, row["size"], row["encoder"], row["row"]].append(row)
@@ -162,14 +162,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"| --- | --- | --- | --- | --- | {' | '.join('---' for _ in columns)} | --- |",
     ]
     for (corpus, size, encoder, name), group in sorted(groups.items()):
-        figures = []
+        cells = []
         for field in columns.values():
             values = [row[field] for row in group if field in row]
             spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            figures.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
+            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
         minutes = statistics.median(row["seconds"] for row in group) / 60
         lines.append(
-            f"| {corpus} | {size or 'all'} | {encoder} | {name} | {len(group)} | {' | '.join(figures)} "
+            f"| {corpus} | {size or 'all'} | {encoder} | {name} | {len(group)} | {' | '.join(cells)} "
             f"| {minutes:.1f} |"
         )
     return "\n".join(lines)

@@ -12,10 +12,10 @@ test.conll; labels on first pieces). The third argument is the encoder, a Huggin
     float32     train.py: float32, packed rows
     bfloat16    train.py: bfloat16, packed rows
 
-`run` trains every way with the first seed, then with the next, and appends a line to WORK/finetune.jsonl for
-each finished run. A run that is in the file is skipped, and one that was interrupted starts over, so you can
-repeat the command. `time` compares time alone: it trains the ways in turn, for fewer epochs, in several rounds.
-`table` prints both as Markdown.
+`run` trains every configuration (--ways) with the first seed, then with the next, and appends a line to
+WORK/finetune.jsonl for each finished run. A run that is in the file is skipped, and one that was interrupted
+starts over, so you can repeat the command. `time` compares time alone: it interleaves the configurations, for
+fewer epochs, in several rounds. `table` prints both as Markdown.
 
 Equal on both sides (`SETTINGS`): weights, labels, softmax head, epochs, sentences per step, and AdamW with
 linear warm-up and decay, weight decay, clipping, and a higher learning rate for the head. Both evaluate on dev
@@ -56,18 +56,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Nothing that imports jax: processes of Trainer run this file too.
-from flax_ner.text.analysis import Comparison, compare, counts_per_text
-from flax_ner.text.batches import pack
-from flax_ner.text.columns import columns_of
+from flax_ner.data.conll import split_columns
+from flax_ner.data.formats import read_examples
+from flax_ner.data.tagged import join_tokens
+
+# No module that imports jax, because the processes of Trainer run this file, too.
+from flax_ner.evaluation.analysis import Comparison, counts_per_text, paired_bootstrap
+from flax_ner.evaluation.metrics import score
+from flax_ner.text.batches import pack_sequences
 from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import read_examples
-from flax_ner.text.kinds import build_tokenizer
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.metrics import score
-from flax_ner.text.tagged import joined
 from flax_ner.text.tokenizer import Tokenizer
+from flax_ner.text.tokenizer_kinds import build_tokenizer
 from flax_ner.text.vocab import read_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +80,7 @@ class Settings:
     """The hyperparameters of both sides."""
 
     learning_rate: float  # peak, of the encoder
-    head_factor: float  # the head's learning rate as a multiple of the encoder's
+    head_lr_multiplier: float  # the head's learning rate as a multiple of the encoder's
     epochs: int = 5
     sentences: int = 16  # per step
     warmup: float = 0.1  # fraction of all steps
@@ -90,7 +91,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set, and how it is read."""
+    """A data set and how to read it."""
 
     splits: tuple[str, ...]
     suffix: str  # of the files
@@ -99,8 +100,8 @@ class Corpus:
 
 
 SETTINGS = {
-    "cluener": Settings(learning_rate=3e-4, head_factor=10.0),
-    "wnut17": Settings(learning_rate=2e-4, head_factor=5.0),
+    "cluener": Settings(learning_rate=3e-4, head_lr_multiplier=10.0),
+    "wnut17": Settings(learning_rate=2e-4, head_lr_multiplier=5.0),
 }
 CORPORA = {
     "cluener": Corpus(("train", "dev"), "json", "cluener", "char"),
@@ -113,14 +114,14 @@ WAYS = {
     "bfloat16": "flax_ner, bfloat16",
 }
 TRAINER = ("default", "best")
-# What both optimizers have by default, stated so that it stays equal.
+# The defaults of both optimizers, stated so that they stay equal.
 B1, B2, EPS = 0.9, 0.999, 1e-8
-STRETCH = 20  # steps of a throughput measurement, as train.steps_per_dispatch
+STEPS_PER_RATE = 20  # steps per throughput measurement; also train.steps_per_dispatch
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and everything that decides it."""
+    """One training run and all of its inputs."""
 
     corpus: str
     way: str
@@ -176,15 +177,15 @@ def read_sentences(corpus: str, data: Path, split: str) -> list[Sentence]:
     # Not splitlines, which also divides at characters that tweets contain.
     for line in split_path(corpus, data, split).read_text("utf-8").split("\n"):
         if line.strip(" \t\r"):
-            blocks[-1].append(columns_of(line)[0])
+            blocks[-1].append(split_columns(line)[0])
         elif blocks[-1]:
             blocks.append([])
     sentences = [
-        Sentence(example, words, joined(words, False)[1])
+        Sentence(example, words, join_tokens(words, False)[1])
         for example, words in zip(examples, filter(None, blocks), strict=True)
     ]
     for example, words, _ in sentences:
-        if joined(words, False)[0] != example.text:
+        if join_tokens(words, False)[0] != example.text:
             sys.exit(f"{example.source}: its tokens do not make the text {example.text[:40]!r}.")
     return sentences
 
@@ -195,7 +196,7 @@ def cut_data(corpus: str, data: Path, target: Path, sentences: int) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for split in CORPORA[corpus].splits:
         text = split_path(corpus, data, split).read_text("utf-8")
-        # A line of white space divides sentences, too.
+        # A line of only white space separates sentences, too.
         units = re.split(r"\n(?:[ \t\r]*\n)+" if conll else "\n", text.strip("\n"))
         path = split_path(corpus, target, split)
         path.write_text(("\n\n" if conll else "\n").join(units[:sentences]) + "\n", "utf-8")
@@ -250,10 +251,10 @@ def flax_settings(run: Run, rows: int) -> dict[str, Any]:
         "data.max_length": settings.max_length,
         "seed": run.seed,
         "train.epochs": settings.epochs,
-        "train.steps_per_dispatch": STRETCH,
+        "train.steps_per_dispatch": STEPS_PER_RATE,
         "optimizer.name": "adamw",
         "optimizer.learning_rate": settings.learning_rate,
-        "optimizer.head_factor": settings.head_factor,
+        "optimizer.head_lr_multiplier": settings.head_lr_multiplier,
         "optimizer.schedule": "linear",
         "optimizer.warmup": settings.warmup,
         "optimizer.weight_decay": settings.weight_decay,
@@ -270,8 +271,8 @@ def parameter_groups(
     """Divide the parameters of a PyTorch model by learning rate and weight decay.
 
     Args:
-        names: of all parameters.
-        decayed: of those with weight decay.
+        names: names of all parameters.
+        decayed: names of the parameters with weight decay.
         settings: give the learning rate of the encoder, the factor of the head's, and the weight decay.
 
     Returns:
@@ -284,7 +285,7 @@ def parameter_groups(
     return [
         {
             "params": group,
-            "lr": settings.learning_rate * (settings.head_factor if head else 1),
+            "lr": settings.learning_rate * (settings.head_lr_multiplier if head else 1),
             "weight_decay": settings.weight_decay if decay else 0.0,
         }
         for (head, decay), group in groups.items()
@@ -298,7 +299,7 @@ def rows_per_step(lengths: np.ndarray, settings: Settings) -> tuple[int, float]:
         lengths: tokens of each sentence, int [sentences].
         settings: give the sentences per step and the length of a row.
     """
-    used = int(pack(np.sort(lengths), settings.max_length)[0].max()) + 1
+    used = int(pack_sequences(np.sort(lengths), settings.max_length)[0].max()) + 1
     per_row = len(lengths) / used
     rows = max(round(settings.sentences / per_row), 1)
     steps = -(-used // rows)
@@ -357,7 +358,7 @@ def hf_entities(
     Args:
         tags: predicted, int [sentences, T].
         golds: labels, int [sentences, T], -100 where there is none.
-        sentences, features: of these rows.
+        sentences, features: sentences and features of these rows.
         labels: decode the tags.
 
     Raises:
@@ -437,13 +438,13 @@ def make_trainer(run: Run, model: str, splits: Sequence[str], clock: Any = None)
 
 
 def train_with_trainer(run: Run) -> None:
-    """Fine-tune, score the best model on dev, and leave it in the folder of the run."""
+    """Fine-tune, score the best model on dev, and save it in the folder of the run."""
     import time
 
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        """Takes the time of every `STRETCH` steps, and of the steps that are left at the end of an epoch."""
+        """Measures every `STEPS_PER_RATE` steps, and the remaining steps at the end of an epoch."""
 
         def __init__(self) -> None:
             self.rates: list[float] = []
@@ -454,7 +455,7 @@ def train_with_trainer(run: Run) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._steps += 1
-            if self._steps == STRETCH:
+            if self._steps == STEPS_PER_RATE:
                 self.on_epoch_end(args, state, control)
                 self.on_epoch_begin(args, state, control)
 
@@ -557,8 +558,8 @@ def child(step: str, run: Run) -> list[str]:
 def read_training(run: Run) -> dict[str, Any]:
     """Return dev F1 of each epoch, median throughput and number of steps of a finished training."""
     if run.way in TRAINER:
-        found = json.loads(Path(run.folder, "training.json").read_text())
-        rates, f1, steps = found["rates"], found["f1_per_epoch"], found["steps"]
+        metrics = json.loads(Path(run.folder, "training.json").read_text())
+        rates, f1, steps = metrics["rates"], metrics["f1_per_epoch"], metrics["steps"]
     else:
         lines = Path(run.folder, "run", "metrics.jsonl").read_text("utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
@@ -613,13 +614,13 @@ def measure_all(options: argparse.Namespace) -> None:
         *(split_path(corpus, data, s) for s in CORPORA[corpus].splits),
     ):
         if not path.is_file():
-            sys.exit(f"no file {path}: give the folder of {corpus} and that of the encoder")
+            sys.exit(f"{path}: not found. Pass the folder of {corpus} and that of the encoder.")
     work.mkdir(parents=True, exist_ok=True)
     if options.sentences:
         data = cut_data(corpus, data, work / f"{corpus}_{options.sentences}", options.sentences)
     rows = check_labels(corpus, data, encoder, work, settings)
     number = "round" if timed else "seed"
-    decided = {
+    conditions = {
         "settings": asdict(settings),
         "rows": rows,
         "encoder": encoder.name,
@@ -628,7 +629,7 @@ def measure_all(options: argparse.Namespace) -> None:
     done = set()
     for row in read_record(work):
         if (row["kind"], row["corpus"]) == (options.step, corpus):
-            if any(row[name] != value for name, value in decided.items()):
+            if any(row[name] != value for name, value in conditions.items()):
                 sys.exit(
                     f"{work / RECORD} has runs of {corpus} with other settings: {row['settings']}, "
                     f"{row['rows']} rows, {row['encoder']}, cut to {row['cut_to']}. Name another WORK, or "
@@ -647,14 +648,14 @@ def measure_all(options: argparse.Namespace) -> None:
             name = f"{corpus}_{options.step}_{way}_{i}"
             seed = 0 if timed else i
             run = Run(corpus, way, seed, str(data), str(encoder), str(work / name), settings)
-            found = execute(run, rows, scored=not timed)
-            line = {"kind": options.step, "corpus": corpus, "way": way, number: i, **decided}
-            line |= {"commit": commit, **about, **found}
+            result = execute(run, rows, scored=not timed)
+            line = {"kind": options.step, "corpus": corpus, "way": way, number: i, **conditions}
+            line |= {"commit": commit, **about, **result}
             with (work / RECORD).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(
-                f"{name}: {found['wall_seconds']} s, {found['sentences_per_second']} sentences/s, "
-                f"{found['peak_mib']} MiB, dev F1 {max(found['f1_per_epoch']):.4f}",
+                f"{name}: {result['wall_seconds']} s, {result['sentences_per_second']} sentences/s, "
+                f"{result['peak_mib']} MiB, dev F1 {max(result['f1_per_epoch']):.4f}",
                 flush=True,
             )
 
@@ -662,7 +663,7 @@ def measure_all(options: argparse.Namespace) -> None:
 # The tables.
 
 
-def pooled(runs: Sequence[dict[str, Any]], split: str) -> np.ndarray:
+def pooled_counts(runs: Sequence[dict[str, Any]], split: str) -> np.ndarray:
     """Return gold, predicted and correct entities of each text, summed over seeds, int64 [texts, 3]."""
     columns = [list(run["predictions"][split].values()) for run in runs]
     return np.sum(np.array(columns, np.int64), axis=0).T
@@ -673,35 +674,37 @@ def f1_of(run: dict[str, Any], split: str) -> float:
     return 2 * correct / max(gold + predicted, 1)
 
 
-def difference(found: Comparison) -> str:
-    d = found.difference
-    return f"{d.value:+.4f} ({d.low:+.4f}, {d.high:+.4f}), {found.p:.3f}"
+def format_difference(comparison: Comparison) -> str:
+    d = comparison.difference
+    return f"{d.value:+.4f} ({d.low:+.4f}, {d.high:+.4f}), {comparison.p:.3f}"
 
 
 def f1_table(runs: dict[str, list[dict[str, Any]]], split: str) -> list[str]:
-    """Return the lines of a table of F1 by way, with paired bootstraps against both ways of Trainer."""
-    against = [way for way in TRAINER if way in runs]
-    headings = ["way", "seeds", f"F1 on {split}, mean", "standard deviation"]
-    headings += [f"difference from {WAYS[way]} (95%), p" for way in against]
+    """Return the lines of a table of F1 by configuration, with paired tests against Trainer."""
+    baselines = [way for way in TRAINER if way in runs]
+    headings = ["configuration", "seeds", f"F1 on {split}, mean", "standard deviation"]
+    headings += [f"difference from {WAYS[way]} (95%), p" for way in baselines]
     lines = [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
     for way, rows in runs.items():
         f1 = [f1_of(row, split) for row in rows]
         cells = [f"{len(f1)}", f"{statistics.mean(f1):.4f}"]
         cells.append(f"{statistics.stdev(f1):.4f}" if len(f1) > 1 else "")
-        for other in against:
-            found = way != other and compare(pooled(rows, split), pooled(runs[other], split))
-            cells.append(difference(found) if found else "")
+        for other in baselines:
+            comparison = way != other and paired_bootstrap(
+                pooled_counts(rows, split), pooled_counts(runs[other], split)
+            )
+            cells.append(format_difference(comparison) if comparison else "")
         lines.append(f"| {WAYS[way]} | {' | '.join(cells)} |")
     return lines
 
 
 def cost_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Return the lines of a table of wall time, throughput and memory by way; ratios are of medians."""
-    against = [way for way in TRAINER if way in runs]
-    ratios = [f"ratio to {way}" for way in against]
-    headings = ["way", "runs", "wall time, s, median (least, most)", *ratios]
+    """Return the lines of a table of wall time, throughput and memory; ratios are of medians."""
+    baselines = [way for way in TRAINER if way in runs]
+    ratios = [f"ratio to {way}" for way in baselines]
+    headings = ["configuration", "runs", "wall time, s: median (min, max)", *ratios]
     headings += [
-        "sentences/s, median (least, most)",
+        "sentences/s: median (min, max)",
         *ratios,
         "peak memory, MiB",
         "CPU used by others, %",
@@ -714,7 +717,7 @@ def cost_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
         return {
             way: [
                 f"{medians[way]:.{digits}f} ({min(values):.{digits}f}, {max(values):.{digits}f})",
-                *(f"{medians[way] / medians[other]:.2f}" for other in against),
+                *(f"{medians[way] / medians[other]:.2f}" for other in baselines),
             ]
             for way, values in columns.items()
         }
@@ -730,7 +733,7 @@ def cost_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 def print_tables(work: Path) -> None:
     record = read_record(work)
     if not record:
-        sys.exit(f"{work / RECORD}: has no finished run. `run` and `time` add some.")
+        sys.exit(f"{work / RECORD} has no finished run. Start some with `run` or `time`.")
     for corpus, about in CORPORA.items():
         for kind in ("run", "time"):
             of_kind = [row for row in record if (row["corpus"], row["kind"]) == (corpus, kind)]
@@ -766,7 +769,7 @@ def main() -> None:
         )
         step.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
         step.add_argument("--epochs", type=int, default=0 if name == "run" else 1)
-        step.add_argument("--sentences", type=int, default=0, help="of each split; 0: all")
+        step.add_argument("--sentences", type=int, default=0, help="sentences per split; 0: all")
     steps.choices["run"].add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     steps.choices["time"].add_argument("--rounds", type=int, default=3)
     steps.add_parser("table").add_argument("work", metavar="WORK", type=Path)

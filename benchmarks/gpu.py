@@ -1,12 +1,12 @@
-"""Everything about one GPU: training rate and its share of the device's, epochs, memory, inference.
+"""Measure one GPU: training throughput and MFU, time of epochs, memory, inference throughput.
 
     python benchmarks/gpu.py data/cluener vocab.txt
 
-BERT-base in bfloat16, random weights, packed rows of real CLUENER text, dropout on, AdamW; under
-eight minutes. The share ("MFU") is of what one large matrix product reaches in the same run, and
-counts the model's products only. Where PyTorch sees the GPU too, training.py and inference.py
-follow, with transformers beside. Without a GPU it runs on the CPU with a tiny model and says so:
-that shows that the script works, and nothing else.
+BERT-base in bfloat16, random weights, packed rows of real CLUENER text, dropout, AdamW. Takes less than eight
+minutes. MFU is relative to the rate of one large matrix product in the same run, and counts only the model's
+matrix products. If PyTorch has the GPU too, training.py and inference.py run afterwards and compare with
+transformers. Without a GPU, the script runs a tiny model on the CPU and prints that it does. That only shows
+that the script works.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants some of it too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves GPU memory for PyTorch
 
 import jax
 import jax.numpy as jnp
-from common import BASE, machine, read_tokens, step_flops, training
+from common import BASE, machine, make_training, read_tokens, step_flops
 
 from flax_ner.config import default_config
+from flax_ner.data.cluener import read_cluener
+from flax_ner.fit import fit
 from flax_ner.inference.tagger import Tagger
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import cast_kernels, init_params
-from flax_ner.text.cluener import read_cluener
+from flax_ner.model.tagging_model import cast_kernels, init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.training.loop import fit
 
 TINY = {
     "hidden_size": 64,
@@ -44,15 +44,15 @@ TINY = {
     "intermediate_size": 128,
 }
 HERE = Path(__file__).resolve().parent
-FULL = jax.default_backend() == "gpu"
-SIZE = BASE if FULL else TINY
-GRID = [(32, 128), (64, 128), (128, 128), (256, 128), (64, 256)] if FULL else [(8, 128)]
+HAS_GPU = jax.default_backend() == "gpu"
+SIZE = BASE if HAS_GPU else TINY
+GRID = [(32, 128), (64, 128), (128, 128), (256, 128), (64, 256)] if HAS_GPU else [(8, 128)]
 ROUNDS = 5
 
 
-def product_rate() -> float:
-    """TFLOP/s of one large bfloat16 product."""
-    n = 8192 if FULL else 256
+def matmul_tflops() -> float:
+    """Return the TFLOP/s of one large bfloat16 matrix product."""
+    n = 8192 if HAS_GPU else 256
     a = jnp.ones((n, n), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
@@ -65,25 +65,27 @@ def product_rate() -> float:
 
 
 def peak_gib() -> float:
-    """The most memory the device has held so far, GiB; 0 where it does not say."""
+    """Return the peak memory of the device so far in GiB, or 0 if it is unknown."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
 
 
-def train_rows(data: Path, vocab: Path, peak: float) -> list[dict[str, Any]]:
-    """Training rates over rows, row length and kind of attention."""
+def measure_training(data: Path, vocab: Path, peak: float) -> list[dict[str, Any]]:
+    """Measure training throughput by attention, rows per step and row length."""
     tokens, tokenizer, labels = read_tokens(data, vocab)
-    found = []
-    print("| attention | rows | tokens a row | ms a step | sentences/s | MFU | peak GiB so far |")
+    results = []
+    print(
+        "| attention | rows | tokens per row | ms per step | sentences/s | MFU | peak GiB so far |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for attention in ("cudnn", "xla"):  # the memory of the thrifty one first: the peak only rises
+    for attention in ("cudnn", "xla"):  # cudnn needs less memory, and the peak only rises
         # cuDNN's kernel has no dropout of attention probabilities.
         options: dict[str, Any] = {"attention": attention, "compute_dtype": "bfloat16"}
         if attention == "cudnn":
             options["attention_probs_dropout_prob"] = 0.0
         model = BertConfig(len(tokenizer.tokens), len(labels), **SIZE, **options)
         for rows, length in GRID:
-            stretch, steps = training(tokens, model, rows, length, 20 if FULL else 2)
-            runs = [stretch() for _ in range(ROUNDS)]
+            timed_steps, steps = make_training(tokens, model, rows, length, 20 if HAS_GPU else 2)
+            runs = [timed_steps() for _ in range(ROUNDS)]
             seconds = statistics.median(run[1] for run in runs) / steps
             row = {
                 "attention": attention, "rows": rows, "length": length,
@@ -92,18 +94,18 @@ def train_rows(data: Path, vocab: Path, peak: float) -> list[dict[str, Any]]:
                 "mfu": round(step_flops(model, rows, length) / seconds / 1e12 / peak, 3),
                 "peak_gib": round(peak_gib(), 2),
             }  # fmt: skip
-            found.append(row)
-            del stretch  # and with it a state on the device
+            results.append(row)
+            del timed_steps  # frees the state on the device
             print(
                 f"| {attention} | {rows} | {length} | {row['ms']} | {row['sentences_per_second']} "
                 f"| {row['mfu']:.1%} | {row['peak_gib']} |",
                 flush=True,
             )
-    return found
+    return results
 
 
-def epochs(data: Path, vocab: Path, folder: Path) -> dict[str, float]:
-    """Seconds of four epochs of `train.py`, data and evaluation included: compiling, and compiled."""
+def measure_epochs(data: Path, vocab: Path, folder: Path) -> dict[str, float]:
+    """Return the seconds of four epochs with data loading and evaluation: cold and warm compilation cache."""
     seconds = {}
     for name in ("compiling", "compiled"):
         config = default_config()
@@ -112,9 +114,9 @@ def epochs(data: Path, vocab: Path, folder: Path) -> dict[str, float]:
         config.model.compute_dtype = "bfloat16"
         config.tokenizer.vocab = str(vocab)
         config.data.train, config.data.dev = str(data / "train.json"), str(data / "dev.json")
-        config.data.batch_size = 32 if FULL else 8
-        config.train.epochs = 4 if FULL else 1
-        config.checkpoint.every = 1_000_000  # one, at the end
+        config.data.batch_size = 32 if HAS_GPU else 8
+        config.train.epochs = 4 if HAS_GPU else 1
+        config.checkpoint.every = 1_000_000  # only one, at the end
         begin = time.perf_counter()
         with redirect_stdout(StringIO()):
             fit(config, folder / name)
@@ -122,9 +124,9 @@ def epochs(data: Path, vocab: Path, folder: Path) -> dict[str, float]:
     return seconds
 
 
-def inference(data: Path, vocab: Path) -> float:
-    """Sentences a second of `tagger(texts)`, the dev set over and over."""
-    texts = [example.text for example in read_cluener(data / "dev.json")] * (10 if FULL else 1)
+def measure_inference(data: Path, vocab: Path) -> float:
+    """Return the sentences per second of `tagger(texts)` on the dev set, repeated on a GPU."""
+    texts = [example.text for example in read_cluener(data / "dev.json")] * (10 if HAS_GPU else 1)
     labels = LabelSet([f"type{i}" for i in range(10)])
     tokenizer = CharTokenizer(vocab)
     model = BertConfig(len(tokenizer.tokens), len(labels), **SIZE, compute_dtype="bfloat16")
@@ -143,10 +145,10 @@ def torch_sees_gpu() -> bool:
     try:
         import torch
     except ImportError:
-        print("\nNo PyTorch here to compare with.")
+        print("\nPyTorch is not installed, so there is no comparison with it.")
         return False
     if not torch.cuda.is_available():
-        print("\nPyTorch here has no CUDA: nothing to compare with.")
+        print("\nPyTorch has no CUDA here, so there is no comparison with it.")
         return False
     return True
 
@@ -157,25 +159,25 @@ def main() -> None:
     parser.add_argument("vocab", type=Path, help="vocab.txt")
     options = parser.parse_args()
     data, vocab = options.data.absolute(), options.vocab.absolute()
-    if not FULL:
+    if not HAS_GPU:
         print(
-            f"There is no GPU here, only {jax.devices()[0].device_kind}: a tiny model, to show that"
+            f"jax finds no GPU, only {jax.devices()[0].device_kind}. A tiny model shows that the script works."
         )
-        print("the script works. No figure below says anything about a GPU.\n")
-    row: dict[str, Any] = {"reduced": not FULL}
+        print("The numbers below say nothing about a GPU.\n")
+    row: dict[str, Any] = {"reduced": not HAS_GPU}
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        row["product_tflops"] = round(product_rate(), 2)
-        print(f"One product of bfloat16 matrices: {row['product_tflops']} TFLOP/s.\n")
-        row["training"] = train_rows(data, vocab, row["product_tflops"])
-        row["epochs_seconds"] = epochs(data, vocab, Path(folder))
-        row["inference_sentences_per_second"] = inference(data, vocab)
-    print(f"\n`fit` with evaluation, seconds: {row['epochs_seconds']}")
+        row["product_tflops"] = round(matmul_tflops(), 2)
+        print(f"One bfloat16 matrix product: {row['product_tflops']} TFLOP/s.\n")
+        row["training"] = measure_training(data, vocab, row["product_tflops"])
+        row["epochs_seconds"] = measure_epochs(data, vocab, Path(folder))
+        row["inference_sentences_per_second"] = measure_inference(data, vocab)
+    print(f"\nTraining with evaluation, seconds: {row['epochs_seconds']}")
     print(f"Inference: {row['inference_sentences_per_second']} sentences/s")
     row |= machine("jax", "flax", "optax")
     print(f"\n`{json.dumps(row)}`", flush=True)
-    if FULL and torch_sees_gpu():
+    if HAS_GPU and torch_sees_gpu():
         for script in ("training.py", "inference.py"):
             command = [sys.executable, str(HERE / script), str(data), str(vocab), "--size", "base"]
             subprocess.run(command, check=True)

@@ -1,14 +1,15 @@
-"""Tagging next to transformers' token-classification pipeline on the same weights: throughput and latency.
+"""Compare tagging with transformers' pipeline on the same weights: throughput and latency.
 
     python benchmarks/inference.py data/cluener vocab.txt [--rounds 5] [--size small|base|both]
 
-Makes a random model (small: 4 layers of width 256; base: 12 of 768), exports it for transformers and
-tags CLUENER's dev texts with both, in float32, each with the threads it takes by itself; on a GPU
-where both see one, else on the CPU. Both find the same entities or the run fails; a text may differ
-where two tags are as good as equal. In bfloat16 more may, and how many is printed.
-PyTorch's threads wait for one another at every step, so where other processes keep a core busy it is
-many times slower, which says nothing of either: look at the last column of the table first.
-The ways take turns; compiling is timed on its own, before. Needs PyTorch and transformers.
+Makes a random model (small: 4 layers of width 256; base: 12 of 768), exports it for transformers and tags
+CLUENER's dev texts with both, each with its default number of threads. It runs on a GPU if both libraries find
+one, else on the CPU. In float32 both must predict the same entities, or the script fails; only where two tags
+have almost equal logits may they differ. In bfloat16 more texts may differ, and the script prints how many.
+
+PyTorch's threads wait for one another at every step. If other processes keep a core busy, PyTorch becomes many
+times slower. So check the last column of the table first. Runs are interleaved. Compilation is timed
+separately, beforehand. Needs PyTorch and transformers.
 """
 
 import argparse
@@ -30,17 +31,20 @@ import transformers
 from common import BASE, SMALL, busy_seconds, machine, random_model
 
 from flax_ner import Tagger, load
-from flax_ner.text.cluener import read_cluener
+from flax_ner.data.cluener import read_cluener
 from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import save_model
 
 SIZES: dict[str, tuple[dict[str, int], int]] = {"small": (SMALL, 1343), "base": (BASE, 128)}
 BATCH = 32
-SINGLE = 500  # sentences, one at a time
-TURN = 25  # of them before the other's turn: PyTorch's threads spin for a while after each call
+SINGLE = 500  # sentences for the latency
+TURN = 25  # sentences per turn, because PyTorch's threads spin for a while after each call
 GPU = torch.cuda.is_available() and jax.default_backend() == "gpu"
-ROUNDING = 1e-4  # of the largest logit
+ROUNDING = 1e-4  # relative to the largest logit
+LABELS = {
+    "its forward pass alone": "pipeline, forward pass only"
+}  # in tables; records have the keys
 
 
 def make_model(folder: Path, vocab: list[str], shape: dict[str, int]) -> None:
@@ -51,7 +55,14 @@ def make_model(folder: Path, vocab: list[str], shape: dict[str, int]) -> None:
 
 
 def check(tagger: Tagger, pipeline: Any, texts: list[str]) -> tuple[int, int]:
-    """Entities found, and texts in which the two differ by rounding; ends the run where it is more."""
+    """Compare the predictions of both.
+
+    Returns:
+        The number of entities, and that of texts whose entities differ by rounding.
+
+    Raises:
+        SystemExit: entities differ by more than rounding.
+    """
     ours = [[entity[:3] for entity in row] for row in tagger(texts, "lenient")]
     theirs = [
         [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
@@ -62,7 +73,7 @@ def check(tagger: Tagger, pipeline: Any, texts: list[str]) -> tuple[int, int]:
         ids = np.array([tagger.tokenizer.encode(texts[i]).ids])
         logits = np.sort(np.asarray(tagger.logits(ids, np.ones_like(ids)))[0])
         if (logits[:, -1] - logits[:, -2]).min() > ROUNDING * np.abs(logits).max():
-            sys.exit(f"text {i}: {ours[i]} here, {theirs[i]} in transformers")
+            sys.exit(f"text {i}: {ours[i]} in flax_ner, {theirs[i]} in transformers")
     return sum(map(len, ours)), len(differ)
 
 
@@ -73,7 +84,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def others_seconds() -> float:
-    """Core seconds that other processes have had so far."""
+    """Return the core seconds that other processes have used so far."""
     return busy_seconds() - time.process_time()
 
 
@@ -98,13 +109,13 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
     )
     compile_seconds = timed(tagger.compile)
     half.compile()
-    found, differ = check(tagger, pipeline, texts)  # warms up, too
+    entities, differ = check(tagger, pipeline, texts)  # also warms up
     half_pipeline(texts, batch_size=BATCH)
     exact, rounded = (
         [[entity[:3] for entity in row] for row in t(texts, "lenient")] for t in (tagger, half)
     )
     half_differ = sum(a != b for a, b in zip(exact, rounded, strict=True))
-    shapes = tagger._best._cache_size()
+    shapes = tagger._predict._cache_size()
 
     padded = [
         pipeline.tokenizer(texts[i : i + BATCH], padding=True, return_tensors="pt").to(
@@ -117,7 +128,7 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
     def forward() -> None:
         for batch in padded:
             logits = pipeline.model(**batch).logits
-        logits.cpu()  # waits
+        logits.cpu()  # waits for the device
 
     ways: dict[str, Callable[[], Any]] = {
         "flax_ner": lambda: tagger(texts, "lenient"),
@@ -146,35 +157,36 @@ def measure(size: str, folder: Path, texts: list[str], rounds: int) -> dict[str,
         for way, tag in one.items():
             for text in single_texts[first : first + TURN]:
                 latency[way].append(1e3 * timed(lambda tag=tag, text=text: tag(text)))
-    if tagger._best._cache_size() != shapes:
-        sys.exit("a shape was compiled after compile()")
+    if tagger._predict._cache_size() != shapes:
+        sys.exit("A shape was compiled during tagging, after compile().")
 
     print(
-        f"\n{size}: {count} texts, {rounds} rounds; {found} entities, {differ} texts differ by rounding "
-        f"({half_differ} in bfloat16); "
-        f"{shapes} shapes compiled ahead in {compile_seconds:.1f} s\n"
+        f"\n{size}: {count} texts, {rounds} rounds, {entities} entities. Rounding changes the entities of "
+        f"{differ} texts ({half_differ} in bfloat16). {shapes} shapes were compiled beforehand, in "
+        f"{compile_seconds:.1f} s.\n"
     )
     print(
-        "| way | sentences a second: median (least, most) | of the pipeline | "
-        "others had of the cores, % |"
+        "| configuration | sentences/s: median (min, max) | ratio to pipeline "
+        "| CPU used by others, % |"
     )
     print("| --- | --- | --- | --- |")
-    row: dict[str, Any] = {"texts": count, "entities": found, "differ": differ}
+    row: dict[str, Any] = {"texts": count, "entities": entities, "differ": differ}
     row["differ_bfloat16"] = half_differ
     row |= {"shapes": shapes, "compile_seconds": round(compile_seconds, 1)}
     for way, runs in seconds.items():
         rates = [count / s for s in runs]
-        # Of the same round: what else the machine did fell on both.
+        # Ratios within a round, so that other load on the machine affects both sides.
         times = statistics.median(s / own for s, own in zip(seconds["pipeline"], runs, strict=True))
         rate = f"{statistics.median(rates):.1f} ({min(rates):.1f}, {max(rates):.1f})"
-        taken = statistics.median(others[way])
-        print(f"| {way} | {rate} | {times:.2f} | {taken:.0f} |")
+        used = statistics.median(others[way])
+        print(f"| {LABELS.get(way, way)} | {rate} | {times:.2f} | {used:.0f} |")
         row[way] = {
             "sentences_per_second": round(statistics.median(rates), 1),
             "times": round(times, 2),
-            "others_percent": round(taken),
+            "others_percent": round(used),
         }
-    print(f"\n| one sentence, of {len(single_texts)} | median, ms | p99, ms |\n| --- | --- | --- |")
+    print(f"\n| latency per sentence, {len(single_texts)} sentences | median, ms | p99, ms |")
+    print("| --- | --- | --- |")
     for way, runs in latency.items():
         median, p99 = np.percentile(runs, [50, 99]).tolist()
         print(f"| {way} | {median:.1f} | {p99:.1f} |", flush=True)

@@ -1,9 +1,9 @@
-"""Long documents: the entities found, next to those of the sentences alone, and the time they take.
+"""Tag long documents: compare their entities with those of the single sentences, and measure the time.
 
     python benchmarks/long_text.py MODEL DATA
 
-MODEL is anything `flax_ner.load` takes, DATA labelled or not, in any format. Documents are made of
-DATA's sentences, a line each or one behind another, until they have the characters asked for.
+MODEL is anything that `flax_ner.load` accepts. DATA may have labels or not, in any format. Documents are made
+of DATA's sentences, one per line or concatenated, up to the lengths in `CHARACTERS`.
 """
 
 import argparse
@@ -16,65 +16,74 @@ from itertools import cycle
 from common import machine
 
 from flax_ner import Tagger, load
-from flax_ner.text.formats import read_examples
+from flax_ner.data.formats import read_examples
 
 CHARACTERS = (10_000, 100_000, 1_000_000)
 ROUNDS = 5
 
 
-def document(sentences: Sequence[str], joint: str, characters: int) -> list[str]:
-    """The sentences, again and again, of a document of so many characters."""
-    taken, length = list[str](), 0
+def make_document(sentences: Sequence[str], separator: str, characters: int) -> list[str]:
+    """Repeat the sentences until a document of them has at least `characters` characters."""
+    chosen, length = list[str](), 0
     for sentence in cycle(sentences):
         if length >= characters:
-            return taken
-        taken.append(sentence)
-        length += len(sentence) + len(joint)
-    return taken
+            return chosen
+        chosen.append(sentence)
+        length += len(sentence) + len(separator)
+    return chosen
 
 
-def compare(tagger: Tagger, sentences: Sequence[str], joint: str) -> tuple[int, int, int]:
-    """Entities of the sentences alone; how many the document has in the same place; how many others."""
-    text = joint.join(sentences)
-    found = tagger(text)
-    assert all(text[e.start : e.end] == e.text for e in found)
-    wanted, place = set(), 0
+def compare(tagger: Tagger, sentences: Sequence[str], separator: str) -> tuple[int, int, int]:
+    """Compare a document's entities with those of its single sentences.
+
+    Returns:
+        Entities of the single sentences, those of them that the document has, and the others that it has.
+    """
+    text = separator.join(sentences)
+    predicted = tagger(text)
+    assert all(text[e.start : e.end] == e.text for e in predicted)
+    expected, offset = set(), 0
     for sentence, entities in zip(sentences, tagger(sentences), strict=True):
-        wanted |= {(e.type, e.start + place, e.end + place) for e in entities}
-        place += len(sentence) + len(joint)
-    same = len(wanted & {e[:3] for e in found})
-    return len(wanted), same, len(found) - same
+        expected |= {(e.type, e.start + offset, e.end + offset) for e in entities}
+        offset += len(sentence) + len(separator)
+    same = len(expected & {e[:3] for e in predicted})
+    return len(expected), same, len(predicted) - same
 
 
-def seconds(tagger: Tagger, text: str) -> float:
+def median_seconds(tagger: Tagger, text: str) -> float:
     times = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        begin = time.perf_counter()
         tagger(text)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("data", metavar="DATA")
+    parser.add_argument(
+        "model", metavar="MODEL", help="model directory, or another that `flax_ner.load` accepts"
+    )
+    parser.add_argument("data", metavar="DATA", help="file with sentences, in any format")
     options = parser.parse_args()
     tagger = load(options.model)
     sentences = [example.text for example in read_examples(options.data, "auto", "DATA")]
     tagger.compile()
     print(json.dumps(machine("flax_ner", "jax") | {"row": tagger.max_length}))
-    print("| sentences | characters | entities alone | found | others | seconds | us a character |")
+    print(
+        "| sentences | characters | entities of single sentences | also predicted | additional "
+        "| seconds | us per character |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, joint in (("a line each", "\n"), ("one behind another", "")):
+    for name, separator in (("one per line", "\n"), ("concatenated", "")):
         for characters in CHARACTERS:
-            taken = document(sentences, joint, characters)
-            alone, same, others = compare(tagger, taken, joint)
-            text = joint.join(taken)
-            took = seconds(tagger, text)
+            chosen = make_document(sentences, separator, characters)
+            expected, same, additional = compare(tagger, chosen, separator)
+            text = separator.join(chosen)
+            seconds = median_seconds(tagger, text)
             print(
-                f"| {name} | {len(text):,} | {alone:,} | {same / alone:.4f} | {others:,} | {took:.2f} "
-                f"| {took / len(text) * 1e6:.1f} |"
+                f"| {name} | {len(text):,} | {expected:,} | {same / expected:.4f} | {additional:,} "
+                f"| {seconds:.2f} | {seconds / len(text) * 1e6:.1f} |"
             )
 
 

@@ -1,18 +1,17 @@
-"""Training speed on real CLUENER text, next to PyTorch: sentences a second.
+"""Compare training throughput with PyTorch on real CLUENER text, in sentences per second.
 
     python benchmarks/training.py data/cluener vocab.txt [--size small|base] [--rounds 5] [--compiled]
 
-The same parameters in number and shape, the same tokens, dropout on, clipping on:
+Number and shapes of the parameters and the tokens are the same. All train with dropout and gradient clipping:
 
     (a) the recipe of MMOCR's bert_softmax in PyTorch: batch 8, padded to 128, float32, Adadelta
     (b) transformers' Trainer with its defaults, but batch 32: dynamic padding, float32, AdamW (fused)
-    (c) the same at its best: sentences of like lengths together, bfloat16 autocast, SDPA
-    flax_ner: packed rows of 128, 8 a step (64 on a GPU), AdamW, in float32 and in bfloat16
+    (c) Trainer with sentences grouped by length, bfloat16 autocast, SDPA
+    flax_ner: packed rows of 128, 8 per step (64 on a GPU), AdamW, in float32 and in bfloat16
 
-`--compiled` adds (c) through torch.compile. Each way is a process of its own that is ready and warm
-before anything is timed; then they take turns, one stretch of training each, for `--rounds` rounds.
-A stretch of (b) and (c) has batches of every length in proportion. Needs torch, transformers and
-accelerate: pip install '.[bench]'.
+`--compiled` adds (c) with torch.compile. Each configuration has its own process, which warms up before
+anything is timed. Then each in turn trains for some steps, for `--rounds` rounds. The steps of (b) and (c)
+have batches of every length in proportion. Needs torch, transformers and accelerate: pip install '.[bench]'.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import BASE, SMALL, Stretch, machine, read_tokens, training
+from common import BASE, SMALL, TimedSteps, machine, make_training, read_tokens
 
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.tokenizer import CharTokenizer
@@ -37,12 +36,12 @@ NAMES = {"small": "4 layers x 256", "base": "BERT-base, 12 layers x 768"}
 WAYS = {
     "a": "(a) MMOCR's recipe in PyTorch, float32",
     "b": "(b) Trainer, batch 32, float32",
-    "c": "(c) Trainer at its best, bfloat16",
-    "compiled": "(c) and torch.compile",
+    "c": "(c) Trainer, grouped by length, bfloat16",
+    "compiled": "(c) with torch.compile",
     "float32": "flax_ner, float32",
     "bfloat16": "flax_ner, bfloat16",
 }
-# Steps of a stretch: some seconds each.
+# Steps per measurement, so that each takes some seconds.
 STEPS = {
     "small": {"a": 20, "b": 20, "c": 25, "compiled": 25, "float32": 40, "bfloat16": 60},
     "base": {"a": 2, "b": 3, "c": 5, "compiled": 5, "float32": 5, "bfloat16": 7},
@@ -50,8 +49,8 @@ STEPS = {
 LENGTH, LABELS = 128, 21
 
 
-def encoded(data: Path, vocab: Path) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids and tag ids of each training sentence; the same for every way."""
+def encode(data: Path, vocab: Path) -> tuple[list[list[int]], list[list[int]]]:
+    """Return token ids and tag ids of each training sentence; all configurations use the same."""
     tokens = read_tokens(data, vocab)[0]
     stops = np.cumsum(tokens.lengths)[:-1]
     ids, tags = (np.split(array, stops) for array in (tokens.ids, tokens.labels))
@@ -76,25 +75,25 @@ def device() -> str:
 
 
 def wait() -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
+def mmocr_recipe(size: str, data: Path, vocab: Path, steps: int) -> TimedSteps:
     import torch
 
     model = torch_model(size, "eager")
     optimizer = torch.optim.Adadelta(model.parameters(), lr=0.5)
-    ids, tags = encoded(data, vocab)
+    ids, tags = encode(data, vocab)
 
     def padded(rows: list[list[int]], value: int) -> Any:
         rows = [row + [value] * (LENGTH - len(row)) for row in rows]
         return torch.tensor(rows, device=device())
 
-    def stretch() -> tuple[int, float]:
+    def timed_steps() -> tuple[int, float]:
         begin = time.perf_counter()
         for step in range(steps):
             rows = slice(8 * step, 8 * step + 8)
@@ -109,10 +108,10 @@ def seed_recipe(size: str, data: Path, vocab: Path, steps: int) -> Stretch:
         wait()
         return 8 * steps, time.perf_counter() - begin
 
-    return stretch
+    return timed_steps
 
 
-def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch:
+def hf_trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> TimedSteps:
     import torch
     from transformers import (
         DataCollatorForTokenClassification,
@@ -123,11 +122,11 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
     )
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
-    best = way != "b"
-    ids, tags = encoded(data, vocab)
-    # The order that Trainer's own sampler gives a whole epoch, as batches.
+    grouped = way != "b"
+    ids, tags = encode(data, vocab)
+    # The batches of an epoch, in the order of Trainer's own sampler.
     generator = torch.Generator().manual_seed(0)
-    if best:
+    if grouped:
         lengths = [len(row) for row in ids]
         order = list(LengthGroupedSampler(32, lengths=lengths, generator=generator))
     else:
@@ -162,7 +161,7 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
     )
     arguments = TrainingArguments(
         output_dir="unused", num_train_epochs=1, per_device_train_batch_size=32, use_cpu=device() == "cpu",
-        bf16=best, torch_compile=way == "compiled", save_strategy="no", disable_tqdm=True,
+        bf16=grouped, torch_compile=way == "compiled", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     clock = Clock()
     run = InOrder(
@@ -170,65 +169,65 @@ def trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Stretch
         data_collator=DataCollatorForTokenClassification(tokenizer),
     )  # fmt: skip
 
-    def stretch() -> tuple[int, float]:
+    def timed_steps() -> tuple[int, float]:
         run.train()
-        # The first batch is collated before the clock starts.
+        # The clock starts after the first batch is collated.
         return len(rows), clock.end - clock.begin
 
-    return stretch
+    return timed_steps
 
 
-def ours(size: str, data: Path, vocab: Path, steps: int, dtype: str) -> Stretch:
+def flax_ner_training(size: str, data: Path, vocab: Path, steps: int, dtype: str) -> TimedSteps:
     rows = 8 if jax.default_backend() == "cpu" else 64
     tokens, tokenizer, labels = read_tokens(data, vocab)
     model = BertConfig(len(tokenizer.tokens), len(labels), compute_dtype=dtype, **SIZES[size])
-    return training(tokens, model, rows, LENGTH, steps)[0]
+    return make_training(tokens, model, rows, LENGTH, steps)[0]
 
 
-def work(way: str, size: str, data: Path, vocab: Path, steps: int) -> None:
-    """Get ready, warm up, then time a stretch for each line on standard input."""
+def run_worker(way: str, size: str, data: Path, vocab: Path, steps: int) -> None:
+    """Warm up, then time some steps for each line on standard input."""
     out, sys.stdout = sys.stdout, sys.stderr
     if way == "a":
-        stretch = seed_recipe(size, data, vocab, steps)
+        timed_steps = mmocr_recipe(size, data, vocab, steps)
     elif way in ("b", "c", "compiled"):
-        stretch = trainer(size, data, vocab, steps, way)
+        timed_steps = hf_trainer(size, data, vocab, steps, way)
     else:
-        stretch = ours(size, data, vocab, steps, way)
-    stretch()
+        timed_steps = flax_ner_training(size, data, vocab, steps, way)
+    timed_steps()
     print("ready", file=out, flush=True)
     for _ in sys.stdin:
-        print(json.dumps(stretch()), file=out, flush=True)
+        print(json.dumps(timed_steps()), file=out, flush=True)
 
 
 def compare(size: str, ways: list[str], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Sentences a second of each round, by way."""
-    here = [str(options.data.absolute()), str(options.vocab.absolute())]
+    """Return the sentences per second of each round, by configuration."""
+    paths = [str(options.data.absolute()), str(options.vocab.absolute())]
     workers = {}
-    for way in ways:  # one after the other: warming up takes both cores
-        command = [sys.executable, __file__, *here, "--size", size, "--work", way]
+    for way in ways:  # one after another, because warming up uses all cores
+        command = [sys.executable, __file__, *paths, "--size", size, "--work", way]
         workers[way] = subprocess.Popen(
             command, cwd=HERE.parent, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=None if options.verbose else subprocess.DEVNULL,
         )  # fmt: skip
-        answer(workers[way], way)
+        read_line(workers[way], way)
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):
         for way, worker in workers.items():
             assert worker.stdin is not None
             worker.stdin.write("\n")
             worker.stdin.flush()
-            sentences, seconds = json.loads(answer(worker, way))
+            sentences, seconds = json.loads(read_line(worker, way))
             rates[way].append(sentences / seconds)
     for worker in workers.values():
         worker.communicate()
     return rates
 
 
-def answer(worker: "subprocess.Popen[str]", way: str) -> str:
+def read_line(worker: "subprocess.Popen[str]", way: str) -> str:
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
-        sys.exit(f"{WAYS[way]}: stopped. --verbose shows why.")
+        sys.exit(f"{WAYS[way]}: the process stopped. --verbose shows why.")
     return line
 
 
@@ -239,27 +238,33 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, action="append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--verbose", action="store_true", help="show what the ways say")
+    parser.add_argument("--verbose", action="store_true", help="show the output of the processes")
     parser.add_argument("--work", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     for path in (options.data / "train.json", options.vocab):
         if not path.is_file():
-            sys.exit(f"no file {path}: give the folder of CLUENER and a vocab.txt of 21,128 tokens")
+            sys.exit(
+                f"{path}: not found. Pass the folder of CLUENER and a vocab.txt of 21,128 tokens."
+            )
     if options.work:
         size = options.size[0]
-        return work(options.work, size, options.data, options.vocab, STEPS[size][options.work])
+        return run_worker(
+            options.work, size, options.data, options.vocab, STEPS[size][options.work]
+        )
     ways = [way for way in WAYS if way != "compiled" or options.compiled]
     row: dict[str, Any] = {"rounds": options.rounds}
     for size in options.size or SIZES:
         rates = compare(size, ways, options)
         medians = {way: statistics.median(values) for way, values in rates.items()}
         print(f"\n{NAMES[size]}\n")
-        print("| way | sentences/s, median (least, most) | of (a) | of (b) | of (c) |")
+        print(
+            "| configuration | sentences/s: median (min, max) | ratio to (a) | ratio to (b) | ratio to (c) |"
+        )
         print("| --- | --- | --- | --- | --- |")
         for way, values in rates.items():
-            of = " | ".join(f"{medians[way] / medians[other]:.2f}" for other in "abc")
+            ratios = " | ".join(f"{medians[way] / medians[other]:.2f}" for other in "abc")
             spread = f"{medians[way]:.1f} ({min(values):.1f}, {max(values):.1f})"
-            print(f"| {WAYS[way]} | {spread} | {of} |", flush=True)
+            print(f"| {WAYS[way]} | {spread} | {ratios} |", flush=True)
         row[size] = {way: round(median, 2) for way, median in medians.items()}
     row |= machine("jax", "flax", "optax", "torch", "transformers", "accelerate")
     print(f"\n`{json.dumps(row)}`")

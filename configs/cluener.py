@@ -1,13 +1,13 @@
-"""CLUENER2020 with BERT-base and AdamW, from pre-trained weights.
+"""CLUENER2020: fine-tune pre-trained BERT-base with AdamW.
 
     python train.py --config configs/cluener.py --workdir runs/cluener \
         --config.init_from=weights/bert_pretrain.pth
 
-`init_from` is MMOCR's bert_pretrain.pth with its vocab.txt beside it, a folder of Hugging Face or a
-repository on its hub, or a model directory. The weights decide the shape of the model, its activation,
-lower-casing and the kind of tokens. Hardware: a GPU or TPU, then add
---config.model.compute_dtype=bfloat16; on two CPU cores it runs, half an hour an epoch. Its F1 has not been
-measured: the published weights are not at hand here (MMOCR's own recipe reached 0.7941 with them).
+`init_from` is MMOCR's bert_pretrain.pth with its vocab.txt in the same folder, a Hugging Face folder or hub
+repository, or a model directory. The weights determine the size of the model, its activation function,
+lower-casing and the tokenizer. Hardware: a GPU or TPU; add --config.model.compute_dtype=bfloat16 there. On two
+CPU cores an epoch takes half an hour. F1 has not been measured, because the published weights were not
+available (MMOCR's own recipe reached 0.7941 with them).
 """
 
 from ml_collections import ConfigDict

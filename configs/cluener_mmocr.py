@@ -1,11 +1,11 @@
-"""CLUENER2020 by the recipe of MMOCR's bert_softmax, as it was.
+"""CLUENER2020: reproduce the recipe of MMOCR's bert_softmax.
 
     python train.py --config configs/cluener_mmocr.py --workdir runs/cluener_mmocr \
         --config.init_from=weights/bert_pretrain.pth
 
 Adadelta, batch 8, every sentence padded to 128, 18 epochs, 24 outputs, MMOCR's own scoring.
-Hardware: a GPU. Published: precision 0.7885, recall 0.7998, F1 0.7941; not repeated here, where the
-pre-trained weights are not at hand.
+Hardware: a GPU. Published: precision 0.7885, recall 0.7998, F1 0.7941. These scores have not been reproduced
+here, because the pre-trained weights were not available.
 Source: MMOCR 0.6.3, configs/ner/bert_softmax/bert_softmax_cluener_18e.py.
 """
 

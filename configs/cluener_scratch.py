@@ -1,4 +1,4 @@
-"""CLUENER2020 from nothing: a small BERT, its vocabulary from the training texts.
+"""CLUENER2020 from scratch: a small BERT, with a vocabulary built from the training texts.
 
     python train.py --config configs/cluener_scratch.py --workdir runs/cluener_scratch
 

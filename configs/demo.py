@@ -1,8 +1,8 @@
-"""The embedded default: a tiny BERT from nothing on a synthetic set, about a minute on two CPU cores.
+"""Demo: a tiny BERT from scratch on synthetic data, about a minute on two CPU cores.
 
-python train.py --config configs/demo.py --workdir runs/demo
+    python train.py --config configs/demo.py --workdir runs/demo
 
-Strict F1 on its dev set, whose names are not in the training set: at least 0.90.
+Strict F1 on dev, whose names do not occur in the training data: at least 0.90.
 """
 
 from ml_collections import ConfigDict

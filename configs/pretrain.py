@@ -1,11 +1,11 @@
-"""A small BERT from nothing, by masked language modelling on plain text of your own.
+"""Pre-train a small BERT from scratch, by masked language modelling on your own plain text.
 
     python train.py --config configs/pretrain.py --workdir runs/pretrain \
         --config.data.train=text.txt --config.data.dev=dev.txt
 
-Text is UTF-8, a document or sentence a line, plain, .xz or .gz (docs/pretraining.md). The encoder has the
-shape of configs/cluener_scratch.py, which then starts from it with --config.init_from=runs/pretrain/best.
-`--config configs/pretrain.py:weights` continues from the weights of --config.init_from, whatever their shape.
+Text is UTF-8, one document or sentence per line, plain, .xz or .gz (docs/pretraining.md). The encoder has the
+size of configs/cluener_scratch.py, which can start from it with --config.init_from=runs/pretrain/best.
+`--config configs/pretrain.py:weights` continues from the weights of --config.init_from, of any size.
 Hardware: two CPU cores; with AVX512-BF16 or AMX add --config.model.compute_dtype=bfloat16.
 """
 
@@ -29,7 +29,7 @@ def get_config(start: str = "nothing") -> ConfigDict:
         config.model.intermediate_size = 1024
         config.model.max_position_embeddings = 128
         config.optimizer.learning_rate = 1e-3
-    config.model.hidden_dropout_prob = 0.0  # it sees a text once or twice
+    config.model.hidden_dropout_prob = 0.0  # each text is seen only once or twice
     config.model.attention_probs_dropout_prob = 0.0
     config.tokenizer.min_count = 5
     config.data.train = "data/text/train.txt"

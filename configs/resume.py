@@ -1,12 +1,12 @@
-r"""Resume NER from nothing: a small BERT on CoNLL columns of characters with BMES tags.
+r"""Resume NER from scratch: a small BERT on CoNLL columns of characters with BMES tags.
 
     python train.py --config configs/resume.py --workdir runs/resume \
         --config.model.compute_dtype=bfloat16
 
 The files are train.char.bmes, dev.char.bmes and test.char.bmes of Zhang and Yang (ACL 2018), in
-data/resume. Hardware: two CPU cores with AVX512-BF16 that other work shared, 7 minutes; without
-these instructions leave out the second line. Strict F1 of `best`: 0.8876 on dev, by which it was
-chosen, 0.8890 on test (seed 0).
+data/resume. Hardware: 7 minutes on two shared CPU cores with AVX512-BF16. Leave out the second
+line on CPUs without these instructions. Strict F1 of `best`: 0.8876 on dev, which selected it, and
+0.8890 on test (seed 0).
 """
 
 from ml_collections import ConfigDict

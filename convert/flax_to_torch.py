@@ -1,4 +1,4 @@
-"""Write a model for PyTorch, without PyTorch: for Hugging Face transformers or for MMOCR.
+"""Export a model for Hugging Face transformers or MMOCR. PyTorch is not needed.
 
 python convert/flax_to_torch.py MODEL OUT --layout hf|mmocr [--labels bio]
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
-# Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
+# Python puts this folder on sys.path. Without an installation, flax_ner is in the parent folder.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
@@ -22,13 +22,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "model", metavar="MODEL",
-        help="model directory, as WORKDIR/best; or whatever else convert/torch_to_flax.py takes",
+        help="model directory such as WORKDIR/best, or any SOURCE of convert/torch_to_flax.py",
     )  # fmt: skip
-    parser.add_argument("out", metavar="OUT", help="hf: folder to make; mmocr: .pth file to make")
-    parser.add_argument("--layout", choices=LAYOUTS, required=True, help="who is to read it")
+    parser.add_argument(
+        "out", metavar="OUT", help="hf: folder to create; mmocr: .pth file to create"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        required=True,
+        help="hf: for Hugging Face transformers; mmocr: for MMOCR",
+    )
     parser.add_argument(
         "--labels", choices=LABELS,
-        help="hf: name E- tags I- and S- tags B-, as transformers' pipeline needs them. Default: as trained",
+        help="hf: rename E- tags to I- and S- tags to B-, for transformers' pipeline. Default: as trained",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Convert PyTorch weights into a model directory, without PyTorch.
+"""Convert PyTorch weights into a model directory. PyTorch is not needed.
 
 python convert/torch_to_flax.py SOURCE OUT [--vocab FILE] [--labels FILE] [--config FILE] [--drop-head]
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 from absl import logging
 from rich.console import Console
 
-# Python puts this folder on the path, not the repository, where flax_ner lies if it is not installed.
+# Python puts this folder on sys.path. Without an installation, flax_ner is in the parent folder.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
 from flax_ner.next_steps import after_encoder, after_tagger, print_next
-from flax_ner.text.kinds import TOKENIZERS
-from flax_ner.weights.characters import with_tokenizer
+from flax_ner.text.tokenizer_kinds import TOKENIZERS
+from flax_ner.weights.char_tokenizer import with_tokenizer
 from flax_ner.weights.convert import CLUENER, convert, read_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, save_model
@@ -28,52 +28,50 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "source", metavar="SOURCE",
-        help="a file (.pth, .bin, .safetensors), a folder with one, its config.json and its vocab.txt or "
+        help="weights file (.pth, .bin, .safetensors), folder with weights, config.json and vocab.txt or "
         "tokenizer.json, or owner/name[@revision] on the Hugging Face hub",
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", help="model directory to write")
     parser.add_argument(
         "--vocab", metavar="FILE",
-        help="vocab.txt or tokenizer.json of the weights; default: beside them",
+        help="vocab.txt or tokenizer.json of the weights. Default: the one beside them",
     )  # fmt: skip
     parser.add_argument(
         "--labels", metavar="FILE",
-        help="what the head's outputs mean: a labels.json, or one a line the tags (O, B-name, ...) or MMOCR's "
-        "categories; default: id2label of config.json, else the tags of MMOCR over CLUENER's categories",
+        help="labels of the head's outputs: a labels.json, or a text file with one tag (O, B-name, ...) or one "
+        "category of MMOCR per line. Default: id2label of config.json, otherwise MMOCR's tags for CLUENER",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="FILE",
-        help="config.json with what tensors cannot tell (heads, activation, LayerNorm eps, dropout); default: "
-        "beside the weights",
+        help="config.json with attention heads, activation, LayerNorm eps and dropout. Default: the one beside "
+        "the weights",
     )  # fmt: skip
     parser.add_argument(
         "--num-attention-heads", metavar="N", type=int,
-        help="where there is no config.json; default: one for each 64 of the width",
+        help="number of attention heads, if there is no config.json. Default: hidden size / 64",
     )  # fmt: skip
     parser.add_argument(
         "--tokenizer", choices=tuple(TOKENIZERS),
-        help="how text is read: char, one token per character; wordpiece, as BERT does; subword, as their "
-        "tokenizer.json says; default: as the files beside the weights say",
+        help="char: one token per character; wordpiece: BERT's tokenizer; subword: the tokenizer.json of the "
+        "weights. Default: detected from the files beside the weights",
     )  # fmt: skip
     parser.add_argument(
         "--drop-head", action="store_true",
-        help="convert the encoder alone, also if the head is of a kind that cannot be read",
+        help="convert only the encoder, for example if the head is not supported",
     )  # fmt: skip
-    parser.add_argument(
-        "--force", action="store_true", help="replace a model directory that exists"
-    )
+    parser.add_argument("--force", action="store_true", help="replace an existing model directory")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)
     heads = options.num_attention_heads
     try:
         if is_model_dir(Path(options.out)) and not options.force:
             raise UserError(
-                f"{options.out}: exists. Name another path, or replace it with --force."
+                f"{options.out}: already exists. Name another path, or replace it with --force."
             )
         path = resolve(options.source, "SOURCE")
         if is_model_dir(path):
             raise UserError(
-                f"{path}: is a model directory already, so there is nothing to convert."
+                f"{path}: is already a model directory, so there is nothing to convert."
             )
         source = open_source(path, options.vocab, options.config)
         with explain_jax_errors():
@@ -85,11 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
             )
         model, notes = with_tokenizer(model, options.tokenizer or "", "--tokenizer")
         report.notes += notes
-        model.build_tokenizer()  # a tokenizer.json that cannot be used is an error now, not at load
+        model.build_tokenizer()  # report an invalid tokenizer.json now, not when the model is loaded
         if heads not in (None, model.config.num_attention_heads):
             raise UserError(
                 f"--num-attention-heads: {heads}, but {source.config_path} says "
-                f"{model.config.num_attention_heads}. Leave the option out, or correct the file."
+                f"{model.config.num_attention_heads}. Omit the option, or correct the file."
             )
         with explain_jax_errors():
             save_model(options.out, model)

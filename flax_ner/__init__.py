@@ -1,8 +1,9 @@
-"""Chinese (and any) named-entity recognition with BERT in JAX/Flax.
+"""Named-entity recognition with BERT in JAX/Flax, for Chinese and other languages.
 
-from flax_ner import load
-tagger = load("runs/cluener/best")
-tagger(["彭小军认为，国内银行现在走的是台湾的发卡模式"])
+Example:
+    >>> from flax_ner import load
+    >>> tagger = load("runs/cluener/best")
+    >>> tagger(["彭小军认为，国内银行现在走的是台湾的发卡模式"])
 """
 
 from importlib import import_module
@@ -11,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 from flax_ner.text.examples import Entity
 
 if TYPE_CHECKING:
+    from flax_ner.evaluation.metrics import score
     from flax_ner.inference.tagger import Tagger, load
     from flax_ner.text.labels import LabelSet
-    from flax_ner.text.metrics import score
     from flax_ner.text.tokenizer import CharTokenizer
 
 __version__ = "0.1.0"
 __all__ = ["CharTokenizer", "Entity", "LabelSet", "Tagger", "load", "score"]
 
-# Imported on first use, so that only `Tagger` and `load` need jax.
+# Imported on first use, so that only `Tagger` and `load` import jax.
 _MODULES = {
     "CharTokenizer": "flax_ner.text.tokenizer",
     "LabelSet": "flax_ner.text.labels",
     "Tagger": "flax_ner.inference.tagger",
     "load": "flax_ner.inference.tagger",
-    "score": "flax_ner.text.metrics",
+    "score": "flax_ner.evaluation.metrics",
 }
 
 

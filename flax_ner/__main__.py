@@ -1,5 +1,5 @@
-"""python -m flax_ner: see `flax_ner.inference.cli`."""
+"""python -m flax_ner: see `flax_ner.cli.main`."""
 
-from flax_ner.inference.cli import main
+from flax_ner.cli.main import main
 
 main()

@@ -1,7 +1,7 @@
 """Write files and folders so that a crash leaves either the complete old version or the complete new one.
 
-Data reaches the disk (fsync) before a name refers to it, and the name reaches the disk before anything
-that it replaces is removed. Checksums tell later whether a file is still as it was written.
+Data is synced to disk (fsync) before it is renamed to its final name. The rename is synced before the
+old version is removed. Checksums detect later damage.
 """
 
 import ctypes
@@ -11,15 +11,20 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-CHECKSUMS = "checksums.json"  # in a folder: path of each other file -> SHA-256
+from filelock import FileLock, Timeout
+
+from flax_ner.errors import UserError
+
+CHECKSUMS = "checksums.json"  # maps the path of each other file in the folder to its SHA-256
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, or replace it in one step."""
-    new = path.with_name(f".{path.name}.writing")
+    """Write a UTF-8 file, atomically replacing an existing one."""
+    new = _staging_name(path)
     try:
         new.write_text(text, "utf-8", newline="\n")
         replace_file(new, path)
@@ -28,26 +33,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_file(new: Path, path: Path) -> None:
-    """Rename a finished file to `path`, in the same folder, and replace what has that name."""
-    sync_tree(new)
+    """Rename a complete file to `path` in the same folder, replacing an existing file."""
+    fsync_tree(new)
     new.replace(path)
-    sync(path.parent)
+    fsync_path(path.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents."""
+def makedirs_synced(path: Path) -> None:
+    """Create a folder and its missing parents, and sync their names to disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        sync(folder.parent)
+        fsync_path(folder.parent)
 
 
-def new_folder_name(path: Path) -> Path:
-    """Return a free name beside `path`, under which its next version can be written.
+def staging_path(path: Path) -> Path:
+    """Return a free path beside `path`, where its next version can be written.
 
-    Completes or removes what a process left there that was killed while it did the same.
+    First completes or removes what a killed process left there.
     """
-    new, old = _new(path), _old(path)
+    new, old = _staging_name(path), _replaced_name(path)
     if old.exists() and not path.exists():
         old.rename(path)
     for leftover in (new, old):
@@ -56,75 +61,96 @@ def new_folder_name(path: Path) -> Path:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Rename a finished folder, or file, to `path`, and remove what has that name.
+    """Rename a complete folder, or file, to `path`, and remove the old version.
 
-    Where the operating system can exchange two names, `path` exists at every moment. Elsewhere (NFS,
-    Windows) it is missing between two renames, and `current` finds the old version meanwhile.
+    If the operating system can exchange two names, `path` exists at all times. Otherwise (NFS,
+    Windows) it is missing between two renames; `current_version` returns the old version meanwhile.
 
     Args:
-        new: from `new_folder_name(path)`.
-        path: the folder to replace; it need not exist.
+        new: path returned by `staging_path(path)`.
+        path: folder to replace. It need not exist.
     """
-    sync_tree(new)
+    fsync_tree(new)
     old = new
     if not os.path.lexists(path):
         new.rename(path)
     elif _exchange(new, path):
         try:
-            sync(path.parent)
+            fsync_path(path.parent)
         except OSError:
             _exchange(new, path)
             raise
     else:
-        old = _old(path)
+        old = _replaced_name(path)
         path.rename(old)
         try:
             new.rename(path)
         except OSError:
             old.rename(path)
             raise
-    sync(path.parent)
+    fsync_path(path.parent)
     _remove(old)
 
 
-def current(path: Path) -> Path:
-    """Return `path`, or the folder that holds its content while `replace_folder` is between two renames."""
+def current_version(path: Path) -> Path:
+    """Return `path`, or its old version if `replace_folder` is between its two renames."""
     if os.path.exists(path):
         return path
-    old = _old(Path(os.path.realpath(path)))  # a link stays, and what it leads to is replaced
+    # If `path` is a link, its target was replaced, not the link.
+    old = _replaced_name(Path(os.path.realpath(path)))
     return old if os.path.exists(old) else path
 
 
-def sync_tree(path: Path) -> None:
-    """Force a file, or a folder with all that is in it, to disk."""
+def fsync_tree(path: Path) -> None:
+    """Sync a file, or a folder and everything in it, to disk."""
     if path.is_dir():
         for child in path.iterdir():
-            sync_tree(child)
-    sync(path)
+            fsync_tree(child)
+    fsync_path(path)
 
 
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
+def fsync_path(path: Path) -> None:
+    """Sync a file, or the names in a folder, to disk."""
     is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # Windows cannot open folders, and needs no fsync of them
+    if is_folder and os.name == "nt":  # Windows cannot open folders, and need not sync them
         return
     try:
         descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     except PermissionError:
-        if is_folder:  # one may write into it and not list it
+        if is_folder:  # the folder may be writable but not readable
             return
         raise
     try:
         os.fsync(descriptor)
-    except OSError as error:  # some network file systems have no fsync of folders
+    except OSError as error:  # some network file systems cannot sync folders
         if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
         os.close(descriptor)
 
 
+@contextmanager
+def lock_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Create a folder and keep other processes out of it that lock it too.
+
+    Raises:
+        UserError: another process has locked it; the message is `busy`.
+        OSError: the folder cannot be created or written.
+    """
+    makedirs_synced(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_checksums(folder: Path) -> None:
-    """Write `checksums.json` over all files of a folder."""
+    """Write the checksums of all files in a folder to its `checksums.json`."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     sums = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
     write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
@@ -134,28 +160,28 @@ def read_checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that `checksums.json` lists.
 
     Raises:
-        FileNotFoundError: the folder has none.
-        OSError: it cannot be read.
-        ValueError: its content is damaged.
+        FileNotFoundError: the folder has no `checksums.json`.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged.
     """
     sums = json.loads((folder / CHECKSUMS).read_text("utf-8"))
-    inside = isinstance(sums, dict) and not any(
+    valid = isinstance(sums, dict) and not any(
         PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in sums
     )
-    if not inside:
-        raise ValueError(f"{CHECKSUMS} has no paths of files in its folder")
+    if not valid:
+        raise ValueError(f"{CHECKSUMS} lists paths outside of its folder")
     return sums
 
 
-def find_damage(folder: Path, names: Container[str] | None = None) -> str | None:
+def find_checksum_error(folder: Path, names: Container[str] | None = None) -> str | None:
     """Compare the files of a folder with its `checksums.json`.
 
     Args:
-        folder: written with `write_checksums`.
-        names: compare only these files; None: all that are listed.
+        folder: folder with checksums from `write_checksums`.
+        names: paths of the files to compare; None for all listed files.
 
     Returns:
-        What is wrong with the first damaged file; None if nothing is.
+        A message about the first missing or changed file; None if all files match.
     """
     try:
         for name, expected in read_checksums(folder).items():
@@ -164,13 +190,13 @@ def find_damage(folder: Path, names: Container[str] | None = None) -> str | None
             if not (folder / name).is_file():
                 return f"{name} is missing"
             if _sha256(folder / name) != expected:
-                return f"{name} is not as it was written"
+                return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+        return f"a file cannot be read: {error.strerror}"
     except ValueError:
-        return f"{CHECKSUMS} is not as it was written"
+        return f"{CHECKSUMS} is damaged"
     return None
 
 
@@ -179,11 +205,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _new(path: Path) -> Path:
+def _staging_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing")
 
 
-def _old(path: Path) -> Path:
+def _replaced_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
@@ -195,8 +221,8 @@ def _remove(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; return False where the system or the file system cannot."""
-    # (function, arguments): renameat2 with AT_FDCWD and RENAME_EXCHANGE, renamex_np with RENAME_SWAP.
+    """Atomically exchange two names. Return False if the system or the file system does not support it."""
+    # -100 is AT_FDCWD; the flag 2 is RENAME_EXCHANGE of renameat2 and RENAME_SWAP of renamex_np.
     first, second = os.fsencode(one), os.fsencode(other)
     calls = {
         "linux": ("renameat2", (-100, first, -100, second, ctypes.c_uint(2))),

@@ -1,29 +1,29 @@
-"""The one exception for faults a user can mend; command lines print its message and no traceback."""
+"""The exception for errors that the user can fix. Command lines print its message without a traceback."""
 
 from importlib import import_module
 from typing import Any
 
 
 class UserError(ValueError):
-    """A wrong file, field or argument. The message says what, where and how to mend it."""
+    """A file, configuration field or argument is invalid. The message says what, where and how to fix it."""
 
 
-def reason(error: Exception) -> str:
-    """What another library's error says in the end, short and on one line, for a message of ours."""
-    first = (str(error) or type(error).__name__).splitlines()[0]
-    return first.rsplit(": ", 1)[-1][:200]
+def error_summary(error: Exception) -> str:
+    """Return the last part of an error's first line, at most 200 characters, to quote in a message."""
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    return first_line.rsplit(": ", 1)[-1][:200]
 
 
-def need(module: str, wanted_by: str, requirement: str) -> Any:
-    """A module that the core installation does not have.
+def import_optional(module: str, wanted_by: str, requirement: str) -> Any:
+    """Import and return an optional dependency.
 
     Args:
-        module: as `import` names it.
-        wanted_by: the command or field that needs it, for the message.
-        requirement: what pip is to be asked for.
+        module: name of the module.
+        wanted_by: command or field that needs it, for the message.
+        requirement: pip requirement that installs it.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the module is not installed.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Errors of jax that a user can fix, as one line: no usable device, out of memory."""
+"""Turn jax errors that a user can fix into one-line messages: no usable device, out of memory."""
 
 import errno
 import os
@@ -10,56 +10,62 @@ import jax
 
 from flax_ner.errors import UserError
 
-# Environment variables that choose devices.
-VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES")
-LESS_MEMORY = (
+# Environment variables that select devices.
+DEVICE_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES")
+MEMORY_ADVICE = (
     "Close other programs that use its memory, use a smaller model, or set JAX_PLATFORMS=cpu if it is a "
     "GPU or TPU."
 )
 
 
 @contextmanager
-def explain_jax_errors(advice: str = LESS_MEMORY) -> Iterator[None]:
-    """Raise a `UserError` where jax has no usable device, or where memory runs out.
+def explain_jax_errors(advice: str = MEMORY_ADVICE) -> Iterator[None]:
+    """Raise a `UserError` if jax has no usable device or if memory runs out.
 
-    For whatever may be the first to use a device: jax looks for devices only then.
+    Use it around the first use of a device, as jax looks for devices only then.
 
     Args:
-        advice: as in `shortage_told`.
+        advice: see `explain_out_of_memory`.
     """
     try:
-        with shortage_told(advice):
+        with explain_out_of_memory(advice):
             yield
     except (RuntimeError, AssertionError) as error:
-        fault = _device_fault()
-        if fault is None:
+        message = _device_error()
+        if message is None:
             raise
-        raise UserError(fault) from error
+        raise UserError(message) from error
 
 
 @contextmanager
-def shortage_told(advice: str) -> Iterator[None]:
-    """Raise a `UserError` that ends in `advice` where memory runs out, of a device or of the machine."""
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Raise a `UserError` if a device or the machine runs out of memory.
+
+    Args:
+        advice: how to use less memory. It is the end of the message.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        shortage = _shortage(error)
-        if shortage is None:
+        cause = _find_memory_error(error)
+        if cause is None:
             raise
-        text = str(shortage)
-        wanted = re.search(r"(\d+) bytes|[\d.]+ ?[KMGT]i?B", text)
+        requested = re.search(r"(\d+) bytes|[\d.]+ ?[KMGT]i?B", str(cause))
         size = ""
-        if wanted:
-            bytes_ = wanted[1]
-            size = f", {int(bytes_) / 1e6:,.0f} MB in one piece" if bytes_ else f", {wanted[0]}"
-        where = "this machine" if isinstance(shortage, MemoryError | OSError) else "the device"
+        if requested:
+            amount = f"{int(requested[1]) / 1e6:,.0f} MB" if requested[1] else requested[0]
+            size = f" (allocating {amount})"
+        where = "this machine" if isinstance(cause, MemoryError | OSError) else "the device"
         raise UserError(f"{where} is out of memory{size}. {advice}") from error
 
 
-def _shortage(error: BaseException | None) -> BaseException | None:
-    """Return the error that says that memory ran out, which Orbax raises others from, or None."""
+def _find_memory_error(error: BaseException | None) -> BaseException | None:
+    """Return the out-of-memory error among an error and its causes, or None.
+
+    Orbax, for example, raises a plain `Exception` from it.
+    """
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             return error
@@ -67,26 +73,27 @@ def _shortage(error: BaseException | None) -> BaseException | None:
             "RESOURCE_EXHAUSTED|OUT_OF_MEMORY", str(error)
         ):
             return error
-        of_jax = (
-            isinstance(error, jax.errors.JaxRuntimeError) or type(error) is Exception
-        )  # Orbax's
-        error = error.__cause__ or (error.__context__ if of_jax else None)
+        # The context is followed only for errors of jax and Orbax; other errors may be unrelated to theirs.
+        follow_context = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is Exception
+        error = error.__cause__ or (error.__context__ if follow_context else None)
     return None
 
 
-def _device_fault() -> str | None:
-    """Say why jax has no device and what to do about it, or return None if it has one."""
+def _device_error() -> str | None:
+    """Return a message that says why jax has no device and how to fix it, or None if it has one."""
     try:
         jax.devices()
         return None
     except (RuntimeError, AssertionError) as error:
-        # Without what jax recommends: the remedy below says it.
-        why = re.split(r"\.? \((?:set|you may)|\.?\n|\.$", str(error), maxsplit=1)[0]
-    why = why or "there is no NVIDIA GPU"  # jax says nothing then
-    given = [f"{name} (now {os.environ[name]!r})" for name in VARIABLES if os.environ.get(name)]
-    if not given:
-        return f"jax has no usable device: {why}. Set JAX_PLATFORMS=cpu to run on the CPU."
+        # Drop the advice in jax's message, as the messages below give their own.
+        cause = re.split(r"\.? \((?:set|you may)|\.?\n|\.$", str(error), maxsplit=1)[0]
+    cause = cause or "there is no NVIDIA GPU"  # jax then raises an error without a message
+    variables = [
+        f"{name} (now {os.environ[name]!r})" for name in DEVICE_VARIABLES if os.environ.get(name)
+    ]
+    if not variables:
+        return f"jax has no usable device: {cause}. Set JAX_PLATFORMS=cpu to run on the CPU."
     return (
-        f"jax has no usable device: {why}. Unset {' and '.join(given)}: jax then takes the best device it "
-        "finds. It finds a GPU with pip install 'jax[cuda13]', a TPU with pip install 'jax[tpu]'."
+        f"jax has no usable device: {cause}. Unset {' and '.join(variables)}, so that jax chooses the "
+        "best device it finds. For a GPU, run pip install 'jax[cuda13]'; for a TPU, pip install 'jax[tpu]'."
     )

@@ -1,6 +1,6 @@
-"""What notebooks need besides: files from Google Drive, from the browser or out of a zip, and pages in a cell.
+"""Helpers of the notebooks: input files from Google Drive, uploads and zip files, and HTML pages in a cell.
 
-Only Colab has the first two; elsewhere a notebook names files by their paths.
+Google Drive and uploads exist only in Colab. Elsewhere a notebook takes paths.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from typing import Any
 from flax_ner.errors import UserError
 from flax_ner.weights.source import SUFFIXES
 
-DRIVE = "/content/drive"  # where Colab's own button mounts it
+DRIVE = "/content/drive"  # the mount point that Colab's own button uses
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole HTML page as what a cell shows, in a frame of its own: its style and script stay there."""
+    """An HTML page as the output of a cell, in a frame that isolates its style and scripts."""
 
     html: str = field(repr=False)
     height: int = 600  # pixels
 
     def _repr_html_(self) -> str:
-        # Messages to a browser are UTF-8, which lone surrogates are not.
+        # Messages to the browser are UTF-8, which cannot encode lone surrogates.
         page = escape(self.html.encode("utf-8", "backslashreplace").decode("utf-8"))
         return (
             f'<iframe srcdoc="{page}" sandbox="allow-scripts" width="100%" height="{self.height}" '
@@ -36,21 +36,22 @@ class Page:
         )
 
 
-def obtain(path: str, field: str) -> str:
-    """Make a file or folder that a user named in a notebook lie where it can be read.
+def resolve_input(path: str, field: str) -> str:
+    """Make an input of a notebook available as a local path.
 
     Args:
-        path: a file or folder, also below /content/drive, which is mounted for it; a .zip, which is
-            unpacked; nothing: the browser asks for files. Anything else stays as it is: it may be
-            the name of a repository on the hub, or of synthetic data.
-        field: what the user set; messages begin with it.
+        path: a file or folder. For a path below /content/drive, Google Drive is mounted. A .zip file is
+            unpacked. "" asks for an upload in the browser. Anything else is returned unchanged, as it
+            may be the name of a repository on the hub or of synthetic data.
+        field: name of the setting in the notebook, for messages.
 
     Returns:
-        The path. Of several files, uploaded or zipped, their folder; if they are weights with what
-        belongs to them, the file of weights.
+        The path. For several uploaded or zipped files it is their folder, or, if exactly one of them is a
+        weights file, that file.
 
     Raises:
-        UserError: only Colab has Drive or uploads, nothing was uploaded, or the zip is damaged.
+        UserError: Drive or an upload is needed outside of Colab, nothing was uploaded, or the
+            zip file is missing or damaged.
     """
     if not path:
         path = _upload(field)
@@ -59,18 +60,19 @@ def obtain(path: str, field: str) -> str:
     return _unpack(path, field) if path.lower().endswith(".zip") else path
 
 
-def hand_over(path: str | Path, folder: str) -> str:
-    """Give the user a file: a copy in a folder, also on Drive; without one the browser downloads it.
+def save_output(path: str | Path, folder: str) -> str:
+    """Copy a file to a folder, or download it in the browser.
 
     Args:
         path: the file.
-        folder: made if it is not there; "" for a download, which only Colab has.
+        folder: target folder, created if needed; it may be on Google Drive. "" downloads the file in
+            Colab, and leaves it where it is elsewhere.
 
     Returns:
-        Where it is, for the user.
+        A message for the user that says where the file is.
 
     Raises:
-        UserError: the folder cannot be written, or is on Drive and this is not Colab.
+        UserError: the folder cannot be written, or is on Google Drive outside of Colab.
     """
     path = Path(path)
     if folder:
@@ -88,7 +90,7 @@ def hand_over(path: str | Path, folder: str) -> str:
     if files is None:
         return f"{path.name} is in {path.absolute()}"
     files.download(str(path))
-    return f"{path.name} goes to the browser's downloads; it is in {path.absolute()}, too."
+    return f"{path.name} is in the browser's downloads and in {path.absolute()}"
 
 
 def _on_drive(path: str) -> bool:
@@ -98,9 +100,7 @@ def _on_drive(path: str) -> bool:
 def _upload(field: str) -> str:
     files = _colab("files")
     if files is None:
-        raise UserError(
-            f"{field}: is empty, and only Colab can ask for an upload. Set it to a path."
-        )
+        raise UserError(f"{field}: is empty, and uploads work only in Colab. Set it to a path.")
     print(f"{field}: choose a file, a .zip, or several files that belong together.")
     folder = Path(tempfile.mkdtemp(prefix="flax_ner_"))
     files.upload(str(folder))
@@ -109,53 +109,50 @@ def _upload(field: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
-    kept = _folder_of(digest.hexdigest())
-    if kept.exists():
+    target = _folder_for(digest.hexdigest())
+    if target.exists():
         shutil.rmtree(folder)
     else:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(kept)
-    return _meant(kept)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    return _select_input(target)
 
 
-def _folder_of(digest: str) -> Path:
-    """Where what has this SHA-256 is put: the same place each time, or a run that was stopped would not
-    know its input again.
+def _folder_for(digest: str) -> Path:
+    """Return the folder for content with this SHA-256.
+
+    The same content always gets the same path, so that a stopped run finds its inputs unchanged.
     """
     return Path(tempfile.gettempdir(), "flax_ner", digest[:16])
 
 
 def _unpack(path: str, field: str) -> str:
-    # Into a folder of the machine: Drive is slow with many small files.
+    # Unpack to the local disk, as Drive is slow with many small files.
     try:
         with Path(path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        folder = _folder_of(digest) / Path(path).stem
+        folder = _folder_for(digest) / Path(path).stem
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
     except FileNotFoundError:
         raise UserError(f"{field}: no file {path!r}.") from None
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        EOFError,
-        RuntimeError,
-    ) as error:  # RuntimeError: encrypted
+    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        # zipfile raises RuntimeError for an encrypted file.
         raise UserError(
-            f"{field}: {path} cannot be unpacked ({error}). Pack it again, without a password."
+            f"{field}: {path} cannot be unpacked ({error}). Create it again, without a password."
         ) from None
-    return _meant(folder)
+    return _select_input(folder)
 
 
-def _meant(folder: Path) -> str:
-    """What is in a folder: its one file or folder, else its one file of weights, else the folder."""
-    # Finder and others add files of their own.
-    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
-    weights = [path for path in inside if path.suffix in SUFFIXES]
-    for found in (inside, weights):
-        if len(found) == 1:
-            (one,) = found
-            return _meant(one) if one.is_dir() else str(one)
+def _select_input(folder: Path) -> str:
+    """Return the only file or folder in a folder, else its only weights file, else the folder itself."""
+    # macOS and other systems add hidden files.
+    content = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    weights = [path for path in content if path.suffix in SUFFIXES]
+    for candidates in (content, weights):
+        if len(candidates) == 1:
+            (path,) = candidates
+            return _select_input(path) if path.is_dir() else str(path)
     return str(folder)
 
 
@@ -164,12 +161,12 @@ def _mount(path: str, field: str) -> None:
         return
     drive = _colab("drive")
     if drive is None:
-        raise UserError(f"{field}: {path} is on Google Drive, which only Colab has.")
+        raise UserError(f"{field}: {path} is on Google Drive, which is available only in Colab.")
     drive.mount(DRIVE)
 
 
 def _colab(name: str) -> Any:
-    """A module of Colab's own, None elsewhere."""
+    """Return a module of the package `google.colab`, or None outside of Colab."""
     try:
         return importlib.import_module(f"google.colab.{name}")
     except ImportError:

@@ -1,4 +1,4 @@
-"""The settings of a training run by name: what each means, and which one a wrong name stands for."""
+"""Help for the settings of a training run, and suggestions for unknown names."""
 
 import inspect
 import json
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict
+
 from flax_ner.config import FALLBACKS, default_config
 
-# What other programs call a setting, with the value where the name implies one.
+# Names of settings in other libraries, with a value if the name implies one.
 OTHER_NAMES = {
     "optimizer.learning_rate": "lr max_lr peak_lr base_lr",
     "optimizer.schedule": "scheduler lr_schedule lr_scheduler lr_scheduler_type",
@@ -65,17 +67,17 @@ class Setting(NamedTuple):
 
 
 def list_settings() -> tuple[list[Setting], dict[str, str]]:
-    """Return every setting, and the comment of each section, as `flax_ner/config.py` has them."""
+    """Return all settings, and the comment of each section of `flax_ner/config.py`."""
     comments = dict(_comments(inspect.getsource(default_config)))
     settings = [
         Setting(name, default, comments.get(name, ""))
-        for name, default in _flat(json.loads(default_config().to_json()))
+        for name, default in flatten_dict(json.loads(default_config().to_json()), sep=".").items()
     ]
     return settings, {name: comments.get(name, "") for name in _sections(settings)}
 
 
 def help_text(width: int = 100) -> str:
-    """Return the help of `train.py`: usage, then every setting with default and meaning."""
+    """Return the help of `train.py`: usage, then every setting with its default and meaning."""
     settings, sections = list_settings()
     lines = [
         "Train a tagger:",
@@ -85,18 +87,17 @@ def help_text(width: int = 100) -> str:
         "  --config   Configuration file: one of configs/, or your own. VARIANT is passed to its get_config.",
         "  --workdir  Directory of the run: checkpoints, metrics, models. The same command resumes the run.",
         "",
-        "Settings and their defaults, which a configuration file may change. A setting that is not set comes",
-        "from the weights of init_from, and otherwise has the value in brackets.",
+        "Settings and their defaults. A configuration file may change them. Unset settings come from the",
+        "weights of init_from, and otherwise have the value in brackets.",
     ]
     section = ""
     for setting in settings:
-        here = _section(setting.name)
-        if here != section:
-            section = here
-            lines += ["", *textwrap.wrap(f"{here}: {sections[here]}".rstrip(" :"), width)]
-        shown = tuple(setting.default) if isinstance(setting.default, list) else setting.default
-        value = f"={shlex.quote(str(shown))}"
-        if shown is None:
+        if _section(setting.name) != section:
+            section = _section(setting.name)
+            lines += ["", *textwrap.wrap(f"{section}: {sections[section]}".rstrip(" :"), width)]
+        default = tuple(setting.default) if isinstance(setting.default, list) else setting.default
+        value = f"={shlex.quote(str(default))}"
+        if default is None:
             fallback = FALLBACKS.get(setting.name)
             value = " (not set)" if fallback is None else f" (not set: {fallback})"
         lines.append(f"  --config.{setting.name}{value}")
@@ -107,45 +108,45 @@ def help_text(width: int = 100) -> str:
 
 
 def explain_unknown(name: str, in_file: bool = False) -> str:
-    """Return what to write instead of a setting or option that does not exist.
+    """Suggest a replacement for the name of a setting or option that does not exist.
 
     Args:
-        name: as it was given, without `--` and `config.`.
-        in_file: whether a configuration file has it, and not the command line.
+        name: the unknown name, without `--` and `config.`.
+        in_file: whether it comes from a configuration file; otherwise from the command line.
     """
     wanted = name.lower().replace("-", "_")
     if wanted in WORKDIR_NAMES:
         return "Did you mean --workdir?"
     settings, _ = list_settings()
     names = [setting.name for setting in settings]
-    own = [_leaf(n) for n in names if _section(n) == wanted]
-    if own:
-        return f"It is a section, with the settings {', '.join(own)}."
-    meant = _meant(wanted, names)
-    if not meant:
+    members = [_leaf(n) for n in names if _section(n) == wanted]
+    if members:
+        return f"It is a section, with the settings {', '.join(members)}."
+    matches = _find_matches(wanted, names)
+    if not matches:
         return LIST_ALL
-    return f"Did you mean {' or '.join(_written(name, in_file) for name in meant)}?"
+    return f"Did you mean {' or '.join(_as_written(name, in_file) for name in matches)}?"
 
 
-def _meant(wanted: str, names: list[str]) -> list[str]:
-    """Return the settings that a name may stand for; nothing rather than something far-fetched."""
+def _find_matches(wanted: str, names: list[str]) -> list[str]:
+    """Return the settings that an unknown name probably means; an empty list if no match is convincing."""
     leaf = _leaf(wanted)
-    if wanted in names:  # it was written with capitals or dashes
+    if wanted in names:  # it differed only in case or dashes
         return [wanted]
     if leaf in ALIASES:
         return [ALIASES[leaf]]
-    if found := [name for name in names if _leaf(name) == leaf]:
-        return found
-    # Misspelt: close to a setting of the same section, or very close to any.
-    same = {_leaf(name): name for name in names if _section(name) == _section(wanted)}
-    if near := get_close_matches(leaf, same, 1, 0.8):
-        return [same[near[0]]]
-    near = get_close_matches(leaf, [*ALIASES, *map(_leaf, names)], 1, 0.9)
-    return _meant(near[0], names) if near else []
+    if same_leaf := [name for name in names if _leaf(name) == leaf]:
+        return same_leaf
+    # A typo: similar to a setting of the same section, or very similar to any setting.
+    same_section = {_leaf(name): name for name in names if _section(name) == _section(wanted)}
+    if similar := get_close_matches(leaf, same_section, 1, 0.8):
+        return [same_section[similar[0]]]
+    similar = get_close_matches(leaf, [*ALIASES, *map(_leaf, names)], 1, 0.9)
+    return _find_matches(similar[0], names) if similar else []
 
 
-def _written(setting: str, in_file: bool) -> str:
-    """Return a setting, perhaps with a value, as a user writes it."""
+def _as_written(setting: str, in_file: bool) -> str:
+    """Return a setting in the syntax of the command line or of a configuration file."""
     name, equals, value = setting.partition("=")
     if not in_file:
         return f"--config.{setting}"
@@ -164,16 +165,8 @@ def _sections(settings: list[Setting]) -> list[str]:
     return list(dict.fromkeys(_section(setting.name) for setting in settings))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def _comments(source: str) -> Iterator[tuple[str, str]]:
-    """Find the comments above and behind each `config.NAME = ...`."""
+    """Yield the name and comment of each `config.NAME = ...`; comments are above or at the end of the line."""
     above: list[str] = []
     for line in map(str.strip, source.splitlines()):
         if line.startswith("# "):

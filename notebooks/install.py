@@ -1,10 +1,10 @@
-"""Install flax_ner where a notebook runs, without taking its GPU or TPU away from jax.
+"""Install flax_ner in the runtime of a notebook and keep jax's support for its GPU or TPU.
 
-To pip a jax for CPUs is as good as one for a GPU, and a newer jax for CPUs is better than the older
-one for a GPU that a service like Colab comes with. So what is asked of pip is decided here: a jax that
-is new enough stays exactly as it is; an older one is replaced by one for the same device.
+pip does not distinguish a jax for CPUs from one for a GPU, and would replace the GPU version that Colab
+comes with by a newer one for CPUs. So this file chooses the requirements: a jax that is new enough stays as it
+is, and an older one is replaced by a newer one for the same device.
 
-The notebooks load this file before the package is there: it needs the standard library alone.
+The notebooks load this file before the package is installed, so it uses only the standard library.
 """
 
 import importlib
@@ -15,22 +15,22 @@ import sys
 from glob import glob
 from pathlib import Path
 
-# What makes jax see a device: the package, and the extra of jax that asks for it.
+# The packages with which jax supports a device, and the extras of jax that install them.
 PLUGINS = {"libtpu": "tpu", "jax-cuda12-plugin": "cuda12", "jax-cuda13-plugin": "cuda13"}
-# Files of the devices. Newer TPUs are VFIO's; a folder /dev/accel, if there is one, is of other makers.
+# Device files. Newer TPUs use VFIO. A folder /dev/accel belongs to devices of other vendors.
 NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl")
 TPU = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-CUDA13_DRIVER = 580  # NVIDIA's oldest driver that runs CUDA 13
-# Modules that cannot be exchanged once a kernel has loaded them.
+CUDA13_DRIVER = 580  # the oldest NVIDIA driver that supports CUDA 13
+# Modules that cannot be replaced once a kernel has loaded them.
 LOADED = ("jax", "jaxlib", "ml_dtypes", "numpy", "flax")
 
 
 def install(checkout: Path) -> None:
-    """Install flax_ner from a checkout, unless it is installed already, and say what jax runs on.
+    """Install flax_ner from a checkout, unless it is already installed, and print the device of jax.
 
     Raises:
-        RuntimeError: pip failed, jax does not see the GPU or TPU that is there, or the kernel has
-            loaded packages that were replaced, and must be restarted.
+        RuntimeError: if pip fails, if jax does not find the GPU or TPU, or if the kernel must be restarted
+            because it has loaded packages that were replaced.
     """
     if present := version("flax_ner"):
         check_loaded()
@@ -43,7 +43,7 @@ def install(checkout: Path) -> None:
     if subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", *wanted], check=False
     ).returncode:
-        raise RuntimeError("pip could not install flax_ner; what it says stands above.")
+        raise RuntimeError("pip could not install flax_ner. See its output above.")
     importlib.invalidate_caches()
     check_device(extra)
     check_loaded()
@@ -52,27 +52,27 @@ def install(checkout: Path) -> None:
 def requirements(
     checkout: Path, installed: dict[str, str | None], extra: str, minimum: str
 ) -> list[str]:
-    """What pip is asked for.
+    """Return the requirements to pass to pip.
 
     Args:
-        checkout: of flax_ner.
-        installed: versions of jax and of `PLUGINS`; None where there is none.
-        extra: of jax, for the device that is there; "" for a CPU alone.
-        minimum: the oldest jax that will do.
+        checkout: the checkout of flax_ner.
+        installed: versions of jax and of `PLUGINS`, None for packages that are not installed.
+        extra: the extra of jax for the device, or "" for CPUs.
+        minimum: the oldest jax version that flax_ner supports.
     """
     jax = installed["jax"]
     if jax is None or numbers(jax) < numbers(minimum):
         extra_and_version = f"[{extra}]>={minimum}" if extra else f">={minimum}"
-    elif extra and not any(installed[name] for name, of in PLUGINS.items() if of == extra):
+    elif extra and not any(installed[name] for name, value in PLUGINS.items() if value == extra):
         extra_and_version = f"[{extra}]=={jax}"
     else:
-        # Named, or a newer flax could ask for a newer jax, which pip would take for CPUs.
+        # Pin the version. Otherwise a newer flax could require a newer jax, which pip installs for CPUs.
         extra_and_version = f"=={jax}"
     return [f"{checkout}[tensorboard]", f"jax{extra_and_version}"]
 
 
 def device_extra() -> str:
-    """The extra of jax for the device that is there, "" for none: by jax's plugins, else by the hardware."""
+    """Return the extra of jax for the device, by installed plugins or by the hardware; "" for CPUs."""
     for name, extra in PLUGINS.items():
         if version(name):
             return extra
@@ -82,27 +82,27 @@ def device_extra() -> str:
 
 
 def nvidia_driver() -> int:
-    """The major version of the NVIDIA driver; 0 where it cannot be told."""
+    """Return the major version of the NVIDIA driver, or 0 if it is unknown."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return 0
-    return numbers(told.strip() or "0")[0]
+    return numbers(output.strip() or "0")[0]
 
 
 def check_loaded() -> None:
-    """Ask for a restart where this session has loaded another version than the one installed."""
+    """Raise `RuntimeError` if this session has loaded another version than the installed one."""
     old = [n for n in LOADED if n in sys.modules and sys.modules[n].__version__ != version(n)]
     if old:
         raise RuntimeError(
-            f"Installed, but this session had loaded an older {', '.join(old)}. Restart it (Runtime > Restart "
-            "session; nothing on disk is lost), then run the notebook from the top again."
+            f"Installed, but this session had loaded an older {', '.join(old)}. Restart the session (Runtime > "
+            "Restart session; files are kept), then run the notebook from the top again."
         )
 
 
 def check_device(extra: str) -> None:
-    """Say what jax runs on, as a process of its own sees it: a device that was there must be seen."""
+    """Print the device of jax, as seen by a new process. Raise `RuntimeError` if it is not the GPU or TPU."""
     code = "import jax; print(jax.default_backend(), jax.device_count(), jax.__version__)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
@@ -112,28 +112,28 @@ def check_device(extra: str) -> None:
     backend, count, jax = result.stdout.split()[-3:]
     if extra and backend == "cpu":
         raise RuntimeError(
-            f"jax {jax} sees the CPU alone, not the device that jax[{extra}] is for. Start a new machine "
+            f"jax {jax} finds only the CPU, not the device for jax[{extra}]. Start a new machine "
             "(Runtime > Disconnect and delete runtime) and run the notebook again, or choose a runtime "
-            f"without that device. What jax says:\n{result.stderr.strip()[-1000:]}"
+            f"without that device. The output of jax:\n{result.stderr.strip()[-1000:]}"
         )
     print(f"flax_ner {version('flax_ner')}, jax {jax} on {count} x {backend}.")
 
 
 def minimum_jax(requirements: str) -> str:
-    """The lower bound of jax in the text of a requirements.txt."""
-    found = re.search(r"^jax>=([\d.]+)$", requirements, re.MULTILINE)
-    if found is None:
+    """Return the lower bound of jax in the text of a requirements.txt."""
+    match = re.search(r"^jax>=([\d.]+)$", requirements, re.MULTILINE)
+    if match is None:
         raise RuntimeError("requirements.txt has no line jax>=VERSION.")
-    return found[1]
+    return match[1]
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version to compare: "0.10.2.dev3" as (0, 10, 2)."""
+    """Return the numbers of a version for comparison, (0, 10, 2) for "0.10.2.dev3"."""
     return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))) or (0,)
 
 
 def version(name: str) -> str | None:
-    """The installed version of a package, if it is installed."""
+    """Return the version of an installed package, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The page of `python -m flax_ner web` in a headless Chromium."""
+"""Helpers to test the page of `python -m flax_ner web` in a headless Chromium."""
 
 import os
 import shutil
@@ -10,31 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# As `python -m flax_ner`, but every host that the process looks up, binds or connects to goes into a file.
+# `python -m flax_ner` that writes every host it looks up, binds or connects to into a file.
 WATCHED = """
 import sys
 
-def note(event, arguments):
+def record(event, arguments):
     if event in ("socket.getaddrinfo", "socket.bind", "socket.connect", "socket.sendto"):
         where = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
         host = where[0] if isinstance(where, tuple) else where
         with open(sys.argv[1], "a") as file:
             print(host, file=file)
 
-sys.addaudithook(note)
-from flax_ner.inference.cli import main
+sys.addaudithook(record)
+from flax_ner.cli.main import main
 main(sys.argv[2:])
 """
 
 
 def chromium() -> str | None:
-    """The system's browser: Playwright's own would have to be downloaded."""
+    """Return the path of the system's browser, as Playwright's own would have to be downloaded."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 class Server:
-    """The command, started; `log` is what it said so far. `folder` is for notes."""
+    """A running `web` command. `log` has its output so far; `folder` is for the list of hosts."""
 
     def __init__(self, model: str, folder: Path):
         self._contacts = folder / "contacts"
@@ -48,25 +48,25 @@ class Server:
         self.log, self.url = "", ""
         for line in self.process.stderr:
             self.log += line
-            if line.endswith(" is ready; Ctrl-C ends it\n"):
+            if line.endswith(" is ready. Press Ctrl-C to stop.\n"):
                 self.url = line.split()[1]
                 return
         raise RuntimeError(f"the page did not start:\n{self.log}")
 
     def stop(self) -> int:
-        """Ctrl-C; the exit status."""
+        """Interrupt the command, as Ctrl-C does, and return its exit status."""
         self.process.send_signal(signal.SIGINT)
         self.log += self.process.communicate(timeout=30)[1]
         return self.process.returncode
 
     def contacts(self) -> set[str]:
-        """The hosts that the process looked up, bound or connected to."""
+        """Return the hosts that the process looked up, bound or connected to."""
         return set(self._contacts.read_text().split())
 
 
 @contextmanager
 def serving(model: str, folder: Path) -> Iterator[Server]:
-    """The command on a free port; killed in the end if it still runs."""
+    """Run the command on a free port, and kill it at the end if it still runs."""
     server = Server(model, folder)
     try:
         yield server
@@ -79,7 +79,7 @@ def serving(model: str, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def browsing(executable: str) -> Iterator[Any]:
-    """Playwright's Browser; it can look up no name."""
+    """Open a Playwright browser that cannot resolve any host name."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -90,6 +90,6 @@ def browsing(executable: str) -> Iterator[Any]:
 
 
 def tag(page: Any, text: str) -> None:
-    """Type a text and have it tagged."""
+    """Type a text and press the button that tags it."""
     page.locator("#typed textarea").fill(text)
     page.locator("#tag").click()

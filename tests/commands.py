@@ -1,4 +1,4 @@
-"""Commands as a user types them, run in this process."""
+"""Run commands as a user types them, in this process."""
 
 from pathlib import Path
 from runpy import run_path
@@ -6,9 +6,10 @@ from runpy import run_path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from flax_ner.training.loop import fit
-from train import find_fault
+from flax_ner.cli.train_errors import find_usage_error
+from flax_ner.fit import fit
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = (
     "--config.model.hidden_size=64",
     "--config.model.num_hidden_layers=1",
@@ -19,13 +20,13 @@ TINY = (
 
 
 def run_train(arguments: list[str], *more: str) -> tuple[ConfigDict, str]:
-    """Run train.py with these arguments and `more` behind them.
+    """Run train.py with `arguments` followed by `more`.
 
     Returns:
-        Configuration and work directory.
+        The configuration and the work directory.
     """
     command, values = ["train.py", *arguments, *more], flags.FlagValues()
-    error = find_fault(command, {"config": [], "workdir": []})
+    error = find_usage_error(command, {"config": [], "workdir": []}, CONFIGS)
     assert error is None, error
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     file, settings = _take_file(command)
@@ -37,16 +38,16 @@ def run_train(arguments: list[str], *more: str) -> tuple[ConfigDict, str]:
 
 
 def get_config(file: str) -> ConfigDict:
-    """Return what the value of --config, `FILE` or `FILE:VARIANT`, stands for."""
+    """Return the configuration that `--config FILE` or `--config FILE:VARIANT` loads."""
     path, colon, variant = file.partition(":")
     config: ConfigDict = run_path(path)["get_config"](*[variant] * bool(colon))
     return config
 
 
 def _take_file(command: list[str]) -> tuple[str, list[str]]:
-    """The value of --config, and the command without it.
+    """Return the value of --config, and the command without it.
 
-    config_flags would load the file in a way that Python deprecates, and warnings are errors here.
+    config_flags loads the file in a way that Python deprecates, and tests turn warnings into errors.
     """
     for i, word in enumerate(command):
         name, equals, value = word.partition("=")

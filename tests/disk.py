@@ -1,4 +1,4 @@
-"""What a power failure would leave: which files were forced to disk before a name referred to them."""
+"""Check that files are synced to disk before a rename, because only synced data survives a power failure."""
 
 import os
 import shutil
@@ -12,66 +12,65 @@ from flax_ner import durable
 
 
 class Disk:
-    """Checks every rename to a final name while a test runs.
+    """Check every rename to a final name while a test runs.
 
-    Before it, the file or folder must be on disk in the state that it has then; after it, the folder
-    that has the name must be, before anything is removed and at the end.
+    Before a rename, the current content of the file or folder must be synced. After it, the parent
+    folder must be synced before anything is removed, and by the end of the test.
 
     Args:
-        monkeypatch: of the test.
-        exchange: whether two names can be exchanged in one step.
-        look: called with each final name before the rename.
+        monkeypatch: the fixture of the test.
+        exchange: whether two names can be exchanged atomically.
+        on_rename: called with each final name before the rename.
     """
 
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
         exchange: bool = True,
-        look: Callable[[Path], None] = lambda path: None,
+        on_rename: Callable[[Path], None] = lambda path: None,
     ):
-        self.synced: dict[
-            int, tuple[int, int]
-        ] = {}  # inode -> size and time of change at its fsync
+        # inode -> size and modification time at its last fsync
+        self.synced: dict[int, tuple[int, int]] = {}
         self.renamed: list[str] = []  # final names
-        self._unsynced: dict[int, Path] = {}  # folders whose names changed
-        self._look, fsync, remove = look, os.fsync, durable._remove
+        self._unsynced: dict[int, Path] = {}  # folders with renames since their last fsync
+        self._on_rename, fsync, remove = on_rename, os.fsync, durable._remove
 
-        def synced(descriptor: int) -> None:
+        def record_fsync(descriptor: int) -> None:
             fsync(descriptor)
             status = os.fstat(descriptor)
             self.synced[status.st_ino] = (status.st_size, status.st_mtime_ns)
             self._unsynced.pop(status.st_ino, None)
 
-        def removed(path: Path) -> None:
+        def check_and_remove(path: Path) -> None:
             if path.exists():
-                self.check_names()
+                self.check_renames_synced()
             remove(path)
 
-        monkeypatch.setattr(os, "fsync", synced)
-        monkeypatch.setattr(durable, "_remove", removed)
+        monkeypatch.setattr(os, "fsync", record_fsync)
+        monkeypatch.setattr(durable, "_remove", check_and_remove)
         for name in ("rename", "replace"):
-            monkeypatch.setattr(os, name, self._checked(getattr(os, name)))
-        swap = self._checked(durable._exchange) if exchange else lambda one, other: False
+            monkeypatch.setattr(os, name, self._with_checks(getattr(os, name)))
+        swap = self._with_checks(durable._exchange) if exchange else lambda one, other: False
         monkeypatch.setattr(durable, "_exchange", swap)
 
-    def check_names(self) -> None:
-        assert not self._unsynced, f"names changed and not on disk: {self._unsynced}"
+    def check_renames_synced(self) -> None:
+        assert not self._unsynced, f"renames not synced: {self._unsynced}"
 
     def size_of(self, path: Path) -> int:
-        """How many bytes of a file are on disk."""
+        """Return the size of a file at its last fsync."""
         return self.synced.get(path.stat().st_ino, (0, 0))[0]
 
-    def _checked(self, rename: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(one: Any, other: Any, *more: Any, **named: Any) -> Any:
-            path = Path(other)
+    def _with_checks(self, rename: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+            path = Path(target)
             staged = any(part.startswith(".") or ".writing" in part for part in path.parts)
             if not staged:
-                for child in [Path(one), *Path(one).rglob("*")]:
+                for child in [Path(source), *Path(source).rglob("*")]:
                     status = child.stat()
                     state = status.st_size, status.st_mtime_ns
-                    assert self.synced.get(status.st_ino) == state, f"{child} is not on disk"
-                self._look(path)
-            result = rename(one, other, *more, **named)
+                    assert self.synced.get(status.st_ino) == state, f"{child} is not synced"
+                self._on_rename(path)
+            result = rename(source, target, *args, **kwargs)
             if not staged:
                 self.renamed.append(path.name)
                 self._unsynced[path.parent.stat().st_ino] = path.parent

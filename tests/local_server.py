@@ -1,14 +1,14 @@
-"""A web server on this machine, for as long as a `with` lasts."""
+"""A local web server for tests."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-NOWHERE = "http://127.0.0.1:1"  # an address where nothing listens
+NOWHERE = "http://127.0.0.1:1"  # no server listens here
 
 
 class LocalServer:
-    """Answers by a handler class, which finds this object as `server_of`."""
+    """A context manager that serves with a handler class, whose `server_of` is this object."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         bound = type("Handler", (handler,), {"server_of": self})

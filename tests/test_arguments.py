@@ -1,4 +1,4 @@
-"""Wrong arguments of the public functions: each is one `UserError` that names the parameter."""
+"""An invalid argument of a public function raises a `UserError` that names the parameter."""
 
 import importlib.util
 import math
@@ -22,7 +22,7 @@ tagger = cache(hand_made_tagger)
 
 
 class Table:
-    """As much of a data frame as matters: it iterates over the names of its columns."""
+    """A minimal data frame: iterating it gives the names of its columns."""
 
     def __init__(self, **columns: Any):
         self._columns, self.columns = columns, list(columns)
@@ -34,7 +34,7 @@ class Table:
         return self._columns[name]
 
 
-def called(**changes: Any) -> Tagger:
+def make_tagger(**changes: Any) -> Tagger:
     """Construct a tagger with some arguments changed."""
     arguments = {
         "config": CONFIG, "params": hand_made_params(), "tokenizer": CharTokenizer(VOCAB), "labels": LABELS,
@@ -43,117 +43,127 @@ def called(**changes: Any) -> Tagger:
     return Tagger(**(arguments | changes))
 
 
-def decoded(tags: Any = ((0, 1, 0),), mask: Any = ((1, 1, 1),), convention: Any = "strict") -> Any:
+def decode(tags: Any = ((0, 1, 0),), mask: Any = ((1, 1, 1),), convention: Any = "strict") -> Any:
     return LABELS.decode(tags, mask, convention)
 
 
-def with_mask(mask: Any) -> Any:
+def logits_with_mask(mask: Any) -> Any:
     return tagger().logits(np.ones((1, 3), np.int32), mask)
 
 
-NO_TEXT = [None, 3, 1.5, True, b"b", Path("a"), ["b"], {"text": "b"}, object()]
-NO_TEXTS = [
+INVALID_TEXT = [None, 3, 1.5, True, b"b", Path("a"), ["b"], {"text": "b"}, object()]
+INVALID_TEXTS = [
     None, 3, 1.5, True, b"b", bytearray(b"b"), Path("a"), object(), np.array("b"), {"text": "b"}, {},
     {"text": ["b"]}, Table(text=["b"]), ["b", None], ["b", math.nan], [b"b"], ["b", ["b"]], [{"text": "b"}],
     [Path("a")], ("b", 3), np.array([1, 2]), np.array(["b", None]), range(3),
 ]  # fmt: skip
-NO_STRINGS = [None, 3, "name", b"name", {"name": 0}, {"name"}, [3], [None], ["name", b"x"]]
-NO_CHOICE = [None, 3, "", "loose", b"strict", ["strict"], {}, np.array(["strict", "lenient"])]
-NO_PROBABILITY = [None, "0.8", b"1", math.nan, math.inf, -0.1, 1.5, True, [0.5], 1j]
-NO_COUNT = [None, 0, -1, True, 1.0, "32", b"3", math.nan, [3]]
-NO_IDS = [
+INVALID_STRINGS = [None, 3, "name", b"name", {"name": 0}, {"name"}, [3], [None], ["name", b"x"]]
+INVALID_CHOICE = [None, 3, "", "loose", b"strict", ["strict"], {}, np.array(["strict", "lenient"])]
+INVALID_PROBABILITY = [None, "0.8", b"1", math.nan, math.inf, -0.1, 1.5, True, [0.5], 1j]
+INVALID_COUNT = [None, 0, -1, True, 1.0, "32", b"3", math.nan, [3]]
+INVALID_IDS = [
     None, 3, "abc", b"abc", {}, [1, 2], [["a"]], [[1.0, 2.0]], [[1], [1, 2]], [[[1]]], [[-1, 2]], [[1, 9]],
     [[]], np.ones((1, 65), np.int32), [[2**40]],
 ]  # fmt: skip
-NO_MASK = [None, 1, "111", [1, 1, 1], [["1", "1", "1"]], [[1, 1]], [[2, 1, 1]], [[-1, 1, 1]], [[0.5, 1, 1]],
-           [[math.nan, 1, 1]], {}]  # fmt: skip
-NO_ENTITIES = [
+INVALID_MASK = [
+    None, 1, "111", [1, 1, 1], [["1", "1", "1"]], [[1, 1]], [[2, 1, 1]], [[-1, 1, 1]], [[0.5, 1, 1]],
+    [[math.nan, 1, 1]], {},
+]  # fmt: skip
+INVALID_ENTITIES = [
     None, 3, "abc", b"abc", {"a": 1}, [None], [3], ["abc"], [("name", 0)], [("name", "0", "1")],
     [("name", 0, 1.0)], [(None, 0, 1)], [(b"name", 0, 1)], [("name", True, 2)], [{"type": "name"}], [()],
 ]  # fmt: skip
-NO_ROWS = [None, 3, "abc", b"abc", {"a": []}, Table(a=[[]]), *([row] for row in NO_ENTITIES)]
+INVALID_ROWS = [
+    None,
+    3,
+    "abc",
+    b"abc",
+    {"a": []},
+    Table(a=[[]]),
+    *([row] for row in INVALID_ENTITIES),
+]
 
-# Function, parameter, its name in the message, wrong values.
+# Function, name of the parameter in the message, invalid values.
 CASES: list[tuple[Callable[..., Any], str, list[Any]]] = [
-    (lambda x: tagger()(x), "texts", NO_TEXTS),
+    (lambda x: tagger()(x), "texts", INVALID_TEXTS),
     (lambda x: tagger().stream(x), "texts", ["b"]),
-    (lambda x: list(tagger().stream(x)), "texts", NO_TEXTS),
-    (lambda x: tagger().by_convention(x, ["strict"]), "texts", ["b", *NO_TEXTS]),
-    (lambda x: list(tagger().explain_each(x)), "texts", ["b", *NO_TEXTS]),
-    (lambda x: list(tagger().explain_words(x)), "texts", ["b", *NO_TEXTS]),
-    (lambda x: tagger().explain(x), "text", NO_TEXT),
-    (lambda x: CharTokenizer(VOCAB).encode(x), "text", NO_TEXT),
-    (lambda x: tagger()("b", x), "convention", NO_CHOICE),
-    (lambda x: tagger().stream(["b"], x), "convention", NO_CHOICE),
-    (lambda x: tagger().score([], x), "convention", NO_CHOICE),
-    (lambda x: decoded(convention=x), "convention", NO_CHOICE),
-    (lambda x: score([], [], x), "convention", NO_CHOICE),
-    (lambda x: tagger().by_convention(["b"], [x]), "conventions", NO_CHOICE),
+    (lambda x: list(tagger().stream(x)), "texts", INVALID_TEXTS),
+    (lambda x: tagger().by_convention(x, ["strict"]), "texts", ["b", *INVALID_TEXTS]),
+    (lambda x: list(tagger().predict_proba_each(x)), "texts", ["b", *INVALID_TEXTS]),
+    (lambda x: list(tagger().predict_word_proba(x)), "texts", ["b", *INVALID_TEXTS]),
+    (lambda x: tagger().predict_proba(x), "text", INVALID_TEXT),
+    (lambda x: CharTokenizer(VOCAB).encode(x), "text", INVALID_TEXT),
+    (lambda x: tagger()("b", x), "convention", INVALID_CHOICE),
+    (lambda x: tagger().stream(["b"], x), "convention", INVALID_CHOICE),
+    (lambda x: tagger().score([], x), "convention", INVALID_CHOICE),
+    (lambda x: decode(convention=x), "convention", INVALID_CHOICE),
+    (lambda x: score([], [], x), "convention", INVALID_CHOICE),
+    (lambda x: tagger().by_convention(["b"], [x]), "conventions", INVALID_CHOICE),
     (lambda x: tagger().by_convention(["b"], x), "conventions", [None, 3, "strict", b"x", {"strict": 1}]),
-    (lambda x: tagger()("b", threshold=x), "threshold", NO_PROBABILITY),
-    (lambda x: tagger().stream(["b"], threshold=x), "threshold", NO_PROBABILITY),
+    (lambda x: tagger()("b", threshold=x), "threshold", INVALID_PROBABILITY),
+    (lambda x: tagger().stream(["b"], threshold=x), "threshold", INVALID_PROBABILITY),
     (lambda x: load(x), "path", [None, 123, b"model", "", ["model"], True]),
     (lambda x: load("model", x), "compute_dtype", ["float16", "", 32, np.float32, b"float32"]),
-    (lambda x: load("model", batch_size=x), "batch_size", NO_COUNT),
-    (lambda x: called(batch_size=x), "batch_size", NO_COUNT),
-    (lambda x: called(max_length=x), "max_length", [*NO_COUNT, 2]),
-    (lambda x: called(config=x), "config", [None, {}, "config.json"]),
-    (lambda x: called(params=x), "params", [None, 3, [1]]),
-    (lambda x: called(tokenizer=x), "tokenizer", [None, "vocab.txt"]),
-    (lambda x: called(labels=x), "labels", [None, ["O"]]),
-    (lambda x: called(sharding=x), "sharding", [3, "cpu"]),
-    (lambda x: tagger().logits(x, np.ones((1, 2), np.int32)), "input_ids", NO_IDS),
-    (with_mask, "attention_mask", NO_MASK),
+    (lambda x: load("model", batch_size=x), "batch_size", INVALID_COUNT),
+    (lambda x: make_tagger(batch_size=x), "batch_size", INVALID_COUNT),
+    (lambda x: make_tagger(max_length=x), "max_length", [*INVALID_COUNT, 2]),
+    (lambda x: make_tagger(config=x), "config", [None, {}, "config.json"]),
+    (lambda x: make_tagger(params=x), "params", [None, 3, [1]]),
+    (lambda x: make_tagger(tokenizer=x), "tokenizer", [None, "vocab.txt"]),
+    (lambda x: make_tagger(labels=x), "labels", [None, ["O"]]),
+    (lambda x: make_tagger(sharding=x), "sharding", [3, "cpu"]),
+    (lambda x: tagger().logits(x, np.ones((1, 2), np.int32)), "input_ids", INVALID_IDS),
+    (logits_with_mask, "attention_mask", INVALID_MASK),
     (lambda x: tagger().score(x), "examples", [None, 3, "b", b"b", {"b": 1}, ["b"], [None], [("b", ())]]),
-    (CharTokenizer, "vocab", [*NO_STRINGS, dict.fromkeys(VOCAB), set(VOCAB), "no file"]),
+    (CharTokenizer, "vocab", [*INVALID_STRINGS, dict.fromkeys(VOCAB), set(VOCAB), "no file"]),
     (lambda x: CharTokenizer(VOCAB, x), "lower_case", [None, "false", 0, 1]),
-    (LabelSet.mmocr, "categories", [*NO_STRINGS, [], ["a", "a"], [""]]),
-    (lambda x: LabelSet(["name"], x), "scheme", NO_CHOICE),
-    (LabelSet.from_names, "labels", [*NO_STRINGS, []]),
+    (LabelSet.mmocr, "categories", [*INVALID_STRINGS, [], ["a", "a"], [""]]),
+    (lambda x: LabelSet(["name"], x), "scheme", INVALID_CHOICE),
+    (LabelSet.from_names, "labels", [*INVALID_STRINGS, []]),
     (lambda x: LABELS.encode([], x), "length", [None, -1, True, 1.0, "3", [3]]),
-    (lambda x: LABELS.encode(x, 3), "entities", NO_ENTITIES),
-    (lambda x: decoded(tags=x), "tags", [
+    (lambda x: LABELS.encode(x, 3), "entities", INVALID_ENTITIES),
+    (lambda x: decode(tags=x), "tags", [
         None, 3, "abc", [0, 1, 0], [["0", "1", "0"]], [[0.0, 1.0, 0.0]], [[0, 3, 0]], [[0, -1, 0]],
         [[[0, 1, 0]]], [[0, 1, 0], [0]], {}, [[0, 1]],
     ]),
-    (lambda x: decoded(mask=x), "mask", [*NO_MASK, [[1, 0, 1]]]),
-    (lambda x: score(x, [[]]), "gold", NO_ROWS),
-    (lambda x: score([[]], x), "predicted", NO_ROWS),
+    (lambda x: decode(mask=x), "mask", [*INVALID_MASK, [[1, 0, 1]]]),
+    (lambda x: score(x, [[]]), "gold", INVALID_ROWS),
+    (lambda x: score([[]], x), "predicted", INVALID_ROWS),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{i}-{CASES[i][1]}")
-def test_a_wrong_argument_is_one_line_that_names_the_parameter(case: int) -> None:
+def test_an_invalid_argument_raises_one_line_that_names_the_parameter(case: int) -> None:
     function, parameter, values = CASES[case]
     for value in values:
         try:
-            found = function(value)
+            result = function(value)
         except UserError as error:
             message = str(error)
             assert re.search(rf"\b{parameter}\b", message), (value, message)
             assert "\n" not in message and len(message) < 300, (value, message)
         else:
-            pytest.fail(f"{parameter}={value!r} gave {found!r}")
+            pytest.fail(f"{parameter}={value!r} returned {result!r}")
 
 
 def remedy(error: UserError) -> str:
-    found = re.search(r"Use (.*?)( on a file opened as text)?\.$", str(error))
-    assert found, error
-    return found[1]
+    match = re.search(r"Use (.*?)( on a file opened as text)?\.$", str(error))
+    assert match, error
+    return match[1]
 
 
-@pytest.mark.parametrize("function", ["__call__", "stream", "by_convention", "explain_each"])
-def test_the_remedy_for_other_containers_works_as_printed(function: str, tmp_path: Path) -> None:
-    """What the message says to use is what the same texts in a list give."""
+@pytest.mark.parametrize("function", ["__call__", "stream", "by_convention", "predict_proba_each"])
+def test_the_suggestion_for_other_containers_works(function: str, tmp_path: Path) -> None:
+    """The expression in the message gives the same result as a list of the texts."""
     (tmp_path / "obi").write_text("obi")
     more = [["strict"]] if function == "by_convention" else []
 
     def run(texts: Any) -> Any:
-        found = getattr(tagger(), function)(texts, *more)
-        return found["strict"] if more else [np.asarray(x).tolist() for x in found]
+        result = getattr(tagger(), function)(texts, *more)
+        return result["strict"] if more else [np.asarray(x).tolist() for x in result]
 
     texts = ["obi", "b"]
-    wrong: list[tuple[Any, list[str]]] = [
+    cases: list[tuple[Any, list[str]]] = [
         ({"text": "obi"}, ["obi"]),
         ({"id": 3, "text": "obi"}, ["obi"]),
         ({"id": [1, 2], "text": texts}, texts),
@@ -161,12 +171,12 @@ def test_the_remedy_for_other_containers_works_as_printed(function: str, tmp_pat
         (b"obi", ["obi"]),
         (tmp_path / "obi", ["obi"]),
     ]
-    with warnings.catch_warnings():  # pandas comes with Ray, if at all
+    with warnings.catch_warnings():  # pandas is installed with Ray, which is optional
         warnings.simplefilter("ignore")
         if importlib.util.find_spec("pandas"):
             import pandas
 
-            wrong.append((pandas.DataFrame({"id": [1, 2], "text": texts}), texts))
+            cases.append((pandas.DataFrame({"id": [1, 2], "text": texts}), texts))
             assert run(pandas.Series(texts)) == run(texts)
         if importlib.util.find_spec("pyarrow"):
             import pyarrow
@@ -174,8 +184,8 @@ def test_the_remedy_for_other_containers_works_as_printed(function: str, tmp_pat
             with pytest.raises(UserError, match=r"^texts: Table, .*Use a list of strings\.$"):
                 run(pyarrow.table({"text": texts}))
     if function != "__call__":
-        wrong.append(("obi", ["obi"]))
-    for value, expected in wrong:
+        cases.append(("obi", ["obi"]))
+    for value, expected in cases:
         with pytest.raises(UserError, match=r"^texts: ") as caught:
             run(value)
         assert run(eval(remedy(caught.value), {"texts": value})) == run(expected)
@@ -188,17 +198,17 @@ def test_the_remedy_for_other_containers_works_as_printed(function: str, tmp_pat
 
 
 @pytest.mark.parametrize("wrong", [b"obi", {"id": 3, "text": "obi"}])
-def test_the_remedy_for_one_text_works_as_printed(wrong: Any) -> None:
+def test_the_suggestion_for_one_text_works(wrong: Any) -> None:
     with pytest.raises(UserError, match=r"^text: ") as caught:
-        tagger().explain(wrong)
-    table = tagger().explain(eval(remedy(caught.value), {"text": wrong}))
-    np.testing.assert_array_equal(table, tagger().explain("obi"))
+        tagger().predict_proba(wrong)
+    table = tagger().predict_proba(eval(remedy(caught.value), {"text": wrong}))
+    np.testing.assert_array_equal(table, tagger().predict_proba("obi"))
     with pytest.raises(UserError, match=r"^texts\[1\]: ") as caught:
         tagger()(["b", wrong])
     assert eval(remedy(caught.value), {"texts": ["b", wrong]}) == "obi"
 
 
-def test_the_remedy_for_a_vocabulary_by_id_works_as_printed() -> None:
+def test_the_suggestion_for_a_vocabulary_mapping_works() -> None:
     by_id = {token: i for i, token in reversed(list(enumerate(VOCAB)))}
     with pytest.raises(UserError, match=r"^vocab: dict") as caught:
         CharTokenizer(by_id)  # type: ignore[arg-type]
@@ -206,7 +216,7 @@ def test_the_remedy_for_a_vocabulary_by_id_works_as_printed() -> None:
     assert CharTokenizer(eval(expression, {"vocab": by_id})).tokens == VOCAB
 
 
-def test_any_iterable_of_strings_is_taken() -> None:
+def test_any_iterable_of_strings_is_accepted() -> None:
     texts = ["obi", "b"]
     expected = tagger()(texts)
     array, objects = np.array(texts), np.array(texts, object)
@@ -227,7 +237,7 @@ def test_any_iterable_of_strings_is_taken() -> None:
         np.testing.assert_array_equal(tagger().logits(ids.tolist(), mask), one)  # type: ignore[arg-type]
 
 
-def test_entities_of_any_sequence_are_taken() -> None:
+def test_entities_of_any_sequence_type_are_accepted() -> None:
     rows = [
         [("name", 0, 2)],
         {("name", 0, 2)},
@@ -242,7 +252,7 @@ def test_entities_of_any_sequence_are_taken() -> None:
     assert tagger().score(examples).correct == 3  # type: ignore[arg-type]
 
 
-def test_tags_outside_the_mask_do_not_matter() -> None:
+def test_masked_tags_may_be_out_of_range() -> None:
     tags = np.array([[0, 1, 2, 0, -100]])
     assert LABELS.decode(tags, np.array([[1, 1, 1, 1, 0]])) == [[("name", 0, 2)]]
 

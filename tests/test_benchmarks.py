@@ -1,4 +1,4 @@
-"""Benchmarks that need what is not here run without it: for a GPU, for many chips, next to Trainer."""
+"""Benchmarks whose hardware or libraries are missing here: for a GPU, for many chips, against Trainer."""
 
 import importlib.util
 import json
@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from flax_ner.config import check_config, default_config
-from flax_ner.text.cluener import write_cluener
-from flax_ner.text.synthetic import synthetic
+from flax_ner.data.cluener import write_cluener
+from flax_ner.data.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_the_script_for_a_gpu_runs_on_a_cpu_and_says_so(tmp_path: Path) -> None:
+def test_gpu_benchmark_runs_reduced_on_a_cpu(tmp_path: Path) -> None:
     train = synthetic("train", 300)
     write_cluener(tmp_path / "train.json", train)
     write_cluener(tmp_path / "dev.json", synthetic("dev", 40))
@@ -30,7 +30,7 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_and_says_so(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("There is no GPU here")
+    assert result.stdout.startswith("jax finds no GPU")
     row = json.loads(result.stdout.strip().splitlines()[-1].strip("`"))
     assert row["reduced"] is True
     assert {(r["attention"], r["mfu"] > 0) for r in row["training"]} == {
@@ -42,29 +42,33 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_calculation_for_many_chips_runs_and_agrees_with_the_compiler() -> None:
+def test_scaling_calculation_agrees_with_the_compiler() -> None:
     result = subprocess.run(
         [sys.executable, "benchmarks/scaling.py", "--reduced"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.strip().splitlines()[-1].strip("`"))
+    calculated = json.loads(result.stdout.strip().splitlines()[-1].strip("`"))
     for model in ("BERT-base", "BERT-large"):
-        alone, *_, most = found[model]
+        alone, *_, most = calculated[model]
         assert (alone["data"], alone["fsdp"], alone["sent"]) == (1, 1, 0)
         assert (most["data"], most["fsdp"]) == (1, 256)
-        assert alone["state"] / 256 < most["state"] < alone["state"] / 100  # small arrays are whole
-    forms = {(row["data"], row["fsdp"]): row for row in found["compiled"] if row["for"] == "CPU"}
-    assert forms.keys() == {(8, 1), (2, 4), (1, 8)}
-    # Gradients and nothing else; the divided forms depend on what the compiler makes of them.
-    assert forms[8, 1]["compiled"] == pytest.approx(forms[8, 1]["formula"], rel=0.01)
+        assert (
+            alone["state"] / 256 < most["state"] < alone["state"] / 100
+        )  # small arrays are not sharded
+    meshes = {
+        (row["data"], row["fsdp"]): row for row in calculated["compiled"] if row["for"] == "CPU"
+    }
+    assert meshes.keys() == {(8, 1), (2, 4), (1, 8)}
+    # With data parallelism only gradients are sent. With sharding, the compiler chooses some collectives.
+    assert meshes[8, 1]["compiled"] == pytest.approx(meshes[8, 1]["formula"], rel=0.01)
 
 
 def load_benchmark(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # they import what they share
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # for benchmarks/common.py
     try:
         spec.loader.exec_module(module)
     finally:
@@ -77,7 +81,7 @@ def finetune() -> ModuleType:
     return load_benchmark("finetune")
 
 
-def made_up_run(way: str, seed: int, correct: list[int], seconds: float) -> dict[str, Any]:
+def make_result(way: str, seed: int, correct: list[int], seconds: float) -> dict[str, Any]:
     counts = {"gold": [2, 1, 1], "predicted": [2, 1, 1], "correct": correct}
     about = {"machine": "x86_64, 2 cores", "device": "cpu", "versions": {}, "commit": "abc"}
     return about | {
@@ -88,14 +92,14 @@ def made_up_run(way: str, seed: int, correct: list[int], seconds: float) -> dict
     }  # fmt: skip
 
 
-def test_fine_tuning_results_become_tables(
+def test_finetune_prints_tables_of_results(
     finetune: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [
-        made_up_run("best", 0, [1, 1, 0], 100),
-        made_up_run("best", 1, [2, 1, 0], 300),
-        made_up_run("bfloat16", 0, [2, 1, 1], 50),
-        made_up_run("bfloat16", 1, [2, 1, 1], 70),
+        make_result("best", 0, [1, 1, 0], 100),
+        make_result("best", 1, [2, 1, 0], 300),
+        make_result("bfloat16", 0, [2, 1, 1], 50),
+        make_result("bfloat16", 1, [2, 1, 1], 70),
     ]
     (tmp_path / "finetune.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     finetune.print_tables(tmp_path)
@@ -109,11 +113,11 @@ def test_fine_tuning_results_become_tables(
         "| flax_ner, bfloat16 | 2 | 60 (50, 70) | 0.30 | 51.4 (42.9, 60.0) | 2.57 | 1,000 | 3 |"
     )
     widths = {line.count("|") for line in lines if line.startswith("|")}
-    assert widths == {6, 9}  # each row has the columns of its heading
+    assert widths == {6, 9}  # each row has as many columns as its heading
 
 
 @pytest.mark.parametrize("corpus", ["cluener", "wnut17"])
-def test_fine_tuning_has_the_same_settings_on_both_sides(
+def test_finetune_gives_both_sides_the_same_settings(
     finetune: ModuleType, tmp_path: Path, corpus: str
 ) -> None:
     settings = finetune.SETTINGS[corpus]
@@ -121,7 +125,9 @@ def test_fine_tuning_has_the_same_settings_on_both_sides(
     for way in finetune.WAYS:
         run = finetune.Run(corpus, way, 1, "data", str(tmp_path), str(tmp_path), settings)
         theirs = finetune.trainer_settings(run)
-        config.update_from_flattened_dict(finetune.flax_settings(run, rows=4))  # all fields exist
+        config.update_from_flattened_dict(
+            finetune.flax_settings(run, rows=4)
+        )  # fails for an unknown field
         assert config.seed == theirs["seed"]
         assert config.train.epochs == theirs["num_train_epochs"]
         pairs = {
@@ -135,23 +141,21 @@ def test_fine_tuning_has_the_same_settings_on_both_sides(
     groups = finetune.parameter_groups(names, ["bert.w", "classifier.weight"], settings)
     rates = {name: group["lr"] for group in groups for name in group["params"]}
     decays = {name: group["weight_decay"] for group in groups for name in group["params"]}
-    encoder, head = config.optimizer.learning_rate, config.optimizer.head_factor
+    encoder, head = config.optimizer.learning_rate, config.optimizer.head_lr_multiplier
     assert list(rates) == names
     assert list(rates.values()) == [encoder, encoder, encoder * head, encoder * head]
     assert list(decays.values()) == [config.optimizer.weight_decay, 0] * 2
 
 
-def test_fine_tuning_packs_as_many_sentences_as_a_step_of_trainer_has(finetune: ModuleType) -> None:
+def test_finetune_packs_as_many_sentences_per_step_as_trainer(finetune: ModuleType) -> None:
     settings = finetune.SETTINGS["cluener"]
     lengths = np.full(1600, settings.max_length // 4)
     rows, average = finetune.rows_per_step(lengths, settings)
     assert (rows, average) == (settings.sentences // 4, settings.sentences)
 
 
-def test_fine_tuning_reads_the_tokens_of_the_sentences_it_cuts(
-    finetune: ModuleType, tmp_path: Path
-) -> None:
-    # The lines between the sentences of WNUT17 hold a tab.
+def test_finetune_reads_the_tokens_of_cut_data(finetune: ModuleType, tmp_path: Path) -> None:
+    # In WNUT17 the lines between sentences contain a tab.
     text = "Ada\tB-person\n.\tO\n\t\nin\tO\nNew\tB-location\nYork\tI-location\n\nthird\tO\n"
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.conll").write_text(text)
@@ -160,15 +164,15 @@ def test_fine_tuning_reads_the_tokens_of_the_sentences_it_cuts(
     assert (first.words, second.words) == (["Ada", "."], ["in", "New", "York"])
     assert second.example.text == "in New York"
     assert [entity[:3] for entity in second.example.entities or ()] == [("location", 3, 11)]
-    # Predicted tags become entities with offsets in characters; the padding has no label.
+    # Predicted tags are decoded to entities with character offsets; padding has no label.
     labels = finetune.label_set([first.example, second.example])
     golds = np.array([[-100, 2, 0, -100, -100, -100], [-100, 0, 1, -100, 3, -100]])
     tags = np.array([[1, 2, 1, 1, 1, 1], [1, 0, 1, 0, 3, 0]])
     assert labels.names == ["O", "B-location", "B-person", "I-location", "I-person"]
     rows = [{"labels": row.tolist()} for row in golds]
     features = finetune.Features(rows, [[0, 1], [0, 1, 2]])
-    found = finetune.hf_entities(tags, golds, [first, second], features, labels)
-    assert [[entity[:4] for entity in row] for row in found] == [
+    predicted = finetune.hf_entities(tags, golds, [first, second], features, labels)
+    assert [[entity[:4] for entity in row] for row in predicted] == [
         [("person", 0, 3, "Ada"), ("location", 4, 5, ".")],
         [("location", 3, 11, "New York")],
     ]
@@ -177,7 +181,7 @@ def test_fine_tuning_reads_the_tokens_of_the_sentences_it_cuts(
         finetune.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
 
 
-def test_the_table_of_encoders_has_means_over_seeds(tmp_path: Path) -> None:
+def test_encoder_table_has_means_over_seeds(tmp_path: Path) -> None:
     encoder = load_benchmark("encoder")
     row = {
         "row": "default",
@@ -195,7 +199,7 @@ def test_the_table_of_encoders_has_means_over_seeds(tmp_path: Path) -> None:
     assert {text.count("|") for text in line} == {11}
 
 
-def test_a_smaller_draw_is_part_of_a_larger_one() -> None:
+def test_smaller_draw_is_a_subset_of_a_larger_one() -> None:
     encoder, train = load_benchmark("encoder"), synthetic("train", 50)
     small, large = (encoder.cut(train, size, 3) for size in (10, 30))
     assert large[:10] == small and len({example.text for example in large}) > 10
@@ -206,7 +210,7 @@ def test_a_smaller_draw_is_part_of_a_larger_one() -> None:
     )
 
 
-def test_every_row_of_encoders_has_settings_that_exist() -> None:
+def test_all_encoder_rows_have_valid_settings() -> None:
     for fields in load_benchmark("encoder").ROWS.values():
         config = default_config()
         config.update_from_flattened_dict(fields)

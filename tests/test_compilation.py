@@ -1,4 +1,4 @@
-"""Compiled programs are kept between commands, and change nothing."""
+"""The compilation cache is kept between commands and does not change results."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ARGUMENTS = [
 
 
 def train(workdir: Path, **variables: str) -> bytes:
-    """The bytes of the final state, from a run in an environment of its own."""
+    """Train in a subprocess with these environment variables and return the bytes of the final params."""
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
     environment = {k: v for k, v in os.environ.items() if k not in names} | variables
     command = ["train.py", "--config=configs/demo.py", f"--workdir={workdir}", *ARGUMENTS]
@@ -39,10 +39,10 @@ def train(workdir: Path, **variables: str) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_warm_cache_changes_no_bit(tmp_path: Path) -> None:
+def test_a_warm_cache_gives_bitwise_equal_params(tmp_path: Path) -> None:
     variables = {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        # All are kept: near the usual limit it would depend on what else the machine does.
+        # Cache everything: near the default threshold it would depend on the load of the machine.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     cold = train(tmp_path / "cold", **variables)
@@ -56,13 +56,13 @@ def test_a_warm_cache_changes_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_training_works_without_a_writable_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "file"))
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_users_own_is_taken(tmp_path: Path) -> None:
+def test_the_cache_folder_of_the_user_takes_precedence(tmp_path: Path) -> None:
     variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
     train(tmp_path / "run", XDG_CACHE_HOME=str(tmp_path / "cache"), **variables)
     assert (tmp_path / "mine").is_dir()

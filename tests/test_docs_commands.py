@@ -1,7 +1,7 @@
-"""Every block of commands in README.md and docs/ runs as written, in order, in a copy of the checkout.
+"""All code blocks of README.md and docs/ run as written and in order.
 
-Trainings are made small by settings at the end of their commands. The files that a reader is expected to
-have are in `make_files`, the commands that cannot run in `NOT_RUN`.
+Settings that are appended to the training commands make the models small. `make_files` writes the files that a
+page expects. `NOT_RUN` lists the commands that are not run, with the reason.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ import jax
 import pytest
 
 from convert import flax_to_torch, torch_to_flax
-from flax_ner.inference.cli import main
+from flax_ner.cli.main import main
+from flax_ner.data.cluener import write_cluener
+from flax_ner.data.formats import write_examples
+from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
-from flax_ner.text.cluener import write_cluener
-from flax_ner.text.formats import write_examples
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab
 from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.export import export
@@ -37,20 +37,26 @@ from tests.subwords import unigram_tokenizer
 from tests.weights.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# tests/test_docs.py checks that the Chinese pages have the same blocks.
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if not page.name.endswith(".zh.md")),
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"bash", "python", "text", "json", "yaml", "dockerfile"}
-# How a command begins, and why it is not run. Of docs/scaling.md none is: it is about clusters.
+# Pages whose commands need a cluster or a long time.
+CLUSTERS = ("scaling.md", "scaling_costs.md", "tpu.md", "slurm.md", "gke.md")
+# Start of a command -> why it is not run.
 NOT_RUN = {
     "make demo": "installs packages; CI runs these targets",
     "pip install -r": "installs packages",
-    "python -m flax_ner data download": "the internet; tests/inference/test_download_cli.py",
-    "python -m flax_ner web": "serves until Ctrl-C; tests/inference/test_web.py",
-    "python -m flax_ner bulk": "Ray, and a cluster of others; tests/inference/test_bulk.py",
-    "from transformers import pipeline": "transformers; tests/parity/test_transformers.py",
+    "python -m flax_ner data download": "needs the internet; see tests/cli/test_download_command.py",
+    "python -m flax_ner web": "serves until Ctrl-C; see tests/serving/test_web.py",
+    "python -m flax_ner bulk": "needs Ray and a cluster; see tests/serving/test_bulk.py",
+    "from transformers import pipeline": "needs transformers; see tests/parity/test_transformers.py",
 }
-RUN = [page for page in PAGES if page.name not in ("performance.md", "scaling.md")]
-# What TINY and an odd number of rows need besides; the tests have eight devices.
+RUN = [page for page in PAGES if page.name not in CLUSTERS]
+# One device, because the rows per step need not be divisible by the eight devices of the tests.
 SMALL = (*TINY, "--config.mesh.data=1")
 
 
@@ -66,30 +72,30 @@ def blocks(page: Path) -> list[Block]:
 
 
 def statements(code: str) -> list[str]:
-    """Commands of a block: those of one line each by themselves, all that lies between them together."""
-    found, lines = [], iter(code.replace("\\\n", " ").splitlines())
+    """Split a block into commands: each Python command by itself, the shell lines between them together."""
+    commands, lines = [], iter(code.replace("\\\n", " ").splitlines())
     for line in lines:
         if heredoc := re.search(r"<<'(\w+)'", line):
             line = "\n".join([line, *iter(lambda: next(lines), heredoc[1]), heredoc[1]])
-        if found and not is_python(line) and not is_python(found[-1]):
-            line = f"{found.pop()}\n{line}"
-        found.append(line)
-    return found
+        if commands and not is_python(line) and not is_python(commands[-1]):
+            line = f"{commands.pop()}\n{line}"
+        commands.append(line)
+    return commands
 
 
 def is_python(line: str) -> bool:
-    """Whether a line runs Python and needs no shell."""
+    """Return whether a line runs Python and needs no shell."""
     words = shlex.shlex(line, posix=True, punctuation_chars="|>&;<")
     words.whitespace_split = True
     return line.startswith("python ") and not {"|", ">", "&", ";", "<", "&&"} & {*words}
 
 
 def encoder(positions: int) -> ModelDir:
-    """Without a head, of the shape that TINY gives."""
-    made = tagger(LabelSet(CLUENER), positions)
-    del made.params["head"]
-    made.labels = None
-    return made
+    """Make an encoder without a head, with the shape of TINY."""
+    model = tagger(LabelSet(CLUENER), positions)
+    del model.params["head"]
+    model.labels = None
+    return model
 
 
 def tagger(labels: LabelSet, positions: int = 128, act: str = "gelu") -> ModelDir:
@@ -106,13 +112,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     folder = tmp_path_factory.mktemp("hub") / "bert"
     export(encoder(512), folder, "hf")
     names = ("google-bert/bert-base-chinese", "google-bert/bert-base-cased")
-    made = unigram_tokenizer()  # in the form of XLM-R's
+    tokenizer = unigram_tokenizer()  # like that of XLM-R
     subwords = encoder(512)
     embeddings = subwords.params["encoder"]["embeddings"]
-    embeddings["word"] = embeddings["word"][: len(made.tokens)]
-    subwords.config = replace(subwords.config, vocab_size=len(made.tokens))
-    subwords.vocab, subwords.lower_case = made.tokens, False
-    subwords.tokenizer, subwords.definition = made.kind, made.definition
+    embeddings["word"] = embeddings["word"][: len(tokenizer.tokens)]
+    subwords.config = replace(subwords.config, vocab_size=len(tokenizer.tokens))
+    subwords.vocab, subwords.lower_case = tokenizer.tokens, False
+    subwords.tokenizer, subwords.definition = tokenizer.kind, tokenizer.definition
     export(subwords, folder.with_name("e5"), "hf")
     repositories = dict.fromkeys(names, folder)
     repositories["intfloat/multilingual-e5-small"] = folder.with_name("e5")
@@ -121,12 +127,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 
 
 def make_files(page: str) -> None:
-    """Write what the pages say that a reader has, and for docs/ what the README's commands leave."""
+    """Write the files that a page expects. Pages in docs/ also expect the models trained in the README."""
     for name in ("configs", "convert", "train.py"):
         Path(name).symlink_to(ROOT / name)
     train, dev = synthetic("train", 40), synthetic("dev", 20)
     texts = "".join(f"{example.text}\n" for example in train)
-    if page == "your_data.md":  # makes its own
+    if page == "your_data.md":  # writes its own files
         return
     for folder in ("data/cluener", "mine", "conll", "weights", "work_dirs/mine"):
         Path(folder).mkdir(parents=True)
@@ -159,7 +165,7 @@ def run_statement(statement: str, server: HubServer) -> None:
     words = shlex.split(statement, comments=True)
     from_hub = any(owner in statement for owner in ("google-bert/", "intfloat/"))
     if not is_python(statement) or from_hub:
-        # Names of the hub in a process of its own: the hub's library reads its address when it is imported.
+        # In a subprocess, because huggingface_hub reads the address of the hub when it is imported.
         more = shlex.join(SMALL) if from_hub else ""
         environment = server.environment(Path("hub").absolute()) | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -179,15 +185,15 @@ def run_statement(statement: str, server: HubServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:bert_softmax_cluener.pth")  # says what is assumed
+@pytest.mark.filterwarnings("ignore:bert_softmax_cluener.pth")  # warns about defaults
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run_as_written(
     page: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_files(page.name)
-    shown = blocks(page)
-    for block, after in zip(shown, [*shown[1:], None], strict=True):
+    on_page = blocks(page)
+    for block, after in zip(on_page, [*on_page, None][1:], strict=True):
         print(f"{page.name}:{block.line}", file=sys.stderr)
         if block.language == "bash":
             for statement in statements(block.code):
@@ -197,19 +203,17 @@ def test_blocks_run_as_written(
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 exec(compile(block.code, f"{page.name}:{block.line}", "exec"), {})
-            # What follows is its output, unless that depends on a model.
+            # A text block after it shows its output. Output that depends on a model is not compared.
             if after and after.language == "text" and "load(" not in block.code:
                 assert output.getvalue() == after.code
 
 
-def test_every_block_says_what_it_is_and_the_list_of_those_not_run_is_exact() -> None:
+def test_blocks_have_a_language_and_not_run_has_no_unused_entry() -> None:
     unused = set(NOT_RUN)
     for page in PAGES:
         for block in blocks(page):
             assert block.language in LANGUAGES, f"{page.name}:{block.line}"
             starts = statements(block.code) if block.language == "bash" else [block.code]
             unused -= {name for name in unused if any(start.startswith(name) for start in starts)}
-        if page.name == "performance.md":
-            assert not blocks(page)
         assert page.read_text("utf-8").count("```") == 2 * len(blocks(page)), page.name
     assert not unused

@@ -1,4 +1,4 @@
-"""What notebooks need: files from Drive, uploads and zips, with a stand-in for Colab's own modules."""
+"""Inputs and outputs of notebooks: Drive, uploads and zip files, with a fake of Colab's modules."""
 
 import re
 import sys
@@ -12,11 +12,11 @@ import pytest
 
 from flax_ner import notebook
 from flax_ner.errors import UserError
-from flax_ner.notebook import Page, hand_over, obtain
+from flax_ner.notebook import Page, resolve_input, save_output
 
 
 class Colab:
-    """What Colab's `files` and `drive` do, as far as it is called: google.colab.files, google.colab.drive."""
+    """A fake of the functions in google.colab.files and google.colab.drive that are used."""
 
     def __init__(self, drive: Path):
         self.uploads: dict[str, bytes] = {}
@@ -39,7 +39,7 @@ class Colab:
 
 @pytest.fixture
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Drive would be mounted, and where zips are unpacked."""
+    """Return a temporary mount point of Drive; zip files are unpacked to a temporary folder too."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(notebook.tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(notebook, "DRIVE", str(tmp_path / "drive"))
@@ -63,7 +63,7 @@ def zipped(path: Path, *names: str) -> str:
     return str(path)
 
 
-def test_a_page_stays_in_its_frame_as_it_is() -> None:
+def test_a_page_is_embedded_unchanged_in_a_frame() -> None:
     html = '<!DOCTYPE html><p title="a&amp;b">甲\'s</p><script>let x = 1 < 2;</script>\ud83d'
     shown = Page(html, height=300)._repr_html_()
     (source,) = re.findall(r'^<iframe srcdoc="([^"]*)" sandbox="allow-scripts"', shown)
@@ -71,25 +71,25 @@ def test_a_page_stays_in_its_frame_as_it_is() -> None:
     assert 'height="300"' in shown and len(repr(Page(html))) < 30
 
 
-def test_paths_on_drive_are_known_however_they_are_written(
+def test_drive_is_mounted_for_any_spelling_of_a_path_on_it(
     colab: Colab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for path in ("drive/../temporary", f"{tmp_path}/drive/../temporary"):
-        assert obtain(path, "MODEL") == path and not colab.mounts
-    assert obtain("temporary/../drive/MyDrive/model", "MODEL").startswith("temporary")
+        assert resolve_input(path, "MODEL") == path and not colab.mounts
+    assert resolve_input("temporary/../drive/MyDrive/model", "MODEL").startswith("temporary")
     assert colab.mounts == [str(tmp_path / "drive")]
 
 
 @pytest.mark.parametrize("name", ["owner/name@main", "train 60", "data/dev.json", "/a/folder"])
-def test_names_and_paths_stay_as_they_are(drive: Path, name: str) -> None:
-    assert obtain(name, "MODEL") == name
+def test_names_and_other_paths_are_returned_unchanged(drive: Path, name: str) -> None:
+    assert resolve_input(name, "MODEL") == name
 
 
 @pytest.mark.parametrize(
-    ("names", "meant"),
+    ("names", "expected"),
     [
-        (["config.json", "vocab.txt", "params/d/0"], "m"),  # a model directory, by its content
+        (["config.json", "vocab.txt", "params/d/0"], "m"),  # the content of a model directory
         (["best/config.json", "best/vocab.txt", "best/params/d/0"], "m/best"),
         (["best/config.json", "best/vocab.txt", "__MACOSX/._best", ".DS_Store"], "m/best"),
         (["bert.pth", "vocab.txt"], "m/bert.pth"),
@@ -99,82 +99,86 @@ def test_names_and_paths_stay_as_they_are(drive: Path, name: str) -> None:
         (["1.txt", "1.ann", "2.txt", "2.ann"], "m"),
     ],
 )
-def test_a_zip_is_what_is_in_it(drive: Path, tmp_path: Path, names: list[str], meant: str) -> None:
-    found = Path(obtain(zipped(tmp_path / "m.zip", *names), "MODEL"))
+def test_a_zip_file_stands_for_its_content(
+    drive: Path, tmp_path: Path, names: list[str], expected: str
+) -> None:
+    path = Path(resolve_input(zipped(tmp_path / "m.zip", *names), "MODEL"))
     (folder,) = (tmp_path / "temporary" / "flax_ner").iterdir()
-    assert found == folder / meant
+    assert path == folder / expected
     assert {p.relative_to(folder / "m").as_posix() for p in folder.rglob("*") if p.is_file()} == {
         *names
     }
 
 
 def test_the_same_input_has_the_same_path_again(colab: Colab, tmp_path: Path) -> None:
-    """Or a run that was stopped would be refused, as one of another configuration."""
+    """A stopped run can be resumed only if its configuration, and so its paths, are the same."""
     path = zipped(tmp_path / "m.zip", "bert.pth", "vocab.txt")
-    assert obtain(path, "WEIGHTS") == obtain(path, "WEIGHTS")
+    assert resolve_input(path, "WEIGHTS") == resolve_input(path, "WEIGHTS")
     colab.uploads = {"dev.json": b"{}", "train.json": b"[]"}
-    first = obtain("", "DATA")
-    assert obtain("", "DATA") == first
+    first = resolve_input("", "DATA")
+    assert resolve_input("", "DATA") == first
     colab.uploads = {"dev.json": b"{}", "train.json": b"{}"}
-    assert obtain("", "DATA") != first
+    assert resolve_input("", "DATA") != first
 
 
-def test_a_damaged_or_missing_zip_is_told(drive: Path, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_zip_file_is_an_error(drive: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(UserError, match=r"^DATA: .*bad\.zip cannot be unpacked"):
-        obtain(str(tmp_path / "bad.zip"), "DATA")
+        resolve_input(str(tmp_path / "bad.zip"), "DATA")
     with pytest.raises(UserError, match=r"^DATA: no file '.*none\.zip'"):
-        obtain(str(tmp_path / "none.zip"), "DATA")
+        resolve_input(str(tmp_path / "none.zip"), "DATA")
 
 
 def test_colab_asks_for_uploads(
     colab: Colab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match=r"^MODEL: nothing was uploaded"):
-        obtain("", "MODEL")
+        resolve_input("", "MODEL")
     colab.uploads = {"dev.json": b"{}"}
-    assert Path(obtain("", "DATA")).read_bytes() == b"{}"
+    assert Path(resolve_input("", "DATA")).read_bytes() == b"{}"
     assert "DATA: choose a file" in capsys.readouterr().out
     colab.uploads = {"bert.pth": b"weights", "vocab.txt": b"[PAD]"}
-    found = Path(obtain("", "SOURCE"))
-    assert found.name == "bert.pth" and found.with_name("vocab.txt").read_bytes() == b"[PAD]"
+    path = Path(resolve_input("", "SOURCE"))
+    assert path.name == "bert.pth" and path.with_name("vocab.txt").read_bytes() == b"[PAD]"
     colab.uploads = {"1.txt": b"a", "1.ann": b"b"}
-    assert {path.name for path in Path(obtain("", "DATA")).iterdir()} == {"1.txt", "1.ann"}
+    assert {path.name for path in Path(resolve_input("", "DATA")).iterdir()} == {"1.txt", "1.ann"}
     zipped(tmp_path / "m.zip", "best/config.json", "best/vocab.txt")
     colab.uploads = {"m.zip": (tmp_path / "m.zip").read_bytes()}
-    assert Path(obtain("", "MODEL")).parts[-2:] == ("m", "best")
+    assert Path(resolve_input("", "MODEL")).parts[-2:] == ("m", "best")
 
 
-def test_drive_is_mounted_once_for_what_lies_there(colab: Colab, drive: Path) -> None:
+def test_drive_is_mounted_once_for_paths_on_it(colab: Colab, drive: Path) -> None:
     path = f"{drive}/MyDrive/cluener/best"
-    assert obtain(path, "MODEL") == path and obtain(path, "MODEL") == path
+    assert resolve_input(path, "MODEL") == path and resolve_input(path, "MODEL") == path
     assert colab.mounts == [str(drive)]
 
 
-def test_elsewhere_nothing_of_colab_is_there(drive: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^MODEL: is empty, and only Colab"):
-        obtain("", "MODEL")
-    with pytest.raises(UserError, match=r"^DATA: .* is on Google Drive, which only Colab has"):
-        obtain(f"{drive}/MyDrive/dev.json", "DATA")
+def test_drive_and_uploads_are_errors_outside_of_colab(drive: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^MODEL: is empty, and uploads work only in Colab"):
+        resolve_input("", "MODEL")
+    with pytest.raises(
+        UserError, match=r"^DATA: .* is on Google Drive, which is available only in Colab"
+    ):
+        resolve_input(f"{drive}/MyDrive/dev.json", "DATA")
     (tmp_path / "model.zip").write_bytes(b"zip")
     with pytest.raises(UserError, match=r"^SAVE_TO: .* is on Google Drive"):
-        hand_over(tmp_path / "model.zip", f"{drive}/MyDrive")
-    assert hand_over(tmp_path / "model.zip", "") == f"model.zip is in {tmp_path / 'model.zip'}"
+        save_output(tmp_path / "model.zip", f"{drive}/MyDrive")
+    assert save_output(tmp_path / "model.zip", "") == f"model.zip is in {tmp_path / 'model.zip'}"
 
 
-def test_results_go_to_a_folder_or_to_the_browser(
+def test_outputs_are_copied_to_a_folder_or_downloaded(
     colab: Colab, drive: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.zip"
     file.write_bytes(b"zip")
     for folder in (tmp_path / "a" / "b", drive / "MyDrive" / "models"):
-        told = hand_over(file, str(folder))
-        assert told == f"model.zip is in {folder / 'model.zip'}"
+        message = save_output(file, str(folder))
+        assert message == f"model.zip is in {folder / 'model.zip'}"
         assert (folder / "model.zip").read_bytes() == b"zip"
-    assert hand_over(file, str(tmp_path)) == f"model.zip is in {file}"  # it is there already
+    assert save_output(file, str(tmp_path)) == f"model.zip is in {file}"  # already there
     assert file.read_bytes() == b"zip"
     assert colab.mounts == [str(drive)] and not colab.downloads
-    assert "browser's downloads" in hand_over(file, "")
+    assert "browser's downloads" in save_output(file, "")
     assert colab.downloads == [str(file)]
     with pytest.raises(UserError, match=r"^SAVE_TO: .*model\.zip cannot be written"):
-        hand_over(file, str(file))
+        save_output(file, str(file))

@@ -1,4 +1,4 @@
-"""Every command takes paths of every kind."""
+"""Every command accepts relative paths, symbolic links, spaces, Chinese and percent signs in paths."""
 
 import json
 import os
@@ -13,14 +13,20 @@ from configs import demo
 from convert.flax_to_torch import main as flax_to_torch
 from convert.torch_to_flax import main as torch_to_flax
 from flax_ner import load
+from flax_ner.cli.main import main
+from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
-from flax_ner.inference import bulk
-from flax_ner.inference.cli import main
-from flax_ner.text.formats import read_examples
+from flax_ner.fit import fit
+from flax_ner.serving import bulk
 from flax_ner.training.checkpoint import Checkpoints
-from flax_ner.training.loop import fit
 from flax_ner.weights.convert import open_model
-from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model, stored_shapes
+from flax_ner.weights.model_dir import (
+    ModelDir,
+    load_model,
+    read_metadata,
+    save_model,
+    stored_shapes,
+)
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 from tests.weights.helpers import assert_same, tagger_state_dict, tiny_config, write_source
 from train import main as train
@@ -28,9 +34,9 @@ from train import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "tests" / "training" / "fixtures" / "run_format_0"
-# A folder by the way that a user writes it -> by its own name, both from the current directory. `link`
-# leads to "target/linked"; so `link/..` is "target", whatever the text of the path suggests.
-KINDS = {
+# A folder as a user may write it -> its resolved path, both relative to the current directory. `link` is a
+# symbolic link to "target/linked", so `link/..` is "target".
+PATHS = {
     "plain": "plain",
     "./plain/../dots": "dots",
     "../here/up": "up",
@@ -42,7 +48,7 @@ KINDS = {
     "%2e%2e": "%2e%2e",
     "link/../模型 %2e%2e/%20/../é": "target/模型 %2e%2e/é",
 }
-ALL_KINDS = [*KINDS][-1]
+HARDEST_PATH = [*PATHS][-1]  # combines all cases
 
 
 def model() -> ModelDir:
@@ -52,7 +58,7 @@ def model() -> ModelDir:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with all that `KINDS` lead through."""
+    """Change to a directory that contains the folders and links of `PATHS`."""
     folder = tmp_path / "here"
     for name in ("plain", "target/linked", "target/模型 %2e%2e/%20"):
         (folder / name).mkdir(parents=True)
@@ -61,24 +67,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_models_and_checkpoints_are_written_and_read_at_paths_of_every_kind(
-    here: Path, kind: str
-) -> None:
-    save_model(f"{kind}/model", model())
-    save_model(f"{kind}/model", model())  # replaces it
-    own = here / KINDS[kind]
+@pytest.mark.parametrize("folder", PATHS)
+def test_models_and_checkpoints_are_written_and_read_at_any_path(here: Path, folder: str) -> None:
+    save_model(f"{folder}/model", model())
+    save_model(f"{folder}/model", model())  # replaces it
+    own = here / PATHS[folder]
     assert [path.name for path in own.iterdir()] == ["model"]
-    for path in (f"{kind}/model", own / "model"):
+    for path in (f"{folder}/model", own / "model"):
         assert_same(load_model(path).params, model().params)
-        assert read_card(path).vocab == VOCAB
+        assert read_metadata(path).vocab == VOCAB
         assert stored_shapes(Path(path) / "params").keys() == model().params.keys()
-    with Checkpoints(f"{kind}/checkpoints", keep=1) as checkpoints:
+    with Checkpoints(f"{folder}/checkpoints", keep=1) as checkpoints:
         checkpoints.save(3, {"step": model().params["head"]["classifier"]["bias"]})
     assert (own / "checkpoints" / "3").is_dir()
 
 
-def test_a_link_to_a_model_stays_and_its_model_is_replaced(here: Path) -> None:
+def test_saving_to_a_link_replaces_the_model_and_keeps_the_link(here: Path) -> None:
     save_model("first", model())
     Path("latest").symlink_to("first")
     shorter = model()
@@ -86,7 +90,7 @@ def test_a_link_to_a_model_stays_and_its_model_is_replaced(here: Path) -> None:
     save_model("latest", shorter)
     assert os.readlink("latest") == "first" and not Path("first").is_symlink()
     assert load_model("first").max_length == load_model("latest").max_length == 5
-    Path("next").symlink_to("second")  # which is not there yet
+    Path("next").symlink_to("second")  # which does not exist yet
     save_model("next", model())
     assert load_model("second").max_length == 64 and Path("next").is_symlink()
     flax_to_torch(["first", "second.pth", "--layout", "hf"])
@@ -96,7 +100,7 @@ def test_a_link_to_a_model_stays_and_its_model_is_replaced(here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a*", "what?"])
-def test_a_path_that_orbax_reads_as_a_pattern_is_refused_for_writing_only(
+def test_a_path_that_orbax_reads_as_a_glob_pattern_can_be_read_but_not_written(
     here: Path, name: str
 ) -> None:
     save_model("model", model())
@@ -116,27 +120,27 @@ def test_a_path_that_orbax_reads_as_a_pattern_is_refused_for_writing_only(
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bulk job without Ray: one worker, in this process."""
+    """Run bulk jobs without Ray, with one worker in this process."""
 
-    def answers(todo: list[Path], folder: Path, job: dict[str, str | None], *_: object) -> Iterator:
+    def run_workers(
+        todo: list[Path], folder: Path, job: dict[str, str | None], *_: object
+    ) -> Iterator:
         worker = bulk._Worker(job, 0)
         for shard in todo:
             answer = worker({"source": [str(shard)], "target": [str(folder / shard.name)]})
             yield {name: value for name, (value,) in answer.items()}
 
-    monkeypatch.setattr(bulk, "_answers", answers)
+    monkeypatch.setattr(bulk, "_run_workers", run_workers)
 
 
 @pytest.mark.usefixtures("in_process")
-def test_every_command_takes_paths_of_every_kind(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, own = ALL_KINDS, here / KINDS[ALL_KINDS]
+def test_every_command_accepts_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, own = HARDEST_PATH, here / PATHS[HARDEST_PATH]
     save_model(own / "model", model())
     write_source(own / "weights", tagger_state_dict(), config=tiny_config())
     (own / "shards").mkdir()
     row = json.dumps({"text": "obio", "label": {"name": {"bi": [[1, 2]]}}}) + "\n"
-    data = f"{path}/data [bold] :fire:.json"  # rich knows both
+    data = f"{path}/data [bold] :fire:.json"  # rich would read both as markup
     for name in ("data [bold] :fire:.json", "texts.txt", "shards/1.jsonl"):
         (own / name).write_text("obio\n" if name == "texts.txt" else row)
 
@@ -154,7 +158,7 @@ def test_every_command_takes_paths_of_every_kind(
     main(["bulk", f"{path}/model", f"{path}/shards", f"{path}/tagged"])
     assert '"bi"' in (own / "tagged" / "1.jsonl").read_text().partition('"entities"')[2]
     main(["bulk", str(own / "model"), str(own / "shards"), f"{path}/tagged"])  # the same job
-    assert "0 shards tagged, 1 were" in capsys.readouterr().out
+    assert "0 shards tagged, 1 already done" in capsys.readouterr().out
     options = ["--json", f"{path}/check.json", "--html", f"{path}/check.html"]
     main(["data", "check", data, "--model", f"{path}/model", *options])
     main(["data", "stats", data])
@@ -174,14 +178,14 @@ def test_every_command_takes_paths_of_every_kind(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-def test_train_takes_paths_of_every_kind(
+def test_train_accepts_any_path(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, own = ALL_KINDS, here / KINDS[ALL_KINDS]
+    path, own = HARDEST_PATH, here / PATHS[HARDEST_PATH]
     own.mkdir(parents=True)
     shutil.copytree(RUN / "run" / "best", own / "model")
     shutil.copy(RUN / "train.json", own)
-    shutil.copy(RUN / "dev.json", own / "dev [bold] :fire:.json")  # rich knows both
+    shutil.copy(RUN / "dev.json", own / "dev [bold] :fire:.json")  # rich would read both as markup
     (own / "configs").symlink_to(ROOT / "configs")
     (own / "texts.txt").write_text("王建国在东海市工作。\n", "utf-8")
     settings = {

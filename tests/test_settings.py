@@ -1,4 +1,4 @@
-"""The command line of train.py: its help, its suggestions, and one line for each mistake."""
+"""The command line of train.py: help, suggestions and error messages."""
 
 import json
 import subprocess
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner.config import default_config
 from flax_ner.settings import ALIASES, explain_unknown, help_text, list_settings
-from flax_ner.weights.names import flatten
-from tests.test_docs import check
+from tests.test_docs import check_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELDS = flatten(json.loads(default_config().to_json()), separator=".")
+FIELDS = flatten_dict(json.loads(default_config().to_json()), sep=".")
 
-# Parses each command line of a list in a process of its own, without importing jax once more for each.
+# Parse each command line in a forked process, so that jax is imported only once.
 PARSE_EACH = """
 import contextlib, io, json, os, sys
 import train
@@ -40,9 +40,11 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def parse_each(commands: list[list[str]]) -> list[tuple[Any, str, str | None]]:
-    """What train.py makes of each command line: what is left, the configuration and the work directory.
+    """Parse each command line as train.py does.
 
-    Where it leaves instead: the exit status or message, what was printed, and None.
+    Returns:
+        Per command line: the remaining arguments, the configuration and the work directory. If train.py
+        exits: the exit status or message, the output, and None.
     """
     arguments = json.dumps([["train.py", *command] for command in commands])
     result = subprocess.run(
@@ -57,26 +59,26 @@ def test_the_help_lists_every_setting_with_its_default_and_meaning() -> None:
     assert {setting.name: setting.default for setting in settings} == FIELDS
     lines = [line.strip() for line in help_text().splitlines()]
     for setting in settings:
-        (place,) = (
+        (index,) = (
             i for i, line in enumerate(lines) if line.split("=")[0].split(" ")[0]
             == f"--config.{setting.name}"
         )  # fmt: skip
         assert setting.meaning, setting.name
-        assert setting.meaning.startswith(lines[place + 1]), setting.name
+        assert setting.meaning.startswith(lines[index + 1]), setting.name
 
 
-def test_the_help_shows_what_a_setting_is_where_nothing_decides_it() -> None:
+def test_the_help_shows_the_fallback_of_unset_settings() -> None:
     lines = [line.strip() for line in help_text().splitlines()]
     for line in ("model.hidden_size (not set: 768)", "data.scheme (not set: bio)"):
         assert f"--config.{line}" in lines
 
 
-def test_the_words_for_a_setting_lead_to_one_that_exists() -> None:
+def test_every_alias_suggests_an_existing_setting() -> None:
     for alias, target in ALIASES.items():
         name, equals, value = target.partition("=")
         assert name in FIELDS and alias not in FIELDS, alias
         if equals:
-            check([f"--config.{name}={value}"], default_config())
+            check_settings([f"--config.{name}={value}"], default_config())
         for given in (alias, f"train.{alias}"):
             assert explain_unknown(given) == f"Did you mean --config.{target}?"
 
@@ -93,18 +95,18 @@ def test_the_words_for_a_setting_lead_to_one_that_exists() -> None:
         ("name", "Did you mean --config.optimizer.name or --config.loss.name?"),
         ("output_dir", "Did you mean --workdir?"),
         ("loss", "It is a section, with the settings name, label_smoothing, gamma."),
-        # Nothing is better than something wrong.
+        # No suggestion is better than a wrong one.
         ("data.test", "python train.py --help lists all settings."),
         ("optimizer.momentum", "python train.py --help lists all settings."),
         ("warmup_steps", "python train.py --help lists all settings."),
         ("x", "python train.py --help lists all settings."),
     ],
 )
-def test_a_wrong_name_leads_to_the_setting_that_is_meant(given: str, expected: str) -> None:
+def test_an_unknown_name_suggests_the_intended_setting(given: str, expected: str) -> None:
     assert explain_unknown(given) == expected
 
 
-def test_in_a_file_a_suggestion_is_written_as_in_a_file() -> None:
+def test_suggestions_for_a_file_have_the_syntax_of_a_file() -> None:
     for given, expected in {
         "train.bf16": "config.model.compute_dtype = 'bfloat16'",
         "gradient_checkpointing": "config.model.remat = True",
@@ -113,7 +115,7 @@ def test_in_a_file_a_suggestion_is_written_as_in_a_file() -> None:
         assert explain_unknown(given, in_file=True) == f"Did you mean {expected}?"
 
 
-def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
+def test_each_command_line_works_or_gives_a_one_line_error(tmp_path: Path) -> None:
     start = "from flax_ner.config import default_config\n"
     get_config, end = "def get_config():\n    c = default_config()\n", "    return c\n"
     files = {
@@ -130,7 +132,7 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(start + text, "utf-8")
     demo, run = "--config=configs/demo.py", "--workdir=run"
-    works: list[list[str]] = [
+    valid: list[list[str]] = [
         [demo, run, "--config.train.epochs=7"],
         [demo, run, "--config.train.epochs", "7"],
         ["-config", "configs/demo.py", "-workdir", "run", "-config.train.epochs=7"],
@@ -140,11 +142,11 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         [f"--config={tmp_path}/variant.py:7", run, "--config.train.epochs=7"],
         [demo, run, "--config.train.epochs", "7", "--config.init_from", "-h.pth"],
     ]
-    ends: list[tuple[list[str], str]] = [
-        ([run], "--config is missing. Give a file"),
-        ([demo], "--workdir is missing. Name the directory"),
-        (["--config=", run], "--config is missing. Give a file"),
-        ([demo, run, "--workdir="], "--workdir is missing. Name the directory"),
+    invalid: list[tuple[list[str], str]] = [
+        ([run], "--config is missing. Give a configuration file"),
+        ([demo], "--workdir is missing. Name a directory"),
+        (["--config=", run], "--config is missing. Give a configuration file"),
+        ([demo, run, "--workdir="], "--workdir is missing. Name a directory"),
         ([demo, "--config=configs/nowhere.py", run], "--config: no file 'configs/nowhere.py' in"),
         ([demo, run, "--config.epochs=3"], "no such field: epochs. Did you mean --config.train.epochs?"),
         ([demo, demo, run], "--config is given more than once: configs/demo.py, configs/demo.py."),
@@ -157,7 +159,7 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         ([demo, run, "--config.train.steps=x"], "train.steps: 'x' is not valid. Give a value like 0."),
         ([demo, run, "--config.model.layer_norm_eps=x"], "eps: 'x' is not valid. Give a value like 1e-12."),
         ([demo, run, "--config.profile=x"], "profile: 'x' is not valid. Give True or False."),
-        ([f"{demo}:x", run], "get_config() of configs/demo.py takes no argument. Leave out the colon"),
+        ([f"{demo}:x", run], "get_config() of configs/demo.py takes no argument. Remove the colon"),
         ([f"--config={tmp_path}/variant.py", run], f"Give it as --config {tmp_path}/variant.py:ARGUMENT."),
         ([f"--config={tmp_path}/field.py", run],
          "field.py:4: no such field: optimizer.lr. Did you mean config.optimizer.learning_rate?"),
@@ -167,16 +169,16 @@ def test_each_command_line_works_or_gets_one_true_line(tmp_path: Path) -> None:
         ([f"--config={tmp_path}/file.py", run], "file.py:3: FileNotFoundError: "),
         ([f"--config={tmp_path}/none.py", run], "none.py returns None. Return the configuration."),
         ([f"--config={tmp_path}/empty.py", run], "empty.py has no function get_config()."),
-        ([f"--config={tmp_path}/own.py", run], "the configuration lacks task. Start from default_config()"),
+        ([f"--config={tmp_path}/own.py", run], "the configuration lacks task. Start from flax_ner.config."),
     ]  # fmt: skip
     helps = [["--help"], ["-h"], [demo, run, "--helpfull"]]
-    commands = [*works, *(command for command, _ in ends), *helps]
+    commands = [*valid, *(command for command, _ in invalid), *helps]
     rows = parse_each(commands)
     assert len(rows) == len(commands)
-    for command, row in zip(works, rows, strict=False):
+    for command, row in zip(valid, rows, strict=False):
         assert row[0] == [] and row[2] == "run", (command, row)
         assert json.loads(row[1])["train"]["epochs"] == 7, command
-    for (command, message), row in zip(ends, rows[len(works) :], strict=False):
+    for (command, message), row in zip(invalid, rows[len(valid) :], strict=False):
         assert str(row[0]).startswith("train.py: ") and message in row[0], (command, row)
         assert "\n" not in row[0] and not row[1], command
     for row in rows[-len(helps) :]:

@@ -1,4 +1,4 @@
-"""Texts of every kind, from file to entity: each character keeps its place, or the text is refused."""
+"""Unusual texts, from file to entity: every character keeps its offset."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_ner.text.cluener import read_cluener, write_cluener
+from flax_ner.data.cluener import read_cluener, write_cluener
 from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.tokenizer import CharTokenizer
@@ -46,60 +46,62 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def around(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """`text` between and around two entities, and where the tagger made by hand must find some."""
-    whole = f"{text}bii{text}b{text}"
-    return whole, [match.span() for match in re.finditer("[bB][iI]*", whole)]
+def with_entities(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return a text with two entities inserted, and the spans that the hand-made tagger predicts in it."""
+    full_text = f"{text}bii{text}b{text}"
+    return full_text, [match.span() for match in re.finditer("[bB][iI]*", full_text)]
 
 
 @CASES
-def test_a_tagger_finds_entities_at_the_callers_characters(text: str) -> None:
-    whole, places = around(text)
-    found = hand_made_tagger()(whole)
-    assert [(entity.start, entity.end) for entity in found] == places
-    assert all(entity.text == whole[entity.start : entity.end] for entity in found)
+def test_predicted_offsets_refer_to_the_callers_text(text: str) -> None:
+    full_text, spans = with_entities(text)
+    predicted = hand_made_tagger()(full_text)
+    assert [(entity.start, entity.end) for entity in predicted] == spans
+    assert all(entity.text == full_text[entity.start : entity.end] for entity in predicted)
 
 
 @CASES
-def test_files_keep_every_character(tmp_path: Path, text: str) -> None:
-    whole, places = around(text)
-    entities = tuple(Entity("name", start, end, whole[start:end]) for start, end in places)
+def test_files_preserve_every_character(tmp_path: Path, text: str) -> None:
+    full_text, spans = with_entities(text)
+    entities = tuple(Entity("name", start, end, full_text[start:end]) for start, end in spans)
     path = tmp_path / "data.json"
-    write_cluener(path, [Example(whole, entities)])
+    write_cluener(path, [Example(full_text, entities)])
     (example,) = read_cluener(path)
-    assert example.text == whole
+    assert example.text == full_text
     assert sorted(entity[:4] for entity in example.entities or ()) == sorted(
         entity[:4] for entity in entities
     )
 
 
 @CASES
-def test_training_sees_each_label_at_its_character(text: str) -> None:
-    whole, places = around(text)
+def test_training_labels_stay_with_their_characters(text: str) -> None:
+    full_text, spans = with_entities(text)
     tokenizer = CharTokenizer(VOCAB)
-    entities = tuple(Entity("name", start, end, whole[start:end]) for start, end in places)
-    tokens = encode_examples([Example(whole, entities, "file:1")], tokenizer, LABELS, 64)
-    # The pieces of a long text, put together again.
+    entities = tuple(Entity("name", start, end, full_text[start:end]) for start, end in spans)
+    tokens = encode_examples([Example(full_text, entities, "file:1")], tokenizer, LABELS, 64)
+    # Concatenate the pieces of a long text.
     inside = (tokens.ids != tokenizer.cls_id) & (tokens.ids != tokenizer.sep_id)
-    expected = np.zeros(len(whole), int)
-    for start, end in places:
+    expected = np.zeros(len(full_text), int)
+    for start, end in spans:
         expected[start:end] = [1] + [2] * (end - start - 1)
     np.testing.assert_array_equal(tokens.labels[inside], expected)
-    np.testing.assert_array_equal(tokens.ids[inside], tokenizer.character_ids(whole))
+    np.testing.assert_array_equal(tokens.ids[inside], tokenizer.character_ids(full_text))
 
 
 @CASES
-def test_the_tokenizer_gives_each_character_its_own_offsets(text: str) -> None:
+def test_every_character_is_one_token_with_its_own_offsets(text: str) -> None:
     encoding = CharTokenizer(VOCAB).encode(text)
     assert encoding.offsets[1:-1] == [(i, i + 1) for i in range(len(text))]
     assert len(encoding.ids) == len(text) + 2
 
 
 @pytest.mark.slow
-def test_the_command_line_takes_them_all(tmp_path: Path) -> None:
+def test_the_command_line_accepts_every_text(tmp_path: Path) -> None:
     model = ModelDir(CONFIG, LABELS, VOCAB, 64, hand_made_params())
     save_model(tmp_path / "model", model)
-    write_cluener(tmp_path / "in.jsonl", [Example(around(text)[0]) for text in TEXTS.values()])
+    write_cluener(
+        tmp_path / "in.jsonl", [Example(with_entities(text)[0]) for text in TEXTS.values()]
+    )
     command = [
         sys.executable,
         "-m",
@@ -114,6 +116,6 @@ def test_the_command_line_takes_them_all(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     for text, row in zip(TEXTS.values(), rows, strict=True):
-        whole, places = around(text)
-        assert row["text"] == whole
-        assert [(entity["start"], entity["end"]) for entity in row["entities"]] == places
+        full_text, spans = with_entities(text)
+        assert row["text"] == full_text
+        assert [(entity["start"], entity["end"]) for entity in row["entities"]] == spans

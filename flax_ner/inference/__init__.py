@@ -1,1 +1,1 @@
-"""Use of a trained model: tagging and the command line."""
+"""Use a trained model: `Tagger`."""

@@ -1,6 +1,6 @@
-"""What commands write: tagged texts as JSON, and files.
+"""Write the output files of commands, and tagged texts as JSON.
 
-A file is whole or not there. An input is never replaced, another file only with --force.
+A file appears only when it is complete. An input is never replaced, any other file only with --force.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from flax_ner import durable
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 
-ENTITIES = "entities"  # the field that a row gets
-STDIN = Path("/dev/stdin")
+ENTITIES_FIELD = "entities"  # the field that is added to a tagged row
+STDIN_DEVICE = Path("/dev/stdin")
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +28,17 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(out: str, name: str, inputs: Iterable[str | None], force: bool) -> None:
-    """Raise `UserError` before any work where a file cannot be written.
+    """Raise `UserError` if an output file cannot be written. Call it before any work.
 
     Args:
-        out: the file.
-        name: what the user calls it, for messages.
-        inputs: files and folders that are read; None and names that are no path are passed over.
-        force: whether another file of that name is replaced.
+        out: path of the output file.
+        name: the option or argument that names it, for messages.
+        inputs: files and folders that the command reads. None and names that are not paths are ignored.
+        force: whether an existing file may be replaced.
     """
     path = Path(out)
     for source in inputs:
-        if source is not None and _is_in(path, STDIN if source == "-" else Path(source)):
+        if source is not None and _is_in(path, STDIN_DEVICE if source == "-" else Path(source)):
             raise UserError(f"{name}: {out!r} belongs to the input {source!r}. Name another file.")
     if path.is_dir():
         raise UserError(f"{name}: {out!r} is a folder. Name another path.")
@@ -49,19 +49,19 @@ def check_output(out: str, name: str, inputs: Iterable[str | None], force: bool)
 
 
 def _is_in(path: Path, source: Path) -> bool:
-    """Whether a file that exists is an input, or lies in the input's folder."""
+    """Return whether an existing file is an input, or is inside an input folder."""
     if not path.is_file() or not source.exists():
         return False
     if source.is_dir():
         return source.resolve() in path.resolve().parents
-    # brat reads both files of a document, whichever is named.
+    # The brat reader reads both files of a document, whichever is given.
     pair = [source.with_suffix(suffix) for suffix in (".txt", ".ann")]
     files = [source, *pair] if source.suffix in (".txt", ".ann") else [source]
     return any(file.exists() and path.samefile(file) for file in files)
 
 
 def check_outputs(options: argparse.Namespace, inputs: Iterable[str | None]) -> None:
-    """Check the files of --json and --html, as `check_output` does."""
+    """Raise `UserError` if the file of --json or --html cannot be written, see `check_output`."""
     inputs = list(inputs)
     for name in ("json", "html"):
         if getattr(options, name):
@@ -75,15 +75,14 @@ def check_outputs(options: argparse.Namespace, inputs: Iterable[str | None]) -> 
 
 
 @contextmanager
-def writing(out: str) -> Iterator[TextIO]:
-    """A text file to write, which appears under its name once all is written.
+def open_output(out: str) -> Iterator[TextIO]:
+    """Open a UTF-8 text file that appears under its name only after the block succeeds.
 
-    Lone surrogates, which UTF-8 lacks, become escapes. A link stays, and what it leads to is written.
+    Lone surrogates, which UTF-8 cannot encode, are written as escapes. If `out` is a symbolic link, the
+    link stays and its target is written.
     """
     target = Path(out).resolve()
-    if (
-        target.exists() and not target.is_file()
-    ):  # a device or a pipe has no other file to replace it
+    if target.exists() and not target.is_file():  # a device or pipe cannot be replaced atomically
         with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
         return
@@ -94,33 +93,33 @@ def writing(out: str) -> Iterator[TextIO]:
         durable.replace_file(part, target)
     finally:
         part.unlink(missing_ok=True)
-    print(f"flax_ner: {out} is written", file=sys.stderr)
+    print(f"flax_ner: wrote {out}", file=sys.stderr)
 
 
 def write_report(out: str, content: str) -> None:
-    """Write a text, as `writing` does."""
-    with writing(out) as file:
+    """Write a whole file with `open_output`."""
+    with open_output(out) as file:
         file.write(content)
 
 
 def json_line(text: str, entities: Sequence[Entity]) -> str:
     """Return a text and its entities as one line of JSON, without a line break."""
-    return json.dumps({"text": text, ENTITIES: _rows(entities)}, ensure_ascii=False)
+    return json.dumps({"text": text, ENTITIES_FIELD: _as_dicts(entities)}, ensure_ascii=False)
 
 
 def tagged_row(line: str, entities: Sequence[Entity], text: str | None = None) -> str:
-    """Return a row with its entities, on one line.
+    """Return a row with its entities added, on one line.
 
     Args:
-        line: the row, a JSON object with a field or more, as it is written. Nothing of it changes,
-            not even how a number is written.
-        entities: of its text.
-        text: the text, for a row that does not have it as a field.
+        line: the row as it is in the file, a JSON object with at least one field. Its characters are
+            kept, so that numbers, for example, do not change their notation.
+        entities: the entities of its text.
+        text: the text, if it must be added as the field `text`.
     """
     fields = {} if text is None else {"text": text}
-    added = json.dumps({**fields, ENTITIES: _rows(entities)}, ensure_ascii=False)
+    added = json.dumps({**fields, ENTITIES_FIELD: _as_dicts(entities)}, ensure_ascii=False)
     return f"{line[:-1].rstrip()}, {added[1:]}"
 
 
-def _rows(entities: Sequence[Entity]) -> list[dict[str, Any]]:
+def _as_dicts(entities: Sequence[Entity]) -> list[dict[str, Any]]:
     return [entity._asdict() for entity in entities]

@@ -1,4 +1,4 @@
-"""A trained model in use: texts in, entities out."""
+"""Load a trained model and tag texts with it: `load` returns a `Tagger`."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,40 +28,54 @@ from flax_ner.arguments import (
     check_texts,
 )
 from flax_ner.errors import UserError
-from flax_ner.inference.forward import best, logits, make_decoder, probabilities
-from flax_ner.inference.rows import WIDTHS, Shapes, batches
-from flax_ner.inference.work import Words, Work, entities_of, lay_out, words_of
-from flax_ner.memory import explain_jax_errors, shortage_told
+from flax_ner.evaluation.metrics import Scores, score
+from flax_ner.inference.forward import logits, make_decoder, predict, predict_proba
+from flax_ner.inference.pending import (
+    PendingBatch,
+    Words,
+    collect_entities,
+    collect_words,
+    prepare_inputs,
+)
+from flax_ner.inference.rows import ROW_WIDTHS, BatchShapes, pack_batches
+from flax_ner.memory import explain_jax_errors, explain_out_of_memory
 from flax_ner.model.bert import DTYPES, BertConfig
-from flax_ner.model.tagger import Params, cast_kernels
-from flax_ner.text.examples import Entity, Example
+from flax_ner.model.tagging_model import Params, cast_kernels
+from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.metrics import Scores, score
-from flax_ner.text.tokenizer import Tokenizer, Tokens, chunks_of
+from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
 from flax_ner.weights.convert import open_model
 
-# Of params, and four arrays of `rows.Batch` [B, T]: `Decoded`, `Found` or probabilities.
+# A jitted function of the params and the first four arrays of `rows.Batch`, each [B, T].
 Forward = Callable[..., Any]
-CHUNK = 1024  # texts that are tokenised together
-# A batch on a CPU stays in its caches: 4,096 tokens take a third longer a token than 1,024.
-CPU_TOKENS = 1024
+TEXTS_PER_BATCH = 1024  # texts that are tokenized and dispatched together
+# On a CPU, small batches stay in the caches: 4,096 tokens take a third longer per token than 1,024.
+MAX_CPU_TOKENS = 1024
 
 
 def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 32) -> "Tagger":
-    """Load a tagger: a model directory, PyTorch weights, or either in a repository of the Hugging Face hub.
+    """Load a trained model and return a `Tagger`.
 
     Args:
-        path: a work directory's `best` or `last`, a converted model, a file or folder as
-            `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the hub.
-        compute_dtype: `bfloat16` for speed or `float32`; by default what the model was trained in.
-        batch_size: as of `Tagger`.
+        path: a model directory (such as `WORKDIR/best` or a converted model), PyTorch weights as
+            `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the Hugging Face hub.
+        compute_dtype: `"bfloat16"` for speed, or `"float32"`. Defaults to the dtype of training.
+        batch_size: maximum number of 128-token rows per batch, see `Tagger`.
+
+    Returns:
+        A tagger. Call it with a text or a list of texts.
 
     Warns:
-        UserWarning: for PyTorch weights, what had to be assumed about them.
+        UserWarning: for PyTorch weights, each assumption that the conversion made.
 
     Raises:
-        UserError: there is no such model, it is an encoder without a head, an argument is wrong, jax has no
-            usable device, or memory runs out.
+        UserError: the model does not exist or has no head, an argument is invalid, jax has no usable device,
+            or memory runs out.
+
+    Example:
+        >>> tagger = load("runs/cluener/best")
+        >>> tagger("王建国在东海市工作。")
+        [Entity(type='name', start=0, end=3, text='王建国', score=...), ...]
     """
     check_path(path, "path")
     if compute_dtype is not None:
@@ -87,18 +101,21 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
 
 
 class Tagger:
-    """Finds entities in texts of any length.
+    """Find the entities of texts of any length.
+
+    Use `load` to create a tagger from files. Short texts are packed into shared rows. Texts of more
+    than `max_length - 2` tokens are split into lines, sentences or overlapping windows
+    (`windows.split_into_windows`).
 
     Args:
-        config: the model's shape.
-        params: its parameters; may be replaced between calls.
-        tokenizer: text to ids.
-        labels: tag ids to entities.
-        max_length: tokens a row at most, [CLS] and [SEP] included; longer texts are read in parts
-            (`windows.split`).
-        batch_size: rows of 128 tokens a batch at most, fewer where rows are wider, and on a CPU.
-        sharding: of a batch [B, T], for several devices; where they are those of several processes,
-            all of them must ask for the same.
+        config: architecture of the model.
+        params: parameters of the model. The attribute may be reassigned between calls.
+        tokenizer: converts text to token ids.
+        labels: converts tag ids to entities.
+        max_length: maximum number of tokens per row, including [CLS] and [SEP].
+        batch_size: maximum number of 128-token rows per batch. Wider rows and CPUs use fewer rows.
+        sharding: sharding of a batch [B, T] over several devices. With several processes, every
+            process must make the same calls.
 
     Raises:
         UserError: an argument has the wrong type, or a number is too small.
@@ -128,17 +145,17 @@ class Tagger:
         self.batch_size, self.sharding = check_integer(batch_size, "batch_size", 1), sharding
         self._logits = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
-        # Every process takes all answers.
-        whole = None if sharding is None else NamedSharding(sharding.mesh, P())
-        self._best, self._probabilities = (
-            jax.jit(partial(forward, config, decoder, sharding), out_shardings=whole)
-            for forward in (best, probabilities)
+        # Outputs are replicated, so that every process can read all of them.
+        replicated = None if sharding is None else NamedSharding(sharding.mesh, P())
+        self._predict, self._predict_proba = (
+            jax.jit(partial(forward, config, decoder, sharding), out_shardings=replicated)
+            for forward in (predict, predict_proba)
         )
         devices = 1 if sharding is None else sharding.num_devices
-        tokens = self.batch_size * WIDTHS[0]
+        tokens = self.batch_size * ROW_WIDTHS[0]
         if jax.default_backend() == "cpu":
-            tokens = min(tokens, CPU_TOKENS * devices)
-        self._shapes = Shapes(self.max_length, tokens, devices)
+            tokens = min(tokens, MAX_CPU_TOKENS * devices)
+        self._shapes = BatchShapes(self.max_length, tokens, devices)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -151,16 +168,22 @@ class Tagger:
     def __call__(
         self, texts: str | Iterable[str], convention: str = "strict", threshold: float = 0.0
     ) -> list[Entity] | list[list[Entity]]:
-        """The entities of each text (of one text: its list).
+        """Return the entities of one text, or of each of several texts.
 
         Args:
-            texts: one text or many.
-            convention: how tags become entities, one of `LabelSet.decode`.
-            threshold: entities with a lower `score` are left out.
+            texts: a string, or an iterable of strings.
+            convention: how tags are read as entities: `"strict"`, `"lenient"` or `"mmocr"`, see
+                `LabelSet.decode`.
+            threshold: minimum `score` of the entities to return, in [0, 1].
 
-        Offsets count characters of the text given; `score` is the probability of all the
-        entity's tags together: of a softmax, taken as independent; of a CRF, as its chain has it. Of a
-        GlobalPointer it is the sigmoid of the span's score, and entities may lie in one another.
+        Returns:
+            A list of entities for a string, and a list of such lists for an iterable. `start` and `end`
+            are character offsets into the text. `score` is the joint probability of the entity's tags: the
+            product of the tag probabilities for a softmax head, the marginal of the tag sequence for a
+            CRF. For a GlobalPointer it is the sigmoid of the span's score, and entities may be nested.
+
+        Raises:
+            UserError: an argument is invalid, or memory runs out.
         """
         if isinstance(texts, str):
             return next(self.stream([texts], convention, threshold))
@@ -169,12 +192,20 @@ class Tagger:
     def stream(
         self, texts: Iterable[str], convention: str = "strict", threshold: float = 0.0
     ) -> Iterator[list[Entity]]:
-        """The entities of one text after another, in order, as a call gives them.
+        """Yield the entities of each text, in order, without holding all texts in memory.
 
-        However many texts there are, no more than 2,048 are held at a time: so many are read ahead.
+        Use it for long or endless iterables: at most 2,048 texts are read ahead.
+
+        Args:
+            texts: an iterable of strings.
+            convention: see `__call__`.
+            threshold: see `__call__`.
+
+        Yields:
+            The list of entities of the next text, the same as a call returns.
 
         Raises:
-            UserError: a wrong argument; or, once it is reached, a text that is no string.
+            UserError: an argument is invalid (raised immediately), or a text is not a string (while iterating).
         """
         texts = check_texts(texts, "texts")
         self.labels.check(convention)
@@ -183,110 +214,138 @@ class Tagger:
     def _stream(
         self, texts: Iterable[str], convention: str, threshold: float
     ) -> Iterator[list[Entity]]:
-        for work in self._ahead(texts, self._best):
-            found = self._finish(work, convention)
-            del work  # its texts and arrays, while the next are read
-            for entities in found:
+        for pending in self._dispatch_batches(texts, self._predict):
+            predicted = self._collect_entities(pending, convention)
+            del pending  # free its texts and arrays before the next batch is read
+            for entities in predicted:
                 yield [e for e in entities if e.score >= threshold] if threshold else entities
 
     def by_convention(
         self, texts: Iterable[str], conventions: Sequence[str]
     ) -> dict[str, list[list[Entity]]]:
-        """What a call gives under each convention; the model runs once.
+        """Return the entities of each text under several conventions, with one forward pass.
+
+        Args:
+            texts: an iterable of strings.
+            conventions: names of conventions, see `LabelSet.decode`.
+
+        Returns:
+            For each convention, what a call with it returns.
 
         Raises:
-            UserError: a convention that is unknown or cannot read the tags, or a text that is no string.
+            UserError: a convention is unknown or does not apply to the model's head, or a text is not a
+                string.
         """
         texts = check_texts(texts, "texts")
         conventions = check_list(conventions, "conventions", "names")
         for i, convention in enumerate(conventions):
             self.labels.check(convention, f"conventions[{i}]")
-        found: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
-        for work in self._ahead(texts, self._best):
-            for convention in found:
-                found[convention] += self._finish(work, convention)
-        return found
+        predicted: dict[str, list[list[Entity]]] = {convention: [] for convention in conventions}
+        for pending in self._dispatch_batches(texts, self._predict):
+            for convention in predicted:
+                predicted[convention] += self._collect_entities(pending, convention)
+        return predicted
 
-    def explain(self, text: str) -> np.ndarray:
-        """The probability of every tag at every character, float32 [len(text), C].
+    def predict_proba(self, text: str) -> np.ndarray:
+        """Return the probability of every tag at every character.
 
-        Tags are in the order of `labels.names`. The characters of a word have those of the word; what
-        is no part of a word, such as a space, is outside.
+        Args:
+            text: the text.
+
+        Returns:
+            float32 [len(text), C], with tags in the order of `labels.names`. All characters of a word
+            have the word's probabilities. Characters outside of words, such as spaces, are O with
+            probability 1.
 
         Raises:
-            UserError: the head gives spans, and no tags; or the text is no string.
+            UserError: the head predicts spans instead of tags, or `text` is not a string.
         """
-        return next(self.explain_each([check_text(text, "text")]))
+        return next(self.predict_proba_each([check_text(text, "text")]))
 
-    def explain_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """As `explain`, for one text after another; no more are held at a time than by `stream`."""
+    def predict_proba_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the result of `predict_proba` for each text; reads ahead as little as `stream`."""
         texts, again = tee(check_texts(texts, "texts"))
-        return self._per_character(again, self.explain_words(texts))
+        return self._expand_words(again, self.predict_word_proba(texts))
 
-    def _per_character(
-        self, texts: Iterable[str], words_of: Iterator[Words]
+    def _expand_words(
+        self, texts: Iterable[str], words_per_text: Iterator[Words]
     ) -> Iterator[np.ndarray]:
+        """Yield tag probabilities per character, float32 [len(text), C], from those per word."""
         outside = np.eye(len(self.labels), dtype=np.float32)[self.labels.outside]
-        for text, words in zip(texts, words_of, strict=True):
-            table = np.tile(outside, (len(text), 1))
+        for text, words in zip(texts, words_per_text, strict=True):
+            probs = np.tile(outside, (len(text), 1))
             lengths = words.end - words.start
             within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            table[np.repeat(words.start, lengths) + within] = np.repeat(
+            probs[np.repeat(words.start, lengths) + within] = np.repeat(
                 words.table, lengths, axis=0
             )
-            yield table
+            yield probs
 
-    def explain_words(self, texts: Iterable[str], tokens: Tokens | None = None) -> Iterator[Words]:
-        """As `explain_each`, a word each, which is what the model gives tags to.
+    def predict_word_proba(
+        self, texts: Iterable[str], tokens: Tokens | None = None
+    ) -> Iterator[Words]:
+        """Yield the tag probabilities of each text's words, the units that the model tags.
 
-        `tokens` are what the tokenizer returns for all the texts, if the caller has them already.
+        Args:
+            texts: an iterable of strings.
+            tokens: the tokenizer's output for all texts, if the caller already has it.
+
+        Raises:
+            UserError: the head predicts spans instead of tags, or a text is not a string.
         """
         if isinstance(self.labels, SpanLabels):
             raise UserError(
-                "a model with the head global_pointer has no probabilities of tags. Take one with another head."
+                "a model with the head global_pointer has no tag probabilities. Use a model with another head."
             )
-        work = self._ahead(check_texts(texts, "texts"), self._probabilities, tokens)
-        return chain.from_iterable(map(self._words, work))
+        pending = self._dispatch_batches(check_texts(texts, "texts"), self._predict_proba, tokens)
+        return chain.from_iterable(map(self._collect_words, pending))
 
-    def _ahead(
+    def _dispatch_batches(
         self, texts: Iterable[str], forward: Forward, tokens: Tokens | None = None
-    ) -> Iterator[Work]:
-        """Chunks of the texts; the device has the next one before the answers of one are looked at."""
+    ) -> Iterator[PendingBatch]:
+        """Yield batches of texts; the next batch is dispatched before the previous one is yielded.
+
+        The device then computes while the host decodes.
+        """
         texts, waiting, count = iter(texts), None, 0
-        chunks = None if tokens is None else chunks_of(tokens, CHUNK)
-        while chunk := list(islice(texts, CHUNK)):
-            if not all(map(isinstance, chunk, repeat(str))):
-                for i, text in enumerate(chunk, count):
+        token_batches = None if tokens is None else split_tokens(tokens, TEXTS_PER_BATCH)
+        while batch := list(islice(texts, TEXTS_PER_BATCH)):
+            if not all(map(isinstance, batch, repeat(str))):
+                for i, text in enumerate(batch, count):
                     check_text(text, f"texts[{i}]")
-            count += len(chunk)
-            started = self._start(chunk, forward, next(chunks) if chunks else None)
+            count += len(batch)
+            batch_tokens = next(token_batches) if token_batches else None
+            dispatched = self._dispatch(batch, forward, batch_tokens)
             if waiting is not None:
                 yield waiting
-            waiting = started
+            waiting = dispatched
         if waiting is not None:
             yield waiting
 
     def compile(self) -> None:
-        """Compile ahead what the first use of each shape of batch would compile otherwise.
+        """Compile the model for every batch shape ahead of time.
 
-        After it no call compiles anything, whatever the length of a text. Each shape is run once.
+        Use it before serving requests: afterwards no call compiles, whatever the length of the texts.
+        Each shape is run once on zeros.
         """
-        with self._shortage_told():
+        with self._explain_out_of_memory():
             jax.block_until_ready(
-                [self._run(self._best, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
+                [self._run(self._predict, *np.zeros((4, *s), np.int32)) for s in self._shapes.all()]
             )
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Array:
-        """Tag scores of tokenised rows, float32 [B, T, C]; a CRF's transitions are not in them.
-
-        Of a GlobalPointer the scores of spans, [B, C, T, T], by their first and last token.
+        """Return the logits of tokenized rows, one text per row.
 
         Args:
-            input_ids: int [B, T], T at most `max_position_embeddings`.
+            input_ids: int [B, T], with T at most `max_position_embeddings`.
             attention_mask: bool or 0/1 [B, T].
 
+        Returns:
+            float32 [B, T, C], the emission scores in case of a CRF. For a GlobalPointer, span scores
+            float32 [B, C, T, T], indexed by first and last token.
+
         Raises:
-            UserError: another shape or dtype, or values that are no ids or no mask.
+            UserError: a shape or dtype is wrong, or values are out of range.
         """
         ids, mask = check_ids(input_ids, "input_ids"), check_mask(attention_mask, "attention_mask")
         longest, size = self.config.max_position_embeddings, self.config.vocab_size
@@ -302,33 +361,40 @@ class Tagger:
         return self._logits(self.params, ids.astype(np.int32), mask.astype(np.int32))
 
     def score(self, examples: Sequence[Example], convention: str = "strict") -> Scores:
-        """Tag the examples' texts and compare with their entities.
+        """Tag the texts of labelled examples and score the predicted entities.
+
+        Args:
+            examples: labelled examples.
+            convention: how tags are read and how entities are matched, see `evaluation.metrics.score`.
 
         Raises:
-            UserError: with file and line, for an unlabelled example; or a wrong argument.
+            UserError: an argument is invalid, or an example has no labels (the message names
+                file and line).
         """
         self.labels.check(convention)
-        examples, gold = check_list(examples, "examples", "Example"), []
+        examples = check_list(examples, "examples", "Example")
         for i, example in enumerate(examples):
             check_instance(example, f"examples[{i}]", Example)
-            if example.entities is None:
-                raise UserError(f"{example.source}: has no label. Scoring needs labelled data.")
-            gold.append(example.entities)
+        gold = gold_entities(examples)
         return score(gold, self([example.text for example in examples], convention), convention)
 
-    def _start(self, texts: Sequence[str], forward: Forward, tokens: Tokens | None = None) -> Work:
-        """Tokenise and hand to the device, without waiting for it."""
+    def _dispatch(
+        self, texts: Sequence[str], forward: Forward, tokens: Tokens | None = None
+    ) -> PendingBatch:
+        """Tokenize texts and start the forward pass, without waiting for the outputs."""
         if tokens is None:
             tokens = self.tokenizer.tokenize(texts)
-        work, ids, first, lengths = lay_out(texts, tokens, self.tokenizer, self.max_length - 2)
-        for batch in batches(ids, first, lengths, self._shapes):
+        pending, ids, first, lengths = prepare_inputs(
+            texts, tokens, self.tokenizer, self.max_length - 2
+        )
+        for batch in pack_batches(ids, first, lengths, self._shapes):
             outputs = self._run(forward, *batch[:4])
-            work.running.append((batch.source, batch.target, outputs))
-        return work
+            pending.outputs.append((batch.source, batch.target, outputs))
+        return pending
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
-        """Outputs of a forward pass, not waited for."""
-        with self._shortage_told():
+        """Start a forward pass and the copy of its outputs to the host, without waiting for either."""
+        with self._explain_out_of_memory():
             if self.sharding is None:
                 arrays = jax.device_put(batch)
             else:
@@ -341,18 +407,17 @@ class Tagger:
             output.copy_to_host_async()
         return outputs
 
-    def _shortage_told(self) -> AbstractContextManager[None]:
-        return shortage_told(
-            f"Lower the batch size (now {self.batch_size}): eval.batch_size of a run, --batch-size of "
-            "evaluate, predict and web, batch_size of `load`."
+    def _explain_out_of_memory(self) -> AbstractContextManager[None]:
+        return explain_out_of_memory(
+            f"Lower the batch size (now {self.batch_size}): eval.batch_size in training, --batch-size of "
+            "evaluate, predict and web, or batch_size of `load`."
         )
 
-    def _finish(self, work: Work, convention: str) -> list[list[Entity]]:
-        """Wait for the device and read what it found."""
-        with self._shortage_told():
-            return entities_of(work, self.labels, convention)
+    def _collect_entities(self, pending: PendingBatch, convention: str) -> list[list[Entity]]:
+        # Errors of a dispatch surface when its outputs are read.
+        with self._explain_out_of_memory():
+            return collect_entities(pending, self.labels, convention)
 
-    def _words(self, work: Work) -> list[Words]:
-        """Wait for the device."""
-        with self._shortage_told():
-            return words_of(work, self.labels)
+    def _collect_words(self, pending: PendingBatch) -> list[Words]:
+        with self._explain_out_of_memory():
+            return collect_words(pending, self.labels)

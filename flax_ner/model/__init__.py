@@ -1,1 +1,1 @@
-"""The network: pure functions and modules that hold parameters only."""
+"""Encoder and heads: pure functions, and modules that hold parameters only."""

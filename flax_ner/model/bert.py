@@ -1,10 +1,10 @@
 """BERT encoder.
 
-Shape letters, here and everywhere: B batch rows, T tokens of a row, D width, N heads, H head width,
-F MLP width, L layers, V vocabulary, C tags.
+Shape letters, here and in all modules: B batch size (rows), T tokens per row, D hidden size, N attention
+heads, H head width, F MLP width, L layers, V vocabulary size, C tags.
 
-Source: Devlin et al. 2019, arXiv 1810.04805, post-LayerNorm as in the released model. There is no
-pooler: tagging has no use for it.
+Source: Devlin et al. 2019, arXiv 1810.04805, post-LayerNorm as in the released model; differs:
+no pooler, because token classification does not use it.
 """
 
 import dataclasses
@@ -22,27 +22,27 @@ from jax.sharding import PartitionSpec
 
 from flax_ner.errors import UserError
 from flax_ner.model.dropout import dropout
-from flax_ner.model.products import between_products, matmul
+from flax_ner.model.matmul import activation_dtype, matmul
 
-# `gelu` is exact (erf), `gelu_new` the tanh approximation of the first release and of MMOCR. ERNIE 1.0 has
-# `relu`.
+# `gelu` is exact (erf). `gelu_new` is the tanh approximation of the first release and of MMOCR. ERNIE 1.0
+# uses `relu`.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
-# Encoders that differ from BERT in their embeddings alone, as `model_type` of a config.json names them.
+# `model_type` of a Hugging Face config.json. These encoders differ from BERT only in their embeddings.
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "cudnn")
-STACKED = "stacked"  # stands for all layers, one behind the other on a leading axis L
+STACKED = "stacked"  # key of the parameters of all layers, stacked along a leading axis L
 HEADS = ("softmax", "softmax_constrained", "crf", "global_pointer")
-MASKED = -1e9  # a score that no key with this value survives the softmax of
+MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Shape of encoder and head, by the names of a Hugging Face BERT `config.json`."""
+    """Shape of encoder and head. Fields are named as in a Hugging Face BERT `config.json`."""
 
     vocab_size: int
     num_labels: int
@@ -60,18 +60,17 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     head: str = "softmax"  # one of HEADS
-    compute_dtype: str = (
-        "float32"  # of products; or bfloat16: parameters, statistics, softmax, logits are float32
-    )
+    # Dtype of matrix products: float32 or bfloat16. Parameters, statistics, softmax and logits are float32.
+    compute_dtype: str = "float32"
     attention: str = "xla"
     scan_layers: bool = False
     remat: bool = False
-    ensemble: int = 1  # models, their parameters along a leading axis, whose scores are averaged
+    ensemble: int = 1  # number of models, stacked along a leading axis; their scores are averaged
     model_type: str = "bert"  # one of MODEL_TYPES
-    position_offset: int = 0  # rows of the position table before position 0: 2 in RoBERTa
-    # Width of the embeddings; 0: hidden_size. Otherwise they are projected.
+    position_offset: int = 0  # row of position 0 in the position table; 2 in RoBERTa
+    # Width of the embeddings; 0: hidden_size. If it differs from hidden_size, a linear layer projects them.
     embedding_size: int = 0
-    task_type_vocab_size: int = 0  # rows of ERNIE's task types; 0: none
+    task_type_vocab_size: int = 0  # number of ERNIE's task types; 0: no task embedding
 
     def __post_init__(self) -> None:
         choices = {
@@ -98,10 +97,12 @@ class BertConfig:
             "ensemble",
         ):
             if getattr(self, name) < 1:
-                raise UserError(f"model.{name}: {getattr(self, name)}, but it must be at least 1.")
+                raise UserError(
+                    f"model.{name}: {getattr(self, name)} is too small. It must be at least 1."
+                )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"model.hidden_size: {self.hidden_size} does not divide by "
+                f"model.hidden_size: {self.hidden_size} is not a multiple of "
                 f"model.num_attention_heads {self.num_attention_heads}."
             )
         for name in (
@@ -111,24 +112,24 @@ class BertConfig:
             "classifier_dropout",
         ):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"model.{name}: {getattr(self, name)}, but it must lie in [0, 1).")
+                raise UserError(f"model.{name}: {getattr(self, name)} is not in [0, 1).")
 
         if self.attention == "cudnn":
             if self.compute_dtype != "bfloat16":
                 raise UserError(
-                    "model.attention: 'cudnn' takes bfloat16 only. Set model.compute_dtype=bfloat16."
+                    "model.attention: 'cudnn' requires bfloat16. Set model.compute_dtype=bfloat16."
                 )
             if self.head_dim % 8:
                 raise UserError(
-                    f"model.attention: 'cudnn' takes heads of a multiple of 8, not of {self.head_dim}."
+                    f"model.attention: 'cudnn' requires a head width of a multiple of 8, not {self.head_dim}."
                 )
             if self.attention_probs_dropout_prob:
                 raise UserError(
-                    "model.attention: 'cudnn' has no dropout of attention probabilities. "
+                    "model.attention: 'cudnn' does not support dropout of attention probabilities. "
                     "Set model.attention_probs_dropout_prob=0."
                 )
         if not self.layer_norm_eps > 0:
-            raise UserError(f"model.layer_norm_eps: {self.layer_norm_eps}, but it must be above 0.")
+            raise UserError(f"model.layer_norm_eps: {self.layer_norm_eps} is not above 0.")
 
     @property
     def head_dim(self) -> int:
@@ -140,21 +141,21 @@ class BertConfig:
         return self.embedding_size or self.hidden_size
 
     @property
-    def operands(self) -> Any:
+    def matmul_dtype(self) -> Any:
         return jnp.dtype(self.compute_dtype)
 
     @property
-    def dtype(self) -> Any:
-        return between_products(self.operands)
+    def activation_dtype(self) -> Any:
+        return activation_dtype(self.matmul_dtype)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
 class Dense(nnx.Module):
-    """`x` [B, T, inputs...] times a kernel [inputs..., outputs...], plus a bias, in the dtype of `x`.
+    """Linear layer from [B, T, inputs...] to [B, T, outputs...].
 
-    `operands` is the dtype of the product's operands (see `matmul`).
+    The product is computed in `compute_dtype` (see `matmul`). The result has the dtype of the input.
     """
 
     def __init__(
@@ -164,15 +165,15 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(initial(rngs.params(), (*inputs, *outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
-    def __call__(self, x: Array, operands: Any) -> Array:
+    def __call__(self, x: Array, compute_dtype: Any) -> Array:
         kernel, bias = self.kernel[...], self.bias[...]
         width = math.prod(x.shape[2:])
-        y = matmul(x.reshape(-1, width), kernel.reshape(width, -1), operands)  # [B T, outputs]
+        y = matmul(x.reshape(-1, width), kernel.reshape(width, -1), compute_dtype)  # [B T, outputs]
         return y.reshape(*x.shape[:2], *bias.shape) + bias.astype(x.dtype)[None, None]
 
 
 class LayerNorm(nnx.Module):
-    """Normalise over D, statistics in float32, result in the dtype asked for."""
+    """LayerNorm over the last axis; statistics in float32, result in the given dtype."""
 
     def __init__(self, width: int, eps: float):
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
@@ -188,20 +189,20 @@ class LayerNorm(nnx.Module):
         return y.astype(dtype)
 
 
-def over_all_devices(x: Array) -> Array:
-    """`x` [B, ...] with its rows over all devices of the mesh in use, if there is one.
+def shard_batch(x: Array) -> Array:
+    """Shard the rows of `x` [B, ...] over all devices of the current mesh, if there is one.
 
-    The compiler would else spread how an embedding table is divided to all that follows: with its
-    columns over many devices each of them would hold all rows of a batch, and send them around.
+    Otherwise XLA propagates the embedding table's sharding to the activations: with columns sharded, each
+    device would hold all rows of the batch and communicate them.
     """
     axes = jax.sharding.get_abstract_mesh().axis_names
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 
-def gathered(table: Array) -> Array:
-    """An embedding table whole on every device of the mesh in use, however its parameter is divided.
+def replicate(table: Array) -> Array:
+    """Replicate an embedding table on every device of the current mesh, however it is sharded.
 
-    The compiler would else send the vectors of all rows, for lookup and gradient each.
+    Otherwise XLA communicates the vectors of all rows, once for the lookup and once for the gradient.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return table if mesh.empty else jax.lax.with_sharding_constraint(table, PartitionSpec())
@@ -210,8 +211,8 @@ def gathered(table: Array) -> Array:
 class Embeddings(nnx.Module):
     """Word, position and token-type embeddings, summed and normalised.
 
-    ERNIE adds an embedding of the task type. If ELECTRA's tables are narrower than the encoder, a linear layer
-    after dropout projects them. The first two rows of RoBERTa's position table are not used.
+    ERNIE adds an embedding of the task type. If the tables are narrower than the encoder (ELECTRA), a linear
+    layer after dropout projects them. RoBERTa does not use the first two rows of its position table.
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
@@ -232,40 +233,40 @@ class Embeddings(nnx.Module):
         self.config = config
 
     def __call__(self, input_ids: Array, positions: Array, seeds: Array | None) -> Array:
-        word, position = (gathered(table[...]) for table in (self.word, self.position))
+        word, position = (replicate(table[...]) for table in (self.word, self.position))
         x = word[input_ids]
         word_seeds, sum_seeds = (None,) * 2 if seeds is None else seeds
         if word_seeds is not None and self.config.word_dropout_prob:
             kept = jnp.ones((*input_ids.shape, 1), x.dtype)
             x = x * dropout(kept, self.config.word_dropout_prob, word_seeds)
-        # [B, T, D]; in ELECTRA the width of the embeddings
-        x = over_all_devices(x + position[positions + self.config.position_offset])
+        # [B, T, D]; before a projection the last axis is `embedding_width`.
+        x = shard_batch(x + position[positions + self.config.position_offset])
         x = x + self.token_type[...][None, :1]
         if self.config.task_type_vocab_size:
             x = x + self.task_type[...][None, :1]
-        x = self.norm(x, self.config.dtype)
+        x = self.norm(x, self.config.activation_dtype)
         x = dropout(x, self.config.hidden_dropout_prob, sum_seeds)
         if self.config.embedding_width != self.config.hidden_size:
-            x = self.project(x, self.config.operands)  # [B, T, D]
+            x = self.project(x, self.config.matmul_dtype)  # [B, T, D]
         return x
 
 
 def attention_mask(segment_ids: Array) -> Array:
-    """Which tokens [B, 1, T, T] attend to which: those of a segment to one another, padding to no padding."""
-    # Padding attends to all of its row, as in the reference, so that its output agrees too.
-    mine = segment_ids[:, :, None] == segment_ids[:, None, :]
-    mask = (mine | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
+    """Return which token attends to which, bool [B, 1, T, T]: those of the same segment, never padding."""
+    # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    mask = (same | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
     return mask[:, None]
 
 
 def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:
-    """Attention [B, T, N, H] of `qkv` [B, T, 3, N, H] in one kernel that never writes the scores."""
+    """Return attention [B, T, N, H] of `qkv` [B, T, 3, N, H], in one kernel that never stores the scores."""
     query, key, value = (qkv[:, :, i] for i in range(3))
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
 
 
 class Attention(nnx.Module):
-    """Self-attention; query, key and value come from one product."""
+    """Self-attention. One linear layer computes query, key and value."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         D, N, H = config.hidden_size, config.num_attention_heads, config.head_dim
@@ -274,21 +275,21 @@ class Attention(nnx.Module):
         self.config = config
 
     def __call__(self, x: Array, mask: Array, seeds: Array | None) -> Array:
-        operands = self.config.operands
-        qkv = self.qkv(x, operands)  # [B, T, 3, N, H]
+        compute_dtype = self.config.matmul_dtype
+        qkv = self.qkv(x, compute_dtype)  # [B, T, 3, N, H]
         if self.config.attention == "cudnn" and jax.default_backend() == "gpu":
-            return self.out(fused_attention(qkv, mask, "cudnn"), operands)
+            return self.out(fused_attention(qkv, mask, "cudnn"), compute_dtype)
         query, key, value = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # 3 x [B, N, T, H]
         query = query * self.config.head_dim**-0.5
-        scores = matmul(query, key, operands, jnp.float32, transposed=True)  # [B, N, T, T]
-        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED)).astype(x.dtype)
+        scores = matmul(query, key, compute_dtype, jnp.float32, transpose_b=True)  # [B, N, T, T]
+        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE)).astype(x.dtype)
         probs = dropout(probs, self.config.attention_probs_dropout_prob, seeds)
-        attended = matmul(probs, value, operands)  # [B, N, T, H]
-        return self.out(jnp.swapaxes(attended, 1, 2), operands)
+        attended = matmul(probs, value, compute_dtype)  # [B, N, T, H]
+        return self.out(jnp.swapaxes(attended, 1, 2), compute_dtype)
 
 
 class Layer(nnx.Module):
-    """Attention and MLP, each with residual and LayerNorm behind it."""
+    """Attention and MLP, each followed by a residual connection and LayerNorm."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         D, F, std = config.hidden_size, config.intermediate_size, config.initializer_range
@@ -304,23 +305,22 @@ class Layer(nnx.Module):
         probs_seeds, attention_seeds, mlp_seeds = (None,) * 3 if seeds is None else seeds
         attended = dropout(self.attention(x, mask, probs_seeds), rate, attention_seeds)
         x = self.attention_norm(x + attended, x.dtype)
-        hidden = ACTIVATIONS[self.config.hidden_act](
-            self.mlp_in(x, self.config.operands)
-        )  # [B, T, F]
-        hidden = dropout(self.mlp_out(hidden, self.config.operands), rate, mlp_seeds)
+        activation = ACTIVATIONS[self.config.hidden_act]
+        hidden = activation(self.mlp_in(x, self.config.matmul_dtype))  # [B, T, F]
+        hidden = dropout(self.mlp_out(hidden, self.config.matmul_dtype), rate, mlp_seeds)
         return self.mlp_norm(x + hidden, x.dtype)
 
 
-def encoder_sites(config: BertConfig) -> int:
-    """Return how often a pass through `Bert` drops elements: twice in the embeddings, three times a layer."""
+def encoder_dropout_sites(config: BertConfig) -> int:
+    """Return how often `Bert` calls `dropout`: twice in the embeddings, three times per layer."""
     return 2 + 3 * config.num_hidden_layers
 
 
 class Bert(nnx.Module):
-    """The encoder: token ids to a vector a token.
+    """The encoder: from token ids to one vector per token.
 
-    With `scan_layers` it has one layer, "stacked", whose parameters are those of all layers along a
-    leading axis L (`stack_layers`), so that compile time does not grow with depth.
+    With `scan_layers` the parameters of all layers are stacked along a leading axis L (`stack_layers`) under
+    the key "stacked", and `jax.lax.scan` runs the layers, so that compile time does not grow with depth.
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
@@ -332,16 +332,16 @@ class Bert(nnx.Module):
     def __call__(
         self, input_ids: Array, segment_ids: Array, positions: Array, seeds: Array | None
     ) -> Array:
-        """Encode.
+        """Return the token vectors.
 
         Args:
             input_ids: int32 [B, T].
             segment_ids: int32 [B, T], 0 for padding; tokens attend within their own segment.
             positions: int32 [B, T], counted from 0 in each segment.
-            seeds: uint32 [`encoder_sites`, B, 2] for dropout; None for a deterministic pass.
+            seeds: uint32 [`encoder_dropout_sites`, B, 2] for dropout; None for a deterministic pass.
 
         Returns:
-            [B, T, D] in `config.dtype`.
+            [B, T, D] in `config.activation_dtype`.
         """
         mask = attention_mask(segment_ids)
         x = self.embeddings(input_ids, positions, None if seeds is None else seeds[:2])
@@ -349,7 +349,7 @@ class Bert(nnx.Module):
         scanned = self.config.scan_layers
         graphdef = nnx.graphdef(self.layers[STACKED if scanned else "0"])
 
-        # One jitted function for all layers, which are alike: it is traced once, not L times.
+        # All layers share one jitted function, so it is traced once, not L times.
         @jax.jit
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, seeds = layer

@@ -1,4 +1,4 @@
-"""From a head's scores to tags and how probable they are."""
+"""Decode a head's scores into tags and their probabilities."""
 
 from typing import NamedTuple
 
@@ -8,78 +8,82 @@ import numpy as np
 from jax import Array
 
 from flax_ner.model import crf
-from flax_ner.model.tagger import Params
+from flax_ner.model.tagging_model import Params
 
 
 class Decoded(NamedTuple):
-    """Tags of rows; the probability of neighbouring tags is that of the first times the steps behind it."""
+    """Predicted tags of packed rows.
 
-    tag: Array  # int32 [B, T]
-    log_p: Array  # float32 [B, T], of the tag
-    log_step: Array  # float32 [B, T], of the tag, given the one before it
+    The probability of a run of tags is exp of the first tag's `log_probs` plus the others'
+    `conditional_log_probs`.
+    """
+
+    tags: Array  # int32 [B, T]
+    log_probs: Array  # float32 [B, T], of each tag
+    conditional_log_probs: Array  # float32 [B, T], of each tag given the tag before it
 
 
 class Decoder(NamedTuple):
-    """How a head's scores are read.
+    """Decoding method of a head.
 
-    Softmax takes the best tag of each token; `softmax_constrained` the best of those sequences in which
-    every tag may stand behind the one before it; `crf` likewise, by a chain's probabilities.
-    `global_pointer` has no tags, and is read by `global_pointer.found`.
+    `softmax` takes the most probable tag of each token. `softmax_constrained` takes the most probable tag
+    sequence that the scheme allows. `crf` does the same with the learned transitions of the CRF.
+    `global_pointer` has no tags; see `global_pointer.predict_spans`.
     """
 
     head: str  # as in `BertConfig`
-    legal: np.ndarray  # bool [C, C], as `LabelSet.legal_steps` gives it
-    outside: int  # the tag of [CLS] and [SEP]
+    allowed_transitions: np.ndarray  # bool [C, C], from `LabelSet.allowed_transitions`
+    outside: int  # tag of [CLS] and [SEP]
 
-    def best(self, head: Params, logits: Array, chain: crf.Chain) -> Decoded:
-        """The tags.
+    def decode(self, head: Params, logits: Array, chain: crf.Chain) -> Decoded:
+        """Return the predicted tags.
 
         Args:
-            head: the head's parameters.
-            logits: its scores, float32 [B, T, C].
-            chain: of the rows.
+            head: parameters of the head.
+            logits: float32 [B, T, C].
+            chain: chains of the rows.
         """
         if self.head == "softmax":
-            log_p = jax.nn.log_softmax(logits)
-            best = log_p.max(-1)
-            return Decoded(log_p.argmax(-1), best, best)
-        transitions = self.transitions(head)
+            log_probs = jax.nn.log_softmax(logits)
+            best = log_probs.max(-1)
+            return Decoded(log_probs.argmax(-1), best, best)
+        transitions = self.transition_scores(head)
         if self.head == "crf":
-            emissions = crf.clamp(logits, chain, self.outside)
-            tag = crf.best_path(emissions, transitions, chain)
-            log_p = crf.log_marginals(emissions, transitions, chain)
-            log_step = crf.log_steps(emissions, transitions, tag, chain)
-            return Decoded(tag, _of(log_p, tag), log_step)
-        log_p = jax.nn.log_softmax(logits)
-        tag = crf.best_path(crf.clamp(log_p, chain, self.outside), transitions, chain)
-        own = _of(log_p, tag)
-        return Decoded(tag, own, own)
+            emissions = crf.mask_special_tokens(logits, chain, self.outside)
+            tags = crf.viterbi_decode(emissions, transitions, chain)
+            log_probs = crf.log_marginals(emissions, transitions, chain)
+            conditional = crf.conditional_log_probs(emissions, transitions, tags, chain)
+            return Decoded(tags, _select(log_probs, tags), conditional)
+        log_probs = jax.nn.log_softmax(logits)
+        emissions = crf.mask_special_tokens(log_probs, chain, self.outside)
+        tags = crf.viterbi_decode(emissions, transitions, chain)
+        selected = _select(log_probs, tags)
+        return Decoded(tags, selected, selected)
 
-    def probabilities(self, head: Params, logits: Array, chain: crf.Chain) -> Array:
-        """Of every tag, float32 [B, T, C]; arguments as of `best`."""
+    def tag_probabilities(self, head: Params, logits: Array, chain: crf.Chain) -> Array:
+        """Return the probability of every tag, float32 [B, T, C]; arguments as for `decode`."""
         if self.head != "crf":
             return jax.nn.softmax(logits)
         return jnp.exp(self.log_marginals(head, logits, chain))
 
     def log_marginals(self, head: Params, logits: Array, chain: crf.Chain) -> Array:
-        """Of the head `crf`, log-probabilities of every tag, float32 [B, T, C]."""
-        emissions = crf.clamp(logits, chain, self.outside)
-        return crf.log_marginals(emissions, self.transitions(head), chain)
+        """Return the log-marginals of the head `crf`, float32 [B, T, C]; arguments as for `decode`."""
+        emissions = crf.mask_special_tokens(logits, chain, self.outside)
+        return crf.log_marginals(emissions, self.transition_scores(head), chain)
 
-    def transitions(self, head: Params) -> Array:
-        """Scores of one tag behind another, float32 [C, C]; of what may not be, none that counts."""
-        learnt = (
-            head["transitions"] if self.head == "crf" else jnp.zeros(self.legal.shape, jnp.float32)
-        )
-        return jnp.where(self.legal, learnt, jnp.float32(crf.IMPOSSIBLE))
+    def transition_scores(self, head: Params) -> Array:
+        """Return the transition scores, float32 [C, C], `crf.NEG_INF` where the scheme forbids one."""
+        shape = self.allowed_transitions.shape
+        learned = head["transitions"] if self.head == "crf" else jnp.zeros(shape, jnp.float32)
+        return jnp.where(self.allowed_transitions, learned, jnp.float32(crf.NEG_INF))
 
     def negative_log_likelihood(
         self, head: Params, logits: Array, labels: Array, chain: crf.Chain
     ) -> Array:
-        """The loss of the head `crf`, float32 scalar: the mean over tokens of -log p(labels)."""
-        emissions = crf.clamp(logits, chain, self.outside)
-        return crf.negative_log_likelihood(emissions, self.transitions(head), labels, chain)
+        """Return the loss of the head `crf`, float32 scalar; see `crf.negative_log_likelihood`."""
+        emissions = crf.mask_special_tokens(logits, chain, self.outside)
+        return crf.negative_log_likelihood(emissions, self.transition_scores(head), labels, chain)
 
 
-def _of(log_p: Array, tag: Array) -> Array:
-    return jnp.take_along_axis(log_p, tag[..., None], -1)[..., 0]
+def _select(log_probs: Array, tags: Array) -> Array:
+    return jnp.take_along_axis(log_probs, tags[..., None], -1)[..., 0]

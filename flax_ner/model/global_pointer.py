@@ -1,15 +1,15 @@
-"""Efficient GlobalPointer: a score for every span and category, so that entities may lie in one another.
+"""Efficient GlobalPointer: a score for every span and category, so that entities may be nested.
 
-A span is from its first token i to its last j, and
+The score of category c for the span from token i to token j (inclusive) is
 
-    score(c, i, j) = rotated(q_i) . rotated(k_j) / sqrt(H) + (begin_c(i) + end_c(j)) / 2
+    score(c, i, j) = rotary(q_i) . rotary(k_j) / sqrt(H) + (start_c(i) + end_c(j)) / 2
 
-with q and k a small product of the encoder's vector, and begin and end one of these two. What scores
-above 0 is an entity.
+where the query q and the key k are linear in the encoder's vector, and the start and end scores are linear
+in q and k together. A span is predicted if its score is above 0.
 
 Source: Su et al. 2022, arXiv 2208.03054, and for the loss Su et al. 2022, arXiv 2208.02955, as in
-bert4keras; differs: the scores of begins start at -4 and not at 0, so that a fresh head finds nothing and
-not half of all spans.
+bert4keras; differs: the bias of the start scores is initialised to -4, not 0, so that an untrained head
+predicts no spans instead of half of them.
 """
 
 from typing import NamedTuple
@@ -20,117 +20,130 @@ from flax import nnx
 from jax import Array
 
 from flax_ner.model.bert import BertConfig, Dense
-from flax_ner.model.crf import IMPOSSIBLE, Chain
+from flax_ner.model.crf import NEG_INF, Chain
 from flax_ner.model.dropout import dropout
 
-WIDTH = 64  # of query and key, H
-FIRST_BIAS = -4.0
+HEAD_WIDTH = 64  # H, width of query and key
+INITIAL_START_BIAS = -4.0
 
 
-class Factors(NamedTuple):
-    """What the scores of all spans are made of, float32."""
+class SpanScoreFactors(NamedTuple):
+    """Factors from which `span_scores` computes the scores of all spans, float32."""
 
     query: Array  # [B, T, H], of a span's first token, rotated and scaled
-    key: Array  # [B, T, H], of its last token, rotated
-    begin: Array  # [B, T, C]
+    key: Array  # [B, T, H], of a span's last token, rotated
+    start: Array  # [B, T, C]
     end: Array  # [B, T, C]
 
 
-class Found(NamedTuple):
-    """The spans that score above 0, and what their scores are made of."""
+class SpanPredictions(NamedTuple):
+    """Predicted spans, and the factors of their scores."""
 
-    bits: (
-        Array  # uint8 [B, C, T, ceil(T / 8)], whether each span from i to j is one; j by `packbits`
-    )
-    factors: Factors
+    # uint8 [B, C, T, ceil(T / 8)], whether the span from i to j is predicted; j in bits, by `packbits`.
+    bits: Array
+    factors: SpanScoreFactors
 
 
 class GlobalPointer(nnx.Module):
-    """Dropout, and two small linear layers that all spans share."""
+    """Dropout and two linear layers: one for query and key, one for the start and end scores."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         std = config.initializer_range
-        self.pointer = Dense((config.hidden_size,), (2, WIDTH), std, rngs)
-        self.edges = Dense((2, WIDTH), (2, config.num_labels), std, rngs)
+        self.pointer = Dense((config.hidden_size,), (2, HEAD_WIDTH), std, rngs)
+        self.edges = Dense((2, HEAD_WIDTH), (2, config.num_labels), std, rngs)
         bias = self.edges.bias
-        bias[...] = bias[...].at[0].set(FIRST_BIAS)
+        bias[...] = bias[...].at[0].set(INITIAL_START_BIAS)
         self.config = config
 
-    def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Factors:
-        """Of `x` [B, T, D] at `positions` int32 [B, T]; `seeds` uint32 [B, 2] for dropout; None for none."""
+    def __call__(self, x: Array, positions: Array, seeds: Array | None) -> SpanScoreFactors:
+        """Return the factors of all span scores.
+
+        Args:
+            x: [B, T, D], from the encoder.
+            positions: int32 [B, T].
+            seeds: uint32 [B, 2] for dropout; None for a deterministic pass.
+        """
         x = dropout(x, self.config.classifier_dropout, seeds).astype(jnp.float32)
         pointers = self.pointer(x, jnp.float32)  # [B, T, 2, H]
         edges = self.edges(pointers, jnp.float32) / 2  # [B, T, 2, C]
-        query, key = (rotated(pointers[:, :, i], positions) for i in (0, 1))
-        return Factors(query * WIDTH**-0.5, key, edges[:, :, 0], edges[:, :, 1])
+        query, key = (apply_rotary(pointers[:, :, i], positions) for i in (0, 1))
+        return SpanScoreFactors(query * HEAD_WIDTH**-0.5, key, edges[:, :, 0], edges[:, :, 1])
 
 
-def rotated(x: Array, positions: Array) -> Array:
-    """`x` [B, T, H], neighbouring components turned by the position times a frequency for each pair.
+def apply_rotary(x: Array, positions: Array) -> Array:
+    """Apply rotary position embeddings to `x` [B, T, H] at `positions` int32 [B, T].
 
-    Products of two such vectors depend on how far apart they stand. Source: Su et al. 2021, RoFormer,
-    arXiv 2104.09864.
+    The dot product of two rotated vectors depends only on the distance of their positions.
+
+    Source: Su et al. 2021, RoFormer, arXiv 2104.09864.
     """
     pairs = x.shape[-1] // 2
     frequency = 10000.0 ** (-jnp.arange(pairs, dtype=jnp.float32) / pairs)
     angle = positions[..., None].astype(jnp.float32) * frequency[None, None]  # [B, T, H / 2]
     even, odd = x[..., ::2], x[..., 1::2]
-    turned = (
+    rotated = (
         even * jnp.cos(angle) - odd * jnp.sin(angle),
         odd * jnp.cos(angle) + even * jnp.sin(angle),
     )
-    return jnp.stack(turned, -1).reshape(x.shape)  # [B, T, H]
+    return jnp.stack(rotated, -1).reshape(x.shape)  # [B, T, H]
 
 
-def scores(factors: Factors) -> Array:
-    """Of every span, float32 [B, C, T, T], by its first and its last token."""
-    query, key, begin, end = factors
-    pairs = jnp.einsum("bih,bjh->bij", query, key, precision="highest")
-    begin, end = (jnp.swapaxes(edge, 1, 2) for edge in (begin, end))  # [B, C, T]
-    return pairs[:, None] + begin[..., None] + end[:, :, None]
+def span_scores(factors: SpanScoreFactors) -> Array:
+    """Return the score of every span, float32 [B, C, T, T], indexed by first and last token."""
+    query, key, start, end = factors
+    products = jnp.einsum("bih,bjh->bij", query, key, precision="highest")
+    start, end = (jnp.swapaxes(edge, 1, 2) for edge in (start, end))  # [B, C, T]
+    return products[:, None] + start[..., None] + end[:, :, None]
 
 
-def allowed(segment_ids: Array, chain: Chain) -> Array:
-    """Which spans there can be, bool [B, T, T]: of words of one sentence, the last not before the first."""
-    word = chain.live & ~chain.begin & ~chain.end
+def allowed_spans(segment_ids: Array, chain: Chain) -> Array:
+    """Return which spans may be entities, bool [B, T, T], indexed by first and last token.
+
+    Both tokens must be words of the same sentence, and the last must not come before the first.
+    """
+    word = chain.valid & ~chain.start & ~chain.end
     same = segment_ids[:, :, None] == segment_ids[:, None]
     return jnp.triu(same & word[:, :, None] & word[:, None])
 
 
-def loss(factors: Factors, labels: Array, segment_ids: Array, chain: Chain) -> Array:
-    """Mean over sentences of the sum over categories of log(1 + sum exp(s)) over the spans that are no
-    entities + log(1 + sum exp(-s)) over those that are; float32 scalar.
+def loss(factors: SpanScoreFactors, labels: Array, segment_ids: Array, chain: Chain) -> Array:
+    """Return the mean over sentences of the multi-label loss, float32 scalar.
+
+    The loss of a sentence is the sum over categories of log(1 + sum exp(s)) over the spans that are not
+    entities + log(1 + sum exp(-s)) over the spans that are.
 
     Args:
-        factors: of the rows.
-        labels: int32 [B, T, K], the entities that begin with each token as `SpanLabels` numbers them.
+        factors: output of `GlobalPointer`.
+        labels: int32 [B, T, K], the up to K entities that start at each token, numbered by `SpanLabels`.
         segment_ids: int32 [B, T].
-        chain: of the rows.
+        chain: chains of the rows.
     """
-    every = scores(factors)
-    true = _targets(labels, every.shape)
-    spans = allowed(segment_ids, chain)[:, None]
-    same = (segment_ids[:, :, None] == segment_ids[:, None])[:, None]
+    scores = span_scores(factors)
+    gold = _gold_spans(labels, scores.shape)
+    allowed = allowed_spans(segment_ids, chain)[:, None]
+    same_sentence = (segment_ids[:, :, None] == segment_ids[:, None])[:, None]
     total = jnp.float32(0)
-    for sign, members in ((1, spans & ~true), (-1, spans & true)):
-        of_first = jax.nn.logsumexp(jnp.where(members, sign * every, IMPOSSIBLE), -1)  # [B, C, T]
-        # A sentence's are gathered where it begins.
-        of_sentence = jnp.where(same, of_first[:, :, None], IMPOSSIBLE)
-        softplus = jax.nn.softplus(jax.nn.logsumexp(of_sentence, -1))
-        total += jnp.where(chain.begin[:, None], softplus, 0).sum()
-    return total / jnp.maximum(chain.begin.sum(), 1).astype(jnp.float32)
+    for sign, mask in ((1, allowed & ~gold), (-1, allowed & gold)):
+        # Sum first over the last tokens, then over the first tokens of each sentence. The result is
+        # the same at every token of a sentence, and only the one at its [CLS] is counted.
+        by_first = jax.nn.logsumexp(jnp.where(mask, sign * scores, NEG_INF), -1)  # [B, C, T]
+        by_sentence = jnp.where(same_sentence, by_first[:, :, None], NEG_INF)
+        softplus = jax.nn.softplus(jax.nn.logsumexp(by_sentence, -1))
+        total += jnp.where(chain.start[:, None], softplus, 0).sum()
+    return total / jnp.maximum(chain.start.sum(), 1).astype(jnp.float32)
 
 
-def found(factors: Factors, segment_ids: Array, chain: Chain) -> Found:
-    """The entities of packed rows."""
-    positive = (scores(factors) > 0) & allowed(segment_ids, chain)[:, None]
-    return Found(jnp.packbits(positive, axis=-1), factors)
+def predict_spans(factors: SpanScoreFactors, segment_ids: Array, chain: Chain) -> SpanPredictions:
+    """Return the spans of packed rows whose score is above 0."""
+    positive = (span_scores(factors) > 0) & allowed_spans(segment_ids, chain)[:, None]
+    return SpanPredictions(jnp.packbits(positive, axis=-1), factors)
 
 
-def _targets(labels: Array, shape: tuple[int, ...]) -> Array:
-    """Which spans are entities, bool of `shape`, [B, C, T, T]."""
+def _gold_spans(labels: Array, shape: tuple[int, ...]) -> Array:
+    """Return which spans are gold entities, bool of `shape` [B, C, T, T]."""
     B, C, T, _ = shape
-    length, kind = jnp.divmod(labels - 1, C)
+    length, category = jnp.divmod(labels - 1, C)
     row, first = jnp.arange(B)[:, None, None], jnp.arange(T)[None, :, None]
-    last = jnp.where(labels > 0, first + length, T)  # T: nowhere
-    return jnp.zeros(shape, bool).at[row, kind, first, last].set(True, mode="drop")
+    # Where there is no entity, T is out of bounds, and mode "drop" skips it.
+    last = jnp.where(labels > 0, first + length, T)
+    return jnp.zeros(shape, bool).at[row, category, first, last].set(True, mode="drop")

@@ -1,4 +1,4 @@
-"""The head of tags: from the encoder's vectors to a score for each."""
+"""Token classification head: from the encoder's vectors to a score for each tag."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,9 +9,10 @@ from flax_ner.model.dropout import dropout
 
 
 class Head(nnx.Module):
-    """Dropout and one linear layer, a score for each tag of each token; `decoding` reads them.
+    """Dropout and one linear layer, shared by the heads `softmax`, `softmax_constrained` and `crf`.
 
-    With a CRF also a score for each tag behind each other, 0 at first.
+    The head `crf` also has a transition score for each pair of tags, initialised to 0. `decoding.Decoder`
+    turns the logits into tags.
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
@@ -25,10 +26,13 @@ class Head(nnx.Module):
         self.config = config
 
     def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Array:
-        """Logits float32 [B, T, C] of `x` [B, T, D]; `seeds` uint32 [B, 2] for dropout; None for none.
+        """Return logits, float32 [B, T, C].
 
-        `positions` are not looked at.
+        Args:
+            x: [B, T, D], from the encoder.
+            positions: not used; `GlobalPointer` needs them.
+            seeds: uint32 [B, 2] for dropout; None for a deterministic pass.
         """
         x = dropout(x, self.config.classifier_dropout, seeds)
-        # Float32 logits in either compute dtype: tags are chosen by small differences.
+        # Float32 logits for either compute dtype: small differences decide between tags.
         return self.classifier(x.astype(jnp.float32), jnp.float32)

@@ -1,1 +1,1 @@
-"""Text side: examples, tokens, labels, batches, scores. NumPy only; never imports jax."""
+"""Text to token ids and tags, and back. NumPy only; never imports jax."""

@@ -1,4 +1,4 @@
-"""Labelled texts to tokens, and a label for each word."""
+"""Encode labelled texts: token ids and a label for each token."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -10,22 +10,23 @@ import numpy as np
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels, check_span
-from flax_ner.text.overlaps import drop_overlaps, overlaps
+from flax_ner.text.overlaps import count_overlaps, drop_overlaps
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 
-WHOLE, CUT, NO_WORD = range(3)  # how an entity lies on words
-NO_LABEL = -1  # of a token that goes on with a word: it counts in no loss
-UNLABELLED = -2  # of a token that has a label which nobody knows
-PUNCTUATION = "。！？；，、.!?;,\n"  # behind which a long text may well be cut
+# How the boundaries of an entity align with those of words. `NO_WORD`: it covers only spaces and the like.
+ALIGNED, MISALIGNED, NO_WORD = range(3)
+NO_LABEL = -1  # label of a token that continues a word; every loss ignores it
+UNLABELLED = -2  # label of a word's first token in an unlabelled text; only distillation uses it
+PUNCTUATION = "。！？；，、.!?;,\n"  # preferred places to split a long text: after one of these
 
 
 class TokenSet(NamedTuple):
-    """Many encoded texts end to end, [CLS] and [SEP] included."""
+    """Encoded texts, concatenated. Each sequence includes [CLS] and [SEP]."""
 
     ids: np.ndarray  # int32 [sum of lengths]
-    labels: np.ndarray  # int32 [sum of lengths], or [sum of lengths, K] (`encode_examples`)
-    lengths: np.ndarray  # int64 [texts, or pieces of them]
-    # float16 [sum of lengths, C], what a teacher takes each tag for; zeros where it says nothing
+    labels: np.ndarray  # int32 [sum of lengths], or [sum of lengths, K] (see `encode_examples`)
+    lengths: np.ndarray  # int64 [sequences]; a long text has several sequences
+    # float16 [sum of lengths, C], the teacher's tag probabilities; zeros where it has none.
     teacher: np.ndarray | None = None
 
 
@@ -38,30 +39,34 @@ def encode_examples(
     dropped: list[str] | None = None,
     tokens: Tokens | None = None,
 ) -> TokenSet:
-    """Tokens and labels of all examples.
+    """Return the tokens and labels of labelled examples.
 
-    A word has its label on its first token, the others have `NO_LABEL`. With `SpanLabels` a token has K
-    labels, a number for each entity that begins with it and 0 for the rest, K being as many as begin with
-    any. An entity that begins or ends inside a word takes all of it. Of entities that then overlap the longest
-    is labelled (`drop_overlaps`), with `SpanLabels` all are. A text of more than `max_length - 2`
-    tokens is cut: never inside an entity, behind punctuation where the second half of a piece has any,
-    else between words.
+    With tags, the first token of each word has the word's tag and its other tokens have `NO_LABEL`. With
+    `SpanLabels` each token has K labels: one number for each entity that starts there, padded with 0. K is the
+    largest number of entities that start at one token.
+
+    An entity that starts or ends inside a word is extended to the whole word. If entities then overlap, only
+    the longest is tagged (`drop_overlaps`); with `SpanLabels` all are labelled.
+
+    A text of more than `max_length - 2` tokens is split into pieces. A piece never ends inside an entity. It
+    ends after the last punctuation in its second half, or otherwise between words.
 
     Args:
-        examples: whose entities are known.
-        tokenizer: text to tokens.
-        label_set: entities to labels.
-        max_length: tokens of a piece at most, [CLS] and [SEP] included.
-        overwrite: let a later entity overwrite an earlier one that it overlaps, as MMOCR does. The labels may
-            then be a path that no CRF allows.
-        dropped: takes a line with file and line number for each entity that is not labelled.
-        tokens: what `tokenizer.tokenize` returns for the texts, if the caller has it already.
+        examples: labelled texts.
+        tokenizer: converts text to tokens.
+        label_set: converts entities to labels.
+        max_length: maximum sequence length in tokens, [CLS] and [SEP] included.
+        overwrite: let a later entity overwrite an earlier one that it overlaps, as MMOCR does. The tag
+            sequence may then be one that a CRF does not allow.
+        dropped: receives one line, with file and line number, for each entity that is not labelled.
+        tokens: the result of `tokenizer.tokenize` for the texts, if the caller has it.
 
     Raises:
-        UserError: with file and line, for an unlabelled example, an unknown category or a bad span.
+        UserError: an example is not labelled, a category is unknown or a span is invalid. The message names
+            file and line.
     """
     if not examples:
-        raise UserError("data: there are no examples.")
+        raise UserError("data: there are no examples. Give a file with at least one labelled text.")
     for example in examples:
         if example.entities is None:
             raise UserError(
@@ -69,33 +74,35 @@ def encode_examples(
             )
     if tokens is None:
         tokens = tokenizer.tokenize([example.text for example in examples])
-    spans, _ = _word_spans(examples, tokens)
+    spans, _ = _align_to_words(examples, tokens)
     if isinstance(label_set, SpanLabels):
         labels = _span_labels(examples, tokens, spans, label_set)
     else:
         if not overwrite:
-            spans = _without_overlaps(examples, spans, dropped)
-        labels = _token_labels(examples, tokens, spans, label_set)
-    places = _pieces(examples, tokens, spans, max_length - 2)
-    ids, token, lengths = tokenizer.frame(tokens, *places)
+            spans = _remove_overlaps(examples, spans, dropped)
+        labels = _tag_labels(examples, tokens, spans, label_set)
+    pieces = _split_for_training(examples, tokens, spans, max_length - 2)
+    ids, source, lengths = tokenizer.add_special_tokens(tokens, *pieces)
+    # `source` of a special token can point past the end, so there must be a row to take.
     padded = np.concatenate([labels, np.zeros_like(labels, shape=(1, *labels.shape[1:]))])
-    framed = padded.take(token, 0, mode="clip")
+    piece_labels = padded.take(source, 0, mode="clip")
     ends = np.cumsum(lengths)
-    framed[ends - lengths] = framed[ends - 1] = label_set.outside  # [CLS] and [SEP]
-    return TokenSet(ids, framed, lengths)
+    piece_labels[ends - lengths] = piece_labels[ends - 1] = label_set.outside  # [CLS] and [SEP]
+    return TokenSet(ids, piece_labels, lengths)
 
 
-def spans_in_words(
+def align_spans_to_words(
     spans: np.ndarray, start: np.ndarray, end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The words [first, stop) that share characters with spans.
+    """Return the words that overlap each span of characters.
 
     Args:
         spans: int [E, 2], characters [start, end).
-        start, end: int [words], the characters of each word, ascending.
+        start: int [words], first character of each word, ascending.
+        end: int [words], end of each word, exclusive, ascending.
 
     Returns:
-        Two int [E]; equal where no word does.
+        Word indices [first, stop) of each span, two int [E]. They are equal if no word overlaps the span.
     """
     first = np.searchsorted(end, spans[:, 0], "right")
     stop = np.searchsorted(start, spans[:, 1], "left")
@@ -103,57 +110,65 @@ def spans_in_words(
 
 
 class _WordSpan(NamedTuple):
-    """An entity in words; it begins as any entity does."""
+    """An entity with word indices as offsets. Starts with (type, start, end), as any entity does."""
 
     type: str
-    start: int  # words [start, end) of the text
-    end: int
+    start: int  # index of a word in its text
+    end: int  # exclusive
     entity: Entity
 
 
-def not_whole_words(examples: Sequence[Example], tokens: Tokens, label_set: LabelSet) -> list[str]:
-    """Describe the entities that the words of a text cannot express: how many, and where the first is.
+def describe_misaligned_entities(
+    examples: Sequence[Example], tokens: Tokens, label_set: LabelSet
+) -> list[str]:
+    """Return notes on the entities that word labels cannot represent: how many, and the first one.
 
     Args:
-        examples: whose entities are known.
-        tokens: of their texts.
-        label_set: what the entities are encoded to.
+        examples: labelled texts.
+        tokens: their tokens.
+        label_set: the labels that the entities are encoded to.
     """
-    spans, exact = _word_spans(examples, tokens)
+    spans, alignment = _align_to_words(examples, tokens)
     entities = [(example, e) for example in examples for e in example.entities or ()]
-    odd = [pair for pair, kind in zip(entities, exact.tolist(), strict=True) if kind == CUT]
-    none = [pair for pair, kind in zip(entities, exact.tolist(), strict=True) if kind == NO_WORD]
-    told = [
-        _told(odd, "begin or end inside a word, all of which counts as theirs"),
-        _told(none, "have no word in them and are left out"),
+    pairs = list(zip(entities, alignment.tolist(), strict=True))
+    misaligned = [entity for entity, kind in pairs if kind == MISALIGNED]
+    without_word = [entity for entity, kind in pairs if kind == NO_WORD]
+    notes = [
+        _count_note(misaligned, "start or end inside a word and are extended to the whole word"),
+        _count_note(without_word, "contain no word and are ignored"),
     ]
-    together = sum(map(overlaps, spans)) - sum(overlaps(e.entities or ()) for e in examples)
-    if together > 0 and not isinstance(label_set, SpanLabels):
-        told.append(
-            f"entities that share a word with another entity, so only one of them is labelled: {together}"
+    added_overlaps = sum(map(count_overlaps, spans)) - sum(
+        count_overlaps(e.entities or ()) for e in examples
+    )
+    if added_overlaps > 0 and not isinstance(label_set, SpanLabels):
+        notes.append(
+            f"entities that share a word with another entity, so that only one is labelled: {added_overlaps}"
         )
-    return [text for text in told if text]
+    return [note for note in notes if note]
 
 
-def cut_share(examples: Sequence[Example], tokens: Tokens) -> float:
-    """Return the share of entities that begin or end inside a word, 0 without entities.
+def misaligned_fraction(examples: Sequence[Example], tokens: Tokens) -> float:
+    """Return the fraction of entities that start or end inside a word, 0 if there are no entities.
 
     Args:
-        examples: whose entities are known.
-        tokens: of their texts.
+        examples: labelled texts.
+        tokens: their tokens.
     """
-    _, kinds = _word_spans(examples, tokens)
-    return float((kinds == CUT).mean()) if len(kinds) else 0.0
+    _, alignment = _align_to_words(examples, tokens)
+    return float((alignment == MISALIGNED).mean()) if len(alignment) else 0.0
 
 
-def _word_spans(
+def _align_to_words(
     examples: Sequence[Example], tokens: Tokens
 ) -> tuple[list[list[_WordSpan]], np.ndarray]:
-    """The entities of each example, [start, end) in words, without those that no word is part of; and of all
-    entities whether they are whole words, int [E]: `WHOLE`, `CUT` or `NO_WORD`.
+    """Convert the character offsets of entities to word indices.
+
+    Returns:
+        The entities of each example, without those that contain no word; and for every entity `ALIGNED`,
+        `MISALIGNED` or `NO_WORD`, int [E].
 
     Raises:
-        UserError: with file and line, for a bad span.
+        UserError: a span is invalid. The message names file and line.
     """
     for example in examples:
         for entity in example.entities or ():
@@ -161,34 +176,35 @@ def _word_spans(
                 check_span(*entity[:3], len(example.text))
             except UserError as error:
                 raise UserError(f"{example.source}: {error}") from None
-    # All texts as one, with a character between them, so that one search finds all.
+    # Treat all texts as one, with a character between them, so that one search covers all entities.
     sizes = np.array([len(example.text) + 1 for example in examples])
     shift = np.cumsum(sizes) - sizes
-    owner = np.repeat(np.arange(len(examples)), tokens.lengths)[tokens.first]  # [words]
-    start = tokens.start[tokens.first] + shift[owner]
-    end = tokens.end[tokens.first] + shift[owner]
-    words_before = np.searchsorted(owner, np.arange(len(examples)))
+    word_text = np.repeat(np.arange(len(examples)), tokens.lengths)[tokens.first]  # [words]
+    start = tokens.start[tokens.first] + shift[word_text]
+    end = tokens.end[tokens.first] + shift[word_text]
+    first_word = np.searchsorted(word_text, np.arange(len(examples)))  # of each text
 
     entities = [(i, e) for i, example in enumerate(examples) for e in example.entities or ()]
-    at = np.array([i for i, _ in entities], np.int64)
-    places = np.array([e[1:3] for _, e in entities], np.int64).reshape(-1, 2) + shift[at, None]
-    first, stop = spans_in_words(places, start, end)
-    kind = np.where(stop > first, WHOLE, NO_WORD)
-    held = kind == WHOLE
-    kind[held] = np.where(
-        (start[first[held]] == places[held, 0]) & (end[stop[held] - 1] == places[held, 1]),
-        WHOLE,
-        CUT,
+    text = np.array([i for i, _ in entities], np.int64)
+    offsets = np.array([e[1:3] for _, e in entities], np.int64).reshape(-1, 2) + shift[text, None]
+    first, stop = align_spans_to_words(offsets, start, end)
+    alignment = np.where(stop > first, ALIGNED, NO_WORD)
+    has_word = alignment == ALIGNED
+    alignment[has_word] = np.where(
+        (start[first[has_word]] == offsets[has_word, 0])
+        & (end[stop[has_word] - 1] == offsets[has_word, 1]),
+        ALIGNED,
+        MISALIGNED,
     )
-    first, stop = first - words_before[at], stop - words_before[at]
-    found: list[list[_WordSpan]] = [[] for _ in examples]
+    first, stop = first - first_word[text], stop - first_word[text]
+    spans: list[list[_WordSpan]] = [[] for _ in examples]
     for (i, entity), a, b in zip(entities, first.tolist(), stop.tolist(), strict=True):
         if a < b:
-            found[i].append(_WordSpan(entity[0], a, b, entity))
-    return found, kind
+            spans[i].append(_WordSpan(entity[0], a, b, entity))
+    return spans, alignment
 
 
-def _told(entities: list[tuple[Example, Entity]], what: str) -> str:
+def _count_note(entities: list[tuple[Example, Entity]], what: str) -> str:
     if not entities:
         return ""
     example, entity = entities[0]
@@ -196,70 +212,72 @@ def _told(entities: list[tuple[Example, Entity]], what: str) -> str:
     return f"entities that {what}: {len(entities)} (first: {example.source} {surface!r})"
 
 
-def _without_overlaps(
+def _remove_overlaps(
     examples: Sequence[Example], spans: list[list[_WordSpan]], dropped: list[str] | None
 ) -> list[list[_WordSpan]]:
-    """Return the entities that are labelled, and add a line to `dropped` for each other one."""
+    """Return the entities to label, and append a line to `dropped` for each entity removed."""
     kept = []
     for example, row in zip(examples, spans, strict=True):
-        whole = drop_overlaps(row)[0]
-        kept.append(whole)
-        if dropped is None or len(whole) == len(row):
+        kept_row = drop_overlaps(row)[0]
+        kept.append(kept_row)
+        if dropped is None or len(kept_row) == len(row):
             continue
-        order = sorted(range(len(whole)), key=lambda k: whole[k].start)
-        starts, ends = [whole[k].start for k in order], [whole[k].end for k in order]
-        labelled = {span.entity[:3] for span in whole}
+        # Sorted, so that a binary search finds the kept entities that a removed one overlaps.
+        order = sorted(range(len(kept_row)), key=lambda k: kept_row[k].start)
+        starts, ends = [kept_row[k].start for k in order], [kept_row[k].end for k in order]
+        labelled = {span.entity[:3] for span in kept_row}
         for span in row:
             if span.entity[:3] not in labelled:
-                other = whole[
-                    min(order[bisect_right(ends, span.start) : bisect_left(starts, span.end)])
-                ]
+                overlapping = order[bisect_right(ends, span.start) : bisect_left(starts, span.end)]
+                other = kept_row[min(overlapping)]
                 dropped.append(
-                    f"{example.source}: {_shown(example, span.entity)} overlaps {_shown(example, other.entity)}"
+                    f"{example.source}: {_describe(example, span.entity)} overlaps "
+                    f"{_describe(example, other.entity)}"
                 )
     return kept
 
 
-def _shown(example: Example, entity: Entity) -> str:
+def _describe(example: Example, entity: Entity) -> str:
     category, start, end = entity[:3]
     return f"{category} {example.text[start:end]!r} [{start}, {end})"
 
 
-def check_paths(tokens: TokenSet, label_set: LabelSet) -> None:
+def check_tag_transitions(tokens: TokenSet, label_set: LabelSet) -> None:
     """Raise `UserError` if a text has a tag sequence that a CRF over these tags does not allow."""
     labelled = tokens.labels >= 0
     tags = tokens.labels[labelled]
     text = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)[labelled]
-    legal = label_set.legal_steps()[tags[:-1], tags[1:]] | (text[1:] != text[:-1])
-    if not legal.all():
-        place = int(np.flatnonzero(~legal)[0])
-        before, after = (label_set.names[tags[i]] for i in (place, place + 1))
+    allowed = label_set.allowed_transitions()[tags[:-1], tags[1:]] | (text[1:] != text[:-1])
+    if not allowed.all():
+        first = int(np.flatnonzero(~allowed)[0])
+        before, after = (label_set.names[tags[i]] for i in (first, first + 1))
         raise UserError(
-            f"model.head: 'crf' cannot learn from data.train, in which {after} follows {before}: the tags "
-            f"{', '.join(label_set.names)} forbid it. Set data.scheme and data.categories for a head with all "
-            "tags, or model.head=softmax."
+            f"model.head: 'crf' cannot be trained on data.train, where {after} follows {before}: the tags "
+            f"{', '.join(label_set.names)} do not allow it. Set data.scheme and data.categories to train a "
+            "head with all tags, or set model.head=softmax."
         )
 
 
-def _token_labels(
+def _tag_labels(
     examples: Sequence[Example],
     tokens: Tokens,
     spans: list[list[_WordSpan]],
     label_set: LabelSet,
 ) -> np.ndarray:
-    """A label for each token, int32 [M]."""
-    words = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))].tolist()
-    # One place before all words and one behind, for `mark` has those of [CLS] and [SEP].
+    """Return the tag of each token, int32 [M]."""
+    first_word = np.append(0, np.cumsum(tokens.first))[np.append(0, np.cumsum(tokens.lengths))]
+    words = first_word.tolist()
+    # `write_tags` expects a position for [CLS] and one for [SEP], so pad the tags of all words on both sides.
     labels = np.full(words[-1] + 2, label_set.outside, np.int32)
     for i, example in enumerate(examples):
         if spans[i]:
             try:
-                label_set.mark(labels[words[i] : words[i + 1] + 2], spans[i])
+                label_set.write_tags(labels[words[i] : words[i + 1] + 2], spans[i])
             except UserError as error:
                 raise UserError(f"{example.source}: {error}") from None
-    every = np.full(len(tokens.ids), NO_LABEL, np.int32)
-    every[tokens.first] = labels[1:-1]
-    return every
+    token_labels = np.full(len(tokens.ids), NO_LABEL, np.int32)
+    token_labels[tokens.first] = labels[1:-1]
+    return token_labels
 
 
 def _span_labels(
@@ -268,49 +286,55 @@ def _span_labels(
     spans: list[list[_WordSpan]],
     label_set: SpanLabels,
 ) -> np.ndarray:
-    """The entities that begin with each token, int32 [M, K]."""
-    first = np.flatnonzero(tokens.first)  # of each word
-    texts = np.append(0, np.cumsum(tokens.lengths))
-    words = np.searchsorted(first, texts).tolist()
-    begins, numbers = list[int](), list[int]()
+    """Return the labels of the entities that start at each token, int32 [M, K]."""
+    first_token = np.flatnonzero(tokens.first)  # of each word
+    text_starts = np.append(0, np.cumsum(tokens.lengths))
+    words = np.searchsorted(first_token, text_starts).tolist()
+    starts, numbers = list[int](), list[int]()
     for i, example in enumerate(examples):
         try:
             for category, a, b in dict.fromkeys(span[:3] for span in spans[i]):
-                begin, last = first[words[i] + a], first[words[i] + b - 1]
-                begins.append(begin)
-                numbers.append(label_set.number(category, last - begin + 1))
+                start, last = first_token[words[i] + a], first_token[words[i] + b - 1]
+                starts.append(start)
+                numbers.append(label_set.encode_span(category, last - start + 1))
         except UserError as error:
             raise UserError(f"{example.source}: {error}") from None
-    order = np.argsort(begins, kind="stable")
-    begin = np.array(begins, np.int64)[order]
-    column = np.arange(len(begin)) - np.searchsorted(begin, begin)
+    order = np.argsort(starts, kind="stable")
+    token = np.array(starts, np.int64)[order]
+    column = np.arange(len(token)) - np.searchsorted(token, token)
     labels = np.zeros((len(tokens.ids), max(column.max(initial=0) + 1, 1)), np.int32)
-    labels[begin, column] = np.array(numbers, np.int32)[order]
+    labels[token, column] = np.array(numbers, np.int32)[order]
     labels[~tokens.first] = NO_LABEL
     return labels
 
 
-def _pieces(
+def _split_for_training(
     examples: Sequence[Example],
     tokens: Tokens,
     spans: list[list[_WordSpan]],
     size: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which text each piece is of, and its tokens [start, stop) there; int64 [pieces] each."""
-    pieces, begin = list[tuple[int, int, int]](), 0
+    """Split texts into pieces of at most `size` tokens, none of which ends inside an entity.
+
+    Prediction splits texts with `inference.windows.split_into_windows`, whose windows may overlap.
+
+    Returns:
+        Text index, first token and end token (exclusive, both within the text) of each piece; int64 [pieces].
+    """
+    pieces, offset = list[tuple[int, int, int]](), 0
     for i, length in enumerate(tokens.lengths.tolist()):
-        stops = [length]
+        ends = [length]
         if length > size:
-            here = slice(begin, begin + length)
-            columns = (tokens.first[here], tokens.start[here], tokens.end[here])
-            stops = _cut(examples[i], *columns, spans[i], size)
-        pieces += [(i, start, stop) for start, stop in pairwise([0, *stops])]
-        begin += length
-    text, start, stop = np.array(pieces, np.int64).T
-    return text, start, stop
+            own = slice(offset, offset + length)
+            columns = (tokens.first[own], tokens.start[own], tokens.end[own])
+            ends = _piece_ends(examples[i], *columns, spans[i], size)
+        pieces += [(i, start, end) for start, end in pairwise([0, *ends])]
+        offset += length
+    text, start, end = np.array(pieces, np.int64).T
+    return text, start, end
 
 
-def _cut(
+def _piece_ends(
     example: Example,
     first: np.ndarray,
     start: np.ndarray,
@@ -318,33 +342,37 @@ def _cut(
     spans: list[_WordSpan],
     size: int,
 ) -> list[int]:
-    """Where the pieces of a text end, counted in tokens.
+    """Return the token index at which each piece of a text ends, exclusive.
 
     Args:
-        example: whose text it is.
-        first, start, end: of its tokens, as in `Tokens`.
-        spans: its entities, in words.
-        size: tokens of a piece at most.
+        example: the text.
+        first, start, end: columns of its `Tokens`.
+        spans: its entities.
+        size: maximum number of tokens in a piece.
+
+    Raises:
+        UserError: an entity is longer than a piece. The message names file and line.
     """
     length = len(first)
-    word = np.append(np.flatnonzero(first), length)  # their first tokens
-    inside = np.zeros(length + 1, bool)  # a cut in front of this token would divide an entity
+    first_token = np.append(np.flatnonzero(first), length)  # of each word
+    inside = np.zeros(length + 1, bool)  # whether a split before this token divides an entity
     for span in spans:
-        inside[word[span.start] + 1 : word[span.end]] = True
-    stops, begin = list[int](), 0
+        inside[first_token[span.start] + 1 : first_token[span.end]] = True
+    ends, begin = list[int](), 0
     while begin + size < length:
-        cuts = begin + 1 + np.flatnonzero(~inside[begin + 1 : begin + size + 1])
-        if not len(cuts):
+        candidates = begin + 1 + np.flatnonzero(~inside[begin + 1 : begin + size + 1])
+        if not len(candidates):
             raise UserError(
-                f"{example.source}: an entity at {start[begin]} is longer than {size} tokens, by itself or "
-                "with others that are labelled and overlap it. Raise data.max_length or correct the data."
+                f"{example.source}: the entity at {start[begin]} is longer than {size} tokens, alone or "
+                "together with entities that overlap it. Raise data.max_length or correct the data."
             )
-        whole = cuts[first[cuts]]  # of a word of more than `size` pieces there is none
-        good = [
+        # Empty if a single word has more than `size` tokens.
+        between_words = candidates[first[candidates]].tolist()
+        after_punctuation = [
             cut
-            for cut in whole.tolist()
+            for cut in between_words
             if cut - begin > size // 2 and example.text[end[cut - 1] - 1] in PUNCTUATION
         ]
-        begin = int((good or whole.tolist() or cuts.tolist())[-1])
-        stops.append(begin)
-    return [*stops, length]
+        begin = int((after_punctuation or between_words or candidates.tolist())[-1])
+        ends.append(begin)
+    return [*ends, length]

@@ -1,4 +1,4 @@
-"""Label sets: entities to tag ids and back, under named decoding conventions."""
+"""Label sets: convert entities to tag ids and decode tag ids under a named convention."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,40 +16,64 @@ from flax_ner.arguments import (
     check_strings,
 )
 from flax_ner.errors import UserError
-from flax_ner.text.examples import type_fault
+from flax_ner.text.examples import offset_type_error
 from flax_ner.text.overlaps import drop_overlaps
 
 SCHEMES = ("bio", "bioes", "io", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
-PART = 8192  # rows that are decoded at once
-# What a tag says of its place in an entity.
+DECODE_ROWS = 8192  # rows decoded at a time
+# What the prefix of a tag means.
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
-# How tags write it: BIO, BIOES, BMES and BILOU.
-PLACES = {
+# The prefixes of BIO, BIOES, BMES and BILOU tags.
+PREFIXES = {
     "B": BEGIN, "I": INSIDE, "M": INSIDE, "E": END, "L": END, "S": SINGLE, "U": SINGLE,
 }  # fmt: skip
-# A single letter at the edge of a name, as in "b-PER", "W-PER" or "PER_B": a place, not a category.
-PLACE_LIKE = re.compile(r"^[A-Za-z][\W_]|[\W_][A-Za-z]$")
-# Outputs that some heads have for what is no character.
-UNUSED = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
+# A single letter at either end of a name, as in "b-PER", "W-PER" or "PER_B", is a prefix or suffix of an
+# unsupported scheme and not part of a category name.
+PREFIX_LIKE = re.compile(r"^[A-Za-z][\W_]|[\W_][A-Za-z]$")
+# Outputs that some heads have for padding and special tokens. They are read as O.
+SPECIAL_TAGS = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
 
 
 class Spans(NamedTuple):
-    """Entities of many rows as arrays, ordered by row and start; `end` exclusive, all int32 [E]."""
+    """The entities of many rows, sorted by row and start. Each array is int32 [E]."""
 
     row: np.ndarray
-    type: np.ndarray  # index into the categories
+    type: np.ndarray  # index into `LabelSet.categories`
     start: np.ndarray
-    end: np.ndarray
+    end: np.ndarray  # exclusive
 
 
 class LabelSet:
-    """The tags of a scheme over a list of categories.
+    """The tags of a tagging scheme over a list of entity categories.
 
-    Schemes: `bio`, `bioes` and `io` (O is tag 0), and `mmocr` (see `LabelSet.mmocr`). `io` has one tag per
-    category: a run of it is one entity, so two entities of a category that touch cannot be told apart. A head
-    made elsewhere may have its tags in another order (see `LabelSet.from_names`).
+    Schemes are `bio`, `bioes`, `io` (in all three O is tag 0) and `mmocr` (see `LabelSet.mmocr`). `io` has one
+    tag per category. It cannot separate two adjacent entities of the same category. Use `LabelSet.from_names`
+    for a head from another framework, whose tags may have another order.
+
+    Example:
+        >>> labels = LabelSet(["name", "place"])
+        >>> labels.names
+        ['O', 'B-name', 'B-place', 'I-name', 'I-place']
+        >>> tags = labels.encode([("name", 0, 2)], length=3)  # [CLS], three characters, [SEP]
+        >>> tags.tolist()
+        [0, 1, 3, 0, 0]
+        >>> labels.decode(tags[None], np.ones((1, 5)))
+        [[('name', 0, 2)]]
+
+    Attributes:
+        categories: category names.
+        scheme: tagging scheme.
+        names: tag names in the order of the head's outputs.
+        outside: id of the tag O.
+
+    Args:
+        categories: distinct, non-empty category names.
+        scheme: one of `SCHEMES`.
+
+    Raises:
+        UserError: the scheme is unknown, or the categories are empty or not distinct.
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
@@ -57,7 +81,7 @@ class LabelSet:
         categories = check_strings(categories, "data.categories", "names")
         if not categories or len(set(categories)) != len(categories) or "" in categories:
             raise UserError(
-                f"data.categories: {categories} must be distinct, not empty, and at least one."
+                f"data.categories: {categories}. Give one or more category names, distinct and not empty."
             )
         self.categories, self.scheme = tuple(categories), scheme
         if scheme == "mmocr":
@@ -73,15 +97,16 @@ class LabelSet:
         self.names = names
         self.outside = names.index("O")
         if self.scheme == "io":
-            names = _with_prefix(names)
+            names = _add_inside_prefix(names)
         self._type_id = {category: i for i, category in enumerate(self.categories)}
         split = [name.partition("-") for name in names]
-        self._place = np.array([PLACES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
+        # Prefix and category of each tag, [C].
+        self._prefix = np.array([PREFIXES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
         self._type = np.array([self._type_id[t] if dash else -1 for _, dash, t in split], np.int32)
-        # Tag of a category at a place, [categories, places]; -1 where there is none.
+        # Tag id of each category and prefix, [categories, 5]; -1 if the head has no such tag.
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
-        inside = self._place != OUTSIDE
-        self._tag[self._type[inside], self._place[inside]] = np.flatnonzero(inside)
+        inside = self._prefix != OUTSIDE
+        self._tag[self._type[inside], self._prefix[inside]] = np.flatnonzero(inside)
         if self.scheme == "io":
             self._tag[:, BEGIN] = self._tag[:, INSIDE]
         self._tag_rows = self._tag.tolist()
@@ -89,39 +114,44 @@ class LabelSet:
 
     @classmethod
     def mmocr(cls, categories: Sequence[str]) -> "LabelSet":
-        """MMOCR's tags: X (padding), B- of each category, I- of each, O, [START], [END].
+        """Return MMOCR's tags: X (padding), B- and I- tags, O, [START], [END].
 
-        Source: MMOCR 0.6.3, ner_convertor.py; differs: a category may hold a "-", which MMOCR cuts.
+        Source: MMOCR 0.6.3, ner_convertor.py; differs: a category name may contain a "-", where MMOCR truncates
+        it.
         """
         return cls(categories, "mmocr")
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> "LabelSet":
-        """The tags of a head in the order of its outputs, as `id2label` or a label file lists them.
+        """Return the label set of a head with these outputs, e.g. from `id2label` or a label file.
 
-        Tags are O and a place with a category, "B-name"; places are B, I or M, E or L, S or U. The
-        scheme follows from them. Where no tag has a place, or all have I, it is `io`. Names of what is no
-        character ("[PAD]", "X") count as outside.
+        A tag is O or a prefix and a category, "B-name". Prefixes are B, I or M, E or L, S or U. The scheme is
+        inferred from them. If no tag has a prefix, or all have I, the scheme is `io`. Special outputs
+        (`SPECIAL_TAGS`, e.g. "[PAD]" or "X") are read as O.
+
+        Args:
+            names: tag names in the order of the head's outputs.
 
         Raises:
-            UserError: a name is no tag, is there twice, or O or a category's B- is missing.
+            UserError: a name is not a tag or occurs twice, or O or the B- tag of a category is missing.
         """
         names = check_strings(names, "labels", "names")
         io = _is_io(names)
-        split = [name.partition("-") for name in (_with_prefix(names) if io else names)]
-        tags = [(PLACES[p], category) for p, _, category in split if p in PLACES and category]
+        split = [name.partition("-") for name in (_add_inside_prefix(names) if io else names)]
+        tags = [(PREFIXES[p], category) for p, _, category in split if p in PREFIXES and category]
         categories = list(dict.fromkeys(category for _, category in tags))
-        fault = _fault(names, tags, io)
-        if fault:
+        problem = _find_problem(names, tags, io)
+        if problem:
+            shown = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
             raise UserError(
-                f"labels {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}: {fault}. Expected O and, "
-                "for each category, its name alone, or B-NAME, I-NAME and so on, one name an output."
+                f"labels {shown}: {problem}. Give one name per output: O and, for each category, NAME alone or "
+                "B-NAME, I-NAME and so on."
             )
         mmocr = cls.mmocr(categories)
         if names == mmocr.names:
             return mmocr
-        ends = any(place in (END, SINGLE) for place, _ in tags)
-        labels = cls(categories, "io" if io else "bioes" if ends else "bio")
+        bioes = any(prefix in (END, SINGLE) for prefix, _ in tags)
+        labels = cls(categories, "io" if io else "bioes" if bioes else "bio")
         labels._set_names(names)
         return labels
 
@@ -131,21 +161,21 @@ class LabelSet:
     def bio_names(self) -> list[str]:
         """Return the BIO name of each tag: B- for B and S, I- for I and E, O for all others.
 
-        Tags then share names. Well-formed tags keep their entities.
+        Several tags can have the same BIO name. Well-formed tag sequences keep their entities.
         """
-        prefix = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
+        letter = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
         return [
-            f"{prefix[place]}-{self.categories[kind]}" if place in prefix else "O"
-            for place, kind in zip(self._place.tolist(), self._type.tolist(), strict=True)
+            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else "O"
+            for prefix, kind in zip(self._prefix.tolist(), self._type.tolist(), strict=True)
         ]
 
     def standard_names(self) -> list[str]:
-        """Return the names of the tags with the places B, I, E and S, however they are written in `names`."""
-        prefix = {BEGIN: "B", INSIDE: "I", END: "E", SINGLE: "S"}
+        """Return `names` with the prefixes B, I, E and S, e.g. "E-name" for "L-name"."""
+        letter = {BEGIN: "B", INSIDE: "I", END: "E", SINGLE: "S"}
         return [
-            f"{prefix[place]}-{self.categories[kind]}" if place in prefix else name
-            for place, kind, name in zip(
-                self._place.tolist(), self._type.tolist(), self.names, strict=True
+            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else name
+            for prefix, kind, name in zip(
+                self._prefix.tolist(), self._type.tolist(), self.names, strict=True
             )
         ]
 
@@ -154,7 +184,7 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "LabelSet":
-        """The inverse of `to_json`; `names` alone or `scheme` and `categories` are enough."""
+        """Invert `to_json`. Either `names` or `scheme` and `categories` must be present."""
         if row.get("scheme") == SpanLabels.scheme:
             return SpanLabels(row["categories"])
         if "names" in row:
@@ -162,13 +192,20 @@ class LabelSet:
         return cls(row["categories"], row["scheme"])
 
     def encode(self, entities: Iterable[Sequence[Any]], length: int) -> np.ndarray:
-        """Return the tags of a text of `length` characters, int32 [length + 2]; [CLS] and [SEP] are O.
+        """Return the tags of a text.
 
-        Of entities that overlap the longest is tagged (`drop_overlaps`). Under scheme `mmocr` the later one
-        overwrites the earlier, which can leave tags that no entity has.
+        If entities overlap, only the longest is tagged (`drop_overlaps`). Under the scheme `mmocr` a later
+        entity overwrites an earlier one, which can leave an ill-formed tag sequence.
+
+        Args:
+            entities: each starts with (type, start, end), `end` exclusive.
+            length: number of characters.
+
+        Returns:
+            int32 [length + 2]. The tags of [CLS] and [SEP] are O.
 
         Raises:
-            UserError: for an unknown category, a span outside the text, or anything but entities.
+            UserError: an element is not an entity, a category is unknown, or a span is outside the text.
         """
         length = check_integer(length, "length", 0)
         entities = check_entities(entities, "entities")
@@ -178,11 +215,19 @@ class LabelSet:
         # MMOCR: a later entity overwrites an earlier one.
         kept = entities if self.scheme == "mmocr" else drop_overlaps(entities)[0]
         tags = np.full(length + 2, self.outside, np.int32)
-        self.mark(tags, kept)
+        self.write_tags(tags, kept)
         return tags
 
-    def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
-        """Write a text's entities over its tags, int32 [length + 2], all O; otherwise as `encode`."""
+    def write_tags(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
+        """Write the entities of a text into its tags, in place; a later entity overwrites an earlier one.
+
+        Args:
+            tags: int32 [length + 2], all O; the first and the last are those of [CLS] and [SEP].
+            entities: see `encode`.
+
+        Raises:
+            UserError: as for `encode`, or the label set lacks a tag that an entity needs.
+        """
         length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
@@ -195,15 +240,15 @@ class LabelSet:
                 tags[end] = last
         if self._incomplete and (tags < 0).any():
             raise UserError(
-                f"these labels cannot mark every entity: {', '.join(self.names)}. Set data.scheme and "
-                "data.categories for a head with all tags."
+                f"labels {', '.join(self.names)}: cannot encode every entity. Set data.scheme and "
+                "data.categories to train a head with all tags."
             )
 
     def type_id(self, category: str) -> int:
-        """The number of a category.
+        """Return the index of a category in `categories`.
 
         Raises:
-            UserError: there is none such.
+            UserError: the category is unknown.
         """
         if category not in self._type_id:
             raise UserError(
@@ -212,30 +257,38 @@ class LabelSet:
             )
         return self._type_id[category]
 
-    def legal_steps(self) -> np.ndarray:
-        """Which tag may stand behind which in well-formed tags, bool [C, C]; O stands for a text's edge.
+    def allowed_transitions(self) -> np.ndarray:
+        """Return which tag may follow which in a well-formed sequence.
 
-        Outputs that are no tag, as MMOCR's head has, stand beside nothing.
+        Special outputs such as MMOCR's [START] have no allowed transitions.
+
+        Returns:
+            bool [C, C], indexed [from, to]. O also stands for the start and the end of the text.
         """
-        place, kind = self._place, self._type
-        # A single-character entity is B where its category has no S, and a last character is I where it has no
-        # E. So a B must be continued only beside an S, and an I only beside an E.
-        singles, ends = (np.append(self._tag[:, mark] >= 0, False)[kind] for mark in (SINGLE, END))
-        must_continue = ((place == BEGIN) & singles) | ((place == INSIDE) & ends)
-        own = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
-        goes_on = np.isin(place, (INSIDE, END)) & (self.scheme != "io")
-        same = kind[:, None] == kind
-        # Behind B and I stands an I or E of the same; or, without tags for the end, what is next.
-        opened = np.isin(place, (BEGIN, INSIDE))
-        legal = np.where(goes_on, opened[:, None] & same, ~must_continue[:, None])
-        return legal & own[:, None] & own
+        prefix, kind = self._prefix, self._type
+        # Without an S- tag a single-character entity is a lone B-, and without an E- tag the last character is
+        # an I-. So a B- must be continued only if its category has S-, and an I- only if it has E-.
+        has_single, has_end = (np.append(self._tag[:, p] >= 0, False)[kind] for p in (SINGLE, END))
+        must_continue = ((prefix == BEGIN) & has_single) | ((prefix == INSIDE) & has_end)
+        is_tag = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
+        continues = np.isin(prefix, (INSIDE, END)) & (self.scheme != "io")
+        same_type = kind[:, None] == kind
+        # I- and E- follow a B- or I- of their category. Other tags follow whatever need not be continued.
+        is_open = np.isin(prefix, (BEGIN, INSIDE))
+        allowed = np.where(continues, is_open[:, None] & same_type, ~must_continue[:, None])
+        return allowed & is_tag[:, None] & is_tag
 
     def conventions(self) -> tuple[str, ...]:
-        """Those that can read these tags."""
+        """Return the decoding conventions that support these tags."""
         return tuple(c for c in CONVENTIONS if c != "mmocr" or self.scheme in ("bio", "mmocr"))
 
     def check(self, convention: str, name: str = "convention") -> None:
-        """Raise `UserError`, which begins with `name`, for a convention that cannot read these tags."""
+        """Raise `UserError` if a decoding convention is unknown or does not support these tags.
+
+        Args:
+            convention: one of `CONVENTIONS`.
+            name: parameter, field or option that the message names.
+        """
         check_convention(convention, name)
         if convention not in self.conventions():
             raise UserError(
@@ -246,17 +299,21 @@ class LabelSet:
     def decode(
         self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict"
     ) -> list[list[tuple[str, int, int]]]:
-        """Entities `(type, start, end)` of each row, `end` exclusive, offsets counting from behind [CLS].
+        """Return the entities of each row.
 
         Args:
-            tags: int [B, T], [CLS] first and [SEP] last of the positions that `mask` lets in.
-            mask: bool or 0/1 [B, T], ones first.
-            convention: `strict` (IOB2 or IOBES as they are defined; equals seqeval's strict mode),
-                `lenient` (an orphan I- begins an entity; equals conlleval and seqeval's default) or
-                `mmocr` (its own rules, marked in `spans`).
+            tags: int [B, T]. In each row the first unmasked tag is that of [CLS] and the last that of [SEP].
+            mask: bool or 0/1 [B, T]; the ones come first in each row.
+            convention: `strict` follows the definition of IOB2 or IOBES and equals seqeval's strict mode.
+                `lenient` starts an entity at an orphan I- and equals conlleval and seqeval's default mode.
+                `mmocr` follows MMOCR's rules, which are marked in the source.
+
+        Returns:
+            For each row a list of (type, start, end). Offsets do not count [CLS]; `end` is exclusive.
 
         Raises:
-            UserError: another shape or dtype, a tag without a name, or an unsuitable convention.
+            UserError: a shape or dtype is wrong, a tag id is out of range, or the convention does not
+                support these tags.
         """
         spans = self.decode_spans(tags, mask, convention)
         rows: list[list[tuple[str, int, int]]] = [[] for _ in range(len(tags))]
@@ -265,92 +322,106 @@ class LabelSet:
         return rows
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
-        """As `decode`, all rows at once, as arrays."""
+        """Return the entities of all rows as arrays. Arguments and errors are those of `decode`."""
         self.check(convention)
         tags = np.ascontiguousarray(check_ids(tags, "tags"))
         mask = np.ascontiguousarray(check_mask(mask, "mask"))
         if tags.shape != mask.shape:
             raise UserError(
-                f"mask: shape {mask.shape}, but tags have {tags.shape}. Both must be [B, T]."
+                f"mask: shape {mask.shape}, but tags have shape {tags.shape}. Both must be [B, T]."
             )
         if (mask[:, 1:] > mask[:, :-1]).any():
-            raise UserError("mask: a 1 after a 0. The ones of a row must come first.")
-        # In parts, so that what is made on the way stays in the processor's cache.
+            raise UserError("mask: a 1 follows a 0. The ones of each row must come first.")
+        # Decode a limited number of rows at a time, so that temporary arrays stay in the CPU cache.
         parts = [
-            self._part(tags[first : first + PART], mask[first : first + PART], first, convention)
-            for first in range(0, max(len(tags), 1), PART)
+            self._decode_rows(
+                tags[first : first + DECODE_ROWS],
+                mask[first : first + DECODE_ROWS],
+                first,
+                convention,
+            )
+            for first in range(0, max(len(tags), 1), DECODE_ROWS)
         ]
         return Spans(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def _part(self, tags: np.ndarray, mask: np.ndarray, first: int, convention: str) -> Spans:
-        """As `decode_spans`; the rows count from `first`."""
-        inside = tags != self.outside  # most characters are O: what follows is cheap without them
+    def _decode_rows(
+        self, tags: np.ndarray, mask: np.ndarray, first_row: int, convention: str
+    ) -> Spans:
+        # Most tags are O. Dropping them first makes the rest cheap.
+        inside = tags != self.outside
         if convention == "mmocr":
-            # MMOCR: [SEP] is decoded too, so that an entity can end behind the text.
+            # MMOCR: [SEP] is decoded too, so an entity can end after the last character.
             inside &= mask
         else:
-            # Inside is where the mask goes on behind; behind the last column lies the next row.
+            # Exclude [SEP]: a position counts only if the next one is unmasked. In the flat view the position
+            # after the last column is in the next row, so the last column is cleared separately.
             inside.reshape(-1)[:-1] &= mask.reshape(-1)[1:]
             inside[:, -1:] = False
         inside[:, :1] = False  # [CLS]
-        places, width = np.flatnonzero(inside), tags.shape[1]
-        return self._spans(tags.reshape(-1)[places], first * width + places - 1, width, convention)
+        positions, width = np.flatnonzero(inside), tags.shape[1]
+        return self._decode_flat(
+            tags.reshape(-1)[positions], first_row * width + positions - 1, width, convention
+        )
 
     def spans(
         self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str
     ) -> Spans:
-        """Entities of rows that lie end to end; characters that are left out are outside.
+        """Return the entities of concatenated rows. Characters that are left out count as O.
 
         Args:
-            tag: int [M], a tag a character.
-            row, character: int [M], whose and which character it is, ascending.
-            convention: as in `decode`.
+            tag: int [M], tag of each character.
+            row: int [M], row of each character, ascending.
+            character: int [M], index of each character in its row, ascending within a row.
+            convention: see `decode`.
         """
         row, character = np.asarray(row, np.int64), np.asarray(character, np.int64)
-        width = int(character.max(initial=0)) + 2  # so that no two rows touch
-        return self._spans(np.asarray(tag), row * width + character, width, convention)
+        width = int(character.max(initial=0)) + 2  # leaves a gap, so that rows are not adjacent
+        return self._decode_flat(np.asarray(tag), row * width + character, width, convention)
 
-    def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
-        """As `spans`; `place`, int64 [M], is row * width + character."""
+    def _decode_flat(
+        self, tag: np.ndarray, position: np.ndarray, width: int, convention: str
+    ) -> Spans:
+        """Return the entities of tags, int [M], at positions `row * width + character`, int64 [M]."""
         self.check(convention)
         if len(tag) and not 0 <= tag.min() <= tag.max() < len(self.names):
             raise UserError(
-                f"tags: values from {tag.min()} to {tag.max()}, but there are {len(self.names)} tags."
+                f"tags: ids from {tag.min()} to {tag.max()}, but there are {len(self.names)} tags."
             )
-        part, kind = self._place.take(tag), self._type.take(tag)
-        # A chunk is a position and all that continue it.
-        joined = np.zeros(len(place), bool)
-        joined[1:] = (part[:-1] == BEGIN) | (part[:-1] == INSIDE)
-        joined[1:] &= np.diff(place) == 1
+        prefix, kind = self._prefix.take(tag), self._type.take(tag)
+        # Split the tags into runs: a first tag and the adjacent tags that continue it.
+        continues = np.zeros(len(position), bool)
+        continues[1:] = (prefix[:-1] == BEGIN) | (prefix[:-1] == INSIDE)
+        continues[1:] &= np.diff(position) == 1
         if convention == "mmocr":
             # MMOCR: an I- of another type neither ends nor extends the entity before it.
-            joined &= part == INSIDE
+            continues &= prefix == INSIDE
         else:
-            joined &= (part == INSIDE) | (part == END)
-            joined[1:] &= kind[1:] == kind[:-1]
-        head = np.flatnonzero(~joined)
-        if not len(head):
+            continues &= (prefix == INSIDE) | (prefix == END)
+            continues[1:] &= kind[1:] == kind[:-1]
+        first = np.flatnonzero(~continues)
+        if not len(first):
             empty = np.zeros(0, np.int32)
             return Spans(empty, empty, empty, empty)
-        last = np.append(head[1:], len(place)) - 1
+        last = np.append(first[1:], len(position)) - 1
 
+        # Keep the runs that are entities under the convention.
         if convention == "lenient" or self.scheme == "io":
-            keep = part[head] != OUTSIDE
+            keep = prefix[first] != OUTSIDE
         elif convention == "mmocr":
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
-            keep = part[head] == BEGIN
-            chunk = np.cumsum(~joined) - 1
-            own = joined & (kind == kind[head][chunk])
-            last = np.maximum.reduceat(np.where(own, np.arange(len(place)), -1), head)
+            keep = prefix[first] == BEGIN
+            run = np.cumsum(~continues) - 1
+            same_type = continues & (kind == kind[first][run])
+            last = np.maximum.reduceat(np.where(same_type, np.arange(len(position)), -1), first)
             keep &= last >= 0
         else:
-            # A category with a tag for the end, or for a single character, must show it.
-            ends, singles = (self._tag[kind[head], mark] >= 0 for mark in (END, SINGLE))
-            whole = np.where(last > head, ~ends | (part[last] == END), ~singles)
-            keep = (part[head] == SINGLE) | ((part[head] == BEGIN) & whole)
-        head, last = head[keep], last[keep]
-        row, start = np.divmod(place[head], width)
-        columns = (row, kind[head], start, start + (place[last] - place[head]) + 1)
+            # A category that has an E- or S- tag must use it.
+            has_end, has_single = (self._tag[kind[first], p] >= 0 for p in (END, SINGLE))
+            complete = np.where(last > first, ~has_end | (prefix[last] == END), ~has_single)
+            keep = (prefix[first] == SINGLE) | ((prefix[first] == BEGIN) & complete)
+        first, last = first[keep], last[keep]
+        row, start = np.divmod(position[first], width)
+        columns = (row, kind[first], start, start + (position[last] - position[first]) + 1)
         return Spans(*(values.astype(np.int32) for values in columns))
 
     def _tags(self, prefix: str) -> list[str]:
@@ -358,7 +429,7 @@ class LabelSet:
 
 
 class SpanLabels(LabelSet):
-    """The categories of a head that scores spans: there are no tags, and entities may lie in one another."""
+    """The categories of a head that scores spans instead of tags, so that entities may be nested."""
 
     scheme = "span"
 
@@ -367,11 +438,11 @@ class SpanLabels(LabelSet):
         self.scheme = SpanLabels.scheme
         self.names, self.outside = list(categories), 0
 
-    def number(self, category: str, length: int) -> int:
-        """An entity that begins with a token and goes on for `length`, as a number above 0.
+    def encode_span(self, category: str, length: int) -> int:
+        """Return the label, above 0, of the first token of an entity of `length` tokens.
 
         Raises:
-            UserError: for an unknown category.
+            UserError: the category is unknown.
         """
         return 1 + self.type_id(category) + len(self) * (length - 1)
 
@@ -382,30 +453,32 @@ class SpanLabels(LabelSet):
         check_convention(convention, name)
         if convention not in self.conventions():
             raise UserError(
-                f"{name}: {convention!r} is a way to read tags, and model.head global_pointer gives spans. "
-                "Choose strict."
+                f"{name}: {convention!r} decodes tags, but model.head global_pointer predicts spans. Choose "
+                "strict."
             )
 
-    def mark(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
-        raise _no_tags()
+    def write_tags(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
+        raise _no_tags_error()
 
-    def legal_steps(self) -> np.ndarray:
-        raise _no_tags()
+    def allowed_transitions(self) -> np.ndarray:
+        raise _no_tags_error()
 
-    def _spans(self, tag: np.ndarray, place: np.ndarray, width: int, convention: str) -> Spans:
-        raise _no_tags()
+    def _decode_flat(
+        self, tag: np.ndarray, position: np.ndarray, width: int, convention: str
+    ) -> Spans:
+        raise _no_tags_error()
 
 
-def _no_tags() -> UserError:
+def _no_tags_error() -> UserError:
     return UserError(
-        "model.head global_pointer gives spans, and this is about tags. Take another head."
+        "model.head: global_pointer predicts spans and has no tags. Choose another model.head."
     )
 
 
 def check_span(category: str, start: int, end: int, length: int) -> None:
-    """Raise `UserError` for a span that is not inside a text of `length` characters."""
-    if fault := type_fault(start, end):
-        raise UserError(f"{category}: {fault}")
+    """Raise `UserError` if a span is not inside a text of `length` characters."""
+    if problem := offset_type_error(start, end):
+        raise UserError(f"{category}: {problem}")
     if not 0 <= start < end <= length:
         raise UserError(
             f"{category} has the span [{start}, {end}) in a text of {length} characters. "
@@ -414,52 +487,56 @@ def check_span(category: str, start: int, end: int, length: int) -> None:
 
 
 def misspelling_of(category: str, others: Iterable[str]) -> str | None:
-    """Return the category that `category` probably misspells, None if none is close enough.
+    """Return the category that `category` probably misspells, or None if none is similar enough.
 
-    Close are names that differ in case, in the order of their letters, or in little of their length.
-    One other letter in a short name is not enough: "name" and "game" are different categories.
+    Similar names differ in case, in the order of their letters, or in a few characters relative to their
+    length. One different letter in a short name is not enough: "name" and "game" are different categories.
     """
     scores = {}
     for other in sorted(others):
         one, two = category.casefold(), other.casefold()
-        alike = sorted(one) == sorted(two)
-        scores[other] = 1.0 if alike else SequenceMatcher(None, one, two).ratio()
+        same_letters = sorted(one) == sorted(two)
+        scores[other] = 1.0 if same_letters else SequenceMatcher(None, one, two).ratio()
     best = max(scores, key=scores.__getitem__, default=None)
     return best if best is not None and scores[best] >= 0.8 else None
 
 
 def check_convention(convention: str, name: str = "convention") -> None:
-    """Raise `UserError`, which begins with `name`, for an unknown convention."""
+    """Raise `UserError` if a convention is unknown. The message starts with `name`."""
     check_choice(convention, name, CONVENTIONS)
 
 
 def _is_io(names: Sequence[str]) -> bool:
-    """Whether the names of a head's outputs are one per category, as "PER" or "I-PER"."""
-    own = [name for name in names if name != "O" and name not in UNUSED]
-    bare = not any(PLACE_LIKE.search(name) for name in own)
-    inside = all(name.startswith("I-") and name != "I-" for name in own)
-    return "O" in names and bool(own) and (bare or inside)
+    """Return whether a head has one output per category, such as "PER" or "I-PER"."""
+    tags = [name for name in names if name != "O" and name not in SPECIAL_TAGS]
+    no_prefixes = not any(PREFIX_LIKE.search(name) for name in tags)
+    all_inside = all(name.startswith("I-") and name != "I-" for name in tags)
+    return "O" in names and bool(tags) and (no_prefixes or all_inside)
 
 
-def _with_prefix(names: Sequence[str]) -> list[str]:
+def _add_inside_prefix(names: Sequence[str]) -> list[str]:
     """Return the names of `io` tags as "I-NAME"."""
-    plain = [name == "O" or name in UNUSED or name.startswith("I-") for name in names]
-    return [name if known else f"I-{name}" for name, known in zip(names, plain, strict=True)]
+    unchanged = [name == "O" or name in SPECIAL_TAGS or name.startswith("I-") for name in names]
+    return [name if keep else f"I-{name}" for name, keep in zip(names, unchanged, strict=True)]
 
 
-def _fault(names: list[str], tags: list[tuple[int, str]], io: bool) -> str | None:
-    """Why the names of a head's outputs are no label set."""
+def _find_problem(names: list[str], tags: list[tuple[int, str]], io: bool) -> str | None:
+    """Return why the names of a head's outputs are not a label set, or None if they are."""
     for name in names:
-        place, _, category = name.partition("-")
-        if name != "O" and name not in UNUSED and not (io or (place in PLACES and category)):
-            return f"{name!r} is no tag"
+        prefix, _, category = name.partition("-")
+        if (
+            name != "O"
+            and name not in SPECIAL_TAGS
+            and not (io or (prefix in PREFIXES and category))
+        ):
+            return f"{name!r} is not a tag"
     if "O" not in names:
-        return "there is no O"
+        return "O is missing"
     if not tags:
-        return "none has a category"
+        return "no tag has a category"
     if len(set(names)) < len(names) or len(set(tags)) < len(tags):
-        return "two mean the same"
+        return "two names mean the same tag"
     for _, category in tags:
         if not io and (BEGIN, category) not in tags:
-            return f"there is no B-{category}"
+            return f"B-{category} is missing"
     return None

@@ -1,43 +1,44 @@
-"""Entities of one text that overlap: count them, or keep those that can be labelled together."""
+"""Count the overlapping entities of a text, or drop them so that the rest can be tagged."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # begins with (type, start, end)
+AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # starts with (type, start, end)
 
 
-def overlaps(entities: Sequence[Sequence[Any]]) -> int:
-    """How many entities begin before an earlier one (by start) has ended."""
-    count, reach = 0, 0
+def count_overlaps(entities: Sequence[Sequence[Any]]) -> int:
+    """Return the number of entities that start before an earlier one (in order of start) ends."""
+    count, furthest_end = 0, 0
     for start, end in sorted((entity[1], entity[2]) for entity in entities):
-        count += start < reach
-        reach = max(reach, end)
+        count += start < furthest_end
+        furthest_end = max(furthest_end, end)
     return count
 
 
 def drop_overlaps(entities: Sequence[AnyEntity]) -> tuple[list[AnyEntity], list[AnyEntity]]:
-    """Keep whole entities that do not overlap: the longest first, of equally long ones the first.
+    """Drop entities until none overlap. Longer entities win; among equally long ones the first wins.
 
     Args:
-        entities: each begins with (type, start, end). One that is given twice counts once.
+        entities: each starts with (type, start, end). Duplicates count once.
 
     Returns:
-        The entities kept and those dropped, both in their order.
+        The kept and the dropped entities, each in their original order.
     """
     by_span: dict[tuple[Any, ...], AnyEntity] = {}
     for entity in entities:
         by_span.setdefault(tuple(entity[:3]), entity)
     distinct = list(by_span.values())
-    if not overlaps(distinct):
+    if not count_overlaps(distinct):
         return distinct, []
+    # The kept spans do not overlap, so their starts and ends are both sorted.
     starts, ends, kept = list[int](), list[int](), set[int]()
     for i in sorted(range(len(distinct)), key=lambda i: distinct[i][1] - distinct[i][2]):
         _, start, end = distinct[i][:3]
-        place = bisect_right(ends, start)  # of the first kept one that ends after `start`
-        if place == len(starts) or starts[place] >= end:
-            starts.insert(place, start)
-            ends.insert(place, end)
+        index = bisect_right(ends, start)  # of the first kept span that ends after `start`
+        if index == len(starts) or starts[index] >= end:
+            starts.insert(index, start)
+            ends.insert(index, end)
             kept.add(i)
     return (
         [entity for i, entity in enumerate(distinct) if i in kept],

@@ -1,6 +1,7 @@
-"""Read files as UTF-8 text. Text in another encoding is refused with the command that converts it."""
+"""Read UTF-8 files. For a file in another encoding, raise an error with the command that converts it."""
 
 import codecs
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
@@ -9,86 +10,100 @@ from typing import BinaryIO
 
 from flax_ner.errors import UserError
 
-ARCHIVES = {b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive"}
-# UTF-32 comes first: its mark begins as that of UTF-16 does.
-MARKS = {
+ARCHIVE_SIGNATURES = {b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive"}
+# UTF-32 comes first: its byte order mark starts with that of UTF-16.
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-HEAD = 1 << 20  # bytes of a file by which its encoding is guessed
+SURROGATES = re.compile("[\ud800-\udfff]")  # code points that UTF-8 cannot encode
+SAMPLE_BYTES = 1 << 20  # bytes at the start of a file from which its encoding is guessed
 STDIN = "standard input"
 
 
-class Undecoded(bytes):
-    """A line of a file that is not all UTF-8, with what to do about the file."""
+class UndecodedLine(bytes):
+    """A line of a file that is not entirely UTF-8.
+
+    Attributes:
+        remedy: a sentence that says how to convert the file.
+    """
 
     remedy: str
 
-    def __new__(cls, line: bytes, remedy: str) -> "Undecoded":
+    def __new__(cls, line: bytes, remedy: str) -> "UndecodedLine":
         self = super().__new__(cls, line)
         self.remedy = remedy
         return self
 
 
-Line = str | Undecoded
+Line = str | UndecodedLine
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file that is no archive and not UTF-16."""
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        UserError: the file is compressed, an archive, UTF-16 or UTF-32.
+    """
     data = path.read_bytes()
-    check_plain(data, path)
-    encoding = guessed_encoding(data) if b"\0" in data else None
-    if encoding:  # of UTF-16, some lines are valid UTF-8
-        raise _of_other_encoding(encoding, path)
+    check_plain_text(data, path)
+    # Check the whole file: single lines of UTF-16 can be valid UTF-8.
+    encoding = guess_encoding(data) if b"\0" in data else None
+    if encoding:
+        raise _wrong_encoding_error(encoding, path)
     return data
 
 
-def check_plain(start: bytes, path: str | Path, unpack: str = "") -> None:
-    """Raise `UserError` for a file that begins as an archive or as UTF-16 does.
+def check_plain_text(start: bytes, path: str | Path, unpack: str = "") -> None:
+    """Raise `UserError` for a file that starts like an archive or like UTF-16 or UTF-32.
 
     Args:
-        start: its first bytes.
-        path, unpack: as in `conversion`.
+        start: first bytes of the file.
+        path, unpack: see `iconv_command`.
     """
-    for mark, kind in ARCHIVES.items():
-        if start.startswith(mark):
+    for signature, kind in ARCHIVE_SIGNATURES.items():
+        if start.startswith(signature):
             raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
-    encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
-    # ASCII in UTF-16 is valid UTF-8, with NUL as every second byte.
+    encoding = next(
+        (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None
+    )
+    # ASCII in UTF-16 is valid UTF-8: every second byte is NUL.
     line = start[:1000].partition(b"\n")[0]
     if len(line) >= 8 and b"\0" in line:
         for parity, name in ((0, "UTF-16BE"), (1, "UTF-16LE")):
             if not any(line[parity::2]) and 0 not in line[1 - parity :: 2]:
                 encoding = name
     if encoding:
-        raise _of_other_encoding(encoding, path, unpack)
+        raise _wrong_encoding_error(encoding, path, unpack)
 
 
-def _of_other_encoding(encoding: str, path: str | Path, unpack: str = "") -> UserError:
-    command = conversion(encoding, path, unpack)
+def _wrong_encoding_error(encoding: str, path: str | Path, unpack: str = "") -> UserError:
+    command = iconv_command(encoding, path, unpack)
     return UserError(f"{path}: is {encoding}. Save the file as plain UTF-8: {command}")
 
 
-def guessed_encoding(data: bytes) -> str | None:
-    """Guess the encoding of bytes: UTF-16LE, UTF-16BE or GB18030; None for UTF-8 and for any other.
-
-    Some bytes that are not UTF-8 between more that are give None: converting all would damage the rest.
+def guess_encoding(data: bytes) -> str | None:
+    """Guess the encoding of bytes that are not UTF-8.
 
     Args:
-        data: a file, or whole lines of it.
+        data: a file, or complete lines of it.
+
+    Returns:
+        "UTF-16LE", "UTF-16BE" or "GB18030". None for UTF-8, for other encodings, and for text that is mostly
+        UTF-8: converting it would damage the valid part.
     """
     if _decodes(data, "utf-8"):
         return None
     text = data.decode("utf-8", "replace")
-    faults = text.count("\ufffd")
-    characters = len(text) - len(text.encode("ascii", "ignore")) - faults  # that are not ASCII
-    if faults <= characters:
+    errors = text.count("\ufffd")
+    non_ascii = len(text) - len(text.encode("ascii", "ignore")) - errors
+    if errors <= non_ascii:
         return None
     if b"\0" not in data:
         return "GB18030" if _decodes(data, "gb18030") else None
-    data = data[: len(data) // 2 * 2]  # a line of UTF-16 is cut within its last character
+    data = data[: len(data) // 2 * 2]  # a line of UTF-16 ends within a character
     ascii_characters = {
         name: len(data.decode(name).encode("ascii", "ignore"))
         for name in ("UTF-16LE", "UTF-16BE")
@@ -105,21 +120,21 @@ def _decodes(data: bytes, encoding: str) -> bool:
     return True
 
 
-def conversion(encoding: str, path: str | Path, unpack: str = "") -> str:
-    """Return the command that converts a file to UTF-8.
+def iconv_command(encoding: str, path: str | Path, unpack: str = "") -> str:
+    """Return the shell command that converts a file to UTF-8.
 
     Args:
-        encoding: as iconv calls it.
-        path: of the file, or `STDIN`.
-        unpack: the command that unpacks a compressed file to standard output.
+        encoding: name of the encoding in iconv.
+        path: path of the file, or `STDIN`.
+        unpack: command that unpacks a compressed file to standard output; "" for a plain file.
     """
     command = f"iconv -f {encoding} -t UTF-8"
     if Path(path).name == STDIN:
         return f"{command} | python -m flax_ner predict ..."
     path = Path(path)
-    whole = path.with_suffix("") if unpack else path
-    # The name keeps its ending, which says what the file holds.
-    target = shlex.quote(str(whole.with_name(f"{whole.stem}.utf8{whole.suffix}")))
+    unpacked = path.with_suffix("") if unpack else path
+    # Keep the suffix, which determines the data format.
+    target = shlex.quote(str(unpacked.with_name(f"{unpacked.stem}.utf8{unpacked.suffix}")))
     source = shlex.quote(str(path))
     if unpack:
         return f"{unpack} {source} | {command} > {target}"
@@ -127,111 +142,113 @@ def conversion(encoding: str, path: str | Path, unpack: str = "") -> str:
 
 
 def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
-    """Return what to do about a file that is not UTF-8.
+    """Return a sentence that says how to convert a file that is not UTF-8.
 
     Args:
-        data: the file, or whole lines of it.
-        path, unpack: as in `conversion`.
+        data: the file, or complete lines of it.
+        path, unpack: see `iconv_command`.
     """
-    encoding = guessed_encoding(data)
+    encoding = guess_encoding(data)
     if encoding is None:
         return "Save the file as UTF-8."
-    return f"It looks like {encoding}. Save it as UTF-8: {conversion(encoding, path, unpack)}"
+    return f"It looks like {encoding}. Save it as UTF-8: {iconv_command(encoding, path, unpack)}"
 
 
-def not_utf8(error: UnicodeDecodeError, source: str, remedy: str) -> UserError:
+def not_utf8_error(error: UnicodeDecodeError, source: str, remedy: str) -> UserError:
     """Return the error for a line that is not UTF-8."""
     return UserError(
         f"{source}: not UTF-8 ({error.reason} at byte {error.start} of the line). {remedy}"
     )
 
 
-def lines(path: Path) -> Sequence[Line]:
-    """The lines of a file; as bytes where it is not all UTF-8."""
-    data = content(path)
+def read_lines(path: Path) -> Sequence[Line]:
+    r"""Return the lines of a file, split at \n; all as `UndecodedLine` if the file is not entirely UTF-8."""
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         remedy = encoding_remedy(data, path)
-        return [Undecoded(row, remedy) for row in data.removeprefix(codecs.BOM_UTF8).split(b"\n")]
+        return [
+            UndecodedLine(row, remedy) for row in data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+        ]
 
 
-def text_lines(path: Path) -> list[Line]:
-    r"""The lines of plain text as `lines` gives them. Only \n and \r\n end one."""
-    *ended, last = lines(path)
+def read_text_lines(path: Path) -> list[Line]:
+    r"""Return the lines of a plain-text file, without line ends. Only \n and \r\n end a line."""
+    *ended, last = read_lines(path)
     rows: list[Line] = [
         row.removesuffix("\r")
         if isinstance(row, str)
-        else Undecoded(row.removesuffix(b"\r"), row.remedy)
+        else UndecodedLine(row.removesuffix(b"\r"), row.remedy)
         for row in ended
     ]
     return [*rows, last] if last else rows
 
 
-def decoded(line: Line, source: str) -> str:
-    """A line as text.
+def decode_line(line: Line, source: str) -> str:
+    """Return a line as text.
 
     Raises:
-        UserError: it is not UTF-8; begins with `source`.
+        UserError: the line is not UTF-8. The message starts with `source`.
     """
     if isinstance(line, str):
         return line
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise not_utf8(error, source, line.remedy) from None
+        raise not_utf8_error(error, source, line.remedy) from None
 
 
 def read_text(path: Path) -> str:
-    """Read a whole file as text, keeping a byte order mark and line ends.
+    """Return the text of a file, with its line ends and byte order mark.
 
     Raises:
-        UserError: it is not UTF-8; begins with the path.
+        UserError: the file is not UTF-8. The message starts with the path.
     """
-    data = content(path)
+    data = read_bytes(path)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        what = f"{path}: not UTF-8 ({error.reason} at byte {error.start})."
-        raise UserError(f"{what} {encoding_remedy(data, path)}") from None
+        problem = f"{path}: not UTF-8 ({error.reason} at byte {error.start})."
+        raise UserError(f"{problem} {encoding_remedy(data, path)}") from None
 
 
 def stream_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[str, str]]:
-    r"""Yield `file:line` and the text of each line as they are read.
+    r"""Read a file line by line. Yield `file:line` and the text of each line.
 
-    Only \n and \r\n end a line, and are not part of its text; any other control character is.
-    A byte order mark at the start is left out.
+    Only \n and \r\n end a line. They are removed; all other control characters stay in the text. A byte order
+    mark at the start is skipped.
 
     Args:
-        file: open for reading bytes.
-        path: of the file, or `STDIN`.
+        file: binary file.
+        path: path of the file, or `STDIN`; for error messages.
 
     Raises:
-        UserError: an archive, or, once it is reached, a line that is not UTF-8.
+        UserError: the file is an archive, or the current line is not UTF-8.
     """
     for number, raw in enumerate(file, 1):
         source = f"{path}:{number}"
         if number == 1:
-            check_plain(raw, path)
+            check_plain_text(raw, path)
             raw = raw.removeprefix(codecs.BOM_UTF8)
-            if not raw:  # nothing but the mark
+            if not raw:  # the file has only a byte order mark
                 return
         try:
             line = raw.decode()
         except UnicodeDecodeError as error:
-            remedy = encoding_remedy(_sample(raw, file, path), path)
-            raise not_utf8(error, source, remedy) from None
+            remedy = encoding_remedy(_encoding_sample(raw, file, path), path)
+            raise not_utf8_error(error, source, remedy) from None
         yield source, line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
-def _sample(line: bytes, file: BinaryIO, path: str | Path) -> bytes:
-    """What there is to guess an encoding by, once a line is found not to be UTF-8."""
+def _encoding_sample(line: bytes, file: BinaryIO, path: str | Path) -> bytes:
+    """Return bytes from which to guess the encoding of a file, given a line that is not UTF-8."""
     if Path(path).is_file():
-        with open(path, "rb") as again:
-            head = again.read(HEAD)
+        with open(path, "rb") as reopened:
+            head = reopened.read(SAMPLE_BYTES)
         head = head[: head.rfind(b"\n") + 1]
         return head + line if _decodes(head, "utf-8") else head
-    # A pipe cannot be read again. The byte after a line tells UTF-16LE; waiting for it is the last resort.
-    if isinstance(file, BufferedReader) and guessed_encoding(line) is None:
+    # A pipe cannot be read again. UTF-16LE needs the byte after the line end. Peeking can block, so do it last.
+    if isinstance(file, BufferedReader) and guess_encoding(line) is None:
         return line + file.peek(1)
     return line

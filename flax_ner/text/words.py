@@ -1,4 +1,4 @@
-"""Words of a text, found as BERT finds them, for tokenizers whose tokens are not words or parts of one."""
+"""Find the words of a text as BERT does, for tokenizers whose tokens do not align with words."""
 
 import sys
 from typing import NamedTuple
@@ -6,8 +6,9 @@ from unicodedata import category
 
 import numpy as np
 
-SPACE, ALONE, LETTER, MARK, UNSEEN = range(5)
-# Scripts that are written without spaces between words: every character counts as a word.
+# Character classes. `SINGLE` characters, such as punctuation and Chinese characters, are words of their own.
+SPACE, SINGLE, LETTER, MARK, UNSEEN = range(5)
+# Scripts that are written without spaces between words: every character is a word.
 UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
     (0x1000, 0x109F),  # Myanmar
@@ -21,59 +22,66 @@ UNSPACED = (
     (0xFF66, 0xFF9D),  # halfwidth Katakana
     (0x20000, 0x3FFFF),
 )
-# By code point, filled as characters come up.
-_KINDS = np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
+# Class of each code point, filled in as characters are seen.
+_CLASSES = np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
 
 
-class Characters(NamedTuple):
-    """What stands where in a text of n characters that ends in a space."""
+class CharacterWords(NamedTuple):
+    """The words of a text of n characters. Each array is int64 [n]."""
 
-    # All int64 [n].
-    word: np.ndarray  # ascending: which word the character belongs to; a space is one by itself
-    solid_from: np.ndarray  # the first character from here on that is no space; n - 1 if none
-    solid_until: np.ndarray  # the last one up to here; -1 if there is none
-    marks_end: np.ndarray  # the first character after this one that is no combining mark
+    word: (
+        np.ndarray
+    )  # number of the character's word, ascending; each space has a number of its own
+    next_solid: (
+        np.ndarray
+    )  # first character from this one on that is not a space; n - 1 if there is none
+    last_solid: np.ndarray  # last character up to this one that is not a space; -1 if there is none
+    marks_end: np.ndarray  # first later character that is not a combining mark; n if there is none
 
 
-def find_words(text: str) -> Characters:
-    """Find the words of a text: at spaces, around punctuation, around characters of unspaced scripts.
+def find_words(text: str) -> CharacterWords:
+    """Find the words of a text. They end at spaces, punctuation and characters of unspaced scripts.
 
-    A combining mark belongs to the character that it stands on.
+    A combining mark belongs to the character before it.
 
     Args:
-        text: must end in a space.
+        text: a text that ends in a space.
     """
-    kinds = _kinds_of(text)
-    n = len(kinds)
-    places = np.arange(n)
-    base = np.maximum.accumulate(np.where(kinds == MARK, 0, places))  # what a mark stands on
-    before = kinds[np.append(0, base)[:n]]  # the kind of the character before, but for marks
-    begins = (kinds != MARK) & ((kinds != LETTER) | (before != LETTER))
-    solid = kinds != SPACE
-    solid_from = np.minimum.accumulate(np.where(solid, places, n - 1)[::-1])[::-1]
-    solid_until = np.maximum.accumulate(np.where(solid, places, -1))
-    bare = np.minimum.accumulate(np.where(kinds == MARK, n, places)[::-1])[::-1]
-    return Characters(np.cumsum(begins), solid_from, solid_until, np.append(bare[1:], n))
+    classes = _classes_of(text)
+    n = len(classes)
+    positions = np.arange(n)
+    base = np.maximum.accumulate(
+        np.where(classes == MARK, 0, positions)
+    )  # base character of a mark
+    previous = classes[np.append(0, base)[:n]]  # class of the previous character, marks skipped
+    starts_word = (classes != MARK) & ((classes != LETTER) | (previous != LETTER))
+    solid = classes != SPACE
+    next_solid = np.minimum.accumulate(np.where(solid, positions, n - 1)[::-1])[::-1]
+    last_solid = np.maximum.accumulate(np.where(solid, positions, -1))
+    next_base = np.minimum.accumulate(np.where(classes == MARK, n, positions)[::-1])[::-1]
+    return CharacterWords(
+        np.cumsum(starts_word), next_solid, last_solid, np.append(next_base[1:], n)
+    )
 
 
-def _kinds_of(text: str) -> np.ndarray:
+def _classes_of(text: str) -> np.ndarray:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    kinds = _KINDS[codes]
-    if (kinds == UNSEEN).any():
-        new = np.unique(codes[kinds == UNSEEN])
-        _KINDS[new] = [_kind(chr(code)) for code in new.tolist()]
-        kinds = _KINDS[codes]
-    return kinds
+    classes = _CLASSES[codes]
+    if (classes == UNSEEN).any():
+        new = np.unique(codes[classes == UNSEEN])
+        _CLASSES[new] = [_class_of(chr(code)) for code in new.tolist()]
+        classes = _CLASSES[codes]
+    return classes
 
 
-def _kind(character: str) -> int:
+def _class_of(character: str) -> int:
     general = category(character)
     if character.isspace():
         return SPACE
     if general in ("Mn", "Me"):
         return MARK
     # ASCII symbols such as $ and + count as punctuation, as in BERT.
-    symbol = character.isascii() and general[0] == "S"
+    ascii_symbol = character.isascii() and general[0] == "S"
     code = ord(character)
     unspaced = any(first <= code <= last for first, last in UNSPACED)
-    return ALONE if general[0] == "P" or symbol or unspaced else LETTER
+    return SINGLE if general[0] == "P" or ascii_symbol or unspaced else LETTER

@@ -1,1 +1,1 @@
-"""Fine-tuning: mesh, optimizer, checkpoints and the loop."""
+"""The training loop, the step, the loss, checkpoints and the work directory, independent of the task."""

@@ -1,115 +1,116 @@
-"""Decide the settings that a run leaves open, from the weights of `init_from`, the data, or `FALLBACKS`."""
+"""Resolve unset settings from the weights of `init_from`, the data, or `FALLBACKS`."""
 
 from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
 from flax_ner.config import ENCODER_FIELDS, TRAINING_FIELDS, check_config, is_unset, with_fallbacks
+from flax_ner.data.tagged import cjk_share
 from flax_ner.errors import UserError
-from flax_ner.text.characters import count_unknown, rows_of_characters
-from flax_ner.text.encoding import cut_share
+from flax_ner.text.character_rows import count_unknown, find_character_rows
+from flax_ner.text.encoding import misaligned_fraction
 from flax_ner.text.examples import Example
 from flax_ner.text.labels import SCHEMES, LabelSet
 from flax_ner.text.subword import SubwordTokenizer
-from flax_ner.text.tagged import cjk_share
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.weights.model_dir import ModelDir
 
-SAMPLE = 1000  # texts of data.train by which the kind of tokens is chosen
-MOST_CJK = 0.5  # share of CJK characters, among these and the words of other scripts
-MOST_UNKNOWN = 0.5  # share of characters that a vocabulary of subwords has no row for
-MOST_CUT = 0.1  # share of entities that begin or end inside a word
+SAMPLE = 1000  # texts of data.train that the choice of the tokenizer is based on
+MAX_CJK = 0.5  # fraction of CJK characters among all words, each CJK character counted as a word
+MAX_UNKNOWN = 0.5  # fraction of characters without an embedding in a subword vocabulary
+MAX_CUT = 0.1  # fraction of entities that start or end inside a word
 
 
-def decide(
-    config: ConfigDict, source: ModelDir | None, found: Collection[str] = ()
+def resolve_settings(
+    config: ConfigDict, source: ModelDir | None, categories: Collection[str] = ()
 ) -> tuple[ConfigDict, list[str]]:
-    """Decide the settings of model, rows and tags that are not set.
+    """Resolve the unset settings of `model`, `data.max_length` and `data.scheme`.
 
     Args:
-        config: of the run.
-        source: where `init_from` leads.
-        found: categories of the training data.
+        config: configuration of the run; it is not changed.
+        source: weights of `init_from`, or None.
+        categories: categories of the training data.
 
     Returns:
-        A copy of the configuration in which they are set, and notes about them.
+        A copy of the configuration with these settings resolved, and notes about them.
 
     Raises:
-        UserError: a field that is set contradicts the weights, or settings contradict what is decided.
+        UserError: a setting contradicts the weights or a resolved setting.
     """
-    decided, notes = ConfigDict(config.to_dict()), list[str]()
+    resolved, notes = ConfigDict(config.to_dict()), list[str]()
     if source is not None:
-        _refuse_contradictions(config, source)
+        _check_contradictions(config, source)
         for name in (*ENCODER_FIELDS, *TRAINING_FIELDS):
             if is_unset(config, f"model.{name}"):
-                decided.model[name] = getattr(source.config, name)
+                resolved.model[name] = getattr(source.config, name)
         known = source.labels
-        if known is not None and labels_fit(config, known, found):
+        if known is not None and labels_match(config, known, categories):
             if is_unset(config, "model.head"):
-                decided.model.head = source.config.head
-            if is_unset(config, "data.scheme") and known.scheme in SCHEMES:  # spans have none
-                decided.data.scheme = known.scheme
-    decided = with_fallbacks(decided)
-    positions = decided.model.max_position_embeddings
-    if config.data.max_length is None and positions < decided.data.max_length:
-        decided.data.max_length = positions
-        notes.append(f"data.max_length: {positions}, as many tokens as the model has positions.")
-    check_config(decided)
-    return decided, notes
+                resolved.model.head = source.config.head
+            # SpanLabels have no scheme.
+            if is_unset(config, "data.scheme") and known.scheme in SCHEMES:
+                resolved.data.scheme = known.scheme
+    resolved = with_fallbacks(resolved)
+    positions = resolved.model.max_position_embeddings
+    if config.data.max_length is None and positions < resolved.data.max_length:
+        resolved.data.max_length = positions
+        notes.append(f"data.max_length: {positions}, the number of positions of the model.")
+    check_config(resolved)
+    return resolved, notes
 
 
-def labels_fit(config: ConfigDict, known: LabelSet, found: Collection[str]) -> bool:
-    """Whether the labels of a tagger are those that a configuration and its data ask for.
+def labels_match(config: ConfigDict, labels: LabelSet, categories: Collection[str]) -> bool:
+    """Return whether the labels of a tagger match the configuration and the training data.
 
     Args:
-        config: of the run; what is not set asks for nothing.
-        known: the tagger's labels.
-        found: categories of the training data.
+        config: configuration of the run. Unset fields match anything.
+        labels: the tagger's labels.
+        categories: categories of the training data.
     """
-    if config.data.scheme != known.scheme and not is_unset(config, "data.scheme"):
+    if config.data.scheme != labels.scheme and not is_unset(config, "data.scheme"):
         return False
     if config.data.categories:
-        return tuple(config.data.categories) == known.categories
-    return bool(found) and set(found) <= set(known.categories)
+        return tuple(config.data.categories) == labels.categories
+    return bool(categories) and set(categories) <= set(labels.categories)
 
 
-def _refuse_contradictions(config: ConfigDict, source: ModelDir) -> None:
-    unlike, flags = list[str](), list[str]()
+def _check_contradictions(config: ConfigDict, source: ModelDir) -> None:
+    conflicts, flags = list[str](), list[str]()
     for name in ENCODER_FIELDS:
         value, theirs = config.model[name], getattr(source.config, name)
         if value != theirs and not is_unset(config, f"model.{name}"):
-            unlike.append(f"model.{name} is {value}, but the weights have {theirs}")
+            conflicts.append(f"model.{name} is {value}, but the weights have {theirs}")
             flags.append(f"--config.model.{name}={theirs}")
-    if unlike:
-        fields = "these fields" if len(unlike) > 1 else "the field"
+    if conflicts:
+        fields = "these fields" if len(conflicts) > 1 else "the field"
         raise UserError(
-            f"init_from: {config.init_from} contradicts the configuration: {'; '.join(unlike)}. Leave "
-            f"{fields} out, or set {' '.join(flags)}"
+            f"init_from: {config.init_from} contradicts the configuration: {'; '.join(conflicts)}. "
+            f"Remove {fields}, or set {' '.join(flags)}"
         )
 
 
-def choose_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, str]:
-    """Choose how to read text for the weights of `init_from`.
+def choose_tokenizer_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, str]:
+    """Choose the tokenizer kind for the weights of `init_from`.
 
-    A tagger and an encoder of characters keep their own way. An encoder of words reads words, unless its
-    vocabulary has no pieces of words, most words of the training data are CJK characters, or a tenth of
-    its entities begin or end inside a word: labels then belong to characters. Subwords stay where the
-    vocabulary has few of the characters of the data.
+    A tagger and a character encoder keep their tokenizer. For other encoders the kind is `char` if the
+    vocabulary has no word pieces, if most words of the training data are CJK characters, or if a tenth of
+    the entities start or end inside a word. A subword encoder keeps its tokenizer if its vocabulary lacks
+    most characters of the data.
 
     Args:
         source: the weights.
-        train: labelled data to decide by; none for masked language modelling, which keeps the encoder's way.
+        train: labelled data. Without data, as in masked language modelling, the encoder keeps its tokenizer.
 
     Returns:
-        A key of `TOKENIZERS`, and the reason; "" for one that needs none.
+        A key of `TOKENIZERS`, and the reason for a note; "" if none is needed.
     """
     own, char = source.tokenizer, CharTokenizer.kind
     if source.labels is not None or own == char:
         return own, ""
     if own == WordPieceTokenizer.kind and not any(t.startswith("##") for t in source.vocab):
-        return char, "because the vocabulary has no pieces of words"
+        return char, "because the vocabulary has no word pieces"
     sample = train[:: max(1, len(train) // SAMPLE)]
-    reason = "as the encoder's own tokenizer reads text"
+    reason = "the encoder's own tokenizer"
     if not sample:
         return own, reason
     cjk = cjk_share(example.text for example in sample)
@@ -118,33 +119,36 @@ def choose_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, s
         if not {"pad", "unk", "cls", "sep"} <= tokenizer.special.keys():
             return (
                 own,
-                "because its tokenizer.json lacks a special token that reading characters needs",
+                "because its tokenizer.json lacks a special token that kind char needs",
             )
-        rows, _ = rows_of_characters(
+        rows, _ = find_character_rows(
             tokenizer.tokens, tokenizer.special.values(), tokenizer.byte_level
         )
         unknown, count = count_unknown(rows, (example.text for example in sample))
-        if unknown.total() > MOST_UNKNOWN * count:
+        if unknown.total() > MAX_UNKNOWN * count:
             return own, "because the vocabulary lacks most characters of data.train"
-    if cjk > MOST_CJK:
+    if cjk > MAX_CJK:
         return char, f"because {cjk:.0%} of the words of data.train are CJK characters"
-    cut = cut_share(sample, tokenizer.tokenize([example.text for example in sample]))
-    if cut > MOST_CUT:
-        return char, f"because {cut:.0%} of the entities of data.train begin or end inside a word"
+    cut = misaligned_fraction(sample, tokenizer.tokenize([example.text for example in sample]))
+    if cut > MAX_CUT:
+        return char, f"because {cut:.0%} of the entities of data.train start or end inside a word"
     return own, reason
 
 
 def choose_lower_case(source: ModelDir) -> tuple[bool, str]:
-    """Choose whether to lower-case text for the weights of `init_from`; likewise with a reason.
+    """Choose whether to lower-case text for the weights of `init_from`.
 
-    A tagger keeps its own way. An encoder that is said to keep capitals and has none in its vocabulary, as
-    bert-base-chinese, would read each as [UNK].
+    A tagger keeps its setting. An encoder that is configured as cased but has no capital letters in its
+    vocabulary, such as bert-base-chinese, would read each of them as [UNK].
+
+    Returns:
+        The choice, and the reason for a note; "" if none is needed.
     """
     if source.lower_case or source.labels is not None:
         return source.lower_case, ""
     letters = [token for token in source.vocab if len(token) == 1]
-    small = any(letter != letter.upper() for letter in letters)
-    capital = any(letter != letter.lower() for letter in letters)
-    if small and not capital:
+    has_lower = any(letter != letter.upper() for letter in letters)
+    has_upper = any(letter != letter.lower() for letter in letters)
+    if has_lower and not has_upper:
         return True, "because the vocabulary has no capital letters"
     return False, ""

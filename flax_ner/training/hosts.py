@@ -1,11 +1,11 @@
-"""Several processes as one run: every host runs the same command, and the first speaks for all.
+"""Run on several hosts: every host runs the same command, and the primary process writes and prints.
 
-The work directory lies on a file system that all of them share. With one process nothing here
-does anything.
+The work directory must be on a file system that all hosts share. With a single process, the functions of this
+module only call their argument.
 
-An error in one process ends all of them: the others may wait for it in a collective, where no exception
-reaches them. So it is written to the key-value store of jax's coordination service, which a thread of
-each process polls.
+An error in one process ends all of them. The others may be blocked in a collective operation, where no
+exception reaches them. The error is therefore written to the key-value store of jax's coordination service,
+and a thread of each process polls it.
 """
 
 import atexit
@@ -27,20 +27,21 @@ from flax_ner.errors import UserError
 from flax_ner.training.interruption import Interrupted
 
 T = TypeVar("T")
-FAILURE = "flax_ner/failure"  # folder of the key that the first process to fail sets
-POLL = 0.5  # seconds between two looks at it
-GRACE = 3.0  # seconds a process has to print its own error before it is ended
-PLACE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# Folder in the key-value store. The first process to fail writes to it.
+FAILURE_FOLDER = "flax_ner/failure"
+POLL_SECONDS = 0.5  # between two reads of that folder
+GRACE_SECONDS = 3.0  # for a process to print its own error before it is killed
+PROCESS_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join() -> None:
-    """Find the other processes of this run; before anything else that jax does.
+def initialize_hosts() -> None:
+    """Connect to the other processes of this run. Must be called before any other use of jax.
 
-    On Cloud TPU, under SLURM, Open MPI and Kubernetes jax knows them. Elsewhere the variables
-    JAX_COORDINATOR_ADDRESS (HOST:PORT of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+    On Cloud TPU, SLURM, Open MPI and Kubernetes, jax detects the processes. Elsewhere, set the environment
+    variables JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-        UserError: they are not found.
+        UserError: the other processes were not found.
     """
     if not jax.distributed.is_initialized():
         _initialize()
@@ -49,29 +50,30 @@ def join() -> None:
 
 
 def _initialize() -> None:
-    told = [os.environ.get(name) for name in PLACE]
+    values = [os.environ.get(name) for name in PROCESS_VARIABLES]
     try:
-        if all(told):
-            address, count, index = told
+        if all(values):
+            address, count, index = values
             jax.distributed.initialize(address, int(count or 0), int(index or 0))
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"mesh.distributed: the other processes are not found ({str(error).splitlines()[0]}). Outside of "
-            f"Cloud TPU, SLURM, Open MPI and Kubernetes set {', '.join(PLACE)} for each process."
+            f"mesh.distributed: the other processes were not found ({str(error).splitlines()[0]}). Outside of "
+            f"Cloud TPU, SLURM, Open MPI and Kubernetes, set {', '.join(PROCESS_VARIABLES)} in each process."
         ) from None
 
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """End all processes of a run when an exception leaves this block in one of them.
+    """End all processes of a run if an exception leaves this block in one of them.
 
-    It is raised here as ever, and the process cannot outlive it by more than a few seconds. The others
-    print it and exit with status 1. `Interrupted` is no failure: all processes raise it at the same step.
+    The exception propagates as usual in this process, which is killed if it does not end within a few
+    seconds. The other processes print the error and exit with status 1. `Interrupted` is not a failure: all
+    processes raise it at the same step.
 
     Raises:
-        UserError: instead of an exception that follows from the failure of another process.
+        UserError: replaces an exception that was caused by the failure of another process.
     """
     try:
         yield
@@ -79,68 +81,69 @@ def fail_together() -> Iterator[None]:
         raise
     except BaseException as error:
         if _watcher.ident is not None:
-            _report(error)
+            _report_failure(error)
             own = _state().process_id
-            index, text = _failure() or (own, "")
+            index, text = _first_failure() or (own, "")
             if index != own and text not in str(error):
                 raise UserError(f"process {index}: {text}") from error
         raise
 
 
-def is_first() -> bool:
-    """Whether this process writes what a run leaves, and speaks."""
+def is_primary() -> bool:
+    """Return whether this process writes the files of the run and prints."""
     return jax.process_index() == 0
 
 
-def everywhere(action: Callable[[], T]) -> T:
-    """What `action` gives here, once it has ended in all processes; a fault in one is raised in all.
+def run_on_all_hosts(action: Callable[[], T]) -> T:
+    """Run an action in every process and return its result here; an error in one is raised in all.
 
-    A process whose action does not end soon, as it waits for the one that failed, is ended.
+    Returns once the action has finished in all processes. A process that is still blocked some seconds after
+    another one failed is killed.
     """
     if jax.process_count() == 1:
         return action()
-    fault: Exception | None = None
+    own_error: Exception | None = None
     try:
         result = action()
     except Exception as error:
-        fault = error
-        _report(error)
-    faults = _exchange("" if fault is None else _text(fault))
-    if not any(faults):
+        own_error = error
+        _report_failure(error)
+    errors = _exchange("" if own_error is None else _describe(own_error))
+    if not any(errors):
         return result
-    if fault is not None and not isinstance(fault, UserError | OSError):
-        raise fault
-    index = next(i for i, text in enumerate(faults) if text)
-    alike = len(set(faults)) == 1
-    raise UserError(faults[0] if alike else f"process {index}: {faults[index]}") from fault
+    if own_error is not None and not isinstance(own_error, UserError | OSError):
+        raise own_error
+    index = next(i for i, text in enumerate(errors) if text)
+    same = len(set(errors)) == 1
+    raise UserError(errors[0] if same else f"process {index}: {errors[index]}") from own_error
 
 
-def from_first(action: Callable[[], T]) -> T:
-    """What `action` gives in the first process, which alone runs it; a fault is raised in all.
+def run_on_primary(action: Callable[[], T]) -> T:
+    """Run an action in the primary process and return its result in all; an error is raised in all.
 
-    It must be something that JSON holds.
+    The result must be JSON-serialisable.
     """
     if jax.process_count() == 1:
         return action()
-    text = everywhere(lambda: json.dumps(action()) if is_first() else "")
+    text = run_on_all_hosts(lambda: json.dumps(action()) if is_primary() else "")
     result: T = json.loads(_exchange(text)[0])
     return result
 
 
-def check_alike(digests: Mapping[str, str]) -> None:
-    """Raise `UserError` where one, by name, is not the same in all processes: they would drift apart."""
-    found = [json.loads(text) for text in _exchange(json.dumps(digests))]
-    for index, other in enumerate(found):
-        unlike = [name for name in found[0] if other.get(name) != found[0][name]]
-        if unlike:
+def check_same_on_all_hosts(digests: Mapping[str, str]) -> None:
+    """Raise `UserError` if the digest of an input differs between the processes of a run."""
+    primary, *others = (json.loads(text) for text in _exchange(json.dumps(digests)))
+    for index, other in enumerate(others, 1):
+        different = [name for name in primary if other.get(name) != primary[name]]
+        if different:
             raise UserError(
-                f"{', '.join(unlike)}: not the same in process {index} as in process 0. "
-                "All need the same files."
+                f"{', '.join(different)}: not the same in process {index} as in process 0. "
+                "All hosts need the same files and settings."
             )
 
 
 def _exchange(text: str) -> list[str]:
-    """The text of each process."""
+    """Return the text of each process, in the order of their indices."""
     data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(data))))
     if not sizes.any():
@@ -153,67 +156,65 @@ def _exchange(text: str) -> list[str]:
     ]
 
 
-_told = ""  # what this process reported of its own failure
-_ending = threading.Event()  # its main thread has printed why, and ends
+_own_error = ""  # the error that this process reported
+_aborting = threading.Event()  # set once the main thread has printed the error and is exiting
 
 
-def _report(error: BaseException) -> None:
-    """Tell all processes that this one failed, unless another one failed before."""
-    global _told
+def _report_failure(error: BaseException) -> None:
+    """Report the failure of this process to the others, unless one of them failed earlier."""
+    global _own_error
     if _watcher.ident is None:
         return
-    if not _told:
+    if not _own_error:
         expected = isinstance(error, UserError | OSError)
-        _told = f"error: {error}" if expected else "".join(traceback.format_exception(error))
-        atexit.register(_exit)
-    failure = json.dumps([_state().process_id, _text(error)])
-    with suppress(jax.errors.JaxRuntimeError):  # another was the first, or process 0 has ended
-        _state().client.key_value_set(f"{FAILURE}/first", failure)
+        _own_error = f"error: {error}" if expected else "".join(traceback.format_exception(error))
+        atexit.register(_abort)
+    failure = json.dumps([_state().process_id, _describe(error)])
+    with suppress(jax.errors.JaxRuntimeError):  # another one failed first, or process 0 has exited
+        _state().client.key_value_set(f"{FAILURE_FOLDER}/first", failure)
 
 
-def _failure() -> tuple[int, str] | None:
-    """Return the process that failed first and its error, None if there is none."""
-    found = []
-    with suppress(
-        jax.errors.JaxRuntimeError, AttributeError
-    ):  # process 0 has ended, or this one ends
-        found = _state().client.key_value_dir_get(FAILURE)
-    return tuple(json.loads(found[0][1])) if found else None
+def _first_failure() -> tuple[int, str] | None:
+    """Return the index and the error of the process that failed first; None if none failed."""
+    entries = []
+    # Errors: process 0 has exited, or this process is exiting.
+    with suppress(jax.errors.JaxRuntimeError, AttributeError):
+        entries = _state().client.key_value_dir_get(FAILURE_FOLDER)
+    return tuple(json.loads(entries[0][1])) if entries else None
 
 
 def _state() -> Any:
-    """Return jax's own record of the run; only there Orbax, too, finds the coordination service."""
+    """Return jax's record of the distributed run. Orbax reads the coordination service from there, too."""
     from jax._src import distributed
 
     return distributed.global_state
 
 
 def _watch() -> None:
-    """End this process some seconds after a failure of any, in case its main thread waits for another."""
-    while (failure := _failure()) is None:
-        time.sleep(POLL)
-    time.sleep(GRACE)
+    """End this process some seconds after any process failed: its main thread may be blocked on that one."""
+    while (failure := _first_failure()) is None:
+        time.sleep(POLL_SECONDS)
+    time.sleep(GRACE_SECONDS)
     index, text = failure
-    if _ending.is_set():
+    if _aborting.is_set():
         return
-    print(_told or f"error: process {index}: {text}", file=sys.stderr, flush=True)
-    _exit()
+    print(_own_error or f"error: process {index}: {text}", file=sys.stderr, flush=True)
+    _abort()
 
 
-def _exit() -> None:
-    """End this process now: Otherwise jax waits five minutes for peers that are blocked on this process."""
-    _ending.set()
+def _abort() -> None:
+    """Exit at once. Otherwise jax waits five minutes for peers that are blocked on this process."""
+    _aborting.set()
     sys.stdout.flush()
     sys.stderr.flush()
     if _state().process_id == 0:
-        time.sleep(
-            GRACE + 2 * POLL
-        )  # jax ends the others when the coordination service, here, ends
+        # This process runs the coordination service; jax kills the others when it exits.
+        time.sleep(GRACE_SECONDS + 2 * POLL_SECONDS)
     os._exit(1)
 
 
-def _text(error: BaseException) -> str:
-    """Return what the other processes print of an exception."""
+def _describe(error: BaseException) -> str:
+    """Return the text that the other processes print for an exception."""
     if isinstance(error, UserError | OSError):
         return str(error)
     return ": ".join(filter(None, (type(error).__name__, str(error))))

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and `train.max_seconds` end a run between two dispatches, with its state on disk."""
+"""Stop training after the current dispatch on SIGTERM, SIGINT or `train.max_seconds`, with the state saved."""
 
 import math
 import signal
@@ -10,65 +10,74 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_STATUS = 75  # of a command that was interrupted and can go on; EX_TEMPFAIL of sysexits.h
+EXIT_STATUS = 75  # of an interrupted run that can be resumed; EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and did so with its state saved."""
+    """Training was asked to stop. The state is saved.
 
-    def __init__(self, asked: str, step: int, total: int):
+    Args:
+        cause: the name of the signal, or `train.max_seconds`.
+        step: number of steps that are done.
+        total: number of steps of the run.
+    """
+
+    def __init__(self, cause: str, step: int, total: int):
         super().__init__(
-            f"stopped by {asked} behind step {step} of {total}, with the state saved. "
-            "The same command goes on from there."
+            f"stopped by {cause} after step {step} of {total}; the state is saved. "
+            "The same command resumes from there."
         )
 
 
 class DeferredSignals:
-    """While this lasts, the first SIGTERM or SIGINT is only noted, for `received`.
+    """Context manager that records the first SIGTERM or SIGINT instead of acting on it; see `received`.
 
-    A second one acts as it would have without. Signals reach the main thread alone; in another this
-    does nothing.
+    A second signal has its usual effect. Python delivers signals to the main thread only; in other threads
+    this context manager does nothing.
 
-    Several processes must stop after the same dispatch. There a SIGTERM to any of them goes through
-    jax's preemption service, which sees to that; a second one acts once they stop, and a SIGINT at once.
+    Several processes must stop after the same dispatch. With more than one process, jax's preemption service
+    therefore handles a SIGTERM to any of them. A second SIGTERM takes effect once they stop, a SIGINT at once.
 
     Args:
-        seconds: after which one process alone acts as if it had received `train.max_seconds`; 0: never.
+        seconds: time limit, with a single process only. 0: no limit.
     """
 
     def __init__(self, seconds: int = 0):
-        self._end = time.monotonic() + (seconds or math.inf)
+        self._deadline = time.monotonic() + (seconds or math.inf)
 
     def __enter__(self) -> Self:
-        self._noted: str | None = None
-        self._asked = 0
-        self._before: dict[signal.Signals, Any] = {}
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+        self._received: str | None = None
+        self._calls = 0
+        self._previous: dict[signal.Signals, Any] = {}
+        single_process = jax.process_count() == 1
+        if single_process and threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._record) for s in SIGNALS}
         return self
 
     def received(self) -> str | None:
-        """The name of the signal, None so far. Of several processes all must ask, and equally often."""
+        """Return the cause to stop: a signal's name or `train.max_seconds`; None if there is none.
+
+        With several processes, all must call this equally often.
+        """
         if jax.process_count() == 1:
-            late = time.monotonic() > self._end
-            return self._noted or ("train.max_seconds" if late else None)
-        self._asked += 1
-        if not multihost_utils.reached_preemption_sync_point(self._asked):
+            expired = time.monotonic() > self._deadline
+            return self._received or ("train.max_seconds" if expired else None)
+        self._calls += 1
+        if not multihost_utils.reached_preemption_sync_point(self._calls):
             return None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax would swallow a second one
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax would ignore a second one
         return signal.SIGTERM.name
 
     def __exit__(self, *error: object) -> None:
         self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = signal.Signals(number).name
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self._received = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in list(self._before.items()):  # a signal may come in between
+        for number, handler in list(self._previous.items()):  # a signal may arrive meanwhile
             signal.signal(number, handler)
-        self._before.clear()
+        self._previous.clear()

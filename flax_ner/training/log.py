@@ -1,4 +1,4 @@
-"""What a run reports while it goes: metrics.jsonl, TensorBoard where asked for, a progress bar."""
+"""Metrics of a run: metrics.jsonl, optional TensorBoard files, and the progress bar."""
 
 import json
 import os
@@ -21,22 +21,25 @@ from rich.table import Column
 from rich.text import Text
 
 from flax_ner.durable import write_text
-from flax_ner.errors import UserError, need
-from flax_ner.training.job import Baseline
-from flax_ner.training.nonfinite import NotFinite
+from flax_ner.errors import UserError, import_optional
+from flax_ner.training.nonfinite import NonFiniteError
+from flax_ner.training.task import Baseline
 
-NO_BETTER = 0.9  # share of the baseline's loss above which nothing has been learned
-SHOWN = {"f1": "F1"}  # figures that are not shown by the name they have in the file
+NOT_LEARNED = 0.9  # warn if the loss is above this fraction of the baseline's
+DISPLAY_NAMES = {"f1": "F1"}  # of metrics that are printed under another name than in the file
 
 
 class MetricsFile:
-    """`workdir/metrics.jsonl`, one object a line.
+    """The file `workdir/metrics.jsonl`, one JSON object per line.
 
     Args:
-        workdir: of the run; None: of a process that does not write.
-        step: where training goes on; lines of later steps, of an interrupted run, are dropped.
-        tensorboard: also write event files.
-        best_by: the figure of dev that says which of two models is better.
+        workdir: work directory of the run; None in a process that does not write.
+        step: step from which training resumes. Lines of later steps are dropped.
+        tensorboard: whether to write TensorBoard event files, too.
+        best_by: the dev metric that selects the best model; higher is better.
+
+    Raises:
+        UserError: the file has an invalid line, or tensorboardX is not installed.
     """
 
     def __init__(self, workdir: Path | None, step: int, tensorboard: bool, best_by: str = "f1"):
@@ -46,7 +49,7 @@ class MetricsFile:
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
-        # A line that has no end was cut off by whatever stopped the run.
+        # A line without a line break is incomplete: the run was killed while it wrote.
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
         rows = [_parse(line, f"{path}:{number}", best_by) for number, line in enumerate(lines, 1)]
         self.rows = [row for row in rows if row["step"] <= step]
@@ -55,7 +58,7 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a line; `row` has at least `step` and `split`."""
+        """Append a line. `row` must have `step` and `split`."""
         self.rows.append(row)
         if self._file is not None:
             self._file.write(json.dumps(row) + "\n")
@@ -67,16 +70,16 @@ class MetricsFile:
                     self._events.add_scalar(f"{split}/{name}", value, row["step"])
 
     def sync(self) -> None:
-        """Force the lines so far to disk: before a checkpoint from which a run resumes behind them."""
+        """Force all lines to disk. Needed before a checkpoint, because a resumed run does not repeat them."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def best(self, seed: int | None = None) -> float:
-        """The best figure on dev so far, -1 before the first; of several models, of that of a seed."""
+        """Return the best dev metric so far, -1 if there is none; with several models, that of a seed."""
         return max((row[self._best_by] for row in self._dev(seed)), default=-1.0)
 
     def best_epoch(self, seed: int | None = None) -> float:
-        """The epoch behind which dev had it first, 0 before the first."""
+        """Return the epoch after which `best` was first reached, 0 if there is none."""
         best = self.best(seed)
         return next((row["epoch"] for row in self._dev(seed) if row[self._best_by] == best), 0.0)
 
@@ -84,7 +87,7 @@ class MetricsFile:
         return [row for row in self.rows if row["split"] == "dev" and row.get("seed") == seed]
 
     def skipped(self) -> int:
-        """How many steps were left out so far."""
+        """Return the number of skipped steps so far."""
         return sum(row.get("skipped", 0) for row in self.rows)
 
     def __enter__(self) -> Self:
@@ -98,76 +101,77 @@ class MetricsFile:
 
 
 class RunLog:
-    """Writes lines and moves the progress bar, one dispatch late so that the host never waits for the device.
+    """Write metrics and update the progress bar, one dispatch late so that the host never waits for the device.
 
     Args:
-        metrics: the file.
-        progress: the bar.
-        steps: done so far, in all, an epoch.
-        units_per_step: for the rate, with the name of the unit.
-        running: the model and the devices, shown above the bar.
+        metrics_file: receives the lines.
+        progress: the progress bar.
+        steps: number of steps done, of the whole run, and per epoch.
+        units_per_step: units per step and the name of the unit, for the throughput.
+        description: model and devices, shown above the bar.
         baseline: the loss of a model that does not read the text; None if unknown.
-        check_at: the step from which the loss should be lower than that.
+        check_at: the step from which the loss should be below the baseline.
     """
 
     def __init__(
         self,
-        metrics: MetricsFile,
+        metrics_file: MetricsFile,
         progress: Progress,
         steps: tuple[int, int, int],
         units_per_step: tuple[float, str],
-        running: str,
+        description: str,
         baseline: Baseline | None = None,
         check_at: int = 0,
     ):
         done, self._total, self._per_epoch = steps
         self._baseline, self._check_at = baseline, check_at
-        self._metrics, self._progress = metrics, progress
-        self._per_step, self._unit = units_per_step
-        self._running = running
-        self._before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
+        self._metrics_file, self._progress = metrics_file, progress
+        self._units_per_step, self._unit = units_per_step
+        self._description = description
+        rows = metrics_file.rows
+        self._previous_seconds = float(rows[-1]["seconds"]) if rows else 0.0  # before resuming
         self._bar = progress.add_task(
             self._title(done),
             total=self._total,
             completed=done,
             rate="compiling" if done < self._total else "",
-            before=self._before,
+            previous_seconds=self._previous_seconds,
         )
         self._start = self._last = time.monotonic()
         self._pending: tuple[int, int, dict[str, Any]] | None = None
 
-    def train(self, step: int, count: int, figures: dict[str, Any]) -> None:
-        """Take the figures of `count` steps that end at `step`, arrays that may not be there yet."""
+    def train(self, step: int, count: int, metrics: dict[str, Any]) -> None:
+        """Log a dispatch of `count` steps that ends at `step`. Its metrics may still be computing."""
         self.flush()
-        self._pending = (step, count, figures)
+        self._pending = (step, count, metrics)
 
     def flush(self) -> None:
-        """Write what `train` still holds back.
+        """Write the metrics of the last dispatch.
 
         Raises:
-            NotFinite: it did not come to its end.
+            NonFiniteError: the dispatch stopped at a step whose loss or gradients are not finite.
         """
         if self._pending is None:
             return
-        step, count, figures = self._pending
+        step, count, metrics = self._pending
         self._pending = None
-        reached, updates = int(figures["step"]), int(figures["updates"])
+        reached, updates = int(metrics["step"]), int(metrics["updates"])
         done = reached - (step - count)
         if done > 0:
-            self._write(reached, done, updates, figures)
+            self._write(reached, done, updates, metrics)
         if reached < step:
-            raise NotFinite(reached)
+            raise NonFiniteError(reached)
 
-    def _write(self, step: int, count: int, updates: int, figures: dict[str, Any]) -> None:
+    def _write(self, step: int, count: int, updates: int, metrics: dict[str, Any]) -> None:
         row = self._row(step, "train")
         for name in ("loss", "grad_norm", "learning_rate"):
-            row[name] = float(figures[name]) if updates else None
+            row[name] = float(metrics[name]) if updates else None
         if updates < count:
             row["skipped"] = count - updates
         now = time.monotonic()
-        rate = self._per_step * count / (now - self._last)
+        rate = self._units_per_step * count / (now - self._last)
         self._last = now
-        self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
+        self._metrics_file.write(row | {self._rate: rate, "seconds": self._seconds()})
         loss = f"{row['loss']:.3f}" if updates else "not finite"
         self._progress.update(
             self._bar,
@@ -177,15 +181,15 @@ class RunLog:
             refresh=not self._progress.live.auto_refresh,
         )
         if updates and step >= self._check_at:
-            self._compare(step, row["loss"])
+            self._check_baseline(step, row["loss"])
 
-    def _compare(self, step: int, loss: float) -> None:
-        """Say once if the loss is no better than the baseline."""
+    def _check_baseline(self, step: int, loss: float) -> None:
+        """Warn once if the loss is not clearly below the baseline."""
         baseline, self._baseline = self._baseline, None
-        if baseline is not None and loss > NO_BETTER * baseline.loss:
+        if baseline is not None and loss > NOT_LEARNED * baseline.loss:
             self._progress.console.print(
-                f"Step {step}: the loss is {loss:.3f}. A model that does not read the text, but knows "
-                f"{baseline.known}, has {baseline.loss:.3f}. If F1 stays 0, stop the run and train with "
+                f"Step {step}: the loss is {loss:.3f}. A model that does not read the text and only knows "
+                f"{baseline.known} reaches {baseline.loss:.3f}. If F1 stays 0, stop the run and train with "
                 f"{baseline.remedy} in a new --workdir.",
                 highlight=False,
             )
@@ -194,29 +198,33 @@ class RunLog:
         self,
         step: int,
         seeds: Sequence[int | None],
-        figures: Sequence[dict[str, float]],
+        metrics: Sequence[dict[str, float]],
         size: int,
     ) -> None:
-        """Write a line of figures of each model; dev, of `size` units, was looked at since the last `flush`.
+        """Write the dev metrics of each model, and print them; for several models, the mean and the range.
 
-        Shown are, of several, the means and how far the highest and the lowest lie apart.
+        Args:
+            step: number of steps done.
+            seeds: one per model.
+            metrics: one dict per model.
+            size: units of dev. The evaluation began at the last `flush`.
         """
         rate = size * len(seeds) / (time.monotonic() - self._last)
-        for seed, own in zip(seeds, figures, strict=True):
+        for seed, own in zip(seeds, metrics, strict=True):
             row = self._row(step, "dev") | ({} if seed is None else {"seed": seed}) | own
-            self._metrics.write(row | {self._rate: rate, "seconds": self._seconds()})
-        told = ", ".join(
-            f"{SHOWN.get(name, name)} {_summary([own[name] for own in figures])}"
-            for name in figures[0]
+            self._metrics_file.write(row | {self._rate: rate, "seconds": self._seconds()})
+        summary = ", ".join(
+            f"{DISPLAY_NAMES.get(name, name)} {_format_values([own[name] for own in metrics])}"
+            for name in metrics[0]
         )
         self._progress.console.print(
-            f"epoch {self._row(step, 'dev')['epoch']:g}, step {step}: dev {told}, "
+            f"epoch {self._row(step, 'dev')['epoch']:g}, step {step}: dev {summary}, "
             f"elapsed {_clock(self._seconds())}",
             highlight=False,
         )
 
     def resume_clock(self) -> None:
-        """Training goes on from here: what lay between does not count for its rate."""
+        """Restart the clock of the throughput after an evaluation or a checkpoint."""
         self._last = time.monotonic()
 
     @property
@@ -225,34 +233,34 @@ class RunLog:
 
     def _title(self, step: int) -> str:
         epochs = -(-self._total // self._per_epoch)
-        return f"epoch {min(step // self._per_epoch + 1, epochs)}/{epochs}, {self._running}"
+        return f"epoch {min(step // self._per_epoch + 1, epochs)}/{epochs}, {self._description}"
 
     def _row(self, step: int, split: str) -> dict[str, Any]:
         return {"step": step, "epoch": round(step / self._per_epoch, 4), "split": split}
 
     def _seconds(self) -> float:
-        return round(self._before + time.monotonic() - self._start, 2)
+        return round(self._previous_seconds + time.monotonic() - self._start, 2)
 
 
-def _summary(values: Sequence[float]) -> str:
+def _format_values(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 
-class _Times(ProgressColumn):
-    """Elapsed time, with that of an interrupted run in the field `before`, and an estimate of what is left."""
+class _TimesColumn(ProgressColumn):
+    """Elapsed and remaining time. The field `previous_seconds` is the elapsed time before resuming."""
 
     def render(self, task: Task) -> Text:
         elapsed = (task.finished_time if task.finished else task.elapsed) or 0.0
         remaining = "-:--" if task.time_remaining is None else _clock(task.time_remaining)
         return Text(
-            f"elapsed {_clock(task.fields.get('before', 0.0) + elapsed)}, remaining {remaining}"
+            f"elapsed {_clock(task.fields.get('previous_seconds', 0.0) + elapsed)}, remaining {remaining}"
         )
 
 
-class _Bar(Progress):
-    """A bar below a line of its own for the description, which would leave no room for the bar."""
+class _ProgressBar(Progress):
+    """A progress bar with its description on a separate line; one line would be too narrow for both."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from (Text(task.description) for task in self.tasks)
@@ -260,19 +268,19 @@ class _Bar(Progress):
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar over steps with epoch, model, devices, rate, loss, elapsed and remaining time.
+    """Return a progress bar over steps with epoch, model, devices, throughput, loss and times.
 
-    In a notebook it is drawn only when it moves: what is printed while rich's own thread draws goes
-    into the bar and is gone with its next state.
+    In a notebook it is drawn only when it is updated. Text that is printed while rich's refresh thread draws
+    would be overwritten by the bar.
     """
     columns = (
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        _Times(Column(no_wrap=True)),
+        _TimesColumn(Column(no_wrap=True)),
     )
-    # An hour of steps: a dispatch of a large model takes longer than rich's 30 seconds.
-    return _Bar(
+    # One hour: a dispatch of a large model can take longer than the default of 30 seconds.
+    return _ProgressBar(
         *columns,
         console=console,
         auto_refresh=not console.is_jupyter,
@@ -282,7 +290,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def _clock(seconds: float) -> str:
-    """Return a time as 0:05 or 1:00:05."""
+    """Format seconds as 0:05 or 1:00:05."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
@@ -295,10 +303,10 @@ def _parse(line: str, source: str, best_by: str) -> dict[str, Any]:
         return row
     except (ValueError, TypeError, KeyError):
         raise UserError(
-            f"{source}: not a line of metrics. Mend or delete it; whoever goes on needs those before."
+            f"{source}: not a line of metrics. Fix or delete this line to resume the run."
         ) from None
 
 
 def _event_writer(workdir: Path, step: int) -> Any:
-    tensorboard = need("tensorboardX", "train.tensorboard", "tensorboardX")
+    tensorboard = import_optional("tensorboardX", "train.tensorboard", "tensorboardX")
     return tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

@@ -1,4 +1,4 @@
-"""The training loop, from a configuration to scored models in a work directory."""
+"""The training loop: from a configuration to scored models in a work directory."""
 
 import hashlib
 import math
@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,261 +16,303 @@ from rich.console import Console
 
 from flax_ner.config import check_config, config_warnings
 from flax_ner.errors import UserError
-from flax_ner.memory import explain_jax_errors, shortage_told
-from flax_ner.model.tagger import Params
+from flax_ner.evaluation.metrics import Scores
+from flax_ner.memory import explain_jax_errors, explain_out_of_memory
+from flax_ner.model.tagging_model import Params
 from flax_ner.next_steps import print_next
-from flax_ner.text.batches import Batches
-from flax_ner.text.metrics import Scores
+from flax_ner.text.batches import Batches, Epoch
 from flax_ner.training.checkpoint import Checkpoints
-from flax_ner.training.gradients import State
 from flax_ner.training.hosts import (
-    check_alike,
-    everywhere,
+    check_same_on_all_hosts,
     fail_together,
-    from_first,
-    is_first,
-    join,
+    initialize_hosts,
+    is_primary,
+    run_on_all_hosts,
+    run_on_primary,
 )
 from flax_ner.training.interruption import DeferredSignals, Interrupted
-from flax_ner.training.job import Content, Figures, Job, folder_of
 from flax_ner.training.log import MetricsFile, RunLog, progress_bar
-from flax_ner.training.masked_lm import MaskedLM
+from flax_ner.training.loss import State
 from flax_ner.training.mesh import (
-    bytes_a_device,
+    bytes_per_device,
+    gather_to_hosts,
     make_mesh,
-    own_rows,
+    process_local_rows,
     put_epoch,
     state_shardings,
-    take_whole,
 )
-from flax_ner.training.nonfinite import NotFinite, explain
-from flax_ner.training.optimizer import make_optimizer, make_schedule, of_each_model
+from flax_ner.training.nonfinite import NonFiniteError, explain_nonfinite
+from flax_ner.training.optimizer import make_optimizer, make_schedule, vmap_optimizer
 from flax_ner.training.random_keys import init_key
-from flax_ner.training.seeds import SeveralSeeds
-from flax_ner.training.step import Metrics, RunSteps, init_state, make_step, run_steps, used_params
-from flax_ner.training.tagging import Tagging
-from flax_ner.training.task import total_steps
-from flax_ner.training.workdir import claimed, fill_from_record, has_checkpoints, saved_format
+from flax_ner.training.step import (
+    RunSteps,
+    StepMetrics,
+    init_state,
+    make_run_steps,
+    make_step,
+    used_params,
+)
+from flax_ner.training.task import Content, Evaluate, Metrics, TrainingTask, model_folder
+from flax_ner.training.workdir import (
+    fill_from_saved_config,
+    has_checkpoints,
+    lock_workdir,
+    saved_config_format,
+    total_steps,
+)
 from flax_ner.weights.model_dir import save_model, storage_path
 
-CHECK_AFTER = 0.2  # share of all steps, after warm-up, by which the loss should have fallen
-
-JOBS: dict[str, Callable[[ConfigDict], Job]] = {
-    "tagging": lambda config: (SeveralSeeds if config.train.seeds > 1 else Tagging)(config),
-    "masked_lm": MaskedLM,
-}
+CHECK_AFTER = 0.2  # fraction of all steps after warm-up; the loss should have decreased by then
 
 
 @fail_together()
-def fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
-    """Train, or go on where an interrupted run in the same work directory stopped.
+def run_training(
+    config: ConfigDict, workdir: str | Path, make_task: Callable[[ConfigDict], TrainingTask]
+) -> Scores | Metrics:
+    """Train a task from a configuration, or resume the run in the same work directory (see `fit`).
 
-    Leaves in `workdir`: `config.json`, `inputs.json`, `metrics.jsonl`, `checkpoints/`, and the model
-    directories `best` (on dev: by F1, of `masked_lm` by accuracy) and `last`. With
-    `config.mesh.distributed` every process of the run calls this. Only process 0 writes and prints. An
-    error in any process ends all.
-    With `config.train.seeds` of several models each has such directories in `seed_N`, and `best` and
-    `last` are their ensembles.
-
-    Returns:
-        The scores of `best` on dev.
-
-    Raises:
-        UserError: anything that a user can mend.
-        Interrupted: by SIGTERM, SIGINT or `train.max_seconds`, which end the run behind the dispatch it is at.
+    With `config.mesh.distributed` every process of the run calls this. Only process 0 writes and prints. An
+    error in one process ends all.
     """
     check_config(config)
     with explain_jax_errors():
-        return _fit(config, workdir)
+        if config.mesh.distributed or jax.distributed.is_initialized():
+            initialize_hosts()
+        # Resolve links once, so that a later change of a link cannot split the run.
+        workdir = storage_path(workdir)
+        # No markup: rich would read [name] in a path as a style and :name: as an emoji.
+        console = Console(quiet=not is_primary(), markup=False, emoji=False)
+        config = fill_from_saved_config(config, workdir)
+        task = run_on_all_hosts(partial(make_task, config))
+        config = task.config
+        task.notes += config_warnings(config)
+        inputs = _digests(config, task)
+        if jax.process_count() > 1:
+            config_json = config.to_json(sort_keys=True).encode()
+            check_same_on_all_hosts({"config": hashlib.sha256(config_json).hexdigest(), **inputs})
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
+        if has_checkpoints(workdir) and saved_config_format(workdir) == 0:
+            task.notes.append(
+                "An earlier version of flax_ner started this run. From here on its dropout masks are different."
+            )
+        with lock_workdir(workdir, config, inputs):
+            task.setup(workdir, mesh, console)  # a signal ends this at once: no state to save yet
+            with DeferredSignals(config.train.max_seconds) as signals:
+                with explain_out_of_memory(_how_to_use_less_memory(config)):
+                    _Run(config, workdir, task, mesh, signals, console).train()
+                scores = task.report(workdir, console)
+                if is_primary():
+                    print_next(console, task.next_commands(workdir))
+                return scores
 
 
-def _fit(config: ConfigDict, workdir: str | Path) -> Scores | Figures:
-    if config.mesh.distributed or jax.distributed.is_initialized():
-        join()
-    workdir = storage_path(workdir)  # once: a link that is changed later does not divide the run
-    # Paths are printed as they are: rich would read [name] as markup and :name: as an emoji.
-    console = Console(quiet=not is_first(), markup=False, emoji=False)
-    config = fill_from_record(config, workdir)
-    job = everywhere(partial(JOBS[config.task], config))
-    config = job.config
-    job.notes += config_warnings(config)
-    inputs = _digests(config, job)
-    if jax.process_count() > 1:
-        config_json = config.to_json(sort_keys=True).encode()
-        check_alike({"config": hashlib.sha256(config_json).hexdigest(), **inputs})
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    if has_checkpoints(workdir) and saved_format(workdir) == 0:
-        job.notes.append(
-            "An earlier version of flax_ner began this run. It resumes with other dropout masks from here on."
+class _Run:
+    """One training run. `train` is the loop; the other methods are its steps, in the order of their use."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        task: TrainingTask,
+        mesh: Mesh,
+        signals: DeferredSignals,
+        console: Console,
+    ):
+        self.config, self.workdir, self.task = config, workdir, task
+        self.mesh, self.signals, self.console = mesh, signals, console
+        self.per_epoch, self.per_chunk = task.steps_per_epoch, task.steps_per_chunk
+        self.total = total_steps(config, self.per_epoch)
+
+    def train(self) -> None:
+        """Train until the last step. Save the best model on dev as `best` and the final one as `last`."""
+        task, total = self.task, self.total
+        self._compile()
+        with ExitStack() as stack:
+            self.checkpoints = stack.enter_context(
+                Checkpoints(self.workdir / "checkpoints", self.config.checkpoint.keep)
+            )
+            # Enter after `Checkpoints`, so that `fail_together` exits first: after an error, closing the
+            # checkpoints would wait for writes that the other processes take part in.
+            stack.enter_context(fail_together())
+            for note in (*task.notes, *self.checkpoints.notes):
+                self.console.print(note, highlight=False)
+            self.state = self._initial_state()
+            self.done = begin = int(self.state["step"])
+            if begin:
+                resumes = f"Resuming at step {begin} of {total}."
+                self.console.print(
+                    resumes if begin < total else "All steps are done.", highlight=False
+                )
+            self._open_log(stack)
+            evaluate = task.evaluator(self.mesh)
+            rows = process_local_rows(self.mesh, self.config.data.batch_size)
+            upcoming = task.batches(begin // self.per_chunk, rows)
+            while self.done < total:
+                chunk, batches = self.done // self.per_chunk, upcoming
+                try:
+                    self._train_chunk(chunk, batches)
+                    if self.done < total:  # the device is still computing the last dispatch
+                        upcoming = task.batches(chunk + 1, rows)
+                    self.log.flush()
+                except NonFiniteError as error:
+                    raise self._nonfinite_error(error, chunk, batches) from None
+                if (chunk + 1) % self.config.eval.every == 0 or self.done == total:
+                    self._evaluate(evaluate)
+                self._checkpoint(end_of_chunk=True)
+                self.log.resume_clock()
+            self.checkpoints.wait()
+        self._summarise(begin)
+        self._save_models("last", range(len(task.seeds)))
+
+    def _compile(self) -> None:
+        """Build the step and the functions that initialise its state."""
+        config, task, mesh = self.config, self.task, self.mesh
+        schedule = make_schedule(config.optimizer, self.total, self.per_epoch)
+        optimizer = make_optimizer(config.optimizer, schedule)
+        if len(task.seeds) > 1:
+            optimizer = vmap_optimizer(optimizer)
+        self.make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
+        self.shapes = jax.eval_shape(self.make_state, task.abstract())
+        self.shardings = state_shardings(mesh, self.shapes)
+        self.description = _describe(config, self.shapes["params"], len(task.seeds), mesh)
+        task.notes.append(f"Training {self.description}.")
+        if mesh.size > 1:
+            size = bytes_per_device(self.shapes, self.shardings)
+            task.notes.append(
+                f"{mesh.size} devices, mesh.data x mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; "
+                f"parameters and optimizer state: {size / 1e6:.1f} MB per device."
+            )
+        step = make_step(
+            task.gradients, optimizer, schedule, config.train.skip_nonfinite, config.train.ema
         )
-    with claimed(workdir, config, inputs):
-        job.prepare(workdir, mesh, console)  # a signal ends that at once: there is no state to save
-        with DeferredSignals(config.train.max_seconds) as signals:
-            with shortage_told(_smaller(config)):
-                _train(config, workdir, job, mesh, signals, console)
-            scores = job.report(workdir, console)
-            if is_first():
-                print_next(console, job.next_commands(workdir))
-            return scores
+        self.run_steps = make_run_steps(step, self.shardings)
+        if config.profile and is_primary():
+            self.run_steps = _profiled(self.run_steps, self.workdir / "profile", self.console)
 
-
-def _train(
-    config: ConfigDict,
-    workdir: Path,
-    job: Job,
-    mesh: Mesh,
-    signals: DeferredSignals,
-    console: Console,
-) -> None:
-    per_epoch, per_portion = job.steps_per_epoch, job.steps_per_portion
-    total = total_steps(config, per_epoch)
-    schedule = make_schedule(config.optimizer, total, per_epoch)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    if len(job.seeds) > 1:
-        optimizer = of_each_model(optimizer)
-    make_state = partial(init_state, optimizer, ema=config.train.ema > 0)
-    shapes = jax.eval_shape(make_state, job.abstract())
-    shardings = state_shardings(mesh, shapes)
-    running = _describe(config, shapes["params"], len(job.seeds), mesh)
-    job.notes.append(f"Training {running}.")
-    if mesh.size > 1:
-        size = bytes_a_device(shapes, shardings)
-        job.notes.append(
-            f"{mesh.size} devices, mesh.data x mesh.fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']}; "
-            f"parameters and optimizer state: {size / 1e6:.1f} MB a device."
-        )
-    step = make_step(
-        job.gradients, optimizer, schedule, config.train.skip_nonfinite, config.train.ema
-    )
-    run = run_steps(step, shardings)
-    if config.profile and is_first():
-        run = _profiled(run, workdir / "profile", console)
-
-    with ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-        )
-        # Inside of it: after an error its exit waits for writing that the other processes take part in.
-        stack.enter_context(fail_together())
-        for note in (*job.notes, *checkpoints.notes):
-            console.print(note, highlight=False)
-        state = checkpoints.restore(shapes, shardings)
+    def _initial_state(self) -> State:
+        """Return the state of the newest checkpoint, or a fresh one."""
+        state = self.checkpoints.restore(self.shapes, self.shardings)
         if state is None:
-            first_state = jax.jit(make_state, out_shardings=shardings)
-            state = first_state(job.initial(init_key(config.seed), shardings["params"]))
-        job.release()
-        done = begin = int(state["step"])
-        if done:
-            more = f"Going on at step {done} of {total}." if done < total else "All steps are done."
-            console.print(more, highlight=False)
-        file, tensorboard = workdir if is_first() else None, config.train.tensorboard
-        metrics = everywhere(lambda: MetricsFile(file, done, tensorboard, job.best_by))
-        stack.enter_context(metrics)
-        progress = stack.enter_context(progress_bar(console=console))
-        rate = job.units_per_step, job.unit
-        check_at = round((config.optimizer.warmup + CHECK_AFTER) * total)
-        baseline = job.baseline if done < check_at else None  # it was compared before
-        steps = done, total, per_epoch
-        log = RunLog(metrics, progress, steps, rate, running, baseline, check_at)
-        evaluate = job.evaluator(mesh)
-        every = config.checkpoint.every
-        rows = own_rows(mesh, config.data.batch_size)
-        upcoming = job.batches(done // per_portion, rows)
+            make_state = jax.jit(self.make_state, out_shardings=self.shardings)
+            params = self.task.initial(init_key(self.config.seed), self.shardings["params"])
+            state = make_state(params)
+        self.task.release()
+        return state
+
+    def _open_log(self, stack: ExitStack) -> None:
+        """Open `metrics.jsonl` and the progress bar."""
+        done = self.done
+        config, task = self.config, self.task
+        file, tensorboard = self.workdir if is_primary() else None, config.train.tensorboard
+        self.metrics = run_on_all_hosts(lambda: MetricsFile(file, done, tensorboard, task.best_by))
+        stack.enter_context(self.metrics)
+        progress = stack.enter_context(progress_bar(console=self.console))
+        check_at = round((config.optimizer.warmup + CHECK_AFTER) * self.total)
+        self.log = RunLog(
+            self.metrics,
+            progress,
+            (done, self.total, self.per_epoch),
+            (task.units_per_step, task.unit),
+            self.description,
+            # A run that resumes after `check_at` was compared with the baseline before it stopped.
+            task.baseline if done < check_at else None,
+            check_at,
+        )
+
+    def _train_chunk(self, chunk: int, batches: Epoch) -> None:
+        """Train on the remaining steps of a chunk, with checkpoints where they are due."""
+        size, first_step = self.config.data.batch_size, chunk * self.per_chunk
+        arrays = [put_epoch(self.mesh, size, shape) for shape in batches.shapes]
+        for shape, first, count in _dispatches(
+            batches.order, first_step, self.done, self.total, self.config
+        ):
+            self.state, metrics = self.run_steps(self.state, arrays[shape], first, count, self.done)
+            self.done += count
+            self.log.train(self.done, count, metrics)
+            if self.done % self.per_chunk and self.done < self.total:
+                self._checkpoint()
+
+    def _evaluate(self, evaluate: Evaluate) -> None:
+        """Evaluate on dev, and save the models that improved as `best`."""
+        task = self.task
+        best = run_on_primary(lambda: [self.metrics.best(seed) for seed in task.seeds])
+        scores = evaluate(used_params(self.state))
+        self.log.dev(self.done, task.seeds, scores, task.dev_size)
+        better = [i for i, own in enumerate(scores) if own[task.best_by] > best[i]]
+        self._save_models("best", better)
+
+    def _checkpoint(self, end_of_chunk: bool = False) -> None:
+        """Save the state if a checkpoint is due or a signal asks to stop.
+
+        At the end of a chunk dev is evaluated before this, so that a resumed run does not evaluate again.
+
+        Raises:
+            Interrupted: a signal asked to stop, and steps are left.
+        """
+        done, every = self.done, self.config.checkpoint.every
+        cause = self.signals.received()
+        due = done % every == 0 if every else end_of_chunk
+        if cause or due or done == self.total:
+            self.log.flush()  # metrics of all steps before a checkpoint are written before it
+            self.metrics.sync()
+            self.checkpoints.save(done, self.state)
+        if cause and done < self.total:
+            self.checkpoints.wait()  # a state that could not be written is not saved
+            raise Interrupted(cause, done, self.total)
+
+    def _nonfinite_error(self, error: NonFiniteError, chunk: int, batches: Epoch) -> UserError:
+        """Save the state before a step whose loss or gradients are not finite; return the error to raise."""
+        epoch, batch = divmod(error.step, self.per_epoch)
+        where = f"step {error.step + 1} (epoch {epoch + 1}, batch {batch + 1} of {self.per_epoch})"
+        self.metrics.sync()
         try:
-            while done < total:
-                portion, batches = done // per_portion, upcoming
-                arrays = list[Any]()  # room for the next portion's
-                arrays = [
-                    put_epoch(mesh, config.data.batch_size, shape) for shape in batches.shapes
-                ]
-                for shape, first, count in _stretches(
-                    batches.order, portion * per_portion, done, total, config
-                ):
-                    state, figures = run(state, arrays[shape], first, count, done)
-                    done += count
-                    log.train(done, count, figures)
-                    if done % per_portion == 0 or done == total:
-                        break  # scored first, so that whoever goes on need not
-                    asked = signals.received()
-                    if asked or (every and done % every == 0):
-                        log.flush()  # a checkpoint stands behind all that led to it
-                        metrics.sync()
-                        checkpoints.save(done, state)
-                    if asked:
-                        checkpoints.wait()  # a state that cannot be written is no state saved
-                        raise Interrupted(asked, done, total)
-                if done < total:  # the device is still at work on what it was given last
-                    upcoming = job.batches(portion + 1, rows)
-                log.flush()
-                if (portion + 1) % config.eval.every == 0 or done == total:
-                    best = from_first(lambda: [metrics.best(seed) for seed in job.seeds])
-                    of_dev = evaluate(used_params(state))
-                    log.dev(done, job.seeds, of_dev, job.dev_size)
-                    better = [i for i, x in enumerate(of_dev) if x[job.best_by] > best[i]]
-                    _save(workdir, "best", job, mesh, state, better)
-                asked = signals.received()
-                if asked or not every or done % every == 0 or done == total:
-                    metrics.sync()
-                    checkpoints.save(done, state)
-                if asked and done < total:
-                    checkpoints.wait()
-                    raise Interrupted(asked, done, total)
-                log.resume_clock()
-        except NotFinite as error:
-            epoch, place = divmod(error.step, per_epoch)
-            where = f"step {error.step + 1} (epoch {epoch + 1}, batch {place + 1} of {per_epoch})"
-            metrics.sync()
-            _save_before(error, where, checkpoints, state)
-            shape, index = _place(batches.order, error.step - portion * per_portion)
-            why = explain(job.gradients, mesh, state, arrays[shape], index)
-            raise UserError(
-                f"{where}: {why}. The state before it is saved. The same command with "
-                "--config.train.skip_nonfinite=True leaves such steps out; a lower "
-                "optimizer.learning_rate or optimizer.clip_norm in another work directory may avoid them."
-            ) from None
-        checkpoints.wait()
-    epochs = [f"{metrics.best_epoch(seed):g}" for seed in job.seeds]
-    if all(metrics.best(seed) > 0 for seed in job.seeds):
-        told = f"The best scores on dev were those of epoch {', '.join(epochs)}."
-        console.print(told, highlight=False)
-    if metrics.skipped():
-        console.print(f"{metrics.skipped()} steps were skipped: loss or gradients not finite.")
-    if config.profile and not (workdir / "profile").exists():
-        why = "every dispatch compiled. Lower train.steps_per_dispatch"
-        if begin == total:
-            why = "no step was left to trace. Set a new --workdir"
-        console.print(f"No trace: {why}.")
-    _save(workdir, "last", job, mesh, state, range(len(job.seeds)))
+            self.checkpoints.save(error.step, self.state)
+            self.checkpoints.wait()
+        except UserError as failure:
+            return UserError(f"{where}: loss or gradients are not finite. {failure}")
+        shape, index = _position(batches.order, error.step - chunk * self.per_chunk)
+        rows = put_epoch(self.mesh, self.config.data.batch_size, batches.shapes[shape])
+        why = explain_nonfinite(self.task.gradients, self.mesh, self.state, rows, index)
+        return UserError(
+            f"{where}: {why}. The state before this step is saved. Repeat the command with "
+            "--config.train.skip_nonfinite=True to skip such steps, or train with a lower "
+            "optimizer.learning_rate or optimizer.clip_norm in another work directory."
+        )
 
+    def _save_models(self, name: str, models: Sequence[int]) -> None:
+        """Write the model directories `name` of some of the models."""
+        if not models:
+            return
+        params = gather_to_hosts(self.mesh, used_params(self.state))
+        for i in models:
+            path = model_folder(self.workdir, self.task.seeds[i]) / name
+            run_on_primary(partial(save_model, path, self.task.saved(params, i)))
 
-def _save_before(error: NotFinite, where: str, checkpoints: Checkpoints, state: State) -> None:
-    try:
-        checkpoints.save(error.step, state)
-        checkpoints.wait()
-    except UserError as fault:
-        raise UserError(f"{where}: loss or gradients are not finite. And {fault}") from fault
-
-
-def _save(
-    workdir: Path, name: str, job: Job, mesh: Mesh, state: State, models: Sequence[int]
-) -> None:
-    """Write model directories of this name of some of the models."""
-    if not models:
-        return
-    params = take_whole(mesh, used_params(state))
-    for i in models:
-        path = folder_of(workdir, job.seeds[i]) / name
-        from_first(partial(save_model, path, job.saved(params, i)))
+    def _summarise(self, begin: int) -> None:
+        """Print the best epochs, the skipped steps, and why there is no profile."""
+        metrics, seeds = self.metrics, self.task.seeds
+        if all(metrics.best(seed) > 0 for seed in seeds):
+            epochs = ", ".join(f"{metrics.best_epoch(seed):g}" for seed in seeds)
+            self.console.print(f"Best dev scores: epoch {epochs}.", highlight=False)
+        if metrics.skipped():
+            self.console.print(
+                f"{metrics.skipped()} steps were skipped: loss or gradients not finite."
+            )
+        if self.config.profile and not (self.workdir / "profile").exists():
+            why = "every dispatch was compiled. Lower train.steps_per_dispatch"
+            if begin == self.total:
+                why = "no step was left. Set a new --workdir"
+            self.console.print(f"No profile: {why}.")
 
 
 def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
-    """`run`, which leaves a trace in `folder` of its first call that need not compile."""
+    """Return `run` that profiles the first dispatch that is already compiled, into `folder`."""
     compiled: set[tuple[int, ...]] = set()
     traced = False
 
     def profiled(
         state: State, batches: Batches, first: int, count: int, begin: int
-    ) -> tuple[State, Metrics]:
+    ) -> tuple[State, StepMetrics]:
         nonlocal traced
         if traced or batches.input_ids.shape not in compiled:
             compiled.add(batches.input_ids.shape)
@@ -280,7 +321,7 @@ def _profiled(run: RunSteps, folder: Path, console: Console) -> RunSteps:
         with jax.profiler.trace(str(folder), create_perfetto_trace=True):
             done = jax.block_until_ready(run(state, batches, first, count, begin))
         console.print(
-            f"Trace of {count} steps under {folder}: open its perfetto_trace.json.gz in ui.perfetto.dev.",
+            f"Profile of {count} steps in {folder}: open its perfetto_trace.json.gz in ui.perfetto.dev.",
             highlight=False,
         )
         return done
@@ -298,57 +339,60 @@ def _describe(config: ConfigDict, params: Params, models: int, mesh: Mesh) -> st
     return f"{count}{shape}, {size / 1e6:.1f}M parameters, on {mesh.size} {kind} device{plural}"
 
 
-def _digests(config: ConfigDict, job: Job) -> dict[str, str]:
-    """SHA-256 of all that the job was made of, under the name of the setting it comes from."""
+def _digests(config: ConfigDict, task: TrainingTask) -> dict[str, str]:
+    """Return the SHA-256 of everything the task was made of, by the setting it comes from."""
     origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
     origin = next((name for name, given in origins.items() if given), "data.train")
-    parts = {f"the vocabulary of {origin}": job.tokenizer.identity(), **job.parts()}
-    return {name: _sha256(content) for name, content in parts.items()}
+    fingerprints = {
+        f"the vocabulary of {origin}": task.tokenizer.fingerprint(),
+        **task.fingerprints(),
+    }
+    return {name: _sha256(content) for name, content in fingerprints.items()}
 
 
 def _sha256(content: Content) -> str:
     digest = hashlib.sha256()
-    for chunk in [content] if isinstance(content, bytes) else content:
-        digest.update(chunk)
+    for block in [content] if isinstance(content, bytes) else content:
+        digest.update(block)
     return digest.hexdigest()
 
 
-def _smaller(config: ConfigDict) -> str:
-    """What makes training take less memory, the best first."""
-    ways = [f"a smaller data.batch_size (now {config.data.batch_size})"]
+def _how_to_use_less_memory(config: ConfigDict) -> str:
+    """Return advice on how to train with less memory, the most effective option first."""
+    options = [f"a smaller data.batch_size (now {config.data.batch_size})"]
     if not config.model.remat:
-        ways.insert(0, "model.remat=True, which takes a third more time")
+        options.insert(0, "model.remat=True, which takes a third longer")
     if config.model.compute_dtype == "float32":
-        ways.append("model.compute_dtype=bfloat16")
-    ways.append("more devices with mesh.fsdp")
-    return f"What helps: {'; '.join(ways)}."
+        options.append("model.compute_dtype=bfloat16")
+    options.append("more devices with mesh.fsdp")
+    return f"To use less memory, set {'; '.join(options)}."
 
 
-def _place(order: np.ndarray, step: int) -> tuple[int, int]:
-    """The shape of a step's batch, and its number among those of that shape."""
+def _position(order: np.ndarray, step: int) -> tuple[int, int]:
+    """Return the shape of a step's batch, and its index among the batches of that shape."""
     shape = int(order[step])
     return shape, int((order[:step] == shape).sum())
 
 
-def _stretches(
+def _dispatches(
     order: np.ndarray, begin: int, done: int, total: int, config: ConfigDict
 ) -> Iterator[tuple[int, int, int]]:
-    """What is left of a portion as stretches of one dispatch each: shape, first batch of it, count.
+    """Yield the remaining dispatches of a chunk: shape, index of the first batch of that shape, count.
 
-    A stretch ends where the shape changes, where a checkpoint is due and after `steps_per_dispatch`.
+    A dispatch ends where the shape changes, where a checkpoint is due and after `steps_per_dispatch`.
 
     Args:
-        order: shape of each step of the portion.
-        begin: the step before the portion's first.
-        done, total: steps done, and to do.
+        order: shape of each step of the chunk.
+        begin: step number of the chunk's first batch.
+        done, total: steps done, and steps of the run.
     """
     index = np.zeros_like(order)
     for shape in np.unique(order):
         index[order == shape] = np.arange((order == shape).sum())
     every, most = config.checkpoint.every or total, config.train.steps_per_dispatch
-    left = range(done, min(begin + len(order), total))
-    for (shape, *_), steps in groupby(
-        left, lambda i: (int(order[i - begin]), i // every, i // most)
+    remaining = range(done, min(begin + len(order), total))
+    for (shape, *_), group in groupby(
+        remaining, lambda i: (int(order[i - begin]), i // every, i // most)
     ):
-        stretch = list(steps)
-        yield shape, int(index[stretch[0] - begin]), len(stretch)
+        steps = list(group)
+        yield shape, int(index[steps[0] - begin]), len(steps)

@@ -1,48 +1,64 @@
-"""What to say of a step whose loss or gradients are not finite."""
+"""Explain a step whose loss or gradients are not finite."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import Array
 from jax.sharding import Mesh
 
-from flax_ner.errors import reason
-from flax_ner.model.tagger import Params
+from flax_ner.errors import error_summary
+from flax_ner.model.tagging_model import Params
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import Gradients, State
-from flax_ner.weights.names import flatten
+from flax_ner.training.loss import Gradients, State
 
-SHOWN = 5  # parameters
+SHOWN = 5  # number of parameters in the message
 
 
-class NotFinite(Exception):
-    """Training stopped before a step with such a loss; `step` are done, and the state is theirs."""
+class NonFiniteError(Exception):
+    """Loss or gradients of a step are not finite, and training stopped before it.
+
+    Args:
+        step: number of steps that are done; the state is the one after them.
+    """
 
     def __init__(self, step: int):
         self.step = step
 
 
-def explain(gradients: Gradients, mesh: Mesh, state: State, batches: Batches, index: int) -> str:
-    """The loss of one of batches [S, B, T] and the parameters with the largest gradients, on one line."""
+def explain_nonfinite(
+    gradients: Gradients, mesh: Mesh, state: State, batches: Batches, index: int
+) -> str:
+    """Return one line with the loss and the parameters with the largest gradients.
+
+    Args:
+        gradients: `(state, batch) -> (loss, gradients)`.
+        mesh: the mesh of the run.
+        state: training state before the step.
+        batches: arrays [S, B, T].
+        index: which of the batches the step is about.
+    """
 
     @jax.jit
-    def look(state: State, batches: Batches) -> tuple[Array, Params, Params]:
+    def diagnose(state: State, batches: Batches) -> tuple[Array, Params, Params]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             loss, grads = gradients(state, jax.tree.map(lambda x: x[index], batches))
-        bad = jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), grads)
-        return loss, bad, jax.tree.map(lambda x: jnp.linalg.norm(x.ravel()), grads)
+        nonfinite = jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), grads)
+        return loss, nonfinite, jax.tree.map(lambda x: jnp.linalg.norm(x.ravel()), grads)
 
     try:
-        loss, bad, norms = jax.block_until_ready(look(state, batches))
-    except jax.errors.JaxRuntimeError as error:  # there may be no room for it beside the state
-        return f"loss or gradients are not finite (which ones is not known: {reason(error)})"
-    shapes, bad, norms = (flatten(tree) for tree in (state["params"], bad, norms))
+        loss, nonfinite, norms = jax.block_until_ready(diagnose(state, batches))
+    except jax.errors.JaxRuntimeError as error:  # e.g. the device is out of memory
+        return f"loss or gradients are not finite (no details: {error_summary(error)})"
+    params, nonfinite, norms = (
+        flatten_dict(tree, sep="/") for tree in (state["params"], nonfinite, norms)
+    )
     sizes: list[tuple[float, str]] = []
-    for name, array in shapes.items():
+    for name, array in params.items():
         size = f"L2 {norms[name]:.3g}"
-        if bad[name]:
-            size = f"{bad[name]} of {array.size} not finite"
-        sizes.append((math.inf if bad[name] else float(norms[name]), f"{name} ({size})"))
+        if nonfinite[name]:
+            size = f"{nonfinite[name]} of {array.size} not finite"
+        sizes.append((math.inf if nonfinite[name] else float(norms[name]), f"{name} ({size})"))
     largest = [text for _, text in sorted(sizes, key=lambda size: -size[0])[:SHOWN]]
     return f"the loss is {float(loss):g}, the largest gradients are those of {', '.join(largest)}"

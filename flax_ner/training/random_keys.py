@@ -1,11 +1,11 @@
-"""Random streams of a run: initial values and steps never share a key."""
+"""Random keys of a run. Each purpose has its own stream, so that keys are never reused."""
 
 import jax
 from jax import Array
 
 from flax_ner.model.dropout import row_keys
 
-INIT, STEP, DEV_MASKS = range(3)  # streams of one seed
+INIT, STEP, DEV_MASKS = range(3)  # streams of a seed
 
 
 def init_key(seed: int | Array) -> Array:
@@ -19,7 +19,7 @@ def step_key(seed: int | Array, step: int | Array) -> Array:
 
 
 def dev_mask_key(row: int | Array) -> Array:
-    """Return the key that masks a row of a dev set; it does not depend on the seed of the run."""
+    """Return the key that masks a row of the dev data; it does not depend on the seed of the run."""
     return jax.random.fold_in(_stream(0, DEV_MASKS), row)
 
 

@@ -1,128 +1,141 @@
-"""The work directory of a run belongs to one configuration, and to one process at a time."""
+"""The work directory of a run: lock it, and check that a resumed run has the same configuration and inputs."""
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import flax_ner
 from flax_ner.config import (
     ENCODER_FIELDS,
     FALLBACKS,
-    WITHOUT_LABELS,
+    UNLABELLED_FALLBACKS,
     default_config,
     is_unset,
     with_fallbacks,
 )
-from flax_ner.durable import make_folder, write_text
+from flax_ner.durable import lock_folder, write_text
 from flax_ner.errors import UserError
-from flax_ner.training.distillation import TEACHER_READS
-from flax_ner.training.hosts import from_first, is_first
-from flax_ner.weights.names import flatten
+from flax_ner.training.hosts import is_primary, run_on_primary
 
-# Version of config.json. Raise it when a setting that stays changes its meaning; a new setting needs no new
-# version, but an entry in OLD_DEFAULTS if its default is not what was done before. Files without a version
-# have version 0. Since version 1 dropout and masks are drawn from other keys, and of overlapping entities the
-# longest is learned. Since version 2 the weights decide settings that are not set; before, all were set.
-FORMAT = 2
-WEIGHTS_DECIDE = 2
+# Version of config.json. Increase it if an existing setting changes its meaning. A new setting needs no new
+# version, but an entry in OLD_DEFAULTS if its default changes what was done before.
+# Version 0: files without a version.
+# Version 1: dropout and masks use other random keys; the longest of overlapping entities is learned.
+# Version 2: settings may be unset, and the weights determine them. Before, all were set.
+CONFIG_FORMAT = 2
+UNSET_SETTINGS_FORMAT = 2
 
-# Value that older versions used for a setting that they did not have, if it is not the default.
+# Values that older versions used for settings that they did not have, if different from the default.
 OLD_DEFAULTS: dict[str, Any] = {"train.standardise": False}
 
-# Settings that may be left open, and are decided when training starts.
-OPEN = (*FALLBACKS, *WITHOUT_LABELS, "tokenizer.kind", "tokenizer.lower_case")
+# Old names of settings, and the current ones.
+RENAMED_SETTINGS = {
+    "optimizer.head_factor": "optimizer.head_lr_multiplier",
+    "pretrain.portion": "pretrain.steps_per_chunk",
+}
 
-# Settings that may change whenever a run is started again. They do not decide its result.
+# Settings that may be unset and are resolved when training starts.
+RESOLVED_SETTINGS = (*FALLBACKS, *UNLABELLED_FALLBACKS, "tokenizer.kind", "tokenizer.lower_case")
+
+# Settings that may change when a run is resumed, because they do not affect its result.
 OPERATIONAL = (
     "profile",
     "train.steps_per_dispatch",
     "train.max_seconds",
     "train.tensorboard",
-    "train.skip_nonfinite",  # a run that stopped at such a step can resume without it
-    "eval.batch_size",  # with a teacher: the same but for rounding
+    "train.skip_nonfinite",  # resume a run that stopped at such a step
+    "eval.batch_size",  # changes the teacher's probabilities up to rounding
     "checkpoint.every",
     "checkpoint.keep",
-    "mesh.data",  # sums are taken in another order: the same but for rounding
+    "mesh.data",  # changes the order of sums: same result up to rounding
     "mesh.fsdp",
     "mesh.distributed",
 )
 
-# Settings that say where an input is. Its content decides the result: a run can resume with another path if
-# inputs.json has this digest, and the digest is the same.
-INPUTS = {
+TEACHER_INPUTS = "the texts and tokens of distill.teacher"  # its name in inputs.json
+
+# Settings that name an input, and the name of its digest in inputs.json. Only the content affects the result:
+# a run can resume with another path if the digest is the same.
+INPUT_SETTINGS = {
     "init_from": "init_from",
     "tokenizer.vocab": "vocabulary",
     "data.train": "data.train",
     "data.dev": "data.dev",
     "data.format": "data.train",
-    "distill.teacher": TEACHER_READS,
-    "distill.texts": TEACHER_READS,
+    "distill.teacher": TEACHER_INPUTS,
+    "distill.texts": TEACHER_INPUTS,
 }
 
 
 @contextmanager
-def claimed(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Iterator[None]:
-    """Make the directory, keep other runs out of it while this lasts, and write `config.json`.
+def lock_workdir(workdir: Path, config: ConfigDict, inputs: Mapping[str, str]) -> Iterator[None]:
+    """Create and lock the work directory, and write `config.json` and `inputs.json`.
 
-    `inputs` are digests of what the run is made of, by setting; `inputs.json` keeps those it began with.
-    A run that has checkpoints there may have other `OPERATIONAL` settings and its inputs at other paths.
-    Settings missing from an older config.json come from `OLD_DEFAULTS`, then from the defaults. Missing
-    digests are not compared.
+    If a run has checkpoints there, it must have the same configuration and inputs. `OPERATIONAL` settings and
+    the paths of inputs may differ. Settings that an older config.json lacks are taken from `OLD_DEFAULTS`,
+    then from the defaults. Missing digests are not compared.
+
+    Args:
+        workdir: the work directory.
+        config: configuration of the run.
+        inputs: digests of everything that affects the result, by setting.
 
     Raises:
-        UserError: a run of another configuration or with other inputs has checkpoints there; each
-            difference is named. Or a later version of flax_ner saved it, another run is using the
-            directory, or it cannot be made.
+        UserError: a run with another configuration or other inputs has checkpoints there (the message names
+            each difference), a later version of flax_ner wrote it, another run is using the directory, or
+            the directory cannot be created.
     """
-    lock = FileLock(workdir / ".lock", timeout=0)
-    try:
-        from_first(partial(_claim, workdir, lock, config, inputs))
+    with ExitStack() as stack:
+        run_on_primary(partial(_lock_and_record, stack, workdir, config, inputs))
         yield
-    finally:
-        lock.release()
 
 
-def list_left_out(left_out: list[str], what: str, path: Path, notes: list[str]) -> None:
-    """Write what training leaves out to a file, one per line, and add a note that says `what` it is."""
-    if not is_first():
+def write_item_list(items: list[str], what: str, path: Path, notes: list[str]) -> None:
+    """Write items to a file, one per line, and add a note; `what` describes them."""
+    if not is_primary():
         return
     path.unlink(missing_ok=True)
-    if left_out:
-        path.write_text("".join(f"{line}\n" for line in left_out), "utf-8", "backslashreplace")
-        notes.append(f"{len(left_out)} {what}; {path} lists them.")
+    if items:
+        path.write_text("".join(f"{line}\n" for line in items), "utf-8", "backslashreplace")
+        notes.append(f"{len(items)} {what}; {path} lists them.")
 
 
-def saved_format(workdir: Path) -> int:
-    """Return the version of the `config.json` of a run, 0 for one without, `FORMAT` if there is no file."""
-    saved = _read(workdir / "config.json")
-    version = FORMAT if saved is None else saved.get("format", 0)
-    return version if type(version) is int else FORMAT  # `_differences` refuses it
+def saved_config_format(workdir: Path) -> int:
+    """Return the format version of a run's `config.json`; `CONFIG_FORMAT` if there is no such file."""
+    saved = _read_json(workdir / "config.json")
+    version = CONFIG_FORMAT if saved is None else saved.get("format", 0)
+    return version if type(version) is int else CONFIG_FORMAT  # `_differences` raises an error
+
+
+def total_steps(config: ConfigDict, per_epoch: int) -> int:
+    """Return the number of steps of a run."""
+    return int(config.train.steps or config.train.epochs * per_epoch)
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether a run has begun there and can go on."""
+    """Return whether there is a run that can be resumed."""
     return any(folder.name.isdecimal() for folder in (workdir / "checkpoints").glob("*"))
 
 
-def fill_from_record(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Return the configuration of a run that is resumed; `config` itself if there is none.
+def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Return the configuration with unset settings filled in from the run to resume, if there is one.
 
-    Settings that are not set have the values that the run began with: new rules, or another number of
-    devices, might choose others. What the weights decide is filled in for a run of an earlier version only.
+    Without this, a newer version or another number of devices could choose other values. Settings that the
+    weights determine are filled in only for runs in format 0 or 1.
     """
     if not has_checkpoints(workdir):
         return config
-    earlier = saved_format(workdir) < WEIGHTS_DECIDE
-    names = set(OPEN if earlier else WITHOUT_LABELS)
+    earlier = saved_config_format(workdir) < UNSET_SETTINGS_FORMAT
+    names = set(RESOLVED_SETTINGS if earlier else UNLABELLED_FALLBACKS)
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
-    recorded = flatten(_read(workdir / "config.json") or {}, separator=".")
+    recorded = renamed_settings(_read_json(workdir / "config.json") or {})
     missing = {
         name: recorded[name]
         for name in sorted(names)
@@ -137,28 +150,29 @@ def fill_from_record(config: ConfigDict, workdir: Path) -> ConfigDict:
     return filled
 
 
-def _claim(workdir: Path, lock: FileLock, config: ConfigDict, inputs: Mapping[str, str]) -> None:
+def _lock_and_record(
+    stack: ExitStack, workdir: Path, config: ConfigDict, inputs: Mapping[str, str]
+) -> None:
+    """Lock the work directory until `stack` is closed, and write its two files."""
+    busy = (
+        f"--workdir: another run is using {workdir}. Wait until it ends, or name another directory."
+    )
     try:
-        make_folder(workdir)
-        lock.acquire()
+        stack.enter_context(lock_folder(workdir, busy))
         settings = json.loads(config.to_json())
         begun = has_checkpoints(workdir)
         if begun:
             _check_same_run(workdir, settings, inputs)
-        version = {"format": FORMAT, "flax_ner": flax_ner.__version__}
+        version = {"format": CONFIG_FORMAT, "flax_ner": flax_ner.__version__}
         write_text(workdir / "config.json", json.dumps(version | settings, indent=1) + "\n")
         if not (begun and (workdir / "inputs.json").exists()):
             write_text(workdir / "inputs.json", json.dumps(inputs, indent=1) + "\n")
-    except Timeout:
-        raise UserError(
-            f"--workdir: another run is using {workdir}. Wait for its end, or name another directory."
-        ) from None
     except OSError as error:
         raise UserError(f"--workdir: {workdir} cannot be written ({error.strerror}).") from None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """What a run that has checkpoints began with; None: it did not say."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file of a run with checkpoints; None if there is no such file."""
     if not path.is_file():
         return None
     try:
@@ -167,44 +181,57 @@ def _read(path: Path) -> dict[str, Any] | None:
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(
-            f"--workdir: {path} is damaged ({error}), so it is not known whether the checkpoints beside it "
-            "are of this configuration and these data. Delete the file if they are, or name another directory."
+            f"--workdir: {path} is damaged ({error}). If the checkpoints in this folder belong to this "
+            "configuration and data, delete the file; otherwise name another directory."
         ) from None
     return row
 
 
+def renamed_settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a `config.json` under their current names."""
+    return {
+        RENAMED_SETTINGS.get(name, name): value
+        for name, value in flatten_dict(saved, sep=".").items()
+    }
+
+
 def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
-    """Raise `UserError` where the run that has checkpoints there is another one."""
-    began, now = _by_kind(_read(workdir / "inputs.json") or {}), _by_kind(inputs)
-    unlike = _differences(workdir, settings)
-    moved = {name: told for name, told in unlike.items() if INPUTS.get(name) in began}
-    others = [told for name, told in unlike.items() if name not in (*moved, *OPERATIONAL)]
-    if others:
+    """Raise `UserError` if the run in the work directory has another configuration or other inputs."""
+    saved, current = _by_kind(_read_json(workdir / "inputs.json") or {}), _by_kind(inputs)
+    differences = _differences(workdir, settings)
+    input_changes = {
+        name: text for name, text in differences.items() if INPUT_SETTINGS.get(name) in saved
+    }
+    forbidden_changes = [
+        text for name, text in differences.items() if name not in (*input_changes, *OPERATIONAL)
+    ]
+    if forbidden_changes:
         raise UserError(
-            f"--workdir: {workdir} has a run of another configuration: {'; '.join(others)}. "
+            f"--workdir: {workdir} has a run with another configuration: {'; '.join(forbidden_changes)}. "
             "Repeat the command of that run to resume it, or name another directory."
         )
-    changed = [kind for kind in now if kind in began and now[kind][1] != began[kind][1]]
-    if "init_from" in changed and "init_from" not in moved:
-        changed.remove("init_from")  # the checkpoints have what it gave; it may be newer
+    changed = [kind for kind in current if kind in saved and current[kind][1] != saved[kind][1]]
+    # At the same path, init_from may change: only the first start uses its parameters.
+    if "init_from" in changed and "init_from" not in input_changes:
+        changed.remove("init_from")
     if changed:
-        names = [now[kind][0] for kind in changed]
-        paths = [told for name, told in moved.items() if INPUTS[name] in changed]
-        told = ", ".join(names) + (f" ({'; '.join(paths)})" if paths else "")
-        if changed == ["data.train"] and saved_format(workdir) == 0:
+        names = [current[kind][0] for kind in changed]
+        paths = [text for name, text in input_changes.items() if INPUT_SETTINGS[name] in changed]
+        details = ", ".join(names) + (f" ({'; '.join(paths)})" if paths else "")
+        if changed == ["data.train"] and saved_config_format(workdir) == 0:
             raise UserError(
-                f"--workdir: the labels of {told} differ from those the run in {workdir} began with. If the "
-                "data changed, restore them. If entities overlap, this version learns different ones: resume "
-                "with the version that began the run, or name another directory."
+                f"--workdir: the labels of {details} differ from those that the run in {workdir} started "
+                "with. If the data changed, restore them. If entities overlap, this version learns different "
+                "ones: resume with the version that started the run, or name another directory."
             )
         raise UserError(
-            f"--workdir: the run in {workdir} began with something else: {told}. "
-            "Put back what was there to resume it, or name another directory."
+            f"--workdir: the run in {workdir} started with other inputs: {details}. "
+            "Restore them to resume it, or name another directory."
         )
 
 
 def _by_kind(inputs: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Return name and digest of each input; the vocabulary is one kind, whichever input it is from."""
+    """Return name and digest of each input by kind. All vocabularies have the same kind."""
     return {
         "vocabulary" if name.startswith("the vocabulary of ") else name: (name, digest)
         for name, digest in inputs.items()
@@ -212,32 +239,33 @@ def _by_kind(inputs: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
 
 
 def _differences(workdir: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Return by name what differs between `settings` and those that the run there began with.
+    """Return a description of each setting that differs from those of the run in the work directory.
 
     Raises:
-        UserError: this version cannot read those, or does not know one of them.
+        UserError: a later version of flax_ner wrote the run, or it has unknown settings.
     """
     path = workdir / "config.json"
-    saved = _read(path)
+    saved = _read_json(path)
     if saved is None:
         return {}
     version, writer = saved.pop("format", 0), saved.pop("flax_ner", None)
     written = f"{path} was written by {f'flax_ner {writer}' if writer else 'an earlier flax_ner'}"
     this = f"flax_ner {flax_ner.__version__}"
-    instead = "Resume the run with that version, or name another directory."
-    if type(version) is not int or version > FORMAT:
+    advice = "Resume the run with that version, or name another directory."
+    if type(version) is not int or version > CONFIG_FORMAT:
         raise UserError(
-            f"--workdir: {written} in format {version}, and {this} reads formats up to {FORMAT}. {instead}"
+            f"--workdir: {written} in format {version}, and {this} supports formats up to "
+            f"{CONFIG_FORMAT}. {advice}"
         )
-    found, now = flatten(saved, separator="."), flatten(settings, separator=".")
-    if unknown := sorted(found.keys() - now.keys()):
+    old, new = renamed_settings(saved), flatten_dict(settings, sep=".")
+    if unknown := sorted(old.keys() - new.keys()):
         raise UserError(
-            f"--workdir: {written}, and {this} does not know its settings {', '.join(unknown)}. {instead}"
+            f"--workdir: {written}, and {this} does not have its settings {', '.join(unknown)}. {advice}"
         )
-    defaults = flatten(json.loads(with_fallbacks(default_config()).to_json()), separator=".")
-    found = defaults | OLD_DEFAULTS | found
+    defaults = flatten_dict(json.loads(with_fallbacks(default_config()).to_json()), sep=".")
+    old = defaults | OLD_DEFAULTS | old
     return {
-        name: f"{name} was {found[name]!r}, is {value!r}"
-        for name, value in sorted(now.items())
-        if found[name] != value
+        name: f"{name} was {old[name]!r}, is {value!r}"
+        for name, value in sorted(new.items())
+        if old[name] != value
     }

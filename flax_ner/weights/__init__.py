@@ -1,1 +1,1 @@
-"""Weights from and to other frameworks, and model directories."""
+"""Model directories, and conversion from and to the weights of other frameworks."""

@@ -1,4 +1,4 @@
-"""What a file, folder or repository of weights holds and would become, without reading the weights."""
+"""Describe a weights file without loading its tensors."""
 
 import math
 from collections import Counter
@@ -6,111 +6,117 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax_ner.durable import current
+from flax.traverse_util import flatten_dict
+
+from flax_ner.durable import current_version
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
 from flax_ner.text.subword import SubwordTokenizer
-from flax_ner.weights.convert import is_ours, make_labels, make_plan, make_vocab
+from flax_ner.weights.conversion_report import table
+from flax_ner.weights.convert import is_native, make_labels, make_vocab, plan_conversion
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import REMAKE, check_files, read_card, stored_shapes
-from flax_ner.weights.names import flatten
-from flax_ner.weights.report import table
+from flax_ner.weights.model_dir import RESTORE_HINT, check_files, read_metadata, stored_shapes
 from flax_ner.weights.source import Source, open_source
 
 
 def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
-    """Describe weights.
+    """Describe what weights hold and what model they convert to.
 
     Args:
         path: a model directory, a file or folder of PyTorch weights, or a repository on the hub.
-        field: what the user calls `path`, for messages.
+        field: option or argument that holds `path`, for messages.
 
     Returns:
-        The description, and what stands in the way of using it as a model.
+        The description, and the problems that prevent using the weights as a model.
 
     Raises:
-        UserError: there is nothing to describe.
+        UserError: the file cannot be read.
     """
-    found = resolve(path, field)
-    if is_ours(found):
-        return _describe_model_dir(found), []
-    source = open_source(found)
-    lines = [source.path, f"Tensors: {_count(source.tensors)}", _companions(source)]
+    local = resolve(path, field)
+    if is_native(local):
+        return _describe_model_dir(local), []
+    source = open_source(local)
+    lines = [source.path, f"Tensors: {_count_numbers(source.tensors)}", _files_line(source)]
     try:
-        planned = make_plan(source)
+        plan = plan_conversion(source)
     except UserError as error:
         return "\n".join([*lines, *_tensor_table(source.tensors)]), [str(error)]
-    lines += [_model_line(planned.config, planned.outputs), str(planned.report)]
-    faults = [f"{source.path}: {fault}" for fault in planned.report.faults]
+    lines += [_model_line(plan.config, plan.num_outputs), str(plan.report)]
+    problems = [f"{source.path}: {problem}" for problem in plan.report.errors]
     try:
-        make_vocab(source, planned)
+        make_vocab(source, plan)
         if source.kind == SubwordTokenizer.kind:
             SubwordTokenizer(source.definition, str(source.vocab_path))
     except UserError as error:
-        faults.append(str(error))
+        problems.append(str(error))
     try:
-        labels = make_labels(source, planned, None)
+        labels = make_labels(source, plan, None)
         if labels is not None:
             lines.append(f"Labels: {', '.join(labels.names)}.")
     except UserError as error:
-        faults.append(str(error))
-    return "\n".join(lines), faults
+        problems.append(str(error))
+    return "\n".join(lines), problems
 
 
 def _describe_model_dir(path: Path) -> str:
-    card, files = read_card(path), current(path)
+    metadata, files = read_metadata(path), current_version(path)
     check_files(files)
-    arrays = flatten(stored_shapes(files / "params"))
+    arrays = flatten_dict(stored_shapes(files / "params"), sep="/")
     if not arrays:
-        raise UserError(f"{path}: its params are missing or damaged. {REMAKE}")
+        raise UserError(f"{path}: params/ is missing or damaged. {RESTORE_HINT}")
     labels = "no head"
-    if card.labels is not None:
-        kind = "spans" if isinstance(card.labels, SpanLabels) else f"{card.labels.scheme} tags"
-        labels = f"{kind} of {len(card.labels.categories)}"
-    if card.labels is not None and card.config.head != "softmax":
-        labels += f", {card.config.head}"
-    if card.config.ensemble > 1:
-        labels += f", an ensemble of {card.config.ensemble} models"
+    if metadata.labels is not None:
+        kind = (
+            "spans" if isinstance(metadata.labels, SpanLabels) else f"{metadata.labels.scheme} tags"
+        )
+        labels = f"{kind} of {len(metadata.labels.categories)}"
+    if metadata.labels is not None and metadata.config.head != "softmax":
+        labels += f", {metadata.config.head}"
+    if metadata.config.ensemble > 1:
+        labels += f", an ensemble of {metadata.config.ensemble} models"
     return "\n".join(
         [
             f"{path}: a model directory",
-            f"Parameters: {_count(arrays)}",
-            _model_line(card.config, len(card.labels) if card.labels else None),
-            f"Labels: {labels}. Vocabulary: {len(card.vocab)} tokens, "
-            f"{'' if card.lower_case else 'not '}lower-cased, {card.tokenizer}. "
-            f"Rows of {card.max_length} tokens.",
+            f"Parameters: {_count_numbers(arrays)}",
+            _model_line(metadata.config, len(metadata.labels) if metadata.labels else None),
+            f"Labels: {labels}. Vocabulary: {len(metadata.vocab)} tokens, "
+            f"{'' if metadata.lower_case else 'not '}lower-cased, {metadata.tokenizer}. "
+            f"Rows of {metadata.max_length} tokens.",
             *_tensor_table(arrays),
         ]
     )
 
 
-def _model_line(config: BertConfig, outputs: int | None) -> str:
+def _model_line(config: BertConfig, num_outputs: int | None) -> str:
     return (
         f"Model: {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{config.num_attention_heads} heads, MLP {config.intermediate_size} {config.hidden_act}, "
         f"{config.max_position_embeddings} positions, vocabulary of {config.vocab_size}, "
-        + (f"{outputs} outputs." if outputs else "no head for tagging.")
+        + (f"{num_outputs} outputs." if num_outputs else "no head for tagging.")
     )
 
 
-def _companions(source: Source) -> str:
+def _files_line(source: Source) -> str:
     vocab = "none" if source.vocab is None else f"{source.vocab_path}, {len(source.vocab)} tokens"
     case = "lower-cased" if source.lower_case else "not lower-cased"
-    cut = {
-        "char": "read one token a character",
-        "wordpiece": "cut into WordPieces",
-        "subword": "cut as its tokenizer.json says",
+    tokenization = {
+        "char": "split into characters",
+        "wordpiece": "split into WordPieces",
+        "subword": "split by its tokenizer.json",
     }[source.kind]
-    return f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case} and {cut}."
+    return (
+        f"Configuration: {source.config_path or 'none'}. Vocabulary: {vocab}; text is {case} and "
+        f"{tokenization}."
+    )
 
 
-def _count(arrays: Mapping[str, Any]) -> str:
+def _count_numbers(arrays: Mapping[str, Any]) -> str:
     numbers: Counter[str] = Counter()
     for array in arrays.values():
         numbers[str(array.dtype)] += math.prod(array.shape)
-    kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in numbers.most_common())
-    return f"{len(arrays)} with {kinds or 'nothing'}"
+    counts = ", ".join(f"{count:,} {dtype}" for dtype, count in numbers.most_common())
+    return f"{len(arrays)} with {counts or 'nothing'}"
 
 
 def _tensor_table(arrays: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Several taggers as one: the mean of their scores, or of their parameters."""
+"""Combine several taggers into one, by averaging their scores or their parameters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +11,8 @@ from jax import Array
 from flax_ner.errors import UserError
 from flax_ner.weights.model_dir import ModelDir
 
-# Fields of `BertConfig` that say nothing of what parameters mean.
-OF_TRAINING: dict[str, Any] = {
+# Fields of `BertConfig` that may differ between the models: they do not change what the parameters mean.
+TRAINING_FIELDS: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "word_dropout_prob": 0.0,
@@ -28,38 +28,42 @@ OF_TRAINING: dict[str, Any] = {
 def combine(
     models: Sequence[ModelDir], names: Sequence[str], average_parameters: bool = False
 ) -> ModelDir:
-    """One model of several.
+    """Combine several models into one.
+
+    By default the result is an ensemble: it averages the scores and takes as long as all its models together.
+    If all models were fine-tuned from the same weights, averaging the parameters instead gives a model of the
+    usual size and speed.
 
     Args:
-        models: with the same shape, labels and vocabulary; where they compute in different dtypes, the
-            result does in float32.
-        names: what to call them in errors.
-        average_parameters: make a model like each of them, with the mean of their parameters, which
-            serves where all were fine-tuned from the same weights (Wortsman et al. 2022, arXiv
-            2203.05482); otherwise an ensemble, which takes the time of all of them and averages scores.
+        models: models with the same shape, labels and vocabulary. If their compute dtypes differ, the result
+            uses float32.
+        names: names of the models, for messages.
+        average_parameters: average the parameters, not the scores.
 
     Raises:
-        UserError: they do not go together; the message says in what.
+        UserError: the models cannot be combined.
+
+    Source: Wortsman et al. 2022, arXiv 2203.05482, for averaged parameters.
     """
     if len(models) < 2:
-        raise UserError("an ensemble is of two models or more. Name another.")
+        raise UserError("An ensemble needs at least two models. Name another.")
     for model, name in zip(models, names, strict=True):
         if model.labels is None:
-            raise UserError(f"{name}: an encoder without a head cannot tag, nor take part.")
+            raise UserError(f"{name}: is an encoder without a head, so it cannot tag.")
         if model.config.ensemble > 1:
-            raise UserError(f"{name}: is an ensemble. Name the models that it was made of.")
-        unlike = _difference(models[0], model)
-        if unlike:
-            raise UserError(f"{name}: has {unlike} than {names[0]}. They must be the same.")
+            raise UserError(f"{name}: is an ensemble. Name the models that it was made from.")
+        difference = _find_difference(models[0], model)
+        if difference:
+            raise UserError(f"{name}: {difference} from {names[0]}. They must be the same.")
 
-    def together(*arrays: Array) -> Array:
+    def merge(*arrays: Array) -> Array:
         stacked = jnp.stack(arrays)
         return stacked.mean(0) if average_parameters else stacked
 
-    params = jax.tree.map(together, *(model.params for model in models))
+    params = jax.tree.map(merge, *(model.params for model in models))
     count = 1 if average_parameters else len(models)
-    alike = len({model.config.compute_dtype for model in models}) == 1
-    compute_dtype = models[0].config.compute_dtype if alike else "float32"
+    same_dtype = len({model.config.compute_dtype for model in models}) == 1
+    compute_dtype = models[0].config.compute_dtype if same_dtype else "float32"
     return replace(
         models[0],
         config=replace(
@@ -70,18 +74,18 @@ def combine(
     )
 
 
-def _difference(one: ModelDir, other: ModelDir) -> str:
-    """What of two models is not the same, "" if nothing is."""
+def _find_difference(one: ModelDir, other: ModelDir) -> str:
+    """Return why two models cannot be combined, "" if they can."""
     names = [model.labels.names if model.labels else None for model in (one, other)]
     if names[0] != names[1]:
-        return "other labels"
+        return "the labels differ"
     if (one.vocab, one.lower_case, one.tokenizer, one.definition) != (
         other.vocab,
         other.lower_case,
         other.tokenizer,
         other.definition,
     ):
-        return "another vocabulary or tokenizer"
-    if replace(one.config, **OF_TRAINING) != replace(other.config, **OF_TRAINING):
-        return "another shape or head"
+        return "the vocabulary or tokenizer differs"
+    if replace(one.config, **TRAINING_FIELDS) != replace(other.config, **TRAINING_FIELDS):
+        return "the shape or head differs"
     return ""

@@ -1,4 +1,4 @@
-"""A model as PyTorch knows it: a folder for Hugging Face transformers, or a .pth for MMOCR."""
+"""Export a model for PyTorch: a folder for Hugging Face transformers, or a .pth file for MMOCR."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,16 @@ from flax_ner.errors import UserError
 from flax_ner.text.vocab import write_vocab
 from flax_ner.weights.families import FAMILIES
 from flax_ner.weights.model_dir import ModelDir, write_json
-from flax_ner.weights.names import HUGGING_FACE, MMOCR, PRETRAIN, Layout, to_torch
+from flax_ner.weights.names import HF_LAYOUTS, MMOCR, PRETRAINING, Layout, to_torch
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
 
 LAYOUTS = ("hf", "mmocr")
 LABELS = ("bio",)
-TRAINED_TAGS = "tags.txt"  # in a folder with other names; `torch_to_flax.py --labels` reads it
-# `BertConfig` fields that a Hugging Face config.json has no place for.
-OWN_FIELDS = (
+# Tags as trained, beside a model whose labels were renamed; `torch_to_flax.py --labels` reads it.
+TRAINED_TAGS = "tags.txt"
+# `BertConfig` fields that a Hugging Face config.json does not have.
+NATIVE_FIELDS = (
     "num_labels",
     "head",
     "word_dropout_prob",
@@ -35,86 +36,91 @@ OWN_FIELDS = (
 
 
 def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = None) -> str:
-    """Write a model for PyTorch, float32.
+    """Export a model for PyTorch, in float32.
 
-    `hf` makes a folder: `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json` and,
-    unless the tokenizer is `subword`, `vocab.txt`. The model is of the family that it came from.
-    transformers' AutoModelForTokenClassification and AutoTokenizer load it; of
-    an encoder AutoModel, and AutoModelForMaskedLM where it has the layers that score tokens. `mmocr`
-    makes a .pth with MMOCR's names, tensors only, and without those layers.
+    `hf` creates a folder with `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`
+    and, unless the tokenizer is `subword`, `vocab.txt`. The model keeps its family. transformers loads a tagger
+    with AutoModelForTokenClassification, an encoder with AutoModel, an encoder with a masked language modelling
+    head with AutoModelForMaskedLM, and the tokenizer with AutoTokenizer.
+
+    `mmocr` creates a .pth file with MMOCR's tensor names. It holds tensors only, and no masked language
+    modelling head.
 
     Args:
-        model: what to write.
+        model: the model to export.
         out: folder (`hf`) or file (`mmocr`) to create.
         layout: `hf` or `mmocr`.
-        labels: `bio` names the tags of `hf` as transformers' pipeline groups them
-            (`LabelSet.bio_names`). The weights are the same. None keeps the names.
+        labels: `bio` renames the tags of `hf` so that transformers' pipeline groups them
+            (`LabelSet.bio_names`); the weights stay the same. None keeps the names.
 
     Returns:
-        What was written, for the user.
+        A message that says what was written.
 
     Raises:
-        UserError: `out` exists, or the layout cannot hold the model or the names.
+        UserError: `out` exists, or the layout does not support the model or the labels.
     """
-    out = Path(os.path.realpath(out))  # where a link leads to, also if nothing is there yet
+    out = Path(os.path.realpath(out))  # the target of a link, even if it does not exist yet
     if out.exists():
-        raise UserError(f"{out}: exists. Name another path; nothing was overwritten.")
+        raise UserError(f"{out}: already exists. Name another path; nothing was overwritten.")
     if model.config.ensemble > 1:
         raise UserError(
-            f"--layout {layout}: has no place for an ensemble of {model.config.ensemble} models. Export one of "
-            "them, or distil them into one."
+            f"--layout {layout}: does not support an ensemble of {model.config.ensemble} models. Export one of "
+            "them, or distil them into one model."
         )
-    missing = {"crf": "the transitions", "global_pointer": "the spans"}.get(model.config.head)
+    missing = {"crf": "the transitions", "global_pointer": "span scores"}.get(model.config.head)
     if model.labels is not None and missing:
         distil = {"crf": ", or distil this model into it: --config.distill.teacher=MODEL"}
         raise UserError(
-            f"--layout {layout}: has no place for {missing} of model.head {model.config.head}, without which "
-            "its scores are no tagger. To export, train a model with --config.model.head=softmax"
+            f"--layout {layout}: does not support model.head {model.config.head}, because it cannot hold "
+            f"{missing}. To export, train a model with --config.model.head=softmax"
             f"{distil.get(model.config.head, '')}."
         )
     if labels is not None and (layout != "hf" or model.labels is None):
         raise UserError(
-            f"--labels {labels}: only a tagger in --layout hf has names of tags. Leave out --labels."
+            f"--labels {labels}: applies only to a tagger in --layout hf. Omit --labels."
         )
     if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
         raise UserError(
-            f"--layout mmocr: this model's tags are {model.labels.scheme}, and MMOCR's head has outputs for X, "
-            "[START] and [END] too. Export it with --layout hf, or train with --config.data.scheme=mmocr."
+            f"--layout mmocr: this model's tags are {model.labels.scheme}, but MMOCR's head also has outputs "
+            "for X, [START] and [END]. Export it with --layout hf, or train with --config.data.scheme=mmocr."
         )
     if layout == "mmocr" and model.config.model_type != "bert":
         raise UserError(
-            f"--layout mmocr: this model is of model_type {model.config.model_type}, and MMOCR has BERT alone. "
+            f"--layout mmocr: supports only BERT, but this model has model_type {model.config.model_type}. "
             "Export it with --layout hf."
         )
-    durable.make_folder(out.parent)
-    new = durable.new_folder_name(out)  # `out` is there whole or not at all
-    said = (
+    durable.makedirs_synced(out.parent)
+    new = durable.staging_path(out)  # so that `out` is never incomplete
+    message = (
         _write_mmocr(model, new) if layout == "mmocr" else _write_hugging_face(model, new, labels)
     )
     durable.replace_folder(new, out)
     if model.labels is not None and model.config.head == "softmax_constrained":
-        said += " Its decoding is not carried: there each token has its own best tag."
-    return f"{said} Written: {out}"
+        message += (
+            " Constrained decoding is not exported: there, each token gets its most probable tag."
+        )
+    return f"{message} Written: {out}"
 
 
 def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> str:
-    config, made = model.config, model.build_tokenizer()
-    kinds = ("ForTokenClassification", "ForMaskedLM", "Model")
+    config, tokenizer = model.config, model.build_tokenizer()
+    suffixes = ("ForTokenClassification", "ForMaskedLM", "Model")
     kind = 0 if model.labels is not None else 1 if "masked_lm" in model.params else 2
-    layout = HUGGING_FACE[config.model_type][kind]
-    architecture = FAMILIES[config.model_type].name + kinds[kind]
+    layout = HF_LAYOUTS[config.model_type][kind]
+    architecture = FAMILIES[config.model_type].name + suffixes[kind]
     row: dict[str, Any] = {
         "architectures": [architecture],
         **config.to_json(),
         "position_embedding_type": "absolute",
-        "pad_token_id": made.special.get("pad", 0),
+        "pad_token_id": tokenizer.special.get("pad", 0),
         "torch_dtype": "float32",
     }
-    for name in OWN_FIELDS:
+    for name in NATIVE_FIELDS:
         del row[name]
     if config.position_offset:
         row["max_position_embeddings"] += config.position_offset
-        row["pad_token_id"] = config.position_offset - 1  # positions are counted from it
+        # RoBERTa counts positions from the padding id.
+        row["pad_token_id"] = config.position_offset - 1
     if config.model_type == "electra":
         row["embedding_size"] = config.embedding_width
     if config.task_type_vocab_size:
@@ -123,8 +129,8 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
         names = model.labels.bio_names() if labels == "bio" else model.labels.names
         row["id2label"] = {str(i): name for i, name in enumerate(names)}
         row["label2id"] = {name: names.index(name) for name in names}
-    special = {f"{role}_token": model.vocab[i] for role, i in made.special.items()}
-    tokenizer = {
+    special = {f"{role}_token": model.vocab[i] for role, i in tokenizer.special.items()}
+    tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "do_lower_case": model.lower_case,
         "model_max_length": model.max_length,
@@ -132,46 +138,46 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
     }
     folder.mkdir()
     write_json(folder / "config.json", row)
-    write_json(folder / "tokenizer_config.json", tokenizer)
+    write_json(folder / "tokenizer_config.json", tokenizer_config)
     if model.definition:
         (folder / "tokenizer.json").write_text(model.definition, "utf-8", newline="")
     else:
         write_vocab(folder / "vocab.txt", model.vocab)
-        made.save(folder / "tokenizer.json")
+        tokenizer.save(folder / "tokenizer.json")
     tensors = to_torch(model.params, layout)
     write_safetensors(folder / "model.safetensors", tensors)
-    said = f"Hugging Face {architecture}: {len(tensors)} tensors."
+    message = f"Hugging Face {architecture}: {len(tensors)} tensors."
     if model.labels is None:
-        return said
+        return message
     if labels == "bio":
         (folder / TRAINED_TAGS).write_text("\n".join(model.labels.names) + "\n", "utf-8")
-        # By "first" a word ends at spaces alone, so text without them needs "simple".
+        # "first" splits words only at spaces, so text without spaces needs "simple".
         strategy = "simple" if model.tokenizer == "char" else "first"
         return (
-            f"{said} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
+            f"{message} The labels are BIO; {TRAINED_TAGS} has the tags as trained. For entities use "
             f'pipeline(..., aggregation_strategy="{strategy}").'
             + (' For text without spaces, use "simple".' if model.tokenizer == "subword" else "")
         )
-    # Of names without B- and I- it groups those that are alike, which is what `io` means.
+    # Without B- and I- the pipeline groups neighbouring equal tags, which is what `io` means.
     if model.labels.scheme != "io" and any(
         name.startswith(("B-", "I-")) and name != own
         for name, own in zip(model.labels.bio_names(), model.labels.names, strict=True)
     ):
-        said += (
+        message += (
             " Warning: transformers' pipeline groups only B- and I- tags, so it splits the entities of these "
             "labels. For the pipeline, export with --labels bio."
         )
-    return said
+    return message
 
 
 def _write_mmocr(model: ModelDir, path: Path) -> str:
-    layout = MMOCR if model.labels is not None else PRETRAIN
+    layout = MMOCR if model.labels is not None else PRETRAINING
     params = {name: tree for name, tree in model.params.items() if name != "masked_lm"}
     tensors = _with_pooler(to_torch(params, layout), layout, model.config.hidden_size)
     write_torch_file(path, tensors)
     lines = [
         f"{layout.name if model.labels else 'MMOCR pre-trained encoder'}: {len(tensors)} tensors, "
-        "of which the pooler's two are zero: nothing in MMOCR's tagger reads it.",
+        "of which two are zero: the pooler, which MMOCR's tagger does not use.",
     ]
     config = model.config
     if (config.type_vocab_size, config.layer_norm_eps) != (2, 1e-12):
@@ -181,9 +187,13 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
             "layer_norm_eps in MMOCR's configuration."
         )
     if model.config.hidden_act != "gelu_new":
-        lines.append(f"MMOCR runs it with gelu_new, but this model has {model.config.hidden_act}.")
+        lines.append(
+            f"MMOCR uses gelu_new, but this model was trained with {model.config.hidden_act}."
+        )
     if model.tokenizer != "char":
-        lines.append(f"MMOCR reads one token a character, but this model reads {model.tokenizer}.")
+        lines.append(
+            f"MMOCR reads one token per character, but this model uses the tokenizer {model.tokenizer}."
+        )
     if model.labels is not None:
         lines.append(f"Categories, in order: {', '.join(model.labels.categories)}.")
     return "\n".join(lines)
@@ -192,7 +202,7 @@ def _write_mmocr(model: ModelDir, path: Path) -> str:
 def _with_pooler(
     tensors: dict[str, np.ndarray], layout: Layout, width: int
 ) -> dict[str, np.ndarray]:
-    """With the pooler where PyTorch has it, behind the encoder."""
+    """Return the tensors with a zero pooler after the encoder, in PyTorch's order."""
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith(layout.encoder)}
     encoder = {name: tensor for name, tensor in tensors.items() if name not in head}
     pooler = {

@@ -1,14 +1,14 @@
-"""Families of encoders with BERT's layers, as transformers names them."""
+"""Encoder families of transformers whose layers are those of BERT."""
 
 from dataclasses import dataclass
 
-# Source name, target path, and slot among query, key and value of a tensor.
+# Source name, target path, and slot of the target (index in `QKV_SLOTS`) or None.
 Rule = tuple[str, str, int | None]
 SUPPORTED = "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and ERNIE"
 
 
 def _masked_lm(dense: str, norm: str, bias: str) -> list[Rule]:
-    """The layers that score tokens, whole names: of an encoder that was trained to guess hidden ones."""
+    """Return the rules of a masked language modelling head; names are complete, without a prefix."""
     return [
         (f"{dense}.weight", "transform/kernel", None),
         (f"{dense}.bias", "transform/bias", None),
@@ -20,12 +20,12 @@ def _masked_lm(dense: str, norm: str, bias: str) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Family:
-    """Models of transformers with BERT's layers.
+    """A family of encoders in transformers.
 
     Attributes:
-        name: what names of their classes begin with.
-        encoder: what names of the encoder begin with in models that have a head.
-        masked_lm: rules for the layers that score tokens.
+        name: prefix of its class names.
+        encoder: prefix of the encoder's tensors in models with a head.
+        masked_lm: rules of its masked language modelling head.
         offset_positions: whether positions are counted from `pad_token_id` + 1.
     """
 
@@ -36,7 +36,7 @@ class Family:
 
     @property
     def token_bias(self) -> str:
-        """The tensor that has an element for each token."""
+        """Name of the bias with one element per token of the vocabulary."""
         return self.masked_lm[-1][0]
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's Flax weights, `flax_model.msgpack`: nested tables of arrays, by the names of Flax modules.
+"""Read Hugging Face's Flax weights, `flax_model.msgpack`: nested dictionaries named after Flax modules.
 
 Source: flax/serialization.py; transformers 4, modeling_flax_pytorch_utils.py.
 """
@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 from flax import serialization
+from flax.traverse_util import flatten_dict
 
-from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_pointer, refuse_text
-from flax_ner.weights.names import flatten
+from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_lfs_pointer, refuse_text
 from flax_ner.weights.safetensors_files import DTYPES
 
-# Last parts of names that PyTorch calls weight; a kernel is transposed there.
+# Last components of names that PyTorch calls weight; a kernel is transposed in PyTorch.
 WEIGHTS = ("kernel", "embedding", "scale")
 
 
 def read_flax_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a msgpack file of Flax: each array by its names, joined by slashes. It is read whole.
+    """Read a Flax msgpack file into memory, as arrays by path, joined by slashes.
 
     Raises:
-        WeightsFileError: no such file, a damaged one, or one that holds anything but arrays of numbers.
+        WeightsFileError: the file is missing or damaged, or holds something else than numeric arrays.
     """
     try:
         data: Any = map_file(path)
-        refuse_pointer(data)
+        refuse_lfs_pointer(data)
         refuse_text(data)
-        arrays = flatten(serialization.msgpack_restore(data))
+        arrays = flatten_dict(serialization.msgpack_restore(data), sep="/")
         for name, array in arrays.items():
-            known = isinstance(array, np.ndarray) and array.dtype in DTYPES.values()
-            if not known or not isinstance(name, str):
+            supported = isinstance(array, np.ndarray) and array.dtype in DTYPES.values()
+            if not supported or not isinstance(name, str):
                 kind = getattr(array, "dtype", type(array).__name__)
                 raise ValueError(f"{str(name)[:100]!r} holds {kind}")
         return arrays
@@ -39,17 +39,17 @@ def read_flax_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise WeightsFileError(f"{path}: {error}") from None
     except OSError as error:
         raise WeightsFileError(f"{path}: cannot be read ({error.strerror}).") from None
-    # Whatever else is raised comes from what the file says: msgpack, Flax and NumPy have no error in common.
+    # All other errors mean damage. msgpack, Flax and NumPy have no common exception class.
     except Exception as error:
         reason = "".join(c for c in str(error)[:200] if c.isprintable())
         raise WeightsFileError(
-            f"{path}: not a msgpack file of Flax, or a damaged one ({reason or type(error).__name__}). "
-            "Fetch it or save it again."
+            f"{path}: not a Flax msgpack file, or damaged ({reason or type(error).__name__}). "
+            "Download or save it again."
         ) from None
 
 
 def as_pytorch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays by the names and in the shapes of PyTorch; views."""
+    """Return views of the arrays with PyTorch's names and shapes."""
     named = {}
     for path, array in arrays.items():
         *parents, last = path.split("/")

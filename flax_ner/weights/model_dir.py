@@ -1,12 +1,12 @@
-"""A model directory: everything that a model needs to run or to start from, and nothing else.
+"""Save and load model directories, which hold everything that a model needs.
 
-config.json   {"format": version of this layout, "model": fields of BertConfig, "max_length": tokens,
-              "tokenizer": {"kind": "char", "wordpiece" or "subword", "lower_case": true}}
-labels.json   scheme and categories; absent where the model is an encoder without a head
-vocab.txt     one token a line
-tokenizer.json  instead of it where the tokenizer is "subword": the `tokenizers` library's
-params/       float32 arrays, written by Orbax
-checksums.json  SHA-256 of each of these files; directories of older versions have none
+config.json     {"format": version of this layout, "model": fields of BertConfig, "max_length": tokens,
+                "tokenizer": {"kind": "char", "wordpiece" or "subword", "lower_case": true}}
+labels.json     scheme and categories; missing if the model is an encoder without a head
+vocab.txt       one token per line
+tokenizer.json  replaces vocab.txt if the tokenizer is "subword"; read by the `tokenizers` library
+params/         float32 arrays, written by Orbax
+checksums.json  SHA-256 of each of these files; missing in directories of older versions
 """
 
 import dataclasses
@@ -26,81 +26,82 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from flax_ner import durable
-from flax_ner.errors import UserError, reason
+from flax_ner.errors import UserError, error_summary
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.masked_lm import abstract_masked_lm_head
-from flax_ner.model.tagger import Params, abstract_params, unstack_layers
-from flax_ner.text.kinds import TOKENIZERS, build_tokenizer
+from flax_ner.model.mlm_head import abstract_masked_lm_head
+from flax_ner.model.tagging_model import Params, abstract_params, unstack_layers
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
+from flax_ner.text.tokenizer_kinds import TOKENIZERS, build_tokenizer
 from flax_ner.text.vocab import read_tokenizer_json, read_vocab, write_vocab
 
-# Version of the layout of a model directory. Directories without a version have version 0. Version 1 only
-# adds the number. Version 2 adds encoders other than BERT and tokenizer.json.
+# Version of the layout. Directories without a version have version 0. Version 1 only adds the number. Version 2
+# adds encoders other than BERT, and tokenizer.json.
 FORMAT = 2
-REMAKE = "Restore it from a copy, or convert or train again into another directory."
+RESTORE_HINT = "Restore it from a copy, or convert or train again into another directory."
 T = TypeVar("T")
 SMALL_FILES = ("config.json", "labels.json", "vocab.txt", "tokenizer.json")
 
 
 @dataclass
 class ModelDir:
-    """What a model directory holds.
+    """Content of a model directory.
 
-    `labels=None`: an encoder, `params` has no "head", and perhaps "masked_lm", those of `MaskedLMHead`.
+    If `labels` is None, the model is an encoder: `params` has no "head", but may have "masked_lm", the
+    parameters of `MaskedLMHead`.
     """
 
     config: BertConfig
     labels: LabelSet | None
     vocab: list[str]
-    max_length: int  # tokens of the rows it was trained on
+    max_length: int  # tokens per row, as in training
     params: Params
     lower_case: bool = True
     tokenizer: str = CharTokenizer.kind  # a key of TOKENIZERS
-    definition: str = ""  # of the tokenizer "subword": the content of its tokenizer.json
+    definition: str = ""  # content of tokenizer.json, if the tokenizer is "subword"
 
     def build_tokenizer(self) -> Tokenizer:
-        """Return what reads text for this model."""
+        """Return the tokenizer of this model."""
         return build_tokenizer(self.tokenizer, self.vocab, self.lower_case, self.definition)
 
 
 def save_model(path: str | Path, model: ModelDir) -> None:
-    """Write a model directory; an older one of that name is replaced once the new one is on disk.
+    """Write a model directory. Replace an existing one only after the new one is on disk.
 
-    Where `path` is a symbolic link, the link stays and the directory that it leads to is replaced. At every
-    moment the old or the new one can be loaded, whole, also after a crash or a power failure.
+    At every moment either the old or the new directory can be loaded, even after a crash or a power failure. If
+    `path` is a symbolic link, the link stays and its target is replaced.
 
-    Layers are always stored one by one: `scan_layers` and `remat` are matters of training.
+    Layers are always stored separately, and `scan_layers` and `remat` are not stored.
 
     Raises:
-        UserError: something that is not a model directory is there, or there is no writing; what is
-            there stays. Or `storage_path` refuses the path.
+        UserError: `path` exists and is not a model directory, it cannot be written, or `storage_path` refuses
+            it. What was there before stays.
     """
     path = storage_path(path)
     if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(
-            f"{path}: exists and is not a model directory. Name another; nothing was overwritten."
+            f"{path}: exists and is not a model directory. Name another path; nothing was overwritten."
         )
     try:
-        durable.make_folder(path.parent)
-        new = durable.new_folder_name(path)
+        durable.makedirs_synced(path.parent)
+        new = durable.staging_path(path)
         _write(new, model)
         durable.write_checksums(new)
         durable.replace_folder(new, path)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        _remove_for_good(path.with_name(f".{path.name}.writing"))
+        _remove_persistently(path.with_name(f".{path.name}.writing"))
         raise UserError(
-            f"{path}: cannot be written ({reason(error)}). What was there before is whole."
+            f"{path}: cannot be written ({error_summary(error)}). What was there before is unchanged."
         ) from error
 
 
-def _remove_for_good(folder: Path) -> None:
-    """Remove what Orbax left of a write that failed; others that it had begun may make files there again."""
-    gone = 0
+def _remove_persistently(folder: Path) -> None:
+    """Remove what a failed Orbax write left. Its pending writes may still create files, so check repeatedly."""
+    checks_passed = 0
     for _ in range(50):
-        gone = 0 if folder.exists() else gone + 1
-        if gone == 3:
+        checks_passed = 0 if folder.exists() else checks_passed + 1
+        if checks_passed == 3:
             return
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.1)
@@ -121,23 +122,23 @@ def _write(folder: Path, model: ModelDir) -> None:
         (folder / "tokenizer.json").write_text(model.definition, "utf-8", newline="")
     else:
         write_vocab(folder / "vocab.txt", model.vocab)
-    # Float32 hardly shrinks, and compressing it takes time and as much memory again.
-    options = _alone()
-    handler = tree_handler(use_compression=False, multiprocessing_options=options)
+    # No compression: float32 hardly shrinks, and compressing takes time and twice the memory.
+    options = _single_process()
+    handler = pytree_handler(use_compression=False, multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        # Orbax would copy NumPy arrays first; jax on a CPU takes them over. Of several processes it
-        # takes no others.
-        alone = jax.process_count() == 1
-        params = (jax.device_put if alone else jax.device_get)(unstack_layers(model.params))
+        # Orbax copies NumPy arrays; jax on a CPU uses them without a copy. With several processes Orbax does
+        # not accept arrays on one process's devices.
+        single = jax.process_count() == 1
+        params = (jax.device_put if single else jax.device_get)(unstack_layers(model.params))
         checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
 
 
 def storage_path(path: str | Path) -> Path:
-    """Return the path under which Orbax can write: absolute, without `..` and symbolic links.
+    """Return a path that Orbax can write to: absolute, without `..` and symbolic links.
 
     Raises:
-        UserError: it has a character that stands for others in patterns of file names. Orbax looks for
-            its own files by such a pattern, and what it cannot find it leaves out without an error.
+        UserError: the path has a wildcard character. Orbax finds its own files by a pattern, and silently skips
+            those that the pattern does not match.
     """
     real = os.path.realpath(path)
     if glob.escape(real) != real:
@@ -147,10 +148,10 @@ def storage_path(path: str | Path) -> Path:
     return Path(real)
 
 
-def tree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
-    """Orbax's of trees of arrays, but each part of an array is written by one of the devices that have it.
+def pytree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
+    """Return an Orbax handler that writes each shard from only one of the devices that hold it.
 
-    Orbax would let all of them write a piece, and for that compile a program for each shape and device.
+    By default all replicas of a shard write a part of it, and Orbax compiles a program per shape and device.
     """
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler()),
@@ -159,21 +160,23 @@ def tree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, **options)
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Of several processes each reads and writes for itself: Orbax would wait for the others."""
-    me = jax.process_index()
+def _single_process() -> ocp.options.MultiprocessingOptions:
+    """Return options with which this process does not wait for other processes of the same run."""
+    index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"process_{index}",
     )
 
 
 def load_model(path: str | Path) -> ModelDir:
-    """Read a model directory; parameters come as arrays on the default device.
+    """Load a model directory, with parameters on the default device.
 
     Raises:
-        UserError: it is not a model directory, or part of it is missing or damaged.
+        UserError: the path is not a model directory, or a file is missing or damaged.
     """
-    return _read_whole(path, _load)
+    return _read_consistently(path, _load)
 
 
 def _load(path: Path) -> ModelDir:
@@ -185,7 +188,7 @@ def _load(path: Path) -> ModelDir:
         del abstract["head"]
         stored = stored_shapes(params)
         if not stored:
-            raise UserError(f"{path}: its params are damaged. {REMAKE}")
+            raise UserError(f"{path}: params/ is damaged. {RESTORE_HINT}")
         if "masked_lm" in stored:
             abstract["masked_lm"] = abstract_masked_lm_head(model.config)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -193,52 +196,52 @@ def _load(path: Path) -> ModelDir:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
     )
     try:
-        # Orbax reads all arrays at once, and where one fails it leaves the others to complain on
-        # standard error, later. A damaged index would fail them all: look at it first.
+        # Orbax reads all arrays concurrently. If the index is damaged, all of them fail, and most of them
+        # report it later on standard error. So check the index first.
         files = {"driver": "file", "path": f"{params}/"}
         index = ts.KvStore.open({"driver": "ocdbt", "base": files}).result()
         index.list().result()
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as checkpointer:
             model.params = checkpointer.restore(params, target)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{path}: its params are damaged, or of another shape than config.json and labels.json say "
-            f"({reason[:200]}). {REMAKE}"
+            f"{path}: params/ is damaged, or does not match config.json and labels.json "
+            f"({reason[:200]}). {RESTORE_HINT}"
         ) from None
     return model
 
 
 def stored_shapes(params: Path) -> Params:
-    """The tree that a model directory's `params` holds, as it says itself; {} where that is damaged."""
+    """Return the tree of arrays in a model directory's `params`, from its metadata; {} if it is damaged."""
     try:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as checkpointer:
             return checkpointer.metadata(Path(os.path.realpath(params))).item_metadata.tree or {}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # not as Orbax left it
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # damaged metadata
         return {}
 
 
-def read_card(path: str | Path) -> ModelDir:
-    """As `load_model`, but with no parameters.
+def read_metadata(path: str | Path) -> ModelDir:
+    """Load a model directory without its parameters.
 
     Raises:
-        UserError: likewise.
+        UserError: as for `load_model`.
     """
-    return _read_whole(path, _read_small_files)
+    return _read_consistently(path, _read_small_files)
 
 
-def _read_whole(path: str | Path, read: Callable[[Path], T]) -> T:
-    """Return `read(path)`; read again where another process replaced the directory meanwhile."""
+def _read_consistently(path: str | Path, read: Callable[[Path], T]) -> T:
+    """Return `read(path)`; read again if another process replaced the directory meanwhile."""
     path = Path(path)
 
     def version() -> bytes | None:
-        file = durable.current(path) / durable.CHECKSUMS
+        file = durable.current_version(path) / durable.CHECKSUMS
         return file.read_bytes() if file.is_file() else None
 
     while True:
         before = version()
         try:
-            result = read(durable.current(path))
+            result = read(durable.current_version(path))
         except (OSError, ValueError):
             if version() == before:
                 raise
@@ -252,24 +255,26 @@ def check_files(path: Path, small: bool = False) -> None:
 
     Args:
         path: the directory.
-        small: leave out the parameters, which take the time.
+        small: check only the small files, not the parameters.
 
     Raises:
-        UserError: a file is changed, missing, or not among those that were written.
+        UserError: a file was changed, removed or added.
     """
     if not (path / durable.CHECKSUMS).is_file():
         return
-    damage = durable.find_damage(path, SMALL_FILES if small else None)
+    damage = durable.find_checksum_error(path, SMALL_FILES if small else None)
     if damage is None:
         files = [path / name for name in SMALL_FILES]
         if not small:
             files += (path / "params").rglob("*")
-        found = {x.relative_to(path).as_posix() for x in files if x.is_file() and x.name[0] != "."}
-        surplus = sorted(found - durable.read_checksums(path).keys())
-        damage = f"{surplus[0]} was not written with it" if surplus else None
+        present = {
+            x.relative_to(path).as_posix() for x in files if x.is_file() and x.name[0] != "."
+        }
+        added = sorted(present - durable.read_checksums(path).keys())
+        damage = f"{added[0]} was added later" if added else None
     if damage is not None:
         raise UserError(
-            f"{path}: {damage}. {REMAKE} If this change is yours, delete its {durable.CHECKSUMS}."
+            f"{path}: {damage}. {RESTORE_HINT} If you made this change, delete {durable.CHECKSUMS}."
         )
 
 
@@ -279,8 +284,8 @@ def _read_small_files(path: Path) -> ModelDir:
     for name in ("config.json", vocab_file, "params"):
         if not (path / name).exists():
             raise UserError(
-                f"{path}: not a model directory, it has no {name}. Training leaves them as WORKDIR/best "
-                "and WORKDIR/last; python convert/torch_to_flax.py makes one from a PyTorch file."
+                f"{path}: not a model directory, it has no {name}. Training writes model directories to "
+                "WORKDIR/best and WORKDIR/last; convert/torch_to_flax.py creates one from a PyTorch file."
             )
     check_files(path, small=True)
     labels = None
@@ -295,10 +300,10 @@ def _read_small_files(path: Path) -> ModelDir:
                 f"formats up to {FORMAT}). Upgrade flax_ner to read it."
             )
         config, max_length = BertConfig(**row["model"]), int(row["max_length"])
-        lower_case = row["tokenizer"].get("lower_case", True)  # the first directories lack it
-        kind, others = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}
+        lower_case = row["tokenizer"].get("lower_case", True)  # missing in format 0
+        kind, extra = row["tokenizer"]["kind"], row["tokenizer"].keys() - {"kind", "lower_case"}
         known = kind in TOKENIZERS and subword == (kind == SubwordTokenizer.kind)
-        if not known or others or type(lower_case) is not bool:
+        if not known or extra or type(lower_case) is not bool:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
             labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
@@ -306,30 +311,30 @@ def _read_small_files(path: Path) -> ModelDir:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: config.json or labels.json is damaged, or of another version ({error}). {REMAKE}"
+            f"{path}: config.json or labels.json is damaged, or has another version ({error}). {RESTORE_HINT}"
         ) from None
     if subword:
         vocab, _, _, definition = read_tokenizer_json(path / vocab_file)
     else:
         vocab, definition = read_vocab(path / vocab_file), ""
-    for file, found, wanted in (
+    for file, entries, expected in (
         (vocab_file, len(vocab), config.vocab_size),
         ("labels.json", len(labels) if labels else config.num_labels, config.num_labels),
     ):
-        if found != wanted:
+        if entries != expected:
             raise UserError(
-                f"{path}: {file} has {found} entries, but config.json says {wanted}. One was changed. "
-                f"{REMAKE}"
+                f"{path}: {file} has {entries} entries, but config.json says {expected}. One was changed. "
+                f"{RESTORE_HINT}"
             )
     return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind, definition)
 
 
 def is_model_dir(path: Path) -> bool:
-    """Whether a model directory is there (whole or not)."""
-    path = durable.current(path)
+    """Return whether `path` is a model directory, complete or not."""
+    path = durable.current_version(path)
     return (path / "config.json").is_file() and (path / "params").is_dir()
 
 
 def write_json(path: Path, row: dict[str, Any]) -> None:
-    """Write a JSON object for people to read, too."""
+    """Write an indented JSON object."""
     path.write_text(json.dumps(row, ensure_ascii=False, indent=1) + "\n", "utf-8", newline="\n")

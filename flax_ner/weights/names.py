@@ -1,7 +1,7 @@
-"""Tensor names of PyTorch checkpoints and where each goes, as one table, both ways.
+"""Map tensor names between PyTorch checkpoints and this package, by one table for both directions.
 
-A PyTorch Linear keeps its weight as [out, in]; here a kernel is [in, out] with heads as axes of
-their own, and query, key and value lie in one tensor.
+PyTorch stores a linear layer's weight as [out, in]. Here a kernel is [in, out], attention heads have an axis
+of their own, and query, key and value share one tensor.
 """
 
 import math
@@ -14,13 +14,14 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_ner.errors import UserError
+from flax_ner.weights.conversion_report import Report, UsedTensor
 from flax_ner.weights.families import FAMILIES, SUPPORTED, Family, Rule
 from flax_ner.weights.mapped import release
-from flax_ner.weights.report import Report, Used
 
-# "{i}" is the layer.
+# (source name, target path, slot); "{i}" is the layer index.
 ENCODER: list[Rule] = [
     ("embeddings.word_embeddings.weight", "embeddings/word", None),
     ("embeddings.position_embeddings.weight", "embeddings/position", None),
@@ -48,7 +49,7 @@ ENCODER: list[Rule] = [
     ("encoder.layer.{i}.output.LayerNorm.weight", "layers/{i}/mlp_norm/scale", None),
     ("encoder.layer.{i}.output.LayerNorm.bias", "layers/{i}/mlp_norm/bias", None),
 ]
-# Parameters of the embeddings that only some families have.
+# Embedding parameters that only some families have.
 OPTIONAL: list[Rule] = [
     ("embeddings.task_type_embeddings.weight", "embeddings/task_type", None),
     ("embeddings_project.weight", "embeddings/project/kernel", None),
@@ -58,48 +59,52 @@ HEAD: list[Rule] = [
     ("weight", "classifier/kernel", None),
     ("bias", "classifier/bias", None),
 ]
-# What a source may hold beyond that, and why it is left behind.
-_SENTENCES = "head that scores whole sentences: tagging has no use for it"
+# Other tensors that a source may hold, as (pattern, reason). They are ignored.
+_SEQUENCE_HEAD = "head for whole sentences: not used for tagging"
 IGNORED: list[tuple[str, str]] = [
     (
         r"^(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|^generator_lm_head\.weight$",
-        "taken as tied to the word embeddings and the bias",
+        "tied to the word embeddings and the bias",
     ),
-    (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: tagging has no use for it"),
+    (r"(^|\.)pooler\.dense\.(weight|bias)$", "pooler: not used for tagging"),
     (
         r"^(cls\.(predictions|seq_relationship)|discriminator_predictions)\.",
-        "pre-training heads: tagging has no use for them",
+        "pre-training heads: not used for tagging",
     ),
-    (r"^qa_outputs\.", "question-answering head: tagging has no use for it"),
-    (r"^classifier\.(dense|out_proj)\.", _SENTENCES),
-    (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not learnt"),
-    (r"^(criterion|loss|loss_f\w+)\.", "weights of the loss: tagging has no use for them"),
+    (r"^qa_outputs\.", "question-answering head: not used for tagging"),
+    (r"^classifier\.(dense|out_proj)\.", _SEQUENCE_HEAD),
+    (r"(^|\.)embeddings\.(position_ids|token_type_ids)$", "buffer, not a parameter"),
+    (r"^(criterion|loss|loss_f\w+)\.", "weights of the loss: not used for tagging"),
 ]
-NO_TAGGER = (r"^classifier\.", _SENTENCES)
-_SCORES_TOKENS = r"^(cls\.predictions|lm_head|generator_predictions|generator_lm_head)\."
-UNTIED = (_SCORES_TOKENS, "scores tokens by embeddings of its own: no place for them")
-NOT_WHOLE = (_SCORES_TOKENS, "scores tokens: parts are missing, or do not fit the encoder")
-# Parts of an encoder without its prefix; what is not of them is a head.
-ENCODER_PART = re.compile(r"(embeddings|encoder|pooler|embeddings_project)\.")
-# What holds a model, as PyTorch's data parallel, Lightning and torch.compile name it.
+SEQUENCE_HEAD = (r"^classifier\.", _SEQUENCE_HEAD)
+_LM_HEAD = r"^(cls\.predictions|lm_head|generator_predictions|generator_lm_head)\."
+UNTIED_LM_HEAD = (_LM_HEAD, "masked language modelling head with untied embeddings: not supported")
+INCOMPLETE_LM_HEAD = (
+    _LM_HEAD,
+    "masked language modelling head: incomplete, or does not fit the encoder",
+)
+# Names of encoder tensors without a prefix. Other names belong to a head.
+ENCODER_NAME = re.compile(r"(embeddings|encoder|pooler|embeddings_project)\.")
+# Prefixes that PyTorch's DataParallel, Lightning and torch.compile put before the names of a model.
 WRAPPER = re.compile(r"(?:(?:module|model|_orig_mod)\.)+")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-WORD = "embeddings.word_embeddings.weight"
-FLOATING = "fV"  # kinds of dtype; V: bfloat16
-BLOCK = 16  # float32 of a cache line: transposing in blocks of so many rows is twice as fast
+WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+FLOATING_KINDS = "fV"  # `np.dtype.kind`; V is bfloat16
+# Rows per block when transposing: a cache line holds 16 float32, and such blocks are twice as fast.
+COPY_ROWS = 16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A family of files.
+    """Naming scheme of a kind of checkpoint.
 
     Attributes:
-        name: what people call it.
-        encoder: what names of the encoder begin with.
-        head: what names of the tag scores begin with; None where the family has none.
-        hidden_act: what its models run with where no `config.json` says so.
-        mark: what some name begins with, besides.
+        name: name of the layout, for messages.
+        encoder: prefix of the encoder's tensors.
+        head: prefix of the token classification head's tensors; None if there is no such head.
+        hidden_act: activation to assume without a `config.json`.
+        marker: prefix of at least one other tensor; "" if the layout needs none.
         model_type: a key of `FAMILIES`.
     """
 
@@ -107,22 +112,23 @@ class Layout:
     encoder: str
     head: str | None
     hidden_act: str
-    mark: str = ""
+    marker: str = ""
     model_type: str = "bert"
 
     @property
     def family(self) -> Family:
-        """The family of `model_type`."""
         return FAMILIES[self.model_type]
 
 
-# The first that fits is taken.
+# Order matters: the first layout that matches is used.
 MMOCR = Layout("MMOCR trained checkpoint", "encoder.bert.", "decoder.classifier.", "gelu_new")
 TAGGER = Layout(
     "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier.weight"
 )
-PRETRAIN = Layout("Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation")
-MASKED = Layout(
+PRETRAINING = Layout(
+    "Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation"
+)
+MASKED_LM = Layout(
     "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder",
     "bert.",
     None,
@@ -133,35 +139,35 @@ ENCODER_ONLY = Layout("Hugging Face BertModel", "", None, "gelu")
 LAYOUTS = [
     MMOCR,
     TAGGER,
-    PRETRAIN,
-    MASKED,
+    PRETRAINING,
+    MASKED_LM,
     Layout("MMOCR pre-trained encoder", "bert.", None, "gelu_new"),
     Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier.weight"),
     ENCODER_ONLY,
 ]
-# Of each family a tagger, an encoder that guesses hidden tokens, and one without a head: what exports have.
-HUGGING_FACE = {"bert": (TAGGER, MASKED, ENCODER_ONLY)}
+# The layouts that exports use, per family: token classification, masked language model, no head.
+HF_LAYOUTS = {"bert": (TAGGER, MASKED_LM, ENCODER_ONLY)}
 
 
 def _add_layouts(model_type: str, family: Family) -> None:
-    """Add the layouts of a family other than BERT, all with the same activation where nothing states it."""
-    name, begin = f"Hugging Face {family.name}", family.encoder
+    """Add the layouts of a family other than BERT. Without a `config.json` all assume the exact GELU."""
+    name, prefix = f"Hugging Face {family.name}", family.encoder
     tagger = Layout(
-        f"{name}ForTokenClassification", begin, TAGGER.head, "gelu", TAGGER.mark, model_type
+        f"{name}ForTokenClassification", prefix, TAGGER.head, "gelu", TAGGER.marker, model_type
     )
-    masked = Layout(f"{name}ForMaskedLM", begin, None, "gelu", family.token_bias, model_type)
-    other = Layout(f"{name}Model with another head", begin, None, "gelu", "", model_type)
+    masked = Layout(f"{name}ForMaskedLM", prefix, None, "gelu", family.token_bias, model_type)
+    other = Layout(f"{name}Model with another head", prefix, None, "gelu", "", model_type)
     encoder = Layout(f"{name}Model", "", None, "gelu", "", model_type)
-    HUGGING_FACE[model_type] = (tagger, masked, encoder)
+    HF_LAYOUTS[model_type] = (tagger, masked, encoder)
     LAYOUTS.extend([tagger, masked, other, encoder])
 
 
 for _type, _family in FAMILIES.items():
-    if _type not in HUGGING_FACE:
+    if _type not in HF_LAYOUTS:
         _add_layouts(_type, _family)
 
-# Relatives of BERT: by `model_type` and by their tensors' names, and why they do not fit.
-RELATIVES = [
+# Models similar to BERT that are not supported: `model_type`, pattern of a tensor name, reason.
+UNSUPPORTED_MODELS = [
     ("albert", r"^albert\.|albert_layer_groups", "ALBERT: its layers share one set of weights"),
     ("distilbert", r"^distilbert\.|transformer\.layer\.", "DistilBERT: it has no token types"),
     ("deberta", r"^deberta\.|rel_embeddings", "DeBERTa: its positions are relative"),
@@ -174,8 +180,8 @@ RELATIVES = [
     ("modernbert", r"(^|\.)embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
     ("bert", r"distance_embedding", "BERT with relative positions"),
 ]  # fmt: skip
-# Families that need their `config.json`: by their tensors' names.
-WITH_CONFIG = [
+# Families that cannot be converted without a `config.json`: name, pattern of a tensor name.
+NEEDS_CONFIG = [
     ("RoBERTa or XLM-RoBERTa", r"^roberta\.|^lm_head\."),
     ("ELECTRA", r"^electra\.|^discriminator_|^generator_|(^|\.)embeddings_project\."),
     ("ERNIE", r"^ernie\.|task_type_embeddings"),
@@ -183,13 +189,21 @@ WITH_CONFIG = [
 
 
 def current_names(names: Iterable[str], path: str) -> dict[str, str]:
-    """Each name as PyTorch models have it today, with the one in the file.
+    """Return a dictionary from the current PyTorch name of each tensor to its name in the file.
 
-    LayerNorm's gamma and beta become weight and bias. The names of what wraps the model (`WRAPPER`) go.
+    LayerNorm's gamma and beta become weight and bias. Prefixes of wrappers (`WRAPPER`) are removed.
+
+    Args:
+        names: names of the tensors in the file.
+        path: path of the file, for messages.
+
+    Raises:
+        UserError: two names in the file have the same current name.
     """
     names = list(names)
-    words = (match for name in names if name.endswith(WORD) and (match := WRAPPER.match(name)))
-    wrapper = min((match[0] for match in words), default="", key=len)
+    embeddings = (name for name in names if name.endswith(WORD_EMBEDDINGS))
+    prefixes = (match[0] for name in embeddings if (match := WRAPPER.match(name)))
+    wrapper = min(prefixes, default="", key=len)
     current: dict[str, str] = {}
     for original in names:
         name = original.removeprefix(wrapper)
@@ -203,64 +217,68 @@ def current_names(names: Iterable[str], path: str) -> dict[str, str]:
     return current
 
 
-def recognise(names: Iterable[str], path: str, model_type: str | None = None) -> Layout:
-    """The layout of a file, from the (current) names in it.
+def detect_layout(names: Iterable[str], path: str, model_type: str | None = None) -> Layout:
+    """Return the layout of a file.
 
     Args:
-        names: of its tensors.
-        path: of the file, for messages.
-        model_type: as its `config.json` states it, a key of `FAMILIES`. None: not stated, so it must be BERT.
+        names: current names (`current_names`) of its tensors.
+        path: path of the file, for messages.
+        model_type: `model_type` in its `config.json`, a key of `FAMILIES`. None: it is not stated, and only
+            BERT can be detected.
 
     Raises:
-        UserError: a relative of BERT, named with the reason, or nothing known.
+        UserError: the model is not supported, or no layout matches.
     """
     names = set(names)
-    refuse_relative(names, path)
+    refuse_unsupported_model(names, path)
     if model_type is None:
         _refuse_without_config(names, path)
     layouts = [layout for layout in LAYOUTS if layout.model_type == (model_type or "bert")]
     for layout in layouts:
-        marked = any(name.startswith(layout.mark) for name in names)
-        if layout.encoder + WORD in names and marked:
+        marked = any(name.startswith(layout.marker) for name in names)
+        if layout.encoder + WORD_EMBEDDINGS in names and marked:
             return layout
-    expected = ", ".join(dict.fromkeys(layout.encoder + WORD for layout in layouts))
+    expected = ", ".join(dict.fromkeys(layout.encoder + WORD_EMBEDDINGS for layout in layouts))
     raise UserError(
-        f"{path}: no known layout. Its tensors begin with {', '.join(sorted(names)[:3]) or 'nothing'}; "
+        f"{path}: no known layout matches. Its first tensors are {', '.join(sorted(names)[:3]) or 'none'}, but "
         f"a model of model_type {model_type or 'bert'} has one of {expected}."
     )
 
 
 def _refuse_without_config(names: Iterable[str], path: str) -> None:
-    """Raise `UserError` for tensors of a family that is known by its `config.json` alone."""
-    for family, pattern in WITH_CONFIG:
-        found = sorted(name for name in names if re.search(pattern, name))
-        if found:
+    """Raise `UserError` if the tensors belong to a family that needs a `config.json`."""
+    for family, pattern in NEEDS_CONFIG:
+        matches = sorted(name for name in names if re.search(pattern, name))
+        if matches:
             raise UserError(
-                f"{path}: {found[0]} belongs to {family}, and no config.json states its model_type. Put the "
-                "config.json of the weights beside them, or name it: --config of convert/torch_to_flax.py."
+                f"{path}: {matches[0]} belongs to {family}, but no config.json states the model_type. Put the "
+                "config.json beside the weights, or pass it to convert/torch_to_flax.py with --config."
             )
 
 
-def refuse_relative(names: Iterable[str], path: str) -> None:
-    """Raise `UserError` for tensors of a model that is like BERT and is none."""
-    for _, pattern, reason in RELATIVES:
-        found = sorted(name for name in names if re.search(pattern, name))
-        if found:
+def refuse_unsupported_model(names: Iterable[str], path: str) -> None:
+    """Raise `UserError` if the tensors belong to a model in `UNSUPPORTED_MODELS`."""
+    for _, pattern, reason in UNSUPPORTED_MODELS:
+        matches = sorted(name for name in names if re.search(pattern, name))
+        if matches:
             raise UserError(
-                f"{path}: {found[0]} belongs to {reason}. Only {SUPPORTED} can be converted, with a softmax "
-                "head for tagging or without."
+                f"{path}: {matches[0]} belongs to {reason}. Only {SUPPORTED} can be converted, with or without "
+                "a softmax head for tagging."
             )
 
 
-def heads_of(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]]:
-    """Return the (current) names outside the encoder: of the head that can be read, and of any other head."""
+def split_head_names(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the names of head tensors: those of the head that can be read, and those of any other head.
+
+    `names` are current names.
+    """
     head = layout.head or ""
     readable = {head + source for source, _, _ in HEAD} if head else set()
     known = {source for source, _, _ in layout.family.masked_lm}
     outside = [
         name
         for name in sorted(names)
-        if not (name.startswith(layout.encoder) if layout.encoder else ENCODER_PART.match(name))
+        if not (name.startswith(layout.encoder) if layout.encoder else ENCODER_NAME.match(name))
         and name not in known
         and not any(re.search(rule, name) for rule, _ in IGNORED)
     ]
@@ -271,44 +289,51 @@ def heads_of(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]
 
 
 def refuse_model_type(model_type: str, path: str) -> None:
-    """Raise `UserError` for the `model_type` of a `config.json` that is not in `FAMILIES`."""
+    """Raise `UserError` if `model_type`, stated in the `config.json` at `path`, is not in `FAMILIES`."""
     if model_type not in FAMILIES:
-        reasons = {name: reason for name, _, reason in RELATIVES}
+        reasons = {name: reason for name, _, reason in UNSUPPORTED_MODELS}
         reason = reasons.get(model_type, "it is another architecture")
         raise UserError(
             f"{path}: model_type is {model_type!r} ({reason}). Only {SUPPORTED} can be converted."
         )
 
 
-def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
-    """The fields of a `config.json` that the shapes tell (all but the number of heads).
+def infer_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
+    """Return the fields of a `config.json` that follow from tensor shapes: all but the number of heads.
 
     Args:
-        tensors: by their current names.
+        tensors: tensors by their current names.
+        layout: layout of the file, see `detect_layout`.
+        path: path of the file, for messages.
+
+    Raises:
+        UserError: a tensor is missing or has the wrong rank, or layers are missing.
     """
 
     def shape(name: str, rank: int = 2) -> tuple[int, ...]:
         if name not in tensors:
-            raise UserError(f"{path}: lacks {name}; the file is incomplete.")
+            raise UserError(f"{path}: {name} is missing. The file is incomplete.")
         if tensors[name].ndim != rank:
-            raise UserError(f"{path}: {name} has the shape {list(tensors[name].shape)}.")
+            raise UserError(
+                f"{path}: {name} has shape {list(tensors[name].shape)}, expected rank {rank}."
+            )
         return tensors[name].shape
 
     encoder = layout.encoder
-    vocab_size, width = shape(encoder + WORD)
+    vocab_size, width = shape(encoder + WORD_EMBEDDINGS)
     layer = re.compile(re.escape(encoder) + r"encoder\.layer\.(\d+)\.")
     layers = {match[1] for name in tensors if (match := layer.match(name))}
     if layers != {str(i) for i in range(len(layers))}:
         raise UserError(
-            f"{path}: has the layers {', '.join(sorted(layers)[:20])}, not 0, 1, 2, ...; it is incomplete."
+            f"{path}: layers are {', '.join(sorted(layers)[:20])}, not 0, 1, 2, ... The file is incomplete."
         )
-    inner, hidden_size = shape(encoder + "encoder.layer.0.intermediate.dense.weight")
+    intermediate_size, hidden_size = shape(encoder + "encoder.layer.0.intermediate.dense.weight")
     projected = layout.model_type == "electra"
     fields = {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size if projected else width,
         "num_hidden_layers": len(layers),
-        "intermediate_size": inner,
+        "intermediate_size": intermediate_size,
         "max_position_embeddings": shape(encoder + "embeddings.position_embeddings.weight")[0],
         "type_vocab_size": shape(encoder + "embeddings.token_type_embeddings.weight")[0],
     }
@@ -322,104 +347,114 @@ def read_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> 
     return fields
 
 
-def plan(
+def match_tensors(
     tensors: Mapping[str, np.ndarray],
     layout: Layout,
     abstract: Mapping[str, Any],
     ignored: Iterable[tuple[str, str]] = (),
 ) -> Report:
-    """What becomes of every tensor, from names and shapes alone; nothing is read.
+    """Match source tensors to parameters by name and shape, without reading them.
 
-    Every source tensor is used, ignored by a named rule, or a fault; every target tensor is filled,
-    left to be freshly initialised (the head, where the layout has none), or a fault.
+    Every source tensor is used, ignored by a rule, or an error. Every parameter is filled, freshly initialised
+    (a head that the layout does not have), or an error.
 
     Args:
-        tensors: the source's, by their current names.
-        layout: as `recognise` found it.
-        abstract: the parameters to fill, with shapes in place of arrays: `abstract_params`, and perhaps
-            those of "masked_lm".
-        ignored: rules besides `IGNORED`.
+        tensors: tensors of the source by their current names.
+        layout: layout of the file, see `detect_layout`.
+        abstract: parameters to fill, with shapes instead of arrays: `abstract_params`, optionally with
+            "masked_lm".
+        ignored: further rules like `IGNORED`.
+
+    Returns:
+        What happens to each tensor, and all errors.
     """
     report = Report(layout.name)
-    targets = flatten(abstract)
-    left = dict(tensors)
-    ruled = set()
-    for name, target, slot in rules(layout, targets):
-        ruled.add(target)
-        tensor = left.pop(name, None)
+    targets = flatten_dict(abstract, sep="/")
+    unmatched = dict(tensors)
+    matched_targets = set()
+    for name, target, slot in expand_rules(layout, targets):
+        matched_targets.add(target)
+        tensor = unmatched.pop(name, None)
         if tensor is None:
-            report.faults.append(f"missing: {name}, for {target}")
+            report.errors.append(f"missing: {name}, for {target}")
             continue
-        wanted = _torch_shape(targets[target].shape, target, slot)
-        if tensor.shape != wanted:
-            report.faults.append(
-                f"misshapen: {name} is {list(tensor.shape)}, the model needs {list(wanted)}"
+        expected = _torch_shape(targets[target].shape, target, slot)
+        if tensor.shape != expected:
+            report.errors.append(
+                f"wrong shape: {name} is {list(tensor.shape)}, the model needs {list(expected)}"
             )
-        elif tensor.dtype.kind not in FLOATING:
-            report.faults.append(
-                f"unusable: {name} holds {tensor.dtype}, weights are floating point"
-            )
+        elif tensor.dtype.kind not in FLOATING_KINDS:
+            report.errors.append(f"wrong dtype: {name} is {tensor.dtype}, expected floating point")
         else:
-            report.used.append(Used(name, target, slot, tensor.shape, tensor.dtype))
-    for target in sorted(set(targets) - ruled):
+            report.used.append(UsedTensor(name, target, slot, tensor.shape, tensor.dtype))
+    for target in sorted(set(targets) - matched_targets):
         if target.startswith("head/") and layout.head is None:
-            report.fresh.append((target, "no head for tagging is taken from the source"))
+            report.fresh.append((target, "the source has no head for tagging, or it is not used"))
         else:
-            report.faults.append(f"no rule fills {target}")
-    for name in left:
+            report.errors.append(f"no rule fills {target}")
+    for name in unmatched:
         reason = next((why for rule, why in [*ignored, *IGNORED] if re.search(rule, name)), None)
         if reason is None:
-            report.faults.append(f"unknown: {name} is not part of the model and no rule ignores it")
+            report.errors.append(f"unknown: {name} is not part of the model and no rule ignores it")
         else:
             report.ignored.append((name, reason))
     return report
 
 
-def can_score_tokens(
+def has_masked_lm_head(
     tensors: Mapping[str, np.ndarray], layout: Layout, head: Mapping[str, Any]
 ) -> bool:
-    """Whether there is all that `head`, `MaskedLMHead` in shapes, needs."""
-    targets = flatten(head)
+    """Return whether the tensors fill `head`, the shapes of the parameters of `MaskedLMHead`."""
+    targets = flatten_dict(head, sep="/")
     return all(
         name in tensors
         and tensors[name].shape == _torch_shape(targets[target].shape, target)
-        and tensors[name].dtype.kind in FLOATING
+        and tensors[name].dtype.kind in FLOATING_KINDS
         for name, target, _ in layout.family.masked_lm
     )
 
 
 def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:
-    """Parameters, float32, from the tensors as planned; those the report calls fresh are left out."""
-    targets = flatten(abstract)
+    """Return float32 parameters, filled as `report` says; freshly initialised ones are left out.
+
+    Args:
+        report: result of `match_tensors`, without errors.
+        tensors: tensors of the source by their current names.
+        abstract: see `match_tensors`.
+
+    Raises:
+        UserError: a float64 tensor has values beyond float32.
+    """
+    targets = flatten_dict(abstract, sep="/")
     filled = _allocate({used.target: targets[used.target].shape for used in report.used})
 
-    def copy(used: Used) -> None:
+    def copy(used: UsedTensor) -> None:
         view = _torch_view(filled[used.target], used.target, used.slot)
         tensor = tensors[used.source]
-        step = BLOCK if view.ndim == 2 else max(len(tensor), 1)
-        with np.errstate(over="ignore"):  # it is an error below
+        step = COPY_ROWS if view.ndim == 2 else max(len(tensor), 1)
+        with np.errstate(over="ignore"):  # checked below
             for row in range(0, len(tensor), step):
                 view[row : row + step] = tensor[row : row + step]
         if tensor.dtype == np.float64 and not np.isfinite(view).all():
-            raise UserError(f"{used.source}: holds numbers that are not finite as float32.")
+            raise UserError(f"{used.source}: has values that are not finite in float32.")
         release(tensor)
 
-    with ThreadPoolExecutor() as pool:  # NumPy copies without holding the interpreter
+    with ThreadPoolExecutor() as pool:  # NumPy releases the GIL while copying
         list(pool.map(copy, report.used))
-    return unflatten(filled)
+    return unflatten_dict(filled, sep="/")
 
 
 def to_torch(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
-    """The tensors that PyTorch names and shapes so, as views of the parameters; `fill` backwards."""
-    arrays = {target: np.asarray(array) for target, array in flatten(params).items()}
+    """Return views of the parameters with PyTorch's names and shapes, the inverse of `fill`."""
+    arrays = {target: np.asarray(array) for target, array in flatten_dict(params, sep="/").items()}
     return {
         name: _torch_view(arrays[target], target, slot)
-        for name, target, slot in rules(layout, arrays)
+        for name, target, slot in expand_rules(layout, arrays)
     }
 
 
-def rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
-    """Source name, target path and slot for every source tensor that a model with `targets` needs."""
+def expand_rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
+    """Yield source name, target path and slot of every source tensor that a model with `targets` needs."""
     targets = list(targets)
     layers = sorted(
         {int(target.split("/")[2]) for target in targets if target.startswith("encoder/layers/")}
@@ -439,32 +474,8 @@ def rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
             yield source, "masked_lm/" + target, slot
 
 
-def flatten(tree: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """Nested dictionaries to one with paths like "encoder/embeddings/word"."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            inner = flatten(value, separator)
-            flat |= {f"{name}{separator}{path}": leaf for path, leaf in inner.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
-
-
 def _torch_view(array: np.ndarray, target: str, slot: int | None) -> np.ndarray:
-    """The part of a target that one source tensor fills, as PyTorch shapes it; a view."""
+    """Return a view of the part of a target that one source tensor fills, in PyTorch's shape."""
     if slot is not None:  # query, key and value share [D, 3, N, H] and [3, N, H]
         array = array[:, slot] if target.endswith("kernel") else array[slot]
     shape = _torch_shape(array.shape, target)
@@ -472,7 +483,7 @@ def _torch_view(array: np.ndarray, target: str, slot: int | None) -> np.ndarray:
 
 
 def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -> tuple[int, ...]:
-    """The shape in which PyTorch keeps (a part of) a target."""
+    """Return PyTorch's shape of a target, or of one slot of it."""
     if slot is not None:
         shape = shape[:1] + shape[2:] if target.endswith("kernel") else shape[1:]
     if target.endswith("out/kernel") and len(shape) == 3:  # [N, H, D]
@@ -485,18 +496,18 @@ def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -
 
 
 def _allocate(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Float32 arrays of these shapes, side by side in one piece of memory, not yet written to.
+    """Return uninitialised float32 arrays of these shapes, in one block of memory.
 
-    Each begins at a multiple of 64 bytes, so that jax on a CPU takes it over without copying it. The
-    memory is an anonymous map: NumPy's own comes in huge pages, which a virtual machine may have to
-    fetch from its host, and that took longer than the whole copying.
+    Each array starts at a multiple of 64 bytes, so that jax on a CPU can use it without a copy. The block is an
+    anonymous memory map. NumPy would allocate huge pages, which a virtual machine may have to request from its
+    host; that took longer than copying the weights.
     """
     lengths = [-(-math.prod(shape) // 16) * 16 for shape in shapes.values()]
-    room = np.frombuffer(
+    block = np.frombuffer(
         mmap.mmap(-1, 4 * max(sum(lengths), 1), access=mmap.ACCESS_COPY), np.float32
     )
-    begins = [0, *accumulate(lengths)]
+    offsets = [0, *accumulate(lengths)]
     return {
-        target: room[begin : begin + math.prod(shape)].reshape(shape)
-        for (target, shape), begin in zip(shapes.items(), begins, strict=False)
+        target: block[offset : offset + math.prod(shape)].reshape(shape)
+        for (target, shape), offset in zip(shapes.items(), offsets, strict=False)
     }

@@ -1,7 +1,8 @@
-"""The safetensors format: a table of contents in JSON, then the numbers.
+"""Read and write safetensors files: a JSON header, then the data.
 
-Read here and not with the `safetensors` library, so that a tensor is a view of the mapped file
-(bfloat16 too, which the library's NumPy side lacks) and a header cannot take much memory.
+The `safetensors` library is not used, for three reasons. Here a tensor is a view of the mapped file, also with
+bfloat16, which the library does not support for NumPy. The size of the header is limited. And writing copies
+one tensor at a time, where the library copies all of them.
 
 Source: https://github.com/huggingface/safetensors, "Format".
 """
@@ -17,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_pointer, refuse_text
+from flax_ner.weights.mapped import WeightsFileError, map_file, refuse_lfs_pointer, refuse_text
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -31,36 +32,38 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-MOST_HEADER = 4 << 20  # bytes; a BERT's header has some 20 thousand
+MAX_HEADER_BYTES = 4 << 20  # a BERT's header has about 20 kB
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a safetensors file: each tensor by name, a read-only array over the mapped file.
+    """Read a safetensors file, as read-only arrays over the mapped file, by name.
 
     Raises:
-        WeightsFileError: no such file, a damaged one, or one whose header does not fit its numbers.
+        WeightsFileError: the file is missing or damaged, or its header does not match its data.
     """
     try:
         data = map_file(path)
-        refuse_pointer(data)
+        refuse_lfs_pointer(data)
         refuse_text(data)
         begin, rows = _read_header(data)
         tensors, end = {}, 0
         for name, row in sorted(rows.items(), key=lambda item: item[1]["data_offsets"]):
             if isinstance(row["dtype"], str) and row["dtype"] not in DTYPES:
-                raise ValueError(f"{name!r} holds {row['dtype']}, which is not supported")
+                raise ValueError(f"{name!r} has dtype {row['dtype']}, which is not supported")
             dtype, shape = DTYPES[row["dtype"]], row["shape"]
             if any(type(n) is not int or n < 0 for n in shape) or len(shape) > 64:
-                raise ValueError(f"{name!r} has an impossible shape")
+                raise ValueError(f"{name!r} has an invalid shape")
             start, stop = row["data_offsets"]
             if start != end or stop - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name!r} does not lie where its shape and the others say")
+                raise ValueError(
+                    f"the offsets of {name!r} do not match its shape or the other tensors"
+                )
             if begin + stop > len(data):
                 raise ValueError(f"it ends within {name!r}")
             array = np.ndarray(shape, dtype, data, begin + start)
             tensors[name], end = array, stop
         if begin + end != len(data):
-            raise ValueError("there is more behind the last tensor")
+            raise ValueError("there is data after the last tensor")
         return {name: tensors[name] for name in rows}
     except WeightsFileError as error:
         raise WeightsFileError(f"{path}: {error}") from None
@@ -69,32 +72,32 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         reason = "".join(c for c in str(error)[:200] if c.isprintable())
         raise WeightsFileError(
-            f"{path}: not a safetensors file, or a damaged one ({reason or type(error).__name__}). "
-            "Fetch it or save it again."
+            f"{path}: not a safetensors file, or damaged ({reason or type(error).__name__}). "
+            "Download or save it again."
         ) from None
 
 
 def _read_header(data: Any) -> tuple[int, dict[str, Any]]:
-    """Where the numbers begin, and the row of each tensor."""
+    """Return the offset of the data, and the header entry of each tensor."""
     (length,) = struct.unpack("<Q", data[:8])
-    if length > min(len(data) - 8, MOST_HEADER):
-        raise ValueError(f"a header of {length} bytes")
-    rows = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
+    if length > min(len(data) - 8, MAX_HEADER_BYTES):
+        raise ValueError(f"its header has {length} bytes")
+    rows = json.loads(data[8 : 8 + length], object_pairs_hook=_unique_names)
     rows.pop("__metadata__", None)
     return 8 + length, rows
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return row
 
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name, as PyTorch's; views are copied one at a time."""
+    """Write arrays by name, marked as PyTorch's. Views are copied one at a time."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    rows: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses it without
+    rows: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     end = 0
     for name, array in tensors.items():
         begin, end = end, end + array.nbytes

@@ -1,4 +1,4 @@
-"""Weights with what lies beside them: configuration, vocabulary, tokenizer, in files or a folder."""
+"""Open weights of other frameworks with the configuration, vocabulary and tokenizer beside them."""
 
 import json
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from flax_ner.errors import UserError
 from flax_ner.text.subword import ROBERTA_TOKENS, roberta_definition
 from flax_ner.text.vocab import (
     adds_prefix_space,
+    describe_bert_differences,
     parse_tokenizer_json,
     read_tokenizer_json,
     read_vocab,
-    unlike_bert,
 )
 from flax_ner.weights.flax_files import as_pytorch, read_flax_file
 from flax_ner.weights.mapped import WeightsFileError
@@ -22,7 +22,7 @@ from flax_ner.weights.names import current_names
 from flax_ner.weights.safetensors_files import read_safetensors
 from flax_ner.weights.torch_files import read_state_dict
 
-# What a folder of Hugging Face keeps weights in; the first that is there is read.
+# Weights files in a Hugging Face folder; the first that exists is read.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -34,25 +34,26 @@ WEIGHTS = (
 FLAX = ".msgpack"
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", FLAX)
 INDEX = ".index.json"
-CONVERSIONS = ("tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
+UNSUPPORTED_WEIGHTS = ("tf_model.h5", "model.ckpt.index", "bert_model.ckpt.index")
 
 
 @dataclass
 class Source:
-    """Weights and what is known of them; nothing but names, shapes and small files has been read.
+    """Weights and the files beside them. Tensors are mapped, not read.
 
     Attributes:
-        path: of the weights, for messages.
+        path: path of the weights, for messages.
         tensors: read-only views of the files, by current names (`current_names`).
         config: Hugging Face's `config.json`; None if there is none.
-        config_path: where it was found.
-        vocab: tokens by id; None if there are none.
-        vocab_path: where they were found.
-        lower_case: whether text is lower-cased before it is looked up.
-        kind: which of `TOKENIZERS` reads text as its own tokenizer does.
-        definition: of the kind `subword`: the content of its `tokenizer.json`.
-        odd: what its own tokenizer does that BERT's does not, in words; or nothing.
-        max_length: tokens that it says it can read at once; None where it does not say.
+        config_path: path of `config`.
+        vocab: tokens in the order of their ids; None if there is no vocabulary.
+        vocab_path: path of `vocab`.
+        lower_case: whether text is lower-cased before the lookup.
+        kind: key of `TOKENIZERS`, the tokenizer that the weights were trained with.
+        definition: content of `tokenizer.json`, for the kind `subword`; else "".
+        tokenizer_differences: what the original tokenizer does and this one does not, for messages; "" if
+            nothing.
+        max_length: `model_max_length` of the tokenizer; None if not stated.
     """
 
     path: str
@@ -64,22 +65,22 @@ class Source:
     lower_case: bool
     kind: str
     definition: str
-    odd: str
+    tokenizer_differences: str
     max_length: int | None
 
 
 def open_source(
     path: str | Path, vocab: str | Path | None = None, config: str | Path | None = None
 ) -> Source:
-    """Open weights: a file of PyTorch, safetensors or Flax, the index of a sharded one, or a folder with them.
+    """Open weights of PyTorch, safetensors or Flax.
 
     Args:
-        path: file or folder.
-        vocab: `vocab.txt` or `tokenizer.json`; default: that in the folder, if there is one.
-        config: `config.json`; likewise.
+        path: file, index of a sharded file, or folder with either.
+        vocab: `vocab.txt` or `tokenizer.json`; by default the one beside the weights, if any.
+        config: `config.json`; by default the one beside the weights, if any.
 
     Raises:
-        UserError: what is missing or damaged, by file.
+        UserError: a file is missing or damaged.
     """
     path = Path(path)
     weights = _find_weights(path) if path.is_dir() else path
@@ -87,8 +88,8 @@ def open_source(
     if weights.name.removesuffix(INDEX).endswith(FLAX):
         tensors = as_pytorch(tensors)
     names = current_names(tensors, str(weights))
-    beside = weights.with_name("config.json")
-    config_path = Path(config) if config else beside if beside.is_file() else None
+    default = weights.with_name("config.json")
+    config_path = Path(config) if config else default if default.is_file() else None
     stated = read_json(config_path) if config_path else None
     return Source(
         str(weights),
@@ -99,51 +100,51 @@ def open_source(
     )
 
 
-class _FoundTokenizer(NamedTuple):
-    """Fields of `Source`."""
+class _TokenizerFiles(NamedTuple):
+    """The fields of `Source` that describe the tokenizer."""
 
     vocab: list[str] | None
     vocab_path: Path | None
     lower_case: bool
     kind: str
     definition: str
-    odd: str
+    tokenizer_differences: str
     max_length: int | None
 
 
-def _find_tokenizer(folder: Path, vocab: str | Path | None, theirs: bool) -> _FoundTokenizer:
-    """Read what lies beside weights and says how text is read.
+def _find_tokenizer(folder: Path, vocab: str | Path | None, hugging_face: bool) -> _TokenizerFiles:
+    """Read the tokenizer files beside weights.
 
     Args:
-        folder: of the weights.
-        vocab: as for `open_source`.
-        theirs: whether the weights are known to be Hugging Face's. MMOCR's have a vocab.txt alone.
+        folder: folder of the weights.
+        vocab: see `open_source`.
+        hugging_face: whether the weights come from Hugging Face. MMOCR's have only a vocab.txt.
     """
 
     def beside(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
     config_path = beside("tokenizer_config.json")
-    row = read_json(config_path) if config_path else {}
+    stated = read_json(config_path) if config_path else {}
     vocab_path = Path(vocab) if vocab else beside("tokenizer.json") or beside("vocab.txt")
-    told = [vocab_path] if vocab_path and vocab_path.suffix == ".json" else []
-    tokenizer_json = next(iter(told), beside("tokenizer.json"))
+    given_json = vocab_path is not None and vocab_path.suffix == ".json"
+    tokenizer_json = vocab_path if given_json else beside("tokenizer.json")
     merges = beside("merges.txt")
     tokens: list[str] | None = None
-    lower_case, definition, odd, max_length = True, "", "", None
-    kind = "wordpiece" if theirs or config_path else "char"
+    lower_case, definition, tokenizer_differences, max_length = True, "", "", None
+    kind = "wordpiece" if hugging_face or config_path else "char"
     if tokenizer_json is not None:
         tokens, lower_case, kind, definition = read_tokenizer_json(tokenizer_json)
     elif vocab_path is None and merges and (vocab_json := beside("vocab.json")):
         special_path = beside("special_tokens_map.json")
-        special = row | (read_json(special_path) if special_path else {})
+        special = stated | (read_json(special_path) if special_path else {})
         added = beside("added_tokens.json")
         definition = roberta_definition(
             vocab_json,
             merges,
-            {role: name for role in ROBERTA_TOKENS if (name := _token_of(special, role))},
+            {role: name for role in ROBERTA_TOKENS if (name := _special_token(special, role))},
             _added_tokens(added, len(read_json(vocab_json))) if added else (),
-            row.get("add_prefix_space") is True,
+            stated.get("add_prefix_space") is True,
         )
         tokens, lower_case, kind, _ = parse_tokenizer_json(definition, str(vocab_json))
         vocab_path = tokenizer_json = vocab_json
@@ -153,41 +154,46 @@ def _find_tokenizer(folder: Path, vocab: str | Path | None, theirs: bool) -> _Fo
         if vocab_path == beside("vocab.txt") and (added := beside("added_tokens.json")):
             tokens += _added_tokens(added, len(tokens))
     if config_path is not None:
-        cased = _typed(row, "do_lower_case", bool, config_path, lower_case)
+        do_lower_case = _typed(stated, "do_lower_case", bool, config_path, lower_case)
         if kind == "subword":
-            odd = _unlike_definition(row, lower_case, definition)
+            tokenizer_differences = _tokenizer_config_differences(stated, lower_case, definition)
         else:
-            lower_case, odd = cased, unlike_bert(row, cased)
-        max_length = _typed(row, "model_max_length", int, config_path, None)
+            lower_case, tokenizer_differences = (
+                do_lower_case,
+                describe_bert_differences(stated, do_lower_case),
+            )
+        max_length = _typed(stated, "model_max_length", int, config_path, None)
         if max_length is not None and max_length < 3:
             raise UserError(
-                f"{config_path}: model_max_length is {max_length}, less than a character."
+                f"{config_path}: model_max_length is {max_length}. It must be at least 3 ([CLS], token, [SEP])."
             )
-    return _FoundTokenizer(tokens, vocab_path, lower_case, kind, definition, odd, max_length)
+    return _TokenizerFiles(
+        tokens, vocab_path, lower_case, kind, definition, tokenizer_differences, max_length
+    )
 
 
-def _unlike_definition(stated: dict[str, Any], lower_case: bool, definition: str) -> str:
-    """Return what a `tokenizer_config.json` says otherwise than the `tokenizer.json`, which is followed."""
-    odd = []
+def _tokenizer_config_differences(stated: dict[str, Any], lower_case: bool, definition: str) -> str:
+    """Return where a `tokenizer_config.json` contradicts the `tokenizer.json`, which takes precedence."""
+    differences = []
     if stated.get("do_lower_case") is not None and stated["do_lower_case"] != lower_case:
-        odd.append(f"has do_lower_case {stated['do_lower_case']}")
+        differences.append(f"has do_lower_case {stated['do_lower_case']}")
     space = stated.get("add_prefix_space")
     if space is not None and space != adds_prefix_space(definition, space):
-        odd.append(f"has add_prefix_space {space}")
-    return " and ".join(odd)
+        differences.append(f"has add_prefix_space {space}")
+    return " and ".join(differences)
 
 
-def _token_of(stated: dict[str, Any], role: str) -> str | None:
-    """Return the special token of a role in a `tokenizer_config.json` or `special_tokens_map.json`."""
+def _special_token(stated: dict[str, Any], role: str) -> str | None:
+    """Return the special token of a role ("cls", "pad", ...) in one of the tokenizer's JSON files, or None."""
     token = stated.get(f"{role}_token")
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else None
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether files in a folder look like weights, of a kind that can be read or not."""
+    """Return whether a folder holds files that look like weights, supported or not."""
     names = {path.name for path in folder.iterdir()}
-    return bool(names & {*WEIGHTS, *CONVERSIONS}) or any(
+    return bool(names & {*WEIGHTS, *UNSUPPORTED_WEIGHTS}) or any(
         Path(name).suffix in SUFFIXES for name in names
     )
 
@@ -196,7 +202,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: there is none in the file.
+        UserError: the file cannot be read or is not a JSON object.
     """
     try:
         row = json.loads(path.read_text("utf-8-sig"))
@@ -212,59 +218,63 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == FLAX:
         return read_flax_file(path)
-    # A safetensors file by another name has its JSON behind eight bytes; neither form of PyTorch has.
+    # Detect safetensors under another name: JSON follows eight bytes, which no PyTorch file has.
     try:
         with path.open("rb") as file:
-            begins = file.read(9)[8:]
+            ninth_byte = file.read(9)[8:]
     except OSError as error:
         raise WeightsFileError(f"{path}: cannot be read ({error.strerror}).") from None
-    safe = path.suffix == ".safetensors" or begins == b"{"
-    return read_safetensors(path) if safe else read_state_dict(path)
+    is_safetensors = path.suffix == ".safetensors" or ninth_byte == b"{"
+    return read_safetensors(path) if is_safetensors else read_state_dict(path)
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"{index}: its weight_map is not a table of tensors and files.")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) for file in weight_map.values()
+    ):
+        raise UserError(f"{index}: weight_map is not an object from tensor names to file names.")
     tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or "\\" in shard:
-            raise UserError(f"{index}: {shard!r} is not a file of the same folder.")
-        found = _read(index.with_name(shard))
-        wanted = {name for name, place in places.items() if place == shard}
-        if found.keys() != wanted:
-            name = min(found.keys() ^ wanted)
+            raise UserError(f"{index}: {shard!r} is not a file in the same folder.")
+        loaded = _read(index.with_name(shard))
+        expected = {name for name, file in weight_map.items() if file == shard}
+        if loaded.keys() != expected:
+            name = min(loaded.keys() ^ expected)
+            problem = "has no" if name in expected else "has an unlisted"
             raise UserError(
-                f"{index}: by it {name} {'is' if name in wanted else 'is not'} in {shard}, and the file says "
-                "otherwise. Fetch the files again."
+                f"{index}: does not match {shard}, which {problem} tensor {name}. Download the files again."
             )
-        tensors |= found
+        tensors |= loaded
     return tensors
 
 
 def _find_weights(folder: Path) -> Path:
-    """The weights in a folder by Hugging Face's names: safetensors, else PyTorch's, else Flax's."""
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if found is not None:
-        return found
-    other = next((name for name in CONVERSIONS if (folder / name).exists()), None)
+    """Return the weights in a folder: safetensors, otherwise PyTorch's, otherwise Flax's."""
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is not None:
+        return weights
+    other = next((name for name in UNSUPPORTED_WEIGHTS if (folder / name).exists()), None)
     if other is not None:
         raise UserError(
-            f"{folder}: has {other} only. Save the model with PyTorch first: save_pretrained(folder)."
+            f"{folder}: has only {other}. Save the model with PyTorch first: save_pretrained(folder)."
         )
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     raise UserError(
         f"{folder}: has none of {', '.join(WEIGHTS)}. "
-        f"Name the file itself{': ' if files else '.'}{files[0] if files else ''}"
+        f"Give the path of the file itself{': ' if files else '.'}{files[0] if files else ''}"
     )
 
 
 def _added_tokens(path: Path, first: int) -> list[str]:
-    """Tokens that were added behind a `vocab.txt`, in the order of their ids."""
+    """Return the tokens of an `added_tokens.json`, whose ids must continue from `first`."""
     ids = read_json(path)
     tokens = sorted(ids, key=lambda token: str(ids[token]).zfill(20))
     if [ids[token] for token in tokens] != list(range(first, first + len(tokens))):
-        raise UserError(f"{path}: its ids do not go on where vocab.txt ends, at {first}.")
+        raise UserError(
+            f"{path}: ids do not continue at {first}, after the last id of the vocabulary."
+        )
     return tokens
 
 

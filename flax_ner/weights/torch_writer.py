@@ -1,4 +1,4 @@
-"""PyTorch files written without PyTorch: the zip form, with a pickle of nothing but tensors.
+"""Write PyTorch files without PyTorch: zip files with a state dict of float32 tensors.
 
 Source: PyTorch's torch/serialization.py and caffe2/serialize, format version 3.
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-ALIGNMENT = 64  # bytes; where PyTorch puts numbers, so that it can map them
-# What torch.save's pickles say around each tensor.
+ALIGNMENT = 64  # bytes; PyTorch aligns tensor data so that files can be mapped
+# Parts of the pickle that torch.save writes for each tensor.
 DICT = b"ccollections\nOrderedDict\n)R"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 STORAGE = b"ctorch\nFloatStorage\n"
@@ -22,7 +22,7 @@ def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
     pickled = [b"\x80\x02", DICT, b"("]
     for key, (name, array) in enumerate(tensors.items()):
         if array.dtype != np.float32:
-            raise TypeError(f"{name}: {array.dtype}, but only float32 is written")
+            raise TypeError(f"{name}: has dtype {array.dtype}, but only float32 is supported")
         strides = [int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim)]
         storage = [_text("storage"), STORAGE, _text(str(key)), _text("cpu"), _int(array.size)]
         pickled += [_text(name), TENSOR, b"((", *storage, b"tQ", _int(0)]
@@ -37,8 +37,9 @@ def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
 
 
 def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    member = zipfile.ZipInfo(f"archive/{name}")  # of 1980: equal models make equal files
-    # PyTorch pads with a field of its own in front of the numbers.
+    # The default date of ZipInfo (1980) is fixed, so equal models give equal files.
+    member = zipfile.ZipInfo(f"archive/{name}")
+    # PyTorch pads with an extra field before the data.
     begin = archive.start_dir + 30 + len(member.filename) + 4
     padding = -begin % ALIGNMENT
     member.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding

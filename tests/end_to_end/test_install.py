@@ -1,4 +1,4 @@
-"""The package away from its source tree."""
+"""The installed package works outside its source tree."""
 
 import shutil
 import subprocess
@@ -52,8 +52,8 @@ def test_an_editable_install_works_beside_a_clone_named_as_the_package(tmp_path:
     python = venv / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     subprocess.run([*pip, "install", "-q", "--no-deps", "-e", clone], check=True, timeout=300)
-    # The dependencies are those of this environment. A .pth file in a folder that a .pth file names does
-    # nothing, so this environment's own editable install stays out.
+    # Use the dependencies of this environment. Python ignores .pth files in a folder that a .pth file names, so
+    # the editable install of this environment is not visible.
     (site,) = (venv / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
 

@@ -1,4 +1,4 @@
-"""The whole way: train, interrupt, go on, load, evaluate, predict."""
+"""End to end: train, interrupt, resume, load, evaluate, predict."""
 
 import json
 import random
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner import load
-from flax_ner.text.synthetic import synthetic
+from flax_ner.data.synthetic import synthetic
 from flax_ner.weights.model_dir import load_model
-from flax_ner.weights.names import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120
-# A run of a minute made one of seconds.
+# A shorter version of the demo.
 SMALL = [
     "--config.model.hidden_size=64",
     "--config.model.intermediate_size=128",
@@ -55,19 +55,22 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def params(model: Path) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array) for name, array in flatten(load_model(model).params).items()}
+    return {
+        name: np.asarray(array)
+        for name, array in flatten_dict(load_model(model).params, sep="/").items()
+    }
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without what depends on the clock."""
+    """Return the lines of metrics.jsonl without fields that depend on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "sentences_per_second")
     return [{name: value for name, value in row.items() if name not in clock} for row in rows]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_users_have_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled to run fast; what one command compiled the next one need not, and kills hit that, too."""
+def user_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile with optimizations and with the persistent cache, as users do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
         patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
@@ -77,17 +80,17 @@ def as_users_have_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work directory of an uninterrupted run."""
+    """Return the work directory of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "whole"
     output = run(*train(workdir))
-    assert "precision" in output and "What it finds" in output
+    assert "precision" in output and "Predictions for the first sentences" in output
     return workdir
 
 
-def test_a_run_leaves_models_metrics_and_its_configuration(trained: Path) -> None:
+def test_a_run_writes_models_metrics_and_its_configuration(trained: Path) -> None:
     rows = metrics(trained)
     steps = [row["step"] for row in rows if row["split"] == "train"]
-    assert steps == sorted({*range(5, STEPS + 1, 5), *range(24, STEPS, 24)})  # 24 an epoch
+    assert steps == sorted({*range(5, STEPS + 1, 5), *range(24, STEPS, 24)})  # 24 per epoch
     dev = [row for row in rows if row["split"] == "dev"]
     assert dev[-1]["step"] == STEPS
     assert dev[-1]["f1"] > 0.3  # it learns
@@ -97,24 +100,26 @@ def test_a_run_leaves_models_metrics_and_its_configuration(trained: Path) -> Non
     assert scores.f1 == pytest.approx(max(row["f1"] for row in dev), abs=1e-9)
 
 
-def assert_same_run(got: Path, expected: Path) -> None:
-    """Bit-identical models, and the same lines of metrics."""
+def assert_same_run(actual: Path, expected: Path) -> None:
+    """Assert bit-identical models and equal metrics."""
     for model in ("best", "last"):
-        found, wanted = params(got / model), params(expected / model)
-        assert wanted.keys() == found.keys()
-        for name in wanted:
-            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{model} {name}")
-    assert metrics(got) == metrics(expected)
+        arrays, expected_arrays = params(actual / model), params(expected / model)
+        assert expected_arrays.keys() == arrays.keys()
+        for name in expected_arrays:
+            np.testing.assert_array_equal(
+                arrays[name], expected_arrays[name], err_msg=f"{model} {name}"
+            )
+    assert metrics(actual) == metrics(expected)
 
 
 @pytest.mark.slow
-def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -> None:
+def test_signals_stop_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "stopped"
-    never = "--config.checkpoint.every=0"  # but at the end of an epoch: changes no bit, no line
+    per_epoch = "--config.checkpoint.every=0"  # other checkpoints do not change the result
     for number in (signal.SIGTERM, signal.SIGINT):
         before = (workdir / "metrics.jsonl").read_text() if workdir.exists() else ""
         process = subprocess.Popen(
-            train(workdir, never),
+            train(workdir, per_epoch),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -130,15 +135,17 @@ def test_signals_end_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 75, errors
         step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-        assert f"stopped by {number.name} behind step {step} of {STEPS}" in errors
-        assert "The same command goes on from there." in errors
+        assert f"stopped by {number.name} after step {step} of {STEPS}" in errors
+        assert "The same command resumes from there." in errors
         assert [row["step"] for row in metrics(workdir)][-1] == step
-    run(*train(workdir, never))
+    run(*train(workdir, per_epoch))
     assert_same_run(workdir, trained)
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: Path) -> None:
+def test_thirty_kills_at_random_times_do_not_change_the_result(
+    trained: Path, tmp_path: Path
+) -> None:
     workdir, rest = tmp_path / "killed", random.Random(0)
     kills = 0
     while kills < 30:
@@ -148,7 +155,7 @@ def test_thirty_kills_at_random_moments_change_nothing(trained: Path, tmp_path: 
         try:
             _, errors = process.communicate(timeout=rest.uniform(1, 8))
             assert process.returncode == 0, errors
-            shutil.rmtree(workdir)  # it came to its end; once more from the beginning
+            shutil.rmtree(workdir)  # it finished before the kill: start over
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -177,7 +184,7 @@ def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) 
 
 
 def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Path) -> None:
-    from flax_ner.text.cluener import write_cluener
+    from flax_ner.data.cluener import write_cluener
 
     examples, data, out = synthetic("dev", 100), tmp_path / "dev.json", tmp_path / "scores.json"
     write_cluener(data, examples)
@@ -185,12 +192,12 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
     page = tmp_path / "report.html"
     more = ["--html", str(page), "--train", str(data), "--compare", f"{trained}/last"]
     output = run(*command, "evaluate", f"{trained}/best", str(data), "--json", str(out), *more)
-    figures = json.loads(out.read_text())
-    assert figures["groups"]["surface"]["seen in training"]["gold"] == figures["all"]["gold"]
-    assert {"strict", "lenient", "mmocr"} == set(figures["conventions"])
-    assert "comparison" in figures and page.read_text().count("<article") == 100
-    assert f"{figures['all']['f1']:.4f}" in output
-    assert figures["all"]["f1"] == load(trained / "best").score(examples).f1
+    scores = json.loads(out.read_text())
+    assert scores["groups"]["surface"]["seen in training"]["gold"] == scores["all"]["gold"]
+    assert {"strict", "lenient", "mmocr"} == set(scores["conventions"])
+    assert "comparison" in scores and page.read_text().count("<article") == 100
+    assert f"{scores['all']['f1']:.4f}" in output
+    assert scores["all"]["f1"] == load(trained / "best").score(examples).f1
     text = "王建国在东海市工作。"
     lines = run(*command, "predict", f"{trained}/best", "--format", "jsonl", stdin=f"{text}\n\n")
     rows = [json.loads(line) for line in lines.splitlines()]
@@ -217,7 +224,7 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_demo_finds_names_it_has_not_seen_and_a_student_learns_it(
+def test_the_demo_generalises_and_teaches_a_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XLA_FLAGS")  # one device, as most users have
@@ -229,7 +236,7 @@ def test_the_demo_finds_names_it_has_not_seen_and_a_student_learns_it(
 
     teacher = f1("demo")
     assert teacher >= 0.90
-    # Of few labelled sentences little is learnt, and of the teacher's tags on others much.
+    # A student learns little from few labelled sentences, and much from the teacher's tags on others.
     texts = [example.text for example in synthetic("train", 3000)[200:]]
     (tmp_path / "more.txt").write_text("\n".join(texts), "utf-8")
     student = [
@@ -239,5 +246,7 @@ def test_the_demo_finds_names_it_has_not_seen_and_a_student_learns_it(
     ]  # fmt: skip
     alone = f1("alone", *student, "train.epochs=128", "eval.every=128")
     known = (f"distill.teacher={tmp_path}/demo/best", f"distill.texts={tmp_path}/more.txt")
-    taught = f1("taught", *student, *known, "train.epochs=8", "eval.every=8")  # as many steps
+    taught = f1(
+        "taught", *student, *known, "train.epochs=8", "eval.every=8"
+    )  # the same number of steps
     assert taught > alone + 0.3 and taught > 0.5

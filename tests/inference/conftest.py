@@ -1,4 +1,4 @@
-"""The command `predict`, run in this process with a model made by hand."""
+"""A fixture that runs the command `predict` in this process with a hand-made model."""
 
 import io
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flax_ner import Tagger
-from flax_ner.inference.cli import main
+from flax_ner.cli.main import main
 from tests.inference.helpers import hand_made_tagger
 
 
@@ -22,10 +22,10 @@ def predict(
     tagger: Tagger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, str]]:
     """Run the command and return its standard output and standard error."""
-    monkeypatch.setattr("flax_ner.inference.cli.load", lambda *_: tagger)
+    monkeypatch.setattr("flax_ner.cli.predict_command.load", lambda *_: tagger)
 
     def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[str, str]:
-        # As in a C locale, where Python reads bytes that are not UTF-8 as lone surrogates.
+        # As in a C locale, in which Python reads bytes that are not UTF-8 as lone surrogates.
         stream = io.TextIOWrapper(
             io.BufferedReader(io.BytesIO(stdin)),  # type: ignore[type-var]
             "utf-8",

@@ -1,4 +1,4 @@
-"""A tagger whose answers are known: weights made by hand, not by training."""
+"""A tagger with known predictions: its weights are set by hand, not trained."""
 
 from functools import lru_cache
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from flax_ner import Tagger
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import Params, init_params
+from flax_ner.model.tagging_model import Params, init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS
 
-# A character's tag is told by the character alone: B begins, I goes on, everything else is O.
+# The tag depends only on the character: b is B-name, i is I-name, everything else is O.
 VOCAB = [*SPECIAL_TOKENS, "b", "i", "o", "中"]
 LABELS = LabelSet(["name"], "bio")  # O, B-name, I-name
 CONFIG = BertConfig(
@@ -29,7 +29,7 @@ CONFIG = BertConfig(
 @lru_cache
 def hand_made_params() -> Params:
     params = jax.tree.map(jnp.zeros_like, init_params(CONFIG, jax.random.key(0)))
-    # LayerNorm scales of one and a word vector along one axis each pass through to the head.
+    # With LayerNorm scales of 1 and one-hot word vectors, the word vector reaches the head.
     for norm in (
         params["encoder"]["embeddings"]["norm"],
         params["encoder"]["layers"]["0"]["attention_norm"],
@@ -45,6 +45,6 @@ def hand_made_params() -> Params:
 
 
 def hand_made_tagger(max_length: int = 64, batch_size: int = 4) -> Tagger:
-    """It finds every "b" and the "i"s behind it."""
+    """Return a tagger that predicts an entity for every "b" with the "i"s after it."""
     tokenizer = CharTokenizer(VOCAB)
     return Tagger(CONFIG, hand_made_params(), tokenizer, LABELS, max_length, batch_size)

@@ -1,4 +1,4 @@
-"""Text that is not UTF-8 is refused with the command that converts it, whatever reads it."""
+"""Every reader rejects text that is not UTF-8, with the command that converts it."""
 
 import re
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flax_ner.data.corpus import read_documents
+from flax_ner.data.files import read_rows
+from flax_ner.data.formats import read_examples, read_texts
 from flax_ner.errors import UserError
-from flax_ner.text.corpus import read_documents
-from flax_ner.text.files import read_rows
-from flax_ner.text.formats import read_examples, read_texts
 from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.convert import read_labels
 
@@ -20,18 +20,18 @@ needs_iconv = pytest.mark.skipif(shutil.which("iconv") is None, reason="iconv is
 SENTENCE = "浙商银行企业信贷部叶老桂博士"
 
 
-def wide(encoding: str) -> Callable[[str], bytes]:
+def encoder(encoding: str) -> Callable[[str], bytes]:
     return lambda text: text.encode(encoding)
 
 
 ENCODINGS = {
-    "GB18030": wide("gb18030"),
-    "UTF-16": wide("utf-16"),
-    "UTF-16LE": wide("utf-16-le"),
-    "UTF-16BE": wide("utf-16-be"),
-    "UTF-32": wide("utf-32"),
+    "GB18030": encoder("gb18030"),
+    "UTF-16": encoder("utf-16"),
+    "UTF-16LE": encoder("utf-16-le"),
+    "UTF-16BE": encoder("utf-16-be"),
+    "UTF-32": encoder("utf-32"),
 }
-DOORS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "columns": (
         "a.conll",
         "".join(f"{c} O\n" for c in SENTENCE),
@@ -54,7 +54,7 @@ DOORS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
 
 
 def follow(message: str, path: Path) -> Path:
-    """Run the command that a message ends with, and return the file that it made."""
+    """Run the command at the end of a message and return the file it creates."""
     command = re.search(r": ((?:xz|gzip|iconv) .*)$", message)
     assert command, message
     subprocess.run(command[1], shell=True, check=True)
@@ -64,11 +64,11 @@ def follow(message: str, path: Path) -> Path:
 
 @needs_iconv
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_names_the_encoding_and_the_command_that_converts(
-    tmp_path: Path, door: str, encoding: str
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_reports_the_encoding_and_the_conversion_command(
+    tmp_path: Path, reader: str, encoding: str
 ) -> None:
-    name, text, read = DOORS[door]
+    name, text, read = READERS[reader]
     folder = tmp_path / "a 'folder'"
     folder.mkdir()
     path = folder / name
@@ -80,13 +80,15 @@ def test_every_door_names_the_encoding_and_the_command_that_converts(
     made = follow(str(error.value), path)
     assert made.suffix == path.suffix
     path.write_text(text, "utf-8")
-    unlike = re.compile(re.escape(str(path)))
-    assert unlike.sub("", repr(read(path))) == repr(read(made)).replace(str(made), "")
+    own_path = re.compile(re.escape(str(path)))
+    assert own_path.sub("", repr(read(path))) == repr(read(made)).replace(str(made), "")
 
 
 @needs_iconv
 @pytest.mark.parametrize("pack", ["xz", "gzip"])
-def test_a_compressed_text_is_converted_while_it_is_unpacked(tmp_path: Path, pack: str) -> None:
+def test_a_compressed_text_is_unpacked_and_converted_by_one_command(
+    tmp_path: Path, pack: str
+) -> None:
     if shutil.which(pack) is None:
         pytest.skip(f"{pack} is not installed")
     path = tmp_path / "a.txt"
@@ -100,7 +102,7 @@ def test_a_compressed_text_is_converted_while_it_is_unpacked(tmp_path: Path, pac
 
 @needs_iconv
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_predict_refuses_other_encodings_on_standard_input_as_in_a_file(
+def test_predict_rejects_other_encodings_on_standard_input_like_in_a_file(
     predict: Callable[..., tuple[str, str]], tmp_path: Path, encoding: str
 ) -> None:
     path = tmp_path / "a.txt"
@@ -109,8 +111,8 @@ def test_predict_refuses_other_encodings_on_standard_input_as_in_a_file(
         predict(path)
     with pytest.raises(SystemExit, match=r"standard input") as piped:
         predict("-", stdin=path.read_bytes())
-    told = str(in_file.value).replace(str(path), "standard input").partition(": iconv")[0]
-    assert str(piped.value).partition(": iconv")[0] == told
+    message = str(in_file.value).replace(str(path), "standard input").partition(": iconv")[0]
+    assert str(piped.value).partition(": iconv")[0] == message
     command, _, rest = str(piped.value).partition("UTF-8: ")[2].partition(" | ")
     assert rest == "python -m flax_ner predict ..."
     converted = subprocess.run(
@@ -121,7 +123,7 @@ def test_predict_refuses_other_encodings_on_standard_input_as_in_a_file(
     assert predict(follow(str(in_file.value), path))[0] == expected
 
 
-def test_a_stray_byte_is_no_other_encoding(
+def test_a_stray_byte_is_not_reported_as_another_encoding(
     predict: Callable[..., tuple[str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.txt"

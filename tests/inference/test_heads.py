@@ -1,4 +1,4 @@
-"""Taggers whose tags depend on one another, against all sequences of tags one by one."""
+"""Heads whose tags depend on each other, compared with an enumeration of all tag sequences."""
 
 import itertools
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 from flax_ner import Tagger, load
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -21,7 +21,7 @@ TEXTS = ["b", "obi", "iib中", "bobi b", "ibb i", "中 bi"]
 
 
 def model(head: str) -> ModelDir:
-    """Random weights, large enough for all tags to come out."""
+    """Return a model with random weights, large enough that all tags are predicted."""
     config = replace(CONFIG, head=head, vocab_size=len(PIECES))
     params = init_params(config, jax.random.key(0))
     params["encoder"]["embeddings"]["word"] *= 50
@@ -38,32 +38,32 @@ def tagger_of(made: ModelDir, words: bool = True, max_length: int = 64) -> Tagge
 
 
 def sequences(tagger: Tagger, text: str) -> dict[tuple[int, ...], float]:
-    """The probability of every sequence of tags of a text's words, by the head's own rules."""
+    """Return the probability of every tag sequence of a text's words, as the head defines it."""
     tokens = tagger.tokenizer.tokenize([text])
     ids = np.array([tagger.tokenizer.encode(text).ids])
     logits = np.asarray(tagger.logits(ids, np.ones_like(ids)), np.float64)[0, 1:-1][tokens.first]
-    legal = LABELS.legal_steps()
+    allowed = LABELS.allowed_transitions()
     steps = np.zeros((3, 3))
     if tagger.config.head == "crf":
         steps = np.asarray(tagger.params["head"]["transitions"], np.float64)
-    found = {}
+    weights = {}
     for tags in itertools.product(range(3), repeat=len(logits)):
         pairs = list(itertools.pairwise((0, *tags, 0)))
-        if all(legal[a, b] for a, b in pairs):
+        if all(allowed[a, b] for a, b in pairs):
             score = logits[np.arange(len(tags)), tags].sum() + sum(steps[a, b] for a, b in pairs)
-            found[tags] = float(np.exp(score))
-    total = sum(found.values())
-    if tagger.config.head == "softmax_constrained":  # each tag by itself
+            weights[tags] = float(np.exp(score))
+    total = sum(weights.values())
+    if tagger.config.head == "softmax_constrained":  # each tag is normalized by itself
         total = np.exp(logits).sum(1).prod()
-    return {tags: weight / total for tags, weight in found.items()}
+    return {tags: weight / total for tags, weight in weights.items()}
 
 
 @pytest.mark.parametrize("words", [True, False], ids=["words", "characters"])
 @pytest.mark.parametrize("head", ["crf", "softmax_constrained"])
-def test_the_best_sequence_of_all_is_found(head: str, words: bool) -> None:
+def test_the_most_probable_sequence_is_predicted(head: str, words: bool) -> None:
     tagger = tagger_of(model(head), words)
-    found, count = tagger(TEXTS), 0
-    for text, entities in zip(TEXTS, found, strict=True):
+    predicted, count = tagger(TEXTS), 0
+    for text, entities in zip(TEXTS, predicted, strict=True):
         p = sequences(tagger, text)
         best = max(p, key=lambda tags: p[tags])
         tokens = tagger.tokenizer.tokenize([text])
@@ -76,26 +76,26 @@ def test_the_best_sequence_of_all_is_found(head: str, words: bool) -> None:
                 score = sum(q for tags, q in p.items() if tags[a:b] == best[a:b])
                 assert entity.score == pytest.approx(score, rel=1e-4)
             else:
-                table = tagger.explain(text)[start[a:b]]
+                table = tagger.predict_proba(text)[start[a:b]]
                 expected_score = table[np.arange(b - a), best[a:b]].prod()
                 assert entity.score == pytest.approx(float(expected_score), rel=1e-4)
         if head == "crf":
             marginals = np.zeros((len(best), 3))
             for tags, q in p.items():
                 marginals[np.arange(len(tags)), tags] += q
-            np.testing.assert_allclose(tagger.explain(text)[start], marginals, atol=1e-5)
+            np.testing.assert_allclose(tagger.predict_proba(text)[start], marginals, atol=1e-5)
     assert count >= 5
 
 
 @pytest.mark.parametrize("head", ["crf", "softmax_constrained"])
-def test_conventions_have_nothing_to_differ_in(head: str) -> None:
+def test_conventions_agree_if_only_allowed_transitions_are_predicted(head: str) -> None:
     random = np.random.default_rng(0)
     texts = ["".join(random.choice(list("bio中 "), 40)) for _ in range(50)]
     made = model(head)
     tagger, free = tagger_of(made, words=False), tagger_of(model("softmax"), words=False)
     assert tagger(texts) == tagger(texts, "lenient")
     assert free(texts) != free(texts, "lenient")
-    # Alone or in one row with others, in a text of many parts or whole.
+    # The entities are the same alone and packed with others, in a whole text and in windows.
     assert [[e[:3] for e in row] for row in tagger(texts)] == [
         [e[:3] for e in tagger(text)] for text in texts
     ]
@@ -104,12 +104,16 @@ def test_conventions_have_nothing_to_differ_in(head: str) -> None:
     assert [e.text for e in lines] == [e.text for row in tagger(texts) for e in row]
 
 
-def test_a_directory_says_the_head_and_only_softmax_is_exported(tmp_path: Path) -> None:
+def test_a_model_directory_keeps_the_head_and_only_softmax_heads_are_exported(
+    tmp_path: Path,
+) -> None:
     for head in ("crf", "softmax_constrained"):
         made = model(head)
         save_model(tmp_path / head, made)
         assert load(tmp_path / head)(TEXTS) == tagger_of(made)(TEXTS)
-    with pytest.raises(UserError, match=r"no place for the transitions of model\.head crf"):
+    with pytest.raises(
+        UserError, match=r"does not support model\.head crf, because it cannot hold the transitions"
+    ):
         export(model("crf"), tmp_path / "out", "hf")
-    said = export(model("softmax_constrained"), tmp_path / "out", "hf")
-    assert "Its decoding is not carried" in said
+    note = export(model("softmax_constrained"), tmp_path / "out", "hf")
+    assert "Constrained decoding is not exported" in note

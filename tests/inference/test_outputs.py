@@ -1,12 +1,12 @@
-"""Files that commands write: never over an input, over another file with --force only."""
+"""Output files of commands: an input is never replaced, another file only with --force."""
 
 from pathlib import Path
 
 import pytest
 
-from flax_ner.inference.cli import main
+from flax_ner.cli.main import main
 
-# Each command with MODEL, DATA, TRAIN and OTHER to be read and OUT to be written.
+# Commands that read MODEL, DATA, TRAIN and OTHER and write OUT.
 COMMANDS = {
     "evaluate, JSON": "evaluate MODEL DATA --train TRAIN --compare OTHER --json OUT",
     "evaluate, HTML": "evaluate MODEL DATA --train TRAIN --compare OTHER --html OUT",
@@ -49,7 +49,7 @@ def test_no_command_replaces_another_file_without_force(
 
 
 @each_command
-def test_no_command_replaces_what_it_reads(inputs: dict[str, Path], command: str) -> None:
+def test_no_command_replaces_its_inputs(inputs: dict[str, Path], command: str) -> None:
     for name, path in inputs.items():
         if name in command:
             target = path / "labels.json" if path.is_dir() else path

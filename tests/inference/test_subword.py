@@ -1,4 +1,4 @@
-"""The tagger on the subwords of a tokenizer.json: every word counts once, wherever windows fall."""
+"""The tagger with a tokenizer.json: every word is tagged once, also across windows."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from flax_ner import Entity, Tagger, load
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights.ensemble import combine
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -45,26 +45,26 @@ def tagger(name: str, head: str) -> Tagger:
     return Tagger(one.config, one.params, one.build_tokenizer(), LABELS, 24, 4)
 
 
-def bare(found: list[list[Entity]]) -> list[list[tuple[Any, ...]]]:
-    """Without the scores, whose last bits depend on what shares a batch."""
-    return [[entity[:4] for entity in row] for row in found]
+def without_scores(predicted: list[list[Entity]]) -> list[list[tuple[Any, ...]]]:
+    """Drop the scores, whose last bits depend on the other texts of the batch."""
+    return [[entity[:4] for entity in row] for row in predicted]
 
 
 @pytest.mark.parametrize("head", ["softmax", "crf"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_word_of_long_texts_has_one_answer(name: str, head: str) -> None:
+def test_each_word_of_long_texts_is_tagged_once(name: str, head: str) -> None:
     made = tagger(name, head)
     tokens = made.tokenizer.tokenize(TEXTS)
     text = np.repeat(np.arange(len(TEXTS)), tokens.lengths)
-    for i, words in enumerate(made.explain_words(TEXTS)):
-        here = tokens.first & (text == i)
-        assert words.start.tolist() == tokens.start[here].tolist()
-        assert words.end.tolist() == tokens.end[here].tolist()
-        assert words.table.shape == (here.sum(), len(LABELS))
-    found = made(TEXTS)
-    assert bare(found) == bare([made(text) for text in TEXTS])
-    assert found[3] and found[4] and found[5]
-    for text, entities in zip(TEXTS, found, strict=True):
+    for i, words in enumerate(made.predict_word_proba(TEXTS)):
+        own = tokens.first & (text == i)
+        assert words.start.tolist() == tokens.start[own].tolist()
+        assert words.end.tolist() == tokens.end[own].tolist()
+        assert words.table.shape == (own.sum(), len(LABELS))
+    predicted = made(TEXTS)
+    assert without_scores(predicted) == without_scores([made(text) for text in TEXTS])
+    assert predicted[3] and predicted[4] and predicted[5]
+    for text, entities in zip(TEXTS, predicted, strict=True):
         for entity in entities:
             assert entity.text == text[entity.start : entity.end] == entity.text.strip() != ""
 
@@ -73,10 +73,14 @@ def test_a_model_directory_keeps_its_tokenizer(tmp_path: Path) -> None:
     save_model(tmp_path / "model", model("bpe"))
     loaded = load(tmp_path / "model")
     assert loaded.tokenizer.definition == bpe_tokenizer().definition
-    assert bare(loaded(TEXTS)) == bare(tagger("bpe", "softmax")(TEXTS))
+    assert without_scores(loaded(TEXTS)) == without_scores(tagger("bpe", "softmax")(TEXTS))
     for name, text, message in (
-        ("tokenizer.json", bpe_tokenizer().definition + " ", "tokenizer.json is not as it was"),
-        ("vocab.txt", "[PAD]", "not a model directory|vocab.txt was not written with it"),
+        (
+            "tokenizer.json",
+            bpe_tokenizer().definition + " ",
+            "tokenizer.json does not match its checksum",
+        ),
+        ("vocab.txt", "[PAD]", "not a model directory|vocab.txt was added later"),
     ):
         kept = tmp_path / "model" / name
         before = kept.read_text("utf-8") if kept.exists() else None
@@ -86,9 +90,9 @@ def test_a_model_directory_keeps_its_tokenizer(tmp_path: Path) -> None:
         kept.unlink() if before is None else kept.write_text(before, "utf-8")
 
 
-def test_models_of_different_tokenizers_make_no_ensemble() -> None:
+def test_an_ensemble_of_models_with_different_tokenizers_is_an_error() -> None:
     one, other = model("bpe"), model("bpe")
     assert combine([one, other], ["a", "b"]).definition == one.definition
     other.definition = other.definition.replace('"dropout":null', '"dropout":0.1')
-    with pytest.raises(UserError, match="b: has another vocabulary or tokenizer than a"):
+    with pytest.raises(UserError, match="b: the vocabulary or tokenizer differs from a"):
         combine([one, other], ["a", "b"])

@@ -1,4 +1,4 @@
-"""The tagger on a model whose answers are known: weights made by hand, not by training."""
+"""The tagger, with a hand-made model whose predictions are known."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flax_ner import Entity, Tagger, load
+from flax_ner.data.cluener import read_cluener
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import init_params
-from flax_ner.text.cluener import read_cluener
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.examples import Example
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -24,7 +24,7 @@ from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_tagger
 
 @pytest.fixture(scope="module")
 def make() -> Callable[..., Tagger]:
-    """Taggers with given row length."""
+    """Return a function that makes taggers with a given row length."""
     return hand_made_tagger
 
 
@@ -46,7 +46,7 @@ def test_the_score_is_the_probability_of_all_its_tags(make: Callable[..., Tagger
     assert entity.score == pytest.approx(p[2, 1] * p[3, 2], rel=1e-5)
 
 
-def test_a_threshold_leaves_out_what_is_less_certain(make: Callable[..., Tagger]) -> None:
+def test_a_threshold_omits_entities_with_a_lower_score(make: Callable[..., Tagger]) -> None:
     tagger = make()
     entities = tagger("obiiiob")
     long, short = (entity.score for entity in entities)
@@ -54,22 +54,26 @@ def test_a_threshold_leaves_out_what_is_less_certain(make: Callable[..., Tagger]
     assert tagger("obiiiob", threshold=(long + short) / 2) == entities[1:]
     assert tagger(["obiiiob"], threshold=0.999) == [[]]
     assert tagger("obiiiob", threshold=long) == entities
-    with pytest.raises(UserError, match=r"threshold: 1.5, but a probability lies in \[0, 1\]"):
+    with pytest.raises(
+        UserError, match=r"threshold: 1.5, but a probability is a number in \[0, 1\]"
+    ):
         tagger("o", threshold=1.5)
 
 
-def test_conventions_at_once_are_those_one_by_one(make: Callable[..., Tagger]) -> None:
+def test_by_convention_equals_one_call_per_convention(make: Callable[..., Tagger]) -> None:
     tagger = make()
     texts = ["ob", "bii", "i", "", "oib" * 40, "b"]
-    found = tagger.by_convention(iter(texts), ("strict", "lenient", "mmocr"))
-    assert found == {name: tagger(texts, name) for name in ("strict", "lenient", "mmocr")}
-    assert found["strict"] != found["lenient"] != found["mmocr"]
+    predicted = tagger.by_convention(iter(texts), ("strict", "lenient", "mmocr"))
+    assert predicted == {name: tagger(texts, name) for name in ("strict", "lenient", "mmocr")}
+    assert predicted["strict"] != predicted["lenient"] != predicted["mmocr"]
 
 
 @pytest.mark.parametrize("text", ["obiİ", "", "b", "obiio" * 50])
-def test_explain_gives_every_tag_at_every_character(make: Callable[..., Tagger], text: str) -> None:
+def test_predict_proba_gives_every_tag_at_every_character(
+    make: Callable[..., Tagger], text: str
+) -> None:
     tagger = make(max_length=16)
-    table = tagger.explain(text)
+    table = tagger.predict_proba(text)
     assert table.shape == (len(text), 3) and table.dtype == np.float32
     np.testing.assert_allclose(table.sum(1), 1, atol=1e-5)
     expected = [{"b": 1, "i": 2}.get(character, 0) for character in text]
@@ -80,57 +84,59 @@ def test_explain_gives_every_tag_at_every_character(make: Callable[..., Tagger],
         assert entity.score == pytest.approx(float(p), rel=1e-5)
 
 
-def test_explain_each_joins_texts_without_a_seam(
+def test_predict_proba_each_joins_batches_in_order(
     make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 3)
+    monkeypatch.setattr("flax_ner.inference.tagger.TEXTS_PER_BATCH", 3)
     tagger = make(16)
     texts = ["", "bi", "o" * 40 + "bii", "中", "", "ooobi" * 7, ""]
-    tables = list(tagger.explain_each(iter(texts)))
+    tables = list(tagger.predict_proba_each(iter(texts)))
     assert [len(table) for table in tables] == [len(text) for text in texts]
     for text, table in zip(texts, tables, strict=True):
-        np.testing.assert_allclose(table, tagger.explain(text), atol=1e-6)
-    assert list(tagger.explain_each([])) == []
+        np.testing.assert_allclose(table, tagger.predict_proba(text), atol=1e-6)
+    assert list(tagger.predict_proba_each([])) == []
 
 
-def test_many_texts_of_any_length_in_any_order(make: Callable[..., Tagger]) -> None:
+def test_many_texts_are_tagged_like_each_alone(make: Callable[..., Tagger]) -> None:
     tagger = make()
     texts = ["", "bi", "o" * 40 + "bii", "中", "b", "", "o" * 61 + "b", "ooobi" * 7]
-    found = tagger(texts)
-    assert found == [tagger(text) for text in texts]
-    assert found == tagger(text for text in texts)
-    assert [len(entities) for entities in found] == [0, 1, 1, 0, 1, 0, 1, 7]
+    predicted = tagger(texts)
+    assert predicted == [tagger(text) for text in texts]
+    assert predicted == tagger(text for text in texts)
+    assert [len(entities) for entities in predicted] == [0, 1, 1, 0, 1, 0, 1, 7]
     assert tagger([]) == []
 
 
 @pytest.mark.parametrize("max_length", [7, 16, 64])
-def test_long_texts_lose_and_invent_nothing(make: Callable[..., Tagger], max_length: int) -> None:
+def test_long_texts_have_exactly_the_expected_entities(
+    make: Callable[..., Tagger], max_length: int
+) -> None:
     tagger = make(max_length)
     unit = "obiiobo"
-    found = tagger(unit * 200)
+    predicted = tagger(unit * 200)
     expected = [
         span
         for i in range(0, len(unit) * 200, len(unit))
         for span in ((i + 1, i + 4), (i + 5, i + 6))
     ]
-    assert [(entity.start, entity.end) for entity in found] == expected
+    assert [(entity.start, entity.end) for entity in predicted] == expected
 
 
-def test_lines_of_a_document_are_read_as_they_are_alone() -> None:
-    """With weights for which a tag depends on all that is in the row."""
+def test_lines_of_a_document_are_tagged_like_each_alone() -> None:
+    """The weights make each tag depend on all tokens of the row."""
     params = init_params(CONFIG, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
     tagger = Tagger(CONFIG, params, CharTokenizer(VOCAB), LABELS, 32, 4)
     random = np.random.default_rng(0)
     lines = ["".join(random.choice(list("bio中"), n)) for n in random.integers(0, 30, 200)]
-    document, place = tagger.explain("\n".join(lines)), 0
-    for line, table in zip(lines, tagger.explain_each(lines), strict=True):
-        np.testing.assert_allclose(document[place : place + len(line)], table, atol=1e-5)
-        place += len(line) + 1
-        assert (document[place - 1 : place, 0] == 1).all()  # the line break
-    together = tagger.explain("o".join(lines))
-    assert np.abs(together[: len(document)] - document).max() > 0.1  # so the rest was no wonder
+    document, offset = tagger.predict_proba("\n".join(lines)), 0
+    for line, table in zip(lines, tagger.predict_proba_each(lines), strict=True):
+        np.testing.assert_allclose(document[offset : offset + len(line)], table, atol=1e-5)
+        offset += len(line) + 1
+        assert (document[offset - 1 : offset, 0] == 1).all()  # the line break
+    one_line = tagger.predict_proba("o".join(lines))
+    assert np.abs(one_line[: len(document)] - document).max() > 0.1  # context matters
 
 
 @pytest.mark.slow
@@ -138,51 +144,51 @@ def test_a_document_of_100_000_characters_has_the_entities_of_its_sentences(clue
     tokenizer = CharTokenizer(cluener / "vocab.txt")
     config = replace(CONFIG, vocab_size=len(tokenizer.tokens), num_labels=len(LABELS))
     params = init_params(config, jax.random.key(0))
-    params["encoder"]["embeddings"]["word"] *= 50  # so that all tags come out
+    params["encoder"]["embeddings"]["word"] *= 50  # so that all tags are predicted
     params["head"]["classifier"]["kernel"] *= 50
     tagger = Tagger(config, params, tokenizer, LABELS, 52)
     lines = [example.text for example in read_cluener(cluener / "train.json")[:2700]]
     document = "\n".join(lines)
     assert len(document) > 100_000
-    expected, place = set(), 0
+    expected, offset = set(), 0
     for line, entities in zip(lines, tagger(lines), strict=True):
-        expected |= {(place + e.start, place + e.end) for e in entities}
-        place += len(line) + 1
-    found = tagger(document)
-    assert all(document[e.start : e.end] == e.text for e in found)
-    same = len(expected & {e[1:3] for e in found})
-    assert len(expected) > 5000 and same >= 0.995 * max(len(expected), len(found))
+        expected |= {(offset + e.start, offset + e.end) for e in entities}
+        offset += len(line) + 1
+    predicted = tagger(document)
+    assert all(document[e.start : e.end] == e.text for e in predicted)
+    same = len(expected & {e[1:3] for e in predicted})
+    assert len(expected) > 5000 and same >= 0.995 * max(len(expected), len(predicted))
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
-def test_no_entity_goes_over_a_line_break_of_a_document(
+def test_no_entity_contains_a_line_break_of_a_document(
     make: Callable[..., Tagger], convention: str
 ) -> None:
     tagger = make(8)
-    found = tagger("obi\niio\n\nob\r\ni\nbi", convention)
-    if convention == "lenient":  # there an I- begins an entity
+    predicted = tagger("obi\niio\n\nob\r\ni\nbi", convention)
+    if convention == "lenient":  # an I- starts an entity
         spans = [(1, 3), (4, 6), (10, 11), (13, 14), (15, 17)]
     else:
         spans = [(1, 3), (10, 11), (15, 17)] if convention == "strict" else [(1, 3), (15, 17)]
-    assert [entity[1:3] for entity in found] == spans
+    assert [entity[1:3] for entity in predicted] == spans
 
 
-def test_chunks_join_without_a_seam(
+def test_results_do_not_depend_on_batches_of_texts(
     make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["ob" * (i % 40) + "o" * (i % 7) for i in range(100)]
     tagger = make()
     expected = [tagger(text) for text in texts]
-    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 9)
+    monkeypatch.setattr("flax_ner.inference.tagger.TEXTS_PER_BATCH", 9)
     assert tagger(texts) == expected
     with pytest.raises(UserError, match=r"texts\[99\]: bytes"):
         tagger([*texts[:-1], b"o"])  # type: ignore[list-item]
 
 
-def test_a_stream_reads_two_chunks_ahead_and_no_further(
+def test_a_stream_reads_at_most_two_batches_ahead(
     make: Callable[..., Tagger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flax_ner.inference.tagger.CHUNK", 5)
+    monkeypatch.setattr("flax_ner.inference.tagger.TEXTS_PER_BATCH", 5)
     read = 0
 
     def texts() -> Iterator[str]:
@@ -192,9 +198,9 @@ def test_a_stream_reads_two_chunks_ahead_and_no_further(
             yield "ob" * (i % 4)
 
     tagger = make()
-    found = tagger.stream(texts())
+    predicted = tagger.stream(texts())
     assert read == 0
-    for number, entities in enumerate(found, 1):
+    for number, entities in enumerate(predicted, 1):
         assert entities == tagger("ob" * ((number - 1) % 4))
         assert read <= number + 2 * 5
     assert read == number == 23
@@ -205,12 +211,10 @@ def test_a_stream_reads_two_chunks_ahead_and_no_further(
 
 
 @pytest.mark.parametrize("max_length", [7, 64])
-def test_no_text_compiles_anything_after_compile(
-    make: Callable[..., Tagger], max_length: int
-) -> None:
+def test_nothing_is_compiled_after_compile(make: Callable[..., Tagger], max_length: int) -> None:
     tagger = make(max_length)
     tagger.compile()
-    shapes = tagger._best._cache_size()
+    shapes = tagger._predict._cache_size()
     assert shapes == len(tagger._shapes.all()) < 15
     for length in range(140):
         tagger("o" * length)
@@ -218,21 +222,21 @@ def test_no_text_compiles_anything_after_compile(
         tagger(["ob" * i for i in range(count)])
     tagger.params = jax.tree.map(lambda x: x + 1, tagger.params)
     tagger(["obi"])
-    assert tagger._best._cache_size() == shapes
+    assert tagger._predict._cache_size() == shapes
 
 
-def test_several_devices_find_the_same(make: Callable[..., Tagger]) -> None:
+def test_several_devices_give_the_same_entities(make: Callable[..., Tagger]) -> None:
     one = make()
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    rows, whole = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
-    params = jax.device_put(one.params, whole)
+    rows, replicated = NamedSharding(mesh, P("batch")), NamedSharding(mesh, P())
+    params = jax.device_put(one.params, replicated)
     many = Tagger(one.config, params, one.tokenizer, LABELS, 64, 4, rows)
     many.compile()
     texts = ["ob" * i for i in range(90)]
     assert [[e[:4] for e in row] for row in many(texts)] == [
         [e[:4] for e in row] for row in one(texts)
     ]
-    assert many._best._cache_size() == len(many._shapes.all())
+    assert many._predict._cache_size() == len(many._shapes.all())
 
 
 def test_conventions_differ_as_documented(make: Callable[..., Tagger]) -> None:
@@ -252,14 +256,16 @@ def test_score_compares_with_the_gold_entities(make: Callable[..., Tagger]) -> N
         make().score([Example("o", None, "test.json:3")])
 
 
-def test_wrong_arguments_are_named(make: Callable[..., Tagger]) -> None:
+def test_wrong_arguments_are_reported(make: Callable[..., Tagger]) -> None:
     with pytest.raises(UserError, match=r"texts\[1\]: int"):
         make()(["b", 3])  # type: ignore[list-item]
     with pytest.raises(UserError, match="T at most 64"):
         make().logits(np.zeros((1, 65), np.int32), np.ones((1, 65), np.int32))
 
 
-def test_a_saved_model_tags_alike(make: Callable[..., Tagger], tmp_path: Path) -> None:
+def test_a_saved_and_loaded_model_gives_the_same_entities(
+    make: Callable[..., Tagger], tmp_path: Path
+) -> None:
     tagger = make()
     save_model(tmp_path / "model", ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
     loaded = load(tmp_path / "model")
@@ -279,22 +285,22 @@ def test_only_a_model_directory_is_overwritten(make: Callable[..., Tagger], tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "papers"]
 
 
-def test_a_damaged_model_directory_is_refused(make: Callable[..., Tagger], tmp_path: Path) -> None:
+def test_a_damaged_model_directory_is_an_error(make: Callable[..., Tagger], tmp_path: Path) -> None:
     tagger, path = make(), tmp_path / "model"
     save_model(path, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
     (path / "checksums.json").unlink()
     for text in ("{", "{}", '{"model": {"depth": 3}, "max_length": 1}'):
         (path / "config.json").write_text(text)
-        with pytest.raises(UserError, match="is damaged, or of another version"):
+        with pytest.raises(UserError, match="is damaged, or has another version"):
             load(path)
 
 
-def test_rows_longer_than_usual_are_tagged(make: Callable[..., Tagger]) -> None:
-    tagger = make(50)  # no multiple of anything
+def test_a_row_length_that_is_not_a_multiple_of_8_works(make: Callable[..., Tagger]) -> None:
+    tagger = make(50)
     assert [e[:3] for e in tagger("o" * 46 + "bi")] == [("name", 46, 48)]
 
 
-def test_what_is_not_a_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a model directory, it has no config\.json"):
         load(tmp_path)
 
@@ -303,10 +309,10 @@ def test_a_convention_is_checked_before_any_work(make: Callable[..., Tagger]) ->
     tagger = make()
     with pytest.raises(UserError, match="'loose' is unknown"):
         tagger(["ob"] * 10, "loose")
-    assert tagger._best._cache_size() == 0
+    assert tagger._predict._cache_size() == 0
 
 
-def test_products_may_be_in_bfloat16(make: Callable[..., Tagger], tmp_path: Path) -> None:
+def test_compute_dtype_bfloat16(make: Callable[..., Tagger], tmp_path: Path) -> None:
     made = make()
     params = jax.tree.map(lambda x: 5 * x, init_params(made.config, jax.random.key(1)))
     model = ModelDir(made.config, LABELS, made.tokenizer.tokens, 64, params)
@@ -317,7 +323,7 @@ def test_products_may_be_in_bfloat16(make: Callable[..., Tagger], tmp_path: Path
     one, other = (np.asarray(t.logits(ids, np.ones_like(ids))) for t in (exact, half))
     assert not np.array_equal(one, other)
     assert half.params["encoder"]["layers"]["0"]["mlp_in"]["kernel"].dtype == jnp.bfloat16
-    half.params = exact.params  # cast on the way instead
+    half.params = exact.params  # not cast in advance, but in each product
     assert np.array_equal(half.logits(ids, np.ones_like(ids)), other)
     np.testing.assert_allclose(other, one, rtol=0, atol=0.05 * np.abs(one).max())
     with pytest.raises(UserError, match=r"^compute_dtype: 'half' is unknown"):

@@ -1,4 +1,4 @@
-"""The tagger on WordPieces: words are never divided, wherever windows fall."""
+"""The tagger with a WordPiece tokenizer: entities consist of whole words, also across windows."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_ner import Entity, Tagger, load
-from flax_ner.model.tagger import Params
+from flax_ner.model.tagging_model import Params
 from flax_ner.text.tokenizer import WordPieceTokenizer
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params
 
-# A word's tag is told by its first piece alone; the other pieces would say otherwise.
+# A word's tag is that of its first piece. The other pieces would give a different tag.
 PIECES = [*VOCAB, "##b", "##i", "##o", "."]
 
 
@@ -39,11 +39,11 @@ def test_entities_are_whole_words() -> None:
     text = " Boi  ib.中 bbb\u0301 obi"
     entities = tagger()(text)
     assert [e[:4] for e in entities] == [("name", 1, 8, "Boi  ib"), ("name", 11, 15, "bbb\u0301")]
-    table = tagger().explain(text)
+    table = tagger().predict_proba(text)
     inside = np.zeros(len(text), int)
     inside[1:4], inside[6:8], inside[11:15] = 1, 2, 1
     assert table.argmax(1).tolist() == inside.tolist()
-    assert (table[[0, 4, 5, 10]] == [1, 0, 0]).all()  # spaces are no part of a word
+    assert (table[[0, 4, 5, 10]] == [1, 0, 0]).all()  # spaces are outside of words
     assert entities[0].score == pytest.approx(float(table[1, 1] * table[6, 2]), rel=1e-5)
 
 
@@ -52,32 +52,32 @@ WORDS = ["b", "bo", "bib", "i", "io", "ib", "o", "ob", "oo", "中", "."]
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=60), st.sampled_from([8, 16, 33]))
-def test_windows_change_nothing(words: list[str], max_length: int) -> None:
+def test_entities_do_not_depend_on_windows(words: list[str], max_length: int) -> None:
     text, expected, stop = " ".join(words), list[Entity](), -1
     for word, start in zip(words, np.cumsum([0, *(len(w) + 1 for w in words)]), strict=False):
-        place = int(start)
+        offset = int(start)
         if word[0] == "b":
-            expected.append(Entity("name", place, place + len(word)))
-            stop = place + len(word) + 1
-        elif word[0] == "i" and stop == place:
-            expected[-1] = Entity("name", expected[-1].start, place + len(word))
-            stop = place + len(word) + 1
+            expected.append(Entity("name", offset, offset + len(word)))
+            stop = offset + len(word) + 1
+        elif word[0] == "i" and stop == offset:
+            expected[-1] = Entity("name", expected[-1].start, offset + len(word))
+            stop = offset + len(word) + 1
     assert [e[:3] for e in tagger(max_length)(text)] == [e[:3] for e in expected]
 
 
 @pytest.mark.parametrize("convention", ["strict", "lenient", "mmocr"])
-def test_texts_together_are_as_alone(convention: str) -> None:
+def test_many_texts_are_tagged_like_each_alone(convention: str) -> None:
     made = tagger(16)
     texts = ["", "bo ib", " ", "i b", "bo io " * 20, "\x00", "b i"]
-    found = made(texts, convention)
-    assert found == [made(text, convention) for text in texts]
-    assert found[1] and found[4] and not found[0] and not found[2]
-    for text, table in zip(texts, made.explain_each(texts), strict=True):
-        np.testing.assert_allclose(table, made.explain(text), atol=1e-6)
+    predicted = made(texts, convention)
+    assert predicted == [made(text, convention) for text in texts]
+    assert predicted[1] and predicted[4] and not predicted[0] and not predicted[2]
+    for text, table in zip(texts, made.predict_proba_each(texts), strict=True):
+        np.testing.assert_allclose(table, made.predict_proba(text), atol=1e-6)
         assert table.shape == (len(text), 3)
 
 
-def test_a_model_directory_remembers_its_tokenizer(tmp_path: Path) -> None:
+def test_a_model_directory_keeps_its_wordpiece_tokenizer(tmp_path: Path) -> None:
     config = replace(CONFIG, vocab_size=len(PIECES))
     model = ModelDir(config, LABELS, PIECES, 64, params(), False, "wordpiece")
     save_model(tmp_path / "model", model)

@@ -1,4 +1,4 @@
-"""The chain's sums against all paths one by one."""
+"""CRF likelihood, Viterbi decoding and marginals against enumeration of all tag sequences."""
 
 import itertools
 
@@ -8,132 +8,138 @@ import numpy as np
 import pytest
 
 from flax_ner.model.crf import (
-    IMPOSSIBLE,
+    NEG_INF,
     Chain,
-    best_path,
-    chain,
-    clamp,
+    conditional_log_probs,
     log_marginals,
-    log_steps,
+    make_chain,
+    mask_special_tokens,
     negative_log_likelihood,
+    viterbi_decode,
 )
 from flax_ner.text.labels import LabelSet
 
 C = 4  # tags; the first is O
 
 
-def make(sizes: list[int], width: int, seed: int) -> tuple[jax.Array, jax.Array, Chain]:
-    """Random scores of sentences of so many tags between [CLS] and [SEP], end to end in one row, a
-    random half of whose tokens have another piece of their word behind them."""
+def random_row(sizes: list[int], width: int, seed: int) -> tuple[jax.Array, jax.Array, Chain]:
+    """Return random emissions and transitions of one row, and its chain.
+
+    The row holds one sentence of `size` words for each size, each between [CLS] and [SEP]. About half of the
+    words have a second piece, which has no tag.
+    """
     random = np.random.default_rng(seed)
-    segments, positions, words = list[int](), list[int](), list[bool]()
+    segments, positions, word_starts = list[int](), list[int](), list[bool]()
     for i, size in enumerate(sizes, 1):
         pieces = [
             w for _ in range(size) for w in ([True, False] if random.random() < 0.5 else [True])
         ]
         segments += [i] * (len(pieces) + 2)
         positions += range(len(pieces) + 2)
-        words += [True, *pieces, True]
+        word_starts += [True, *pieces, True]
     row = np.zeros((3, 1, width), np.int32)
-    row[:, 0, : len(segments)] = segments, positions, words
-    made = chain(jnp.array(row[0]), jnp.array(row[1]), jnp.array(row[2] > 0))
+    row[:, 0, : len(segments)] = segments, positions, word_starts
+    chain = make_chain(jnp.array(row[0]), jnp.array(row[1]), jnp.array(row[2] > 0))
     emissions = 2 * jnp.array(random.standard_normal((1, width, C)), jnp.float32)
     transitions = jnp.array(random.standard_normal((C, C)), jnp.float32)
-    return clamp(emissions, made, 0), transitions, made
+    return mask_special_tokens(emissions, chain, 0), transitions, chain
 
 
-def sentences(made: Chain) -> list[np.ndarray]:
-    """The places of the tokens with a tag, [CLS] and [SEP] included, of each sentence of the row."""
-    live = np.flatnonzero(made.live[0])
-    return np.split(live, np.flatnonzero(np.asarray(made.begin[0])[live])[1:])
+def split_sentences(chain: Chain) -> list[np.ndarray]:
+    """Return for each sentence the indices of its tokens with a tag, [CLS] and [SEP] included."""
+    valid = np.flatnonzero(chain.valid[0])
+    return np.split(valid, np.flatnonzero(np.asarray(chain.start[0])[valid])[1:])
 
 
-def paths(emissions: jax.Array, transitions: jax.Array, places: np.ndarray) -> dict[tuple, float]:
-    """The score of every sequence of tags of one sentence."""
-    e, t = np.asarray(emissions, np.float64)[0, places], np.asarray(transitions, np.float64)
-    inner = itertools.product(range(C), repeat=len(places) - 2)
-    found = {}
+def score_all_paths(
+    emissions: jax.Array, transitions: jax.Array, tokens: np.ndarray
+) -> dict[tuple, float]:
+    """Return the score of every tag sequence of one sentence."""
+    e, t = np.asarray(emissions, np.float64)[0, tokens], np.asarray(transitions, np.float64)
+    inner = itertools.product(range(C), repeat=len(tokens) - 2)
+    scores = {}
     for tags in ((0, *path, 0) for path in inner):
-        steps = sum(t[a, b] for a, b in itertools.pairwise(tags))
-        found[tags] = float(e[np.arange(len(tags)), tags].sum() + steps)
-    return found
+        transition = sum(t[a, b] for a, b in itertools.pairwise(tags))
+        scores[tags] = float(e[np.arange(len(tags)), tags].sum() + transition)
+    return scores
 
 
 CASES = [([n], n * 2 + 2, n) for n in range(1, 7)] + [([2, 1, 3], 24, 7), ([4, 0, 2], 20, 8)]
 
 
 @pytest.mark.parametrize(("sizes", "width", "seed"), CASES)
-def test_loss_and_gradients_are_those_of_all_paths(sizes: list[int], width: int, seed: int) -> None:
-    emissions, transitions, made = make(sizes, width, seed)
+def test_likelihood_and_gradients_match_enumeration(
+    sizes: list[int], width: int, seed: int
+) -> None:
+    emissions, transitions, chain = random_row(sizes, width, seed)
     labels = np.random.default_rng(seed).integers(0, C, (1, width))
-    labels[np.asarray(made.begin | made.end)] = 0
+    labels[np.asarray(chain.start | chain.end)] = 0
 
     def loss(emissions: jax.Array, transitions: jax.Array) -> jax.Array:
-        return negative_log_likelihood(emissions, transitions, jnp.array(labels), made)
+        return negative_log_likelihood(emissions, transitions, jnp.array(labels), chain)
 
+    # The gradient is the expected number of times a tag or transition occurs minus its gold count.
     expected = 0.0
-    by_emission, by_step = np.zeros((width, C)), np.zeros((C, C))
-    for places in sentences(made):
-        scores = paths(emissions, transitions, places)
-        log_z = np.logaddexp.reduce(list(scores.values()))
-        gold = tuple(labels[0, places].tolist())
-        expected += log_z - scores[gold]
+    by_emission, by_transition = np.zeros((width, C)), np.zeros((C, C))
+    for tokens in split_sentences(chain):
+        scores = score_all_paths(emissions, transitions, tokens)
+        log_partition = np.logaddexp.reduce(list(scores.values()))
+        gold = tuple(labels[0, tokens].tolist())
+        expected += log_partition - scores[gold]
         for path, score in [*scores.items(), (gold, None)]:
-            weight = -1.0 if score is None else np.exp(score - log_z)
-            by_emission[places, path] += weight
-            np.add.at(by_step, (path[:-1], path[1:]), weight)
-    count = int(made.live.sum())
-    value, (emission_grad, step_grad) = jax.value_and_grad(loss, (0, 1))(emissions, transitions)
+            weight = -1.0 if score is None else np.exp(score - log_partition)
+            by_emission[tokens, path] += weight
+            np.add.at(by_transition, (path[:-1], path[1:]), weight)
+    count = int(chain.valid.sum())
+    value, gradients = jax.value_and_grad(loss, (0, 1))(emissions, transitions)
     assert float(value) == pytest.approx(expected / count, rel=1e-5)
-    np.testing.assert_allclose(emission_grad[0], by_emission / count, atol=1e-6)
-    np.testing.assert_allclose(step_grad, by_step / count, atol=1e-6)
+    np.testing.assert_allclose(gradients[0][0], by_emission / count, atol=1e-6)
+    np.testing.assert_allclose(gradients[1], by_transition / count, atol=1e-6)
 
 
 @pytest.mark.parametrize(("sizes", "width", "seed"), CASES)
-def test_the_best_path_and_probabilities_are_those_of_all_paths(
-    sizes: list[int], width: int, seed: int
-) -> None:
-    emissions, transitions, made = make(sizes, width, seed)
-    tags = best_path(emissions, transitions, made)
-    marginals = np.exp(log_marginals(emissions, transitions, made))[0]
-    steps = np.asarray(log_steps(emissions, transitions, tags, made))[0]
+def test_viterbi_and_marginals_match_enumeration(sizes: list[int], width: int, seed: int) -> None:
+    emissions, transitions, chain = random_row(sizes, width, seed)
+    tags = viterbi_decode(emissions, transitions, chain)
+    marginals = np.exp(log_marginals(emissions, transitions, chain))[0]
+    conditional = np.asarray(conditional_log_probs(emissions, transitions, tags, chain))[0]
     np.testing.assert_allclose(marginals.sum(-1), 1, atol=1e-5)
-    for places in sentences(made):
-        scores = paths(emissions, transitions, places)
+    for tokens in split_sentences(chain):
+        scores = score_all_paths(emissions, transitions, tokens)
         best = max(scores, key=lambda path: scores[path])
-        assert tuple(np.asarray(tags)[0, places].tolist()) == best
-        log_z = np.logaddexp.reduce(list(scores.values()))
-        p = {path: np.exp(score - log_z) for path, score in scores.items()}
-        expected = np.zeros((len(places), C))
+        assert tuple(np.asarray(tags)[0, tokens].tolist()) == best
+        log_partition = np.logaddexp.reduce(list(scores.values()))
+        p = {path: np.exp(score - log_partition) for path, score in scores.items()}
+        expected = np.zeros((len(tokens), C))
         for path in p:
             expected[np.arange(len(path)), path] += p[path]
-        np.testing.assert_allclose(marginals[places], expected, atol=1e-5)
-        # Of a span within: its tags together, whatever stands around them.
-        for a, b in itertools.combinations(range(1, len(places)), 2):
-            together = sum(q for path, q in p.items() if path[a:b] == best[a:b])
-            found = np.log(marginals[places[a], best[a]]) + steps[places[a + 1 : b]].sum()
-            assert np.exp(found) == pytest.approx(together, abs=1e-5)
+        np.testing.assert_allclose(marginals[tokens], expected, atol=1e-5)
+        # The joint probability of the tags of each span.
+        for a, b in itertools.combinations(range(1, len(tokens)), 2):
+            joint = sum(q for path, q in p.items() if path[a:b] == best[a:b])
+            actual = np.log(marginals[tokens[a], best[a]]) + conditional[tokens[a + 1 : b]].sum()
+            assert np.exp(actual) == pytest.approx(joint, abs=1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
-def test_no_illegal_step_is_ever_taken(scheme: str) -> None:
-    """100,000 words in rows of random scores, whatever the emissions want."""
+def test_viterbi_never_takes_a_forbidden_transition(scheme: str) -> None:
+    """100,000 words with large random emissions."""
     labels = LabelSet(["a", "b", "c"], scheme)
-    legal = labels.legal_steps()
+    allowed = labels.allowed_transitions()
     random = np.random.default_rng(0)
     rows, width = 900, 120
     positions = np.tile(np.tile(np.arange(30), 4), (rows, 1))
     segments = np.tile(np.repeat(np.arange(1, 5), 30), (rows, 1))
-    made = chain(jnp.array(segments), jnp.array(positions), jnp.ones((rows, width), bool))
+    chain = make_chain(jnp.array(segments), jnp.array(positions), jnp.ones((rows, width), bool))
     emissions = 30 * random.standard_normal((rows, width, len(labels))).astype(np.float32)
-    emissions = clamp(jnp.array(emissions), made, labels.outside)
-    transitions = jnp.where(legal, random.standard_normal(legal.shape), IMPOSSIBLE)
-    tags = np.asarray(jax.jit(best_path)(emissions, transitions.astype(jnp.float32), made))
+    emissions = mask_special_tokens(jnp.array(emissions), chain, labels.outside)
+    transitions = jnp.where(allowed, random.standard_normal(allowed.shape), NEG_INF)
+    tags = np.asarray(jax.jit(viterbi_decode)(emissions, transitions.astype(jnp.float32), chain))
     sentences = tags.reshape(-1, 30)
     assert (sentences[:, [0, -1]] == labels.outside).all()
-    assert legal[sentences[:, :-1], sentences[:, 1:]].all()
-    assert len(np.unique(tags)) == legal.any(0).sum()  # each that may be was
+    assert allowed[sentences[:, :-1], sentences[:, 1:]].all()
+    assert len(np.unique(tags)) == allowed.any(0).sum()  # every reachable tag occurs
     if scheme != "mmocr":
+        # Scoring conventions differ only in how they read invalid sequences, so here they must agree.
         mask = np.ones_like(sentences)
-        # Nothing is left for conventions to differ in.
         assert labels.decode(sentences, mask, "strict") == labels.decode(sentences, mask, "lenient")

@@ -1,4 +1,4 @@
-"""What a notebook asks of pip, by the jax and the device that are there."""
+"""The requirements that a notebook passes to pip, depending on the installed jax and the device."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ NONE = {"jax": None, "libtpu": None, "jax-cuda12-plugin": None, "jax-cuda13-plug
 
 @pytest.fixture
 def install() -> ModuleType:
-    """notebooks/install.py, which is no part of the package; new for each test, to be patched."""
+    """Load a fresh copy of notebooks/install.py, which is outside of the package, for each test."""
     spec = spec_from_file_location("install", ROOT / "notebooks" / "install.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
@@ -28,28 +28,28 @@ def install() -> ModuleType:
     [
         ({}, "", "jax>=0.10"),
         ({}, "cuda13", "jax[cuda13]>=0.10"),
-        # New enough: not another one, whatever flax would like.
+        # New enough: pinned, whatever flax requires.
         ({"jax": "0.10.0"}, "", "jax==0.10.0"),
         ({"jax": "0.11.1", "libtpu": "0.0.40"}, "tpu", "jax==0.11.1"),
         ({"jax": "0.10", "jax-cuda12-plugin": "0.10"}, "cuda12", "jax==0.10"),
         ({"jax": "1.2.3.dev4"}, "", "jax==1.2.3.dev4"),
-        # Too old: a newer one, for the same device.
+        # Too old: a newer one for the same device.
         ({"jax": "0.7.2"}, "", "jax>=0.10"),
         ({"jax": "0.9.9", "libtpu": "0.0.21"}, "tpu", "jax[tpu]>=0.10"),
         ({"jax": "0.7.2", "jax-cuda12-plugin": "0.7.2"}, "cuda12", "jax[cuda12]>=0.10"),
-        # New enough, but it lacks what makes it see the device.
+        # New enough, but without the plugin for the device.
         ({"jax": "0.12.0"}, "cuda12", "jax[cuda12]==0.12.0"),
         ({"jax": "0.12.0"}, "tpu", "jax[tpu]==0.12.0"),
     ],
 )
-def test_a_jax_that_will_do_stays_and_an_older_one_keeps_its_device(
+def test_a_new_enough_jax_stays_and_an_older_one_is_replaced_for_the_same_device(
     install: ModuleType, installed: dict[str, str], extra: str, wanted: str
 ) -> None:
-    found = install.requirements(Path("/checkout"), NONE | installed, extra, "0.10")
-    assert found == ["/checkout[tensorboard]", wanted]
+    required = install.requirements(Path("/checkout"), NONE | installed, extra, "0.10")
+    assert required == ["/checkout[tensorboard]", wanted]
 
 
-def test_the_oldest_jax_is_that_of_requirements_txt(install: ModuleType) -> None:
+def test_the_minimum_jax_is_read_from_requirements_txt(install: ModuleType) -> None:
     stated = (ROOT / "requirements.txt").read_text("utf-8")
     assert f"jax>={install.minimum_jax(stated)}\n" in stated
     with pytest.raises(RuntimeError, match="no line jax>="):
@@ -65,7 +65,12 @@ def test_versions_compare_by_number(install: ModuleType) -> None:
     ("plugin", "device", "driver", "extra"),
     [
         (None, None, "", ""),
-        ("jax-cuda12-plugin", "nvidia0", "590.1", "cuda12"),  # as it was, whatever else would run
+        (
+            "jax-cuda12-plugin",
+            "nvidia0",
+            "590.1",
+            "cuda12",
+        ),  # kept, although the driver supports CUDA 13
         ("jax-cuda13-plugin", "nvidia0", "580.65.06", "cuda13"),
         ("libtpu", "accel0", "", "tpu"),
         (None, "nvidia0", "550.54.15", "cuda12"),
@@ -100,7 +105,7 @@ def test_the_extra_follows_the_plugin_then_the_hardware(
 
 
 class Machine:
-    """Installed packages, and a pip and a jax that only seem to run."""
+    """A fake machine: installed packages, and fake runs of pip and jax."""
 
     def __init__(self, before: dict[str, str], after: dict[str, str], sees: str):
         self.installed, self.after, self.sees = before, after, sees
@@ -124,7 +129,7 @@ def start(install: ModuleType, monkeypatch: pytest.MonkeyPatch, machine: Machine
 
 
 def load(monkeypatch: pytest.MonkeyPatch, install: ModuleType, **versions: str) -> None:
-    """Let a kernel have loaded these modules and no others of those that matter."""
+    """Simulate a kernel that has loaded exactly these of the modules `LOADED`."""
     for name in install.LOADED:
         monkeypatch.delitem(sys.modules, name, raising=False)
     for name, version in versions.items():
@@ -137,7 +142,7 @@ GPU = {"jax": "0.7.2", "jax-cuda12-plugin": "0.7.2"}
 NEW = {"jax": "0.12.0", "jax-cuda12-plugin": "0.12.0", "flax_ner": "0.1.0"}
 
 
-def test_an_old_jax_of_a_gpu_is_replaced_and_the_gpu_is_seen_after_it(
+def test_an_old_jax_for_a_gpu_is_replaced_by_a_newer_one_for_a_gpu(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = Machine(GPU, NEW, "gpu 1 0.12.0")
@@ -146,38 +151,36 @@ def test_an_old_jax_of_a_gpu_is_replaced_and_the_gpu_is_seen_after_it(
     assert machine.asked == [f"{ROOT}[tensorboard]", "jax[cuda12]>=0.10"]
     assert "flax_ner 0.1.0, jax 0.12.0 on 1 x gpu." in capsys.readouterr().out
     machine.asked = []
-    start(install, monkeypatch, machine)  # a second time there is nothing to do
+    start(install, monkeypatch, machine)  # the second time nothing is installed
     assert not machine.asked
 
 
-def test_a_jax_for_cpus_alone_is_no_silent_end(
+def test_a_jax_that_does_not_find_the_gpu_is_an_error(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"sees the CPU alone.*cuda12.*\n.*a warning"):
+    with pytest.raises(RuntimeError, match=r"finds only the CPU.*cuda12.*\n.*a warning"):
         start(install, monkeypatch, Machine(GPU, NEW, "cpu 1 0.12.0"))
 
 
-def test_packages_that_were_loaded_and_replaced_ask_for_a_restart(
+def test_a_restart_is_required_after_replacing_loaded_packages(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(monkeypatch, install, jax="0.7.2", numpy="2.0.2")
     machine = Machine({**GPU, "numpy": "2.0.2"}, {**NEW, "numpy": "2.0.2"}, "gpu 1 0.12.0")
-    for _ in range(2):  # until it is restarted
-        with pytest.raises(RuntimeError, match=r"had loaded an older jax\. Restart it"):
+    for _ in range(2):  # until the session is restarted
+        with pytest.raises(RuntimeError, match=r"had loaded an older jax\. Restart the session"):
             start(install, monkeypatch, machine)
     load(monkeypatch, install, numpy="2.0.2")
     start(install, monkeypatch, machine)
 
 
-def test_a_pip_that_fails_stops_the_notebook(
-    install: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_of_pip_is_an_error(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="pip could not install"):
         start(install, monkeypatch, Machine(GPU, {}, ""))
 
 
-def test_the_device_is_asked_of_a_jax_in_a_process_of_its_own(
+def test_the_device_is_checked_in_a_new_process(
     install: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install.check_device("")
-    assert capsys.readouterr().out.rstrip().endswith(" on 8 x cpu.")  # as the tests have it
+    assert capsys.readouterr().out.rstrip().endswith(" on 8 x cpu.")  # set by tests/conftest.py

@@ -1,6 +1,6 @@
-"""The notebooks run from top to bottom, and what they say of a model is so.
+"""The notebooks run from top to bottom, and their output is correct.
 
-Their settings are replaced as papermill does it: by a cell behind the one with the tag `parameters`.
+Settings are replaced as in papermill: by a cell after the one with the tag `parameters`.
 """
 
 import json
@@ -16,19 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner import load
+from flax_ner.data.formats import read_examples, write_examples
+from flax_ner.data.synthetic import synthetic
 from flax_ner.inference.tagger import Tagger
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import abstract_params
+from flax_ner.model.tagging_model import abstract_params
 from flax_ner.text.examples import Example
-from flax_ner.text.formats import read_examples, write_examples
-from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab
 from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir
-from flax_ner.weights.names import flatten
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
@@ -52,14 +52,14 @@ def read(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_short_and_holds_no_results(name: str) -> None:
+def test_notebook_is_short_and_has_no_output(name: str) -> None:
     notebook = read(name)
     nbformat.validate(notebook)
     assert notebook.nbformat == 4 and len(notebook.cells) <= 15
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     (settings,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
-    # One setting a line, with its form.
+    # One setting per line, with its Colab form.
     lines = settings.source.splitlines()
     assert lines[0] == "# @title Settings"
     assert all(re.match(r"[A-Z_]+ = .*  # @param [\[{]", line) for line in lines[1:])
@@ -68,17 +68,17 @@ def test_a_notebook_is_short_and_holds_no_results(name: str) -> None:
     assert not re.search(r"^\s*(class|def) ", "\n".join(cell.source for cell in code), re.MULTILINE)
 
 
-def test_notebooks_begin_with_the_same_install_cell() -> None:
+def test_notebooks_start_with_the_same_install_cell() -> None:
     cells = {read(name).cells[2].source for name in NAMES}
     (cell,) = cells
     assert cell.startswith('# @title Install\nREPOSITORY = ""  # @param')
 
 
-def test_an_install_cell_without_a_checkout_says_what_to_do(
+def test_install_cell_without_a_checkout_says_how_to_fix_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = read("convert").cells[2].source
-    cell = re.sub(r"^if REPOSITORY.*\n    !git.*\n", "", cell, flags=re.MULTILINE)  # no Python
+    cell = re.sub(r"^if REPOSITORY.*\n    !git.*\n", "", cell, flags=re.MULTILINE)  # not Python
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="Set REPOSITORY"):
         exec(cell, {})
@@ -86,13 +86,13 @@ def test_an_install_cell_without_a_checkout_says_what_to_do(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where kernels leave all they leave."""
-    places = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")
+    """Return a folder for all files that kernels write."""
+    variables = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*places, "TMPDIR", "JAX_COMPILATION_CACHE_DIR"):
+        for name in (*variables, "TMPDIR", "JAX_COMPILATION_CACHE_DIR"):
             (tmp_path / name).mkdir()
             patch.setenv(name, str(tmp_path / name))
-        # What one notebook compiled the next one need not.
+        # Notebooks share a compilation cache, to save time.
         patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -100,30 +100,35 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
-def execute(name: str, ask: str, **settings: Any) -> tuple[str, Any]:
+def execute(name: str, expression: str, **settings: Any) -> tuple[str, Any]:
     """Run a notebook.
 
     Args:
-        name: which.
-        ask: an expression, put to its kernel in the end.
-        settings: its parameters, replaced.
+        name: file name without .ipynb.
+        expression: Python code that the kernel evaluates after the last cell.
+        settings: parameters of the notebook to replace.
 
     Returns:
-        All that its cells show, HTML where there is some, what widgets showed last, and the answer.
+        The output of all cells (HTML if there is some) with the final state of widgets, and the value of
+        the expression.
     """
     notebook = read(name)
-    (place,) = (
+    (position,) = (
         i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
     )
-    known = dict(re.findall(r"^([A-Z_]+) = (.*?)  #", notebook.cells[place].source, re.MULTILINE))
+    known = dict(
+        re.findall(r"^([A-Z_]+) = (.*?)  #", notebook.cells[position].source, re.MULTILINE)
+    )
     assert settings.keys() <= known.keys()
     replaced = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(replaced))
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({ask}))"))
+    notebook.cells.insert(position + 1, nbformat.v4.new_code_cell(replaced))
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({expression}))")
+    )
     resources = {"metadata": {"path": str(ROOT / "notebooks")}}
     client = nbclient.NotebookClient(notebook, timeout=300, resources=resources)
     client.execute(env=dict(os.environ))
-    *shown, answer = (
+    *shown, value = (
         "".join(
             output.get("text") or output["data"].get("text/html") or ""
             for output in cell.get("outputs", [])
@@ -131,45 +136,47 @@ def execute(name: str, ask: str, **settings: Any) -> tuple[str, Any]:
         for cell in notebook.cells
     )
     widgets = json.dumps(notebook.metadata.get("widgets", {}), ensure_ascii=False)
-    return "\n".join([*shown, widgets]), json.loads(answer)
+    return "\n".join([*shown, widgets]), json.loads(value)
 
 
 @pytest.fixture
 def pretrained(folder: Path) -> Path:
-    """A tiny bert_pretrain.pth, its vocab.txt beside it."""
+    """Write a tiny bert_pretrain.pth with vocab.txt in the same folder, and return its path."""
     vocab = build_vocab(example.text for example in synthetic("train", 600))
     config = replace(CONFIG, vocab_size=len(vocab))
     random = np.random.default_rng(0)
 
-    def fresh(path: Any, x: jax.ShapeDtypeStruct) -> np.ndarray:
+    def random_values(path: Any, x: jax.ShapeDtypeStruct) -> np.ndarray:
         if path[-1].key == "scale":
             return np.ones(x.shape, np.float32)
         return random.normal(0, 0.02, x.shape).astype(np.float32)
 
     shapes = {"encoder": abstract_params(config)["encoder"]}
-    params = jax.tree_util.tree_map_with_path(fresh, shapes)
+    params = jax.tree_util.tree_map_with_path(random_values, shapes)
     (source := folder / "pretrained").mkdir()
     export(ModelDir(config, None, vocab, 64, params), source / "bert_pretrain.pth", "mmocr")
     write_vocab(source / "vocab.txt", vocab)
     return source / "bert_pretrain.pth"
 
 
-def unpacked(archive: Path) -> Path:
+def unpack(archive: Path) -> Path:
     folder = archive.with_suffix("")
     shutil.unpack_archive(archive, folder)
     return folder
 
 
 def assert_bit_identical(one: Path, other: Path) -> None:
-    """Both can be opened, and have the same parameters."""
-    first, second = (flatten(open_model(path, "path")[0].params) for path in (one, other))
+    """Check that both models can be opened and have identical parameters."""
+    first, second = (
+        flatten_dict(open_model(path, "path")[0].params, sep="/") for path in (one, other)
+    )
     assert first.keys() == second.keys()
     for name, array in first.items():
         assert np.asarray(array).tobytes() == np.asarray(second[name]).tobytes(), name
 
 
 @pytest.mark.slow
-def test_what_one_notebook_leaves_the_next_one_takes(folder: Path, pretrained: Path) -> None:
+def test_notebooks_accept_the_output_of_one_another(folder: Path, pretrained: Path) -> None:
     train, dev = folder / "train.json", folder / "dev.bmes"
     write_examples(train, synthetic("train", 600), "cluener")
     write_examples(dev, synthetic("dev", 60), "conll", "BMES")
@@ -180,7 +187,7 @@ def test_what_one_notebook_leaves_the_next_one_takes(folder: Path, pretrained: P
 
 
 def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> None:
-    outputs, told = execute(
+    outputs, result = execute(
         "finetune",
         "{'f1': scores.f1, 'report': report.scores.f1, 'own': [e[:3] for e in tagger(TEXT)]}",
         TRAIN=str(train),
@@ -195,27 +202,27 @@ def check_finetune(folder: Path, pretrained: Path, train: Path, dev: Path) -> No
     shown = unescape(outputs)
     assert f"{train} is read as CLUENER JSON lines." in shown
     assert f"{dev} is read as CoNLL columns of characters" in shown
-    assert "errors: 0, warnings:" in shown and "<details>" in shown  # the page of the check
+    assert "errors: 0, warnings:" in shown and "<details>" in shown  # the data check's report
     assert "The head is freshly initialised" in shown
     assert all(f"epoch {epoch}, step" in shown for epoch in (1, 2, 3))
     bar = r"epoch 3/3, .* parameters, on .* sentences/s, loss \d.* elapsed \d+:\d\d, remaining"
     assert re.search(bar, shown, re.DOTALL)
-    assert "\nNext:" not in shown  # a cell is no shell
-    assert f"{told['f1']:.4f}" in shown and "not seen" in shown
+    assert "\nNext:" not in shown  # the hints are shell commands
+    assert f"{result['f1']:.4f}" in shown and "not seen" in shown
     assert len(outputs) < 100_000
 
     run, saved = folder / "run", folder / "saved"
     tagger = load(run / "best")
     scores = tagger.score(read_examples(str(dev), "auto"))
     assert 0.1 < scores.f1 < 1  # it learns
-    assert told["f1"] == told["report"] == scores.f1
-    assert told["own"] == [list(entity[:3]) for entity in tagger(TEXT)]
+    assert result["f1"] == result["report"] == scores.f1
+    assert result["own"] == [list(entity[:3]) for entity in tagger(TEXT)]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["split"] == "dev"] == [1, 2, 3]
     assert list((run / "tensorboard").glob("events.*"))
     assert {path.name for path in saved.iterdir()} == {"model.zip", "hf.zip"}
     for name in ("model", "hf"):
-        assert_bit_identical(unpacked(saved / f"{name}.zip"), run / "best")
+        assert_bit_identical(unpack(saved / f"{name}.zip"), run / "best")
 
 
 def check_evaluate(
@@ -236,10 +243,10 @@ def check_evaluate(
     for example, sentence in zip(examples, sentences, strict=True):
         words = re.sub(r"<(sub|small)>.*?</\1>|<[^>]*>", "", sentence)
         assert example.text in unescape(words) and example.source in sentence
-    found = tagger([example.text for example in examples])
+    predicted = tagger([example.text for example in examples])
     wrong = sum(
         {entity[:3] for entity in example.entities or ()} != {entity[:3] for entity in entities}
-        for example, entities in zip(examples, found, strict=True)
+        for example, entities in zip(examples, predicted, strict=True)
     )
     (frame,) = re.findall(r'<iframe srcdoc="([^"]*)"', outputs)
     assert unescape(frame).count("<article") == wrong > 5
@@ -247,7 +254,7 @@ def check_evaluate(
 
 
 def check_convert(folder: Path, tagger: Tagger) -> None:
-    outputs, found = execute(
+    outputs, entities = execute(
         "convert",
         "[entity[:3] for entity in tagger(TEXT)]",
         SOURCE=str(folder / "saved" / "hf.zip"),
@@ -256,17 +263,17 @@ def check_convert(folder: Path, tagger: Tagger) -> None:
         TEXT=TEXT,
         SAVE_TO=str(folder / "converted"),
     )
-    assert found == [list(entity[:3]) for entity in tagger(TEXT)]
+    assert entities == [list(entity[:3]) for entity in tagger(TEXT)]
     assert "Hugging Face BertForTokenClassification" in outputs and "B-address" in outputs
-    assert "There and back, all parameters are the same." in outputs
-    assert_bit_identical(unpacked(folder / "converted" / "model.zip"), folder / "run" / "best")
-    back = unpacked(folder / "converted" / "hf.zip") / "hf"
+    assert "Round trip: all parameters are identical." in outputs
+    assert_bit_identical(unpack(folder / "converted" / "model.zip"), folder / "run" / "best")
+    back = unpack(folder / "converted" / "hf.zip") / "hf"
     assert_bit_identical(back, folder / "run" / "best")
     assert len(outputs) < 20_000
 
 
 @pytest.mark.slow
-def test_convert_takes_pretrained_weights_there_and_back(folder: Path, pretrained: Path) -> None:
+def test_convert_round_trips_pretrained_weights(folder: Path, pretrained: Path) -> None:
     outputs, labels = execute(
         "convert",
         "model.labels",
@@ -276,7 +283,7 @@ def test_convert_takes_pretrained_weights_there_and_back(folder: Path, pretraine
         SAVE_TO=str(folder / "encoders"),
     )
     assert labels is None and "An encoder without a head" in outputs
-    assert "There and back, all parameters are the same." in outputs
+    assert "Round trip: all parameters are identical." in outputs
     assert_bit_identical(folder / "encoder" / "model", pretrained)
-    back = unpacked(folder / "encoders" / "mmocr.zip") / "mmocr.pth"
+    back = unpack(folder / "encoders" / "mmocr.zip") / "mmocr.pth"
     assert back.read_bytes() == pretrained.read_bytes()

@@ -1,4 +1,4 @@
-"""Encoders of transformers that are not BERT, converted both ways, where it and PyTorch are installed."""
+"""Encoders other than BERT against transformers, in both directions. Needs transformers and PyTorch."""
 
 import json
 import warnings
@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner.model.losses import cross_entropy
-from flax_ner.model.masked_lm import apply_masked_lm
-from flax_ner.model.tagger import Params, abstract_params, apply, init_params
+from flax_ner.model.mlm_head import apply_masked_lm
+from flax_ner.model.tagging_model import Params, abstract_params, apply, init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.subword import SubwordTokenizer, roberta_definition
 from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
-from flax_ner.weights.names import HUGGING_FACE, fill, flatten, plan
+from flax_ner.weights.names import HF_LAYOUTS, fill, match_tensors
 from flax_ner.weights.source import open_source
 from tests.subwords import byte_level_bpe, unigram, word_pieces
 
@@ -35,7 +36,7 @@ SHAPE = {
     "max_position_embeddings": 40,
 }
 OFFSET = {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "max_position_embeddings": 42}
-# By what to call them: the family, its configuration, and its tokenizer.
+# Name -> family, fields of its configuration, function that writes its tokenizer.
 FAMILIES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "roberta": ("roberta", OFFSET | {"pad_token_id": 1}, byte_level_bpe),
     "xlm-roberta": ("xlm-roberta", OFFSET | {"pad_token_id": 1}, unigram),
@@ -50,7 +51,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "ernie, no task types": ("ernie", {"type_vocab_size": 4, "pad_token_id": 0}, word_pieces),
 }
 TAGGER = "ForTokenClassification"
-DISTINCT = ("roberta", "electra", "ernie")  # those with a form of their own
+DISTINCT = ("roberta", "electra", "ernie")  # one per architecture
 CASES = [(name, TAGGER) for name in FAMILIES]
 CASES += [(name, head) for name in DISTINCT for head in ("ForMaskedLM", "Model")]
 WIDTH = 40
@@ -60,24 +61,24 @@ WIDTH = 40
 def _quiet() -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
-        # Deep in transformers and torch; nothing of ours.
+        # Raised inside transformers and torch.
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 def make(name: str, head: str, folder: Path) -> tuple[Any, ModelDir]:
-    """A random model with no tensor at its initial value, saved there with its tokenizer, and converted."""
+    """Save a random model of transformers, in which no tensor has its initial value, and convert it."""
     model_type, fields, write_tokenizer = FAMILIES[name]
     folder.mkdir()
     size = write_tokenizer(folder)
     id2label = dict(enumerate(TAGS.names))
-    if head == "ForMaskedLM":  # the layers over the encoder have an activation of their own in some
+    if head == "ForMaskedLM":  # the head of some families has an activation of its own
         fields = fields | {"hidden_act": "relu"}
     config = transformers.AutoConfig.for_model(
         model_type, vocab_size=size, id2label=id2label,
         label2id={tag: i for i, tag in id2label.items()}, **SHAPE | fields,
     )  # fmt: skip
-    model = getattr(transformers, HUGGING_FACE[model_type][0].family.name + head)(config).eval()
+    model = getattr(transformers, HF_LAYOUTS[model_type][0].family.name + head)(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -89,7 +90,7 @@ def make(name: str, head: str, folder: Path) -> tuple[Any, ModelDir]:
 
 
 def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [3, T] and a mask. Id 1 is RoBERTa's padding, and PyTorch gives padding no gradient."""
+    """Return ids and mask [3, T]. Padding has RoBERTa's id 1, for which PyTorch has no gradient."""
     ids = np.random.default_rng(0).integers(2, size, (3, WIDTH))
     mask = (np.arange(WIDTH) < np.array([[WIDTH], [23], [5]])).astype(np.int64)
     return np.where(mask, ids, 1), mask
@@ -101,38 +102,42 @@ def call(ours: ModelDir, params: Params, ids: np.ndarray, mask: np.ndarray) -> A
 
 
 def vectors(ours: ModelDir, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Of an encoder, through a head that shows its first numbers as they are."""
+    """Return the first components of the encoder's vectors, with an identity matrix as head."""
     head = init_params(ours.config, jax.random.key(0))["head"]
     eye = jnp.eye(ours.config.hidden_size)[:, : ours.config.num_labels]
-    shown = {"classifier": {"kernel": eye, "bias": head["classifier"]["bias"] * 0}}
-    return np.asarray(call(ours, {"encoder": ours.params["encoder"], "head": shown}, ids, mask))
+    identity = {"classifier": {"kernel": eye, "bias": head["classifier"]["bias"] * 0}}
+    return np.asarray(call(ours, {"encoder": ours.params["encoder"], "head": identity}, ids, mask))
 
 
-def scores(ours: ModelDir, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Of hidden tokens, float32 [3, T, V]."""
+def masked_lm_logits(ours: ModelDir, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the logits of the masked language model, float32 [3, T, V]."""
     params = {"encoder": ours.params["encoder"], "head": ours.params["masked_lm"]}
-    every = np.broadcast_to(np.arange(WIDTH), ids.shape)
-    arguments = (ids, mask, every, every, np.arange(ours.config.vocab_size))
+    indices = np.broadcast_to(np.arange(WIDTH), ids.shape)
+    arguments = (ids, mask, indices, indices, np.arange(ours.config.vocab_size))
     return np.asarray(jax.jit(apply_masked_lm, static_argnums=0)(ours.config, params, *arguments))
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)
-def test_numbers_are_theirs_and_come_back(tmp_path: Path, name: str, head: str) -> None:
+def test_outputs_match_transformers_in_both_directions(
+    tmp_path: Path, name: str, head: str
+) -> None:
     model, ours = make(name, head, tmp_path / "theirs")
     ids, mask = inputs(ours.config.vocab_size)
     with torch.no_grad():
         output = model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
     if head == TAGGER:
         assert ours.labels is not None and ours.labels.names == TAGS.names
-        found, expected = np.asarray(call(ours, ours.params, ids, mask)), output.logits.numpy()
+        actual, expected = np.asarray(call(ours, ours.params, ids, mask)), output.logits.numpy()
     elif head == "ForMaskedLM":
-        found, expected = scores(ours, ids, mask), output.logits.numpy()
+        actual, expected = masked_lm_logits(ours, ids, mask), output.logits.numpy()
     else:
-        found = vectors(ours, ids, mask)
+        actual = vectors(ours, ids, mask)
         expected = output.last_hidden_state.numpy()[..., : ours.config.num_labels]
-    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], rtol=0, atol=1e-4)
 
-    save_model(tmp_path / "ours", ours)  # a model directory keeps all that an export needs
+    save_model(
+        tmp_path / "ours", ours
+    )  # a model directory must hold everything that an export needs
     export(load_model(tmp_path / "ours"), tmp_path / "back", "hf")
     auto = getattr(transformers, f"AutoModel{head.removesuffix('Model')}")
     options = {} if head != "Model" or name.startswith("electra") else {"add_pooling_layer": False}
@@ -158,7 +163,7 @@ def test_numbers_are_theirs_and_come_back(tmp_path: Path, name: str, head: str) 
 
 
 @pytest.mark.parametrize("name", [*DISTINCT, "xlm-roberta"])
-def test_gradients_are_theirs(tmp_path: Path, name: str) -> None:
+def test_gradients_match_transformers(tmp_path: Path, name: str) -> None:
     model, ours = make(name, TAGGER, tmp_path / "theirs")
     ids, mask = inputs(ours.config.vocab_size)
     labels = np.random.default_rng(1).integers(0, len(TAGS), ids.shape)
@@ -171,17 +176,17 @@ def test_gradients_are_theirs(tmp_path: Path, name: str) -> None:
     def gradients(params: Params) -> jax.Array:
         return cross_entropy(call(ours, params, ids, mask), jnp.asarray(labels), mask)
 
-    got = flatten(gradients(jax.tree.map(jnp.asarray, ours.params)))
+    actual = flatten_dict(gradients(jax.tree.map(jnp.asarray, ours.params)), sep="/")
     named = {x: parameter.grad.numpy() for x, parameter in model.named_parameters()}
-    layout, abstract = HUGGING_FACE[FAMILIES[name][0]][0], abstract_params(ours.config)
-    expected = flatten(fill(plan(named, layout, abstract), named, abstract))
-    assert got.keys() == expected.keys()
-    for path, gradient in got.items():
+    layout, abstract = HF_LAYOUTS[FAMILIES[name][0]][0], abstract_params(ours.config)
+    expected = flatten_dict(fill(match_tensors(named, layout, abstract), named, abstract), sep="/")
+    assert actual.keys() == expected.keys()
+    for path, gradient in actual.items():
         difference = np.linalg.norm(np.asarray(gradient) - expected[path])
         assert difference <= 1e-4 * max(np.linalg.norm(expected[path]), 1e-3), path
 
 
-def test_roberta_in_two_files_is_read_as_their_tokenizer_does(tmp_path: Path) -> None:
+def test_roberta_vocab_and_merges_match_their_tokenizer(tmp_path: Path) -> None:
     byte_level_bpe(tmp_path)
     made = SubwordTokenizer((tmp_path / "tokenizer.json").read_text("utf-8"))
     made._backend.model.save(str(tmp_path))
@@ -193,6 +198,6 @@ def test_roberta_in_two_files_is_read_as_their_tokenizer_does(tmp_path: Path) ->
         roberta_definition(tmp_path / "vocab.json", tmp_path / "merges.txt", {})
     )
     texts = ["Hello world, the 2008年", " 国内  银行\n", "a<mask>b</s>", ""]
-    found = theirs(texts, return_offsets_mapping=True)
-    assert [ours.encode(text).ids for text in texts] == found["input_ids"]
-    assert [ours.encode(text).offsets for text in texts] == found["offset_mapping"]
+    expected = theirs(texts, return_offsets_mapping=True)
+    assert [ours.encode(text).ids for text in texts] == expected["input_ids"]
+    assert [ours.encode(text).offsets for text in texts] == expected["offset_mapping"]

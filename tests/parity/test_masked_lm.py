@@ -1,4 +1,4 @@
-"""The head of masked language modelling against Hugging Face's, where it and PyTorch are installed."""
+"""The masked language modelling head against transformers. Needs transformers and PyTorch."""
 
 import warnings
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_ner.model.masked_lm import apply_masked_lm
+from flax_ner.model.mlm_head import apply_masked_lm
 from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
 from flax_ner.weights.source import open_source
@@ -26,13 +26,13 @@ SHAPE = {
 
 
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
-def test_scores_are_those_of_bert_for_masked_lm(hidden_act: str, tmp_path: Path) -> None:
+def test_logits_match_bert_for_masked_lm(hidden_act: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # deep in transformers and torch
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised inside transformers and torch
         config = transformers.BertConfig(vocab_size=60, hidden_act=hidden_act, **SHAPE)
         model = transformers.BertForMaskedLM(config).eval()
         with torch.no_grad():
-            for parameter in model.parameters():  # none stays at its initial value
+            for parameter in model.parameters():  # no tensor keeps its initial value
                 parameter += 0.1 * torch.randn(
                     parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
                 )
@@ -47,19 +47,19 @@ def test_scores_are_those_of_bert_for_masked_lm(hidden_act: str, tmp_path: Path)
     mask = (np.arange(20) < np.array([[20], [11], [5]])).astype(np.int64)
     with torch.no_grad():
         expected = model(torch.tensor(ids), torch.tensor(mask)).logits.numpy()
-    places = np.stack([random.permutation(size)[:5] for size in (20, 11, 5)])
-    for scored in (np.arange(60), np.array([2, 7, 8, 41, 59])):
-        found = apply_masked_lm(
+    masked_indices = np.stack([random.permutation(size)[:5] for size in (20, 11, 5)])
+    for scored_ids in (np.arange(60), np.array([2, 7, 8, 41, 59])):
+        actual = apply_masked_lm(
             ours.config,
             jax.tree.map(jnp.asarray, params),
             jnp.asarray(ids),
             jnp.asarray(mask),
             jnp.broadcast_to(jnp.arange(20), (3, 20)),
-            jnp.asarray(places),
-            jnp.asarray(scored),
+            jnp.asarray(masked_indices),
+            jnp.asarray(scored_ids),
         )
-        wanted = np.take_along_axis(expected, places[..., None], 1)[..., scored]
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+        selected = np.take_along_axis(expected, masked_indices[..., None], 1)[..., scored_ids]
+        np.testing.assert_allclose(actual, selected, rtol=0, atol=1e-4)
 
     export(ours, tmp_path / "back", "hf")
     back, info = transformers.AutoModelForMaskedLM.from_pretrained(

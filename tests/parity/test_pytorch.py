@@ -1,4 +1,4 @@
-"""Side by side with PyTorch, where it and `transformers` are installed."""
+"""Logits and gradients against transformers. Needs transformers and PyTorch."""
 
 from typing import Any
 
@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
-from flax_ner.model.tagger import abstract_params, apply
-from flax_ner.weights.names import TAGGER, fill, flatten, plan
+from flax_ner.model.tagging_model import abstract_params, apply
+from flax_ner.weights.names import TAGGER, fill, match_tensors
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -20,7 +21,7 @@ ROWS, WIDTH = 3, 40
 
 @pytest.fixture(scope="module", params=["gelu", "gelu_new"])
 def pair(request: pytest.FixtureRequest) -> tuple[Any, BertConfig, Any]:
-    """A random model there and here, no tensor at its initial value."""
+    """Return a random model of transformers, in which no tensor has its initial value, and its conversion."""
     fields = {
         "vocab_size": 300,
         "num_labels": 9,
@@ -37,19 +38,21 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, BertConfig, Any]:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = BertConfig(**fields)
     tensors = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
-    return theirs, config, jax.tree.map(jnp.asarray, mapped(tensors, config))
+    return theirs, config, jax.tree.map(jnp.asarray, convert_tensors(tensors, config))
 
 
-def mapped(tensors: dict[str, np.ndarray], config: BertConfig) -> Any:
-    """Tensors by PyTorch's names as a tree of parameters."""
-    report = plan(tensors, TAGGER, abstract_params(config))
-    assert report.faults == report.ignored == report.fresh == []
+def convert_tensors(tensors: dict[str, np.ndarray], config: BertConfig) -> Any:
+    """Convert tensors under PyTorch's names to a parameter tree."""
+    report = match_tensors(tensors, TAGGER, abstract_params(config))
+    assert report.errors == report.ignored == report.fresh == []
     return fill(report, tensors, abstract_params(config))
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    ids = random.integers(1, 300, (ROWS, WIDTH))  # PyTorch gives [PAD], id 0, no gradient
+    ids = random.integers(
+        1, 300, (ROWS, WIDTH)
+    )  # not [PAD], id 0: PyTorch computes no gradient for it
     mask = (np.arange(WIDTH) < np.array([[40], [23], [7]])).astype(np.int64)
     return ids, mask, random.integers(0, 9, (ROWS, WIDTH))
 
@@ -78,8 +81,9 @@ def test_gradients_agree(pair: tuple[Any, BertConfig, Any]) -> None:
         return cross_entropy(apply(config, p, ids, mask, positions), jnp.asarray(labels), mask)
 
     named = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    got, expected = flatten(gradients(params)), flatten(mapped(named, config))
-    assert got.keys() == expected.keys()
-    for name, gradient in got.items():
+    actual = flatten_dict(gradients(params), sep="/")
+    expected = flatten_dict(convert_tensors(named, config), sep="/")
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
         difference = np.linalg.norm(np.asarray(gradient) - expected[name])
         assert difference <= 1e-4 * max(np.linalg.norm(expected[name]), 1e-3), name

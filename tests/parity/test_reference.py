@@ -1,4 +1,4 @@
-"""The reference implementation's numbers (golden files), without PyTorch."""
+"""Outputs, gradients and training against golden files of the reference implementation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,12 @@ import pytest
 from flax_ner.config import default_config
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagger import apply, stack_layers, unstack_layers
+from flax_ner.model.tagging_model import apply, stack_layers, unstack_layers
 from flax_ner.text.batches import Batches
-from flax_ner.training.gradients import make_gradients, make_loss
+from flax_ner.training.loss import make_loss, make_tagging_gradients
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_step, run_steps
+from flax_ner.training.step import init_state, make_run_steps, make_step
 from flax_ner.weights.convert import convert
 from flax_ner.weights.names import MMOCR, to_torch
 from flax_ner.weights.source import open_source
@@ -32,7 +32,7 @@ NO_DROPOUT = {
 
 @pytest.fixture(scope="module")
 def reference(golden: Path, cluener: Path) -> SimpleNamespace:
-    """The converted tiny checkpoint and what the reference computed with it."""
+    """Return the converted tiny checkpoint and the reference's results for it."""
     model, _ = convert(open_source(golden / "bert_softmax_tiny.pth", cluener / "vocab.txt"))
     arrays = np.load(golden / "parity.npz")
     ids, mask, labels = (arrays[name] for name in ("input_ids", "attention_mask", "labels"))
@@ -46,7 +46,7 @@ def reference(golden: Path, cluener: Path) -> SimpleNamespace:
 
 
 def by_source_name(tree: Any) -> dict[str, np.ndarray]:
-    """Arrays of a parameter tree under PyTorch's names and in its orientation."""
+    """Return the arrays of a parameter tree with PyTorch's names and shapes."""
     return to_torch(tree, MMOCR)
 
 
@@ -57,7 +57,7 @@ def logits_of(config: BertConfig, params: Any, batch: Batches) -> jax.Array:
 
 
 def test_sequence_output_and_logits_agree(reference: SimpleNamespace) -> None:
-    # An identity head of as many tags as the model is wide shows the encoder's own output.
+    # With an identity matrix as head, the logits are the encoder's output.
     width = reference.config.hidden_size
     identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
     params = reference.params | {"head": {"classifier": identity}}
@@ -115,17 +115,17 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
     arrays = reference.arrays
     schedule = make_schedule(options, 40, 40)
     optimizer = make_optimizer(options, schedule)
-    gradients = make_gradients(reference.config, make_loss(default_config().loss), seed=0)
+    gradients = make_tagging_gradients(reference.config, make_loss(default_config().loss), seed=0)
     step = make_step(gradients, optimizer, schedule)
     state = init_state(optimizer, jax.tree.map(jnp.copy, reference.params))
-    run = run_steps(step, state_shardings(make_mesh(1, 1, 8), state))
+    run = make_run_steps(step, state_shardings(make_mesh(1, 1, 8), state))
     rows = (8 * np.arange(40)[:, None] + np.arange(8)) % 16
     batches = jax.tree.map(lambda array: array[rows], reference.batch)
     for i in range(40):
-        state, figures = run(state, batches, i, 1, i)
-        assert abs(float(figures["loss"]) - arrays["train/loss"][i]) < 1e-4, i
-        assert np.float32(figures["learning_rate"]) == np.float32(arrays["train/lr"][i]), i
-        assert float(figures["grad_norm"]) == pytest.approx(
+        state, metrics = run(state, batches, i, 1, i)
+        assert abs(float(metrics["loss"]) - arrays["train/loss"][i]) < 1e-4, i
+        assert np.float32(metrics["learning_rate"]) == np.float32(arrays["train/lr"][i]), i
+        assert float(metrics["grad_norm"]) == pytest.approx(
             arrays["train/grad_norm"][i], rel=1e-3
         ), i
     compared = 0
@@ -141,28 +141,28 @@ def test_adamw_run_agrees(reference: SimpleNamespace) -> None:
 def test_packed_rows_give_the_same_logits(reference: SimpleNamespace) -> None:
     ids, lengths = reference.batch.input_ids, reference.batch.segment_ids.sum(1)
     packed = np.zeros((3, 8, 128), np.int32)  # ids, segments, positions
-    places, row, column = [], 0, 0
+    slices, row, column = [], 0, 0
     for i, length in enumerate(lengths):
         if column + length > 128:
             row, column = row + 1, 0
-        part = np.s_[row, column : column + length]
-        packed[0][part], packed[1][part], packed[2][part] = (
+        span = np.s_[row, column : column + length]
+        packed[0][span], packed[1][span], packed[2][span] = (
             ids[i, :length],
             i + 1,
             np.arange(length),
         )
-        places.append(part)
+        slices.append(span)
         column += length
     assert row < 8
     batch = Batches(*packed, packed[1])
     logits = np.asarray(logits_of(reference.config, reference.params, batch))
-    for i, (part, length) in enumerate(zip(places, lengths, strict=True)):
+    for i, (span, length) in enumerate(zip(slices, lengths, strict=True)):
         expected = reference.arrays["logits"][i, :length]
-        np.testing.assert_allclose(logits[part], expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(logits[span], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [64, 96])
-def test_padding_changes_nothing(reference: SimpleNamespace, width: int) -> None:
+def test_padding_does_not_change_logits(reference: SimpleNamespace, width: int) -> None:
     short = jax.tree.map(lambda array: array[:, :width], reference.batch)
     logits = np.asarray(logits_of(reference.config, reference.params, short))
     inside = short.segment_ids > 0

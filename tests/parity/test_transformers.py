@@ -1,4 +1,7 @@
-"""Models of Hugging Face transformers, converted both ways, where it and PyTorch are installed."""
+"""BERT, its tokenizer and pipeline against transformers, in both directions.
+
+Needs transformers and PyTorch.
+"""
 
 import itertools
 import warnings
@@ -12,9 +15,9 @@ import numpy as np
 import pytest
 
 from flax_ner import Tagger, load
+from flax_ner.data.cluener import read_cluener
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
-from flax_ner.text.cluener import read_cluener
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS, read_vocab
@@ -43,13 +46,15 @@ HEADS = ["BertForTokenClassification", "BertModel", "BertForMaskedLM", "BertForP
 def _quiet() -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
-        # Deep in transformers and torch; nothing of ours.
+        # Raised inside transformers and torch.
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
-def theirs(head: str, vocab_size: int, hidden_act: str, shape: dict[str, int], std: float) -> Any:
-    """A random model of theirs with no tensor at its initial value."""
+def make_theirs(
+    head: str, vocab_size: int, hidden_act: str, shape: dict[str, int], std: float
+) -> Any:
+    """Return a random model of transformers in which no tensor has its initial value."""
     id2label = dict(enumerate(TAGS.names))
     config = transformers.BertConfig(
         vocab_size=vocab_size, hidden_act=hidden_act, id2label=id2label,
@@ -70,16 +75,16 @@ def write_vocab_of(folder: Path, size: int) -> list[str]:
 
 
 def compare(model: Any, ours: ModelDir, width: int) -> None:
-    """The same logits, or the same vectors under the head, at every token."""
+    """Assert that both models give the same logits, or without a head the same vectors, at every token."""
     size = ours.config.vocab_size
     ids = np.random.default_rng(0).integers(0, size, (3, width))
     mask = (np.arange(width) < np.array([[width], [width // 2], [5]])).astype(np.int64)
     params = ours.params
-    if ours.labels is None:  # an encoder: a head that shows its vectors as they are
+    if ours.labels is None:  # compare the encoder's vectors, with an identity matrix as head
         head = init_params(ours.config, jax.random.key(0))["head"]["classifier"]
         eye = jnp.eye(ours.config.hidden_size)[:, : head["kernel"].shape[1]]
-        shown = {"classifier": {"kernel": eye, "bias": head["bias"] * 0}}
-        params = {"encoder": params["encoder"], "head": shown}
+        identity = {"classifier": {"kernel": eye, "bias": head["bias"] * 0}}
+        params = {"encoder": params["encoder"], "head": identity}
     labels = ours.labels or LabelSet(["unused"])
     tokenizer = CharTokenizer(ours.vocab)
     tagger = Tagger(ours.config, params, tokenizer, labels, ours.max_length)
@@ -96,8 +101,8 @@ def compare(model: Any, ours: ModelDir, width: int) -> None:
 
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
 @pytest.mark.parametrize("head", HEADS)
-def test_tiny_models_give_the_same_numbers(tmp_path: Path, head: str, hidden_act: str) -> None:
-    model = theirs(head, 300, hidden_act, TINY, 0.1)
+def test_tiny_models_match_transformers(tmp_path: Path, head: str, hidden_act: str) -> None:
+    model = make_theirs(head, 300, hidden_act, TINY, 0.1)
     tokens = write_vocab_of(tmp_path, 300)
     forms = {
         "safetensors": lambda folder: model.save_pretrained(folder),
@@ -128,25 +133,25 @@ def test_tiny_models_give_the_same_numbers(tmp_path: Path, head: str, hidden_act
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
-def test_base_size_models_give_the_same_numbers(tmp_path: Path, hidden_act: str) -> None:
-    model = theirs(HEADS[0], 21128, hidden_act, BASE, 0.01)
+def test_base_size_models_match_transformers(tmp_path: Path, hidden_act: str) -> None:
+    model = make_theirs(HEADS[0], 21128, hidden_act, BASE, 0.01)
     write_vocab_of(tmp_path, 21128)
     model.save_pretrained(tmp_path)
     ours, _ = convert(open_source(tmp_path))
     assert (ours.config.num_hidden_layers, ours.config.hidden_size) == (12, 768)
     compare(model, ours, 128)
-    # And back: every bit of what they hold.
+    # The export has the same bits.
     export(ours, tmp_path / "back", "hf")
     back = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "back")
     for name, tensor in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
 
 
-# --- Ours in their hands -------------------------------------------------------------------------
+# --- Exports, loaded by transformers -------------------------------------------------------------
 
 
-def ours_over(vocab: list[str], labels: LabelSet, lower_case: bool = True) -> ModelDir:
-    """A random tagger that finds many entities, well-formed and not."""
+def make_ours(vocab: list[str], labels: LabelSet, lower_case: bool = True) -> ModelDir:
+    """Return a random tagger that predicts many entities, also from invalid tag sequences."""
     config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **TINY)
     params = init_params(config, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 100))
@@ -161,9 +166,9 @@ def tagger_of(model: ModelDir) -> Tagger:
 
 
 @pytest.mark.parametrize("labels", [LabelSet(CLUENER), LabelSet.mmocr(CLUENER)])
-def test_transformers_loads_the_export_whole(tmp_path: Path, labels: LabelSet) -> None:
+def test_transformers_loads_the_complete_export(tmp_path: Path, labels: LabelSet) -> None:
     vocab = write_vocab_of(tmp_path, 300)
-    export(ours_over(vocab, labels), tmp_path / "hf", "hf")
+    export(make_ours(vocab, labels), tmp_path / "hf", "hf")
     model, info = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
@@ -173,8 +178,8 @@ def test_transformers_loads_the_export_whole(tmp_path: Path, labels: LabelSet) -
     compare(model.eval(), convert(open_source(tmp_path / "hf"))[0], 40)
 
 
-def test_transformers_loads_an_encoder_but_for_the_pooler(tmp_path: Path) -> None:
-    encoder = ours_over(write_vocab_of(tmp_path, 300), LabelSet(["a"]))
+def test_transformers_loads_an_encoder_without_a_pooler(tmp_path: Path) -> None:
+    encoder = make_ours(write_vocab_of(tmp_path, 300), LabelSet(["a"]))
     encoder.labels, encoder.params = None, {"encoder": encoder.params["encoder"]}
     export(encoder, tmp_path / "hf", "hf")
     model, info = transformers.AutoModel.from_pretrained(
@@ -188,48 +193,47 @@ TEXTS = ["NBA 2008年İ中国\n", "", " ", "e\u0301É😀👨\u200d👩", "ΑΣ 
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_their_tokenizer_is_ours(cluener: Path, tmp_path: Path, lower_case: bool) -> None:
+def test_tokenizers_agree(cluener: Path, tmp_path: Path, lower_case: bool) -> None:
     vocab = read_vocab(cluener / "vocab.txt")
-    export(ours_over(vocab, LabelSet(CLUENER), lower_case), tmp_path / "hf", "hf")
+    export(make_ours(vocab, LabelSet(CLUENER), lower_case), tmp_path / "hf", "hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     texts = [example.text for example in read_cluener(cluener / "dev.json")] + TEXTS[:-1]
-    found = tokenizer(texts, return_offsets_mapping=True)
+    actual = tokenizer(texts, return_offsets_mapping=True)
     expected = CharTokenizer(vocab, lower_case).encode_batch(texts)
-    assert found["input_ids"] == [encoding.ids for encoding in expected]
-    assert found["offset_mapping"] == [encoding.offsets for encoding in expected]
+    assert actual["input_ids"] == [encoding.ids for encoding in expected]
+    assert actual["offset_mapping"] == [encoding.offsets for encoding in expected]
     assert tokenizer.model_max_length == 64
-    # The one difference: they find special tokens in a text, here they are plain characters.
+    # The only difference: transformers detects special tokens in a text.
     assert tokenizer.convert_tokens_to_ids("[MASK]") in tokenizer(TEXTS[-1])["input_ids"]
 
 
-def test_their_pipeline_finds_our_entities(cluener: Path, tmp_path: Path) -> None:
-    """Equal under `lenient`, which is their convention. Ours by default is `strict`: it drops what
-    begins with an I-, and they differ in just those."""
-    model = ours_over(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+def test_pipeline_entities_agree(cluener: Path, tmp_path: Path) -> None:
+    """The pipeline agrees with `lenient`. Our default `strict` drops entities that start with I-."""
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
         "token-classification", str(tmp_path / "hf"), aggregation_strategy="simple"
     )
     texts = [example.text for example in read_cluener(cluener / "dev.json")[:50]]
-    found = [
+    predicted = [
         [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
         for row in pipeline(texts)
     ]
     tagger = tagger_of(model)
-    assert found == [[entity[:3] for entity in row] for row in tagger(texts, "lenient")]
-    assert sum(map(len, found)) > 500
+    assert predicted == [[entity[:3] for entity in row] for row in tagger(texts, "lenient")]
+    assert sum(map(len, predicted)) > 500
     orphans = 0
-    for text, row, strict in zip(texts, found, tagger(texts), strict=True):
+    for text, row, strict in zip(texts, predicted, tagger(texts), strict=True):
         ids = np.array([tagger.tokenizer.encode(text).ids])
         tags = np.asarray(tagger.logits(ids, np.ones_like(ids))).argmax(-1)[0, 1:-1]
-        begun = [span for span in row if model.labels.names[tags[span[1]]][0] == "B"]
-        assert begun == [entity[:3] for entity in strict]
-        orphans += len(row) - len(begun)
-    assert orphans > 100  # so the two conventions were told apart
+        starts_with_b = [span for span in row if model.labels.names[tags[span[1]]][0] == "B"]
+        assert starts_with_b == [entity[:3] for entity in strict]
+        orphans += len(row) - len(starts_with_b)
+    assert orphans > 100  # so the two conventions do differ
 
 
 def by_character(names: list[str], vocab: list[str], tokenizer: str) -> ModelDir:
-    """A tagger that gives the i-th token after the special ones the i-th tag, whatever is around it."""
+    """Return a tagger that predicts the i-th tag for the i-th token after the special ones, in any context."""
     labels = LabelSet.from_names(names)
     config = BertConfig(
         vocab_size=len(vocab), num_labels=len(labels), hidden_size=16, num_hidden_layers=1,
@@ -251,60 +255,61 @@ def by_character(names: list[str], vocab: list[str], tokenizer: str) -> ModelDir
 
 @pytest.mark.parametrize("inside", ["I", "M"])
 @pytest.mark.parametrize(("tokenizer", "strategy"), [("char", "simple"), ("wordpiece", "first")])
-def test_the_pipeline_splits_ends_but_not_with_labels_bio(
+def test_pipeline_splits_bioes_entities_unless_labels_are_bio(
     tmp_path: Path, tokenizer: str, strategy: str, inside: str
 ) -> None:
-    """All well-formed tags of up to five tokens, and some that are not."""
-    tags = "OBIESbies"  # of two categories
-    places = {"I": inside, "i": inside}
+    """A sample of the valid tag sequences of up to five tokens."""
+    tags = "OBIESbies"  # lower case: the second category
+    prefixes = {"I": inside, "i": inside}
     names = ["O"] + [
-        f"{places.get(tag, tag.upper())}-{'x' if tag.isupper() else 'y'}" for tag in tags[1:]
+        f"{prefixes.get(tag, tag.upper())}-{'x' if tag.isupper() else 'y'}" for tag in tags[1:]
     ]
     model = by_character(names, [*SPECIAL_TOKENS, *"obiesacdf", "##o"], tokenizer)
     assert model.labels is not None
-    legal, texts, broken = model.labels.legal_steps(), list[str](), list[str]()
+    allowed, texts = model.labels.allowed_transitions(), list[str]()
     for size in (1, 2, 3, 4, 5):
         for sequence in itertools.islice(itertools.product(range(9), repeat=size), 0, None, size):
-            steps = itertools.pairwise((0, *sequence, 0))
+            transitions = itertools.pairwise((0, *sequence, 0))
             text = (" " if tokenizer == "wordpiece" else "").join("obiesacdf"[i] for i in sequence)
-            (texts if all(legal[step] for step in steps) else broken).append(text)
+            if all(allowed[step] for step in transitions):
+                texts.append(text)
     export(model, tmp_path / "as_trained", "hf")
     assert strategy in export(model, tmp_path / "bio", "hf", "bio")
-    found = {}
+    predicted = {}
     for folder in ("as_trained", "bio"):
         pipeline = transformers.pipeline(
             "token-classification", str(tmp_path / folder), aggregation_strategy=strategy
         )
-        found[folder] = [
+        predicted[folder] = [
             [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
-            for row in pipeline(texts)
+            for row in pipeline(texts, batch_size=64)
         ]
     ours = [[entity[:3] for entity in row] for row in load(tmp_path / "as_trained")(texts)]
-    assert found["bio"] == ours
+    assert predicted["bio"] == ours
     assert sum(map(len, ours)) > 500
-    assert sum(map(len, found["as_trained"])) > sum(map(len, ours))
+    assert sum(map(len, predicted["as_trained"])) > sum(map(len, ours))
 
 
-def test_their_wordpieces_are_ours(cluener: Path, tmp_path: Path) -> None:
-    """Against their BERT tokenizer made from the vocabulary alone, and our export of ours."""
+def test_wordpieces_agree(cluener: Path, tmp_path: Path) -> None:
+    """Against transformers' BERT tokenizer, created from the vocabulary and loaded from our export."""
     vocab = read_vocab(cluener / "vocab.txt")
     texts = [example.text for example in read_cluener(cluener / "dev.json")] + TEXTS[:-1]
     for lower_case in (True, False):
-        model = ours_over(vocab, LabelSet(CLUENER), lower_case)
+        model = make_ours(vocab, LabelSet(CLUENER), lower_case)
         model.tokenizer = "wordpiece"
         export(model, tmp_path / f"hf_{lower_case}", "hf")
         expected = WordPieceTokenizer(vocab, lower_case).encode_batch(texts)
         assert any("##" in token for encoding in expected for token in encoding.tokens)
         made = transformers.BertTokenizerFast(str(cluener / "vocab.txt"), do_lower_case=lower_case)
         loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / f"hf_{lower_case}")
-        for theirs in (made, loaded):
-            found = theirs(texts, return_offsets_mapping=True)
-            assert found["input_ids"] == [encoding.ids for encoding in expected]
-            assert found["offset_mapping"] == [encoding.offsets for encoding in expected]
+        for tokenizer in (made, loaded):
+            actual = tokenizer(texts, return_offsets_mapping=True)
+            assert actual["input_ids"] == [encoding.ids for encoding in expected]
+            assert actual["offset_mapping"] == [encoding.offsets for encoding in expected]
 
 
-def test_their_pipeline_finds_our_words(cluener: Path, tmp_path: Path) -> None:
-    model = ours_over(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+def test_pipeline_words_agree(cluener: Path, tmp_path: Path) -> None:
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
     model.tokenizer = "wordpiece"
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
@@ -315,18 +320,18 @@ def test_their_pipeline_finds_our_words(cluener: Path, tmp_path: Path) -> None:
         "John Smith's iPhone7 sold 2008年 in Café Lumière, New-York.",
         "ΑΣ ẞß supercalifragilistic",
     ]
-    found = [
+    predicted = [
         [(entity["entity_group"], entity["start"], entity["end"]) for entity in row]
         for row in pipeline(texts)
     ]
     ours = load(tmp_path / "hf")(texts, "lenient")
-    assert found == [[entity[:3] for entity in row] for row in ours]
-    assert sum(map(len, found)) > 500
+    assert predicted == [[entity[:3] for entity in row] for row in ours]
+    assert sum(map(len, predicted)) > 500
 
 
-def test_scores_of_one_token_are_theirs(cluener: Path, tmp_path: Path) -> None:
-    """Theirs is the mean over an entity's tokens, ours their product: equal for one token."""
-    model = ours_over(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+def test_scores_of_one_token_entities_agree(cluener: Path, tmp_path: Path) -> None:
+    """For one token, the pipeline's mean of probabilities equals our product."""
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
         "token-classification", str(tmp_path / "hf"), aggregation_strategy="simple"

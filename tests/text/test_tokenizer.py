@@ -1,4 +1,4 @@
-"""Text to ids and offsets."""
+"""The character tokenizer and vocabularies."""
 
 import sys
 from collections import Counter
@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from flax_ner.data.cluener import read_cluener
 from flax_ner.errors import UserError
-from flax_ner.text.cluener import read_cluener
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.text.vocab import (
     SPECIAL_TOKENS,
@@ -23,10 +23,10 @@ from flax_ner.text.vocab import (
 
 SMALL = CharTokenizer([*SPECIAL_TOKENS, *"abcls中国，[]", "##b", "上海"])
 UNKNOWN, CLS, SEP = 1, 2, 3
-# All of Unicode, lone surrogates too, with the troublesome characters drawn often.
+# All of Unicode including lone surrogates; difficult characters are drawn often.
 UNICODE = st.characters(exclude_categories=())
-TROUBLE = st.sampled_from("aZİßẞΣς\0\n\r \ud83d\ude00👨\u200d👩\ufe0f\u0301")
-ANY_TEXT = st.lists(UNICODE | TROUBLE, max_size=30).map("".join)
+DIFFICULT = st.sampled_from("aZİßẞΣς\0\n\r \ud83d\ude00👨\u200d👩\ufe0f\u0301")
+ANY_TEXT = st.lists(UNICODE | DIFFICULT, max_size=30).map("".join)
 
 
 def ids(text: str) -> list[int]:
@@ -49,17 +49,17 @@ def test_ids_equal_the_reference(golden: Path, cluener: Path) -> None:
 @example("\n\na\r\r\n\n  b")
 @example("\ud83d\ude00 as two halves and 😀 as one")
 @example("👨\u200d👩\u200d👧 é e\u0301\r\n\0")
-def test_every_character_is_one_token_at_its_own_place(text: str) -> None:
+def test_every_character_is_one_token_with_its_own_offsets(text: str) -> None:
     encoding = SMALL.encode(text)
-    places = [(i, i + 1) for i in range(len(text))]
-    assert encoding.offsets == [(0, 0), *places, (0, 0)]
+    offsets = [(i, i + 1) for i in range(len(text))]
+    assert encoding.offsets == [(0, 0), *offsets, (0, 0)]
     assert encoding.ids == [CLS, *(i for c in text for i in ids(c)), SEP]
     assert len(encoding.ids) == len(text) + 2
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(ANY_TEXT, max_size=5))
-def test_a_batch_equals_its_texts_one_by_one(texts: list[str]) -> None:
+def test_encode_batch_equals_encode(texts: list[str]) -> None:
     batch = SMALL.encode_batch(texts)
     assert [encoding.ids for encoding in batch] == [SMALL.encode(text).ids for text in texts]
 
@@ -68,7 +68,7 @@ def test_a_batch_equals_its_texts_one_by_one(texts: list[str]) -> None:
 @given(st.lists(ANY_TEXT, max_size=5), st.booleans())
 @example(["a\ud83d", "\ude00b"], True)
 @example(["", ""], True)
-def test_tokens_of_many_texts_equal_those_of_a_batch(texts: list[str], lower_case: bool) -> None:
+def test_tokenize_equals_encode_batch(texts: list[str], lower_case: bool) -> None:
     tokenizer = CharTokenizer([*SPECIAL_TOKENS, *"aAß中Σσς\ufffd\uffff"], lower_case)
     tokens = tokenizer.tokenize(texts)
     expected = [encoding.ids[1:-1] for encoding in tokenizer.encode_batch(texts)]
@@ -76,13 +76,13 @@ def test_tokens_of_many_texts_equal_those_of_a_batch(texts: list[str], lower_cas
     assert tokens.ids.tolist() == [i for row in expected for i in row]
     assert tokens.start.tolist() == [i for text in texts for i in range(len(text))]
     assert (tokens.end == tokens.start + 1).all() and tokens.first.all()
-    every = np.arange(len(texts))
-    framed = tokenizer.frame(tokens, every, np.zeros_like(every), tokens.lengths)
+    index = np.arange(len(texts))
+    pieces = tokenizer.add_special_tokens(tokens, index, np.zeros_like(index), tokens.lengths)
     whole = [i for encoding in tokenizer.encode_batch(texts) for i in encoding.ids]
-    assert framed.ids.tolist() == whole and (framed.lengths == tokens.lengths + 2).all()
+    assert pieces.ids.tolist() == whole and (pieces.lengths == tokens.lengths + 2).all()
 
 
-def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
+def test_upper_case_characters_map_to_their_lower_case() -> None:
     changed = [c for c in map(chr, range(sys.maxunicode + 1)) if c.lower() != c]
     upper = [c for c in changed if len(c.lower()) == 1]
     vocab = [*SPECIAL_TOKENS, *sorted({c.lower() for c in upper})]
@@ -94,7 +94,7 @@ def test_every_upper_case_character_maps_like_its_own_lower_case() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(ANY_TEXT)
-def test_without_lower_casing_every_character_stands_for_itself(text: str) -> None:
+def test_without_lower_case_every_character_maps_to_itself(text: str) -> None:
     vocab = [*SPECIAL_TOKENS, *"aAbBİ中"]
     encoding = CharTokenizer(vocab, lower_case=False).encode(text)
     assert encoding.ids[1:-1] == [vocab.index(c) if c in vocab else UNKNOWN for c in text]
@@ -102,77 +102,77 @@ def test_without_lower_casing_every_character_stands_for_itself(text: str) -> No
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: bool) -> None:
+def test_the_tokenizers_library_loads_a_saved_tokenizer(tmp_path: Path, lower_case: bool) -> None:
     path = tmp_path / "tokenizer.json"
     vocab = [*SPECIAL_TOKENS, *"aAbcls中国，[]", "##b", "上海"]
     tokenizer = CharTokenizer(vocab, lower_case)
     tokenizer.save(path)
     assert read_tokenizer_json(path) == (vocab, lower_case, "char", "")
-    theirs = Tokenizer.from_file(str(path))
+    loaded = Tokenizer.from_file(str(path))
     for text in ("aAB [CLS] 中国İ", "", "\n\0", "上海##b"):
         expected = tokenizer.encode(text)
-        found = theirs.encode(text)
-        assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
+        actual = loaded.encode(text)
+        assert (actual.ids, actual.offsets) == (expected.ids, expected.offsets)
 
 
-def test_an_upper_case_vocabulary_entry_is_out_of_reach() -> None:
+def test_upper_case_vocabulary_entries_are_never_used() -> None:
     tokenizer = CharTokenizer([*SPECIAL_TOKENS, "A", "b", "B"])
     assert tokenizer.encode("AaBb").ids[1:-1] == [UNKNOWN, UNKNOWN, 6, 6]
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "\0", "z", "İ", "海", "\ud800", "\u200d", "\ufffd"])
-def test_what_the_vocabulary_lacks_is_unknown(text: str) -> None:
+def test_characters_missing_from_the_vocabulary_are_unknown(text: str) -> None:
     assert ids(f"a{text}中") == [ids("a")[0], UNKNOWN, ids("中")[0]]
 
 
-def test_special_tokens_and_pieces_in_a_text_are_plain_characters() -> None:
+def test_special_tokens_and_pieces_in_a_text_are_ordinary_characters() -> None:
     assert ids("[CLS]") == [SMALL.tokens.index(c) for c in "[cls]"]
     assert ids("[UNK]")[1:-1] == [UNKNOWN] * 3
     assert ids("##b") == [UNKNOWN, UNKNOWN, SMALL.tokens.index("b")]
     assert ids("上海") == [UNKNOWN, UNKNOWN]
 
 
-def test_an_empty_text_is_cls_and_sep() -> None:
+def test_an_empty_text_has_only_cls_and_sep() -> None:
     assert SMALL.encode("").ids == [CLS, SEP]
     assert SMALL.encode("").offsets == [(0, 0), (0, 0)]
 
 
-def test_special_ids_follow_the_vocabulary() -> None:
+def test_special_ids_come_from_the_vocabulary() -> None:
     tokenizer = CharTokenizer(["a", "[SEP]", "[CLS]", "[UNK]", "[PAD]"])
     assert tokenizer.unknown_id == 3
     assert tokenizer.encode("ab").ids == [2, 0, 3, 1]
 
 
-def test_a_token_is_there_once_and_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the vocabulary given has 'a' twice"):
+def test_duplicate_and_multiline_tokens_raise(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the given vocabulary has 'a' twice"):
         CharTokenizer([*SPECIAL_TOKENS, "a", "b", "a"])
     for token in ("\n", "a\r"):
-        with pytest.raises(UserError, match=r"vocab\.txt: the token .* has a line break"):
+        with pytest.raises(UserError, match=r"vocab\.txt: the token .* contains a line break"):
             write_vocab(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, token])
 
 
-def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+def test_a_missing_vocabulary_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vocabulary: no file .*nowhere\.txt"):
         CharTokenizer(tmp_path / "nowhere.txt")
 
 
-def test_missing_special_tokens_are_named(tmp_path: Path) -> None:
+def test_missing_special_tokens_raise(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[CLS]\na\n")
     with pytest.raises(UserError, match=r"vocab\.txt lacks \[UNK\], \[SEP\]"):
         CharTokenizer(path)
-    with pytest.raises(UserError, match=r"the vocabulary given lacks \[PAD\]"):
+    with pytest.raises(UserError, match=r"the given vocabulary lacks \[PAD\]"):
         CharTokenizer(["[UNK]", "[CLS]", "[SEP]"])
 
 
-def test_a_vocabulary_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_not_utf8_raises(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes("[PAD]\n中\n".encode("gb18030"))
     with pytest.raises(UserError, match=r"vocab\.txt: not UTF-8"):
         read_vocab(path)
 
 
-def test_vocabulary_files_keep_line_numbers_as_ids(tmp_path: Path) -> None:
+def test_line_numbers_of_a_vocabulary_file_are_ids(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes("[PAD]\r\n\r\n中\u2028\r\n国".encode())
     assert read_vocab(path) == ["[PAD]", "", "中\u2028", "国"]
@@ -180,7 +180,7 @@ def test_vocabulary_files_keep_line_numbers_as_ids(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=5))
-def test_save_and_read_are_inverse(
+def test_read_vocab_inverts_write_vocab(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "saved_vocab.txt"
@@ -192,9 +192,7 @@ def test_save_and_read_are_inverse(
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ANY_TEXT, max_size=5), st.integers(1, 3))
-def test_a_built_vocabulary_knows_just_the_characters_that_are_frequent(
-    texts: list[str], min_count: int
-) -> None:
+def test_build_vocab_keeps_only_frequent_characters(texts: list[str], min_count: int) -> None:
     vocab = build_vocab(texts, min_count)
     assert vocab[:5] == list(SPECIAL_TOKENS)
     assert len(set(vocab)) == len(vocab)
@@ -205,16 +203,16 @@ def test_a_built_vocabulary_knows_just_the_characters_that_are_frequent(
     assert CharTokenizer(vocab).encode("".join(vocab[5:])).ids[1:-1] == list(range(5, len(vocab)))
 
 
-def test_a_built_vocabulary_does_not_depend_on_the_order_of_texts() -> None:
+def test_build_vocab_does_not_depend_on_the_order_of_texts() -> None:
     expected = [*SPECIAL_TOKENS, "b", "a", "c"]
     assert build_vocab(["ba", "Bc"]) == build_vocab(["cB", "ab"]) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_character_ids_are_those_of_encode(lower_case: bool) -> None:
+def test_character_ids_equal_encode(lower_case: bool) -> None:
     vocab = [*SPECIAL_TOKENS, *"abßσςéi中😀", "\ufffd", "\ufffe", "\u0307"]
     tokenizer = CharTokenizer(vocab, lower_case)
-    every = "".join(map(chr, range(sys.maxunicode + 1)))
-    for text in ("", "ΑΣ ẞ\ud83d\ude00İ\n", every, "ab" + every[::-1]):
+    all_characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    for text in ("", "ΑΣ ẞ\ud83d\ude00İ\n", all_characters, "ab" + all_characters[::-1]):
         assert tokenizer.character_ids(text).tolist() == tokenizer.encode(text).ids[1:-1]

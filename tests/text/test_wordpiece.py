@@ -1,4 +1,4 @@
-"""WordPieces: words with their pieces, and where they stand in the text."""
+"""The WordPiece tokenizer: words, their pieces and their offsets."""
 
 import sys
 from pathlib import Path
@@ -20,16 +20,16 @@ ANY_TEXT = st.text(st.characters() | st.sampled_from("ab 中国，.\u0301\u200d\
 
 
 def words(text: str, tokenizer: WordPieceTokenizer = LOWER) -> list[tuple[str, list[str]]]:
-    """Each word as it stands in the text, and its pieces."""
+    """Return each word as written in the text, and its pieces."""
     tokens = tokenizer.tokenize([text])
-    found: list[tuple[str, list[str]]] = []
+    result: list[tuple[str, list[str]]] = []
     for i, first, start, end in zip(
         tokens.ids, tokens.first, tokens.start, tokens.end, strict=True
     ):
         if first:
-            found.append((text[start:end], []))
-        found[-1][1].append(tokenizer.tokens[i])
-    return found
+            result.append((text[start:end], []))
+        result[-1][1].append(tokenizer.tokens[i])
+    return result
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def words(text: str, tokenizer: WordPieceTokenizer = LOWER) -> list[tuple[str, l
         (" \t\n\u3000", []),
     ],
 )  # fmt: skip
-def test_words_are_where_they_stand(text: str, expected: list[tuple[str, list[str]]]) -> None:
+def test_words_and_pieces(text: str, expected: list[tuple[str, list[str]]]) -> None:
     assert words(text) == expected
 
 
-def test_without_lower_casing_accents_and_capitals_stay() -> None:
+def test_without_lower_case_accents_and_capitals_are_kept() -> None:
     tokenizer = WordPieceTokenizer(VOCAB, lower_case=False)
     assert words("A a aé", tokenizer) == [("A", ["A"]), ("a", ["a"]), ("aé", ["a", "##é"])]
 
@@ -63,7 +63,9 @@ def test_without_lower_casing_accents_and_capitals_stay() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ANY_TEXT, max_size=4), st.booleans())
 @example(["ab", "", "b", " ", "中"], True)
-def test_words_of_many_texts_are_in_order_and_apart(texts: list[str], lower_case: bool) -> None:
+def test_words_of_many_texts_are_sorted_and_do_not_overlap(
+    texts: list[str], lower_case: bool
+) -> None:
     tokenizer = WordPieceTokenizer(VOCAB, lower_case)
     tokens = tokenizer.tokenize(texts)
     encodings = tokenizer.encode_batch(texts)
@@ -73,29 +75,29 @@ def test_words_of_many_texts_are_in_order_and_apart(texts: list[str], lower_case
     for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
         start, stop = stop, stop + length
         assert length == 0 or tokens.first[start]
-        place = 0
+        previous_end = 0
         for i in range(start, stop):
             if tokens.first[i]:
-                assert place <= tokens.start[i] < tokens.end[i] <= len(text)
-                place = tokens.end[i]
+                assert previous_end <= tokens.start[i] < tokens.end[i] <= len(text)
+                previous_end = tokens.end[i]
             else:
                 assert (tokens.start[i], tokens.end[i]) == (
                     tokens.start[i - 1], tokens.end[i - 1],
                 )  # fmt: skip
 
 
-@pytest.mark.parametrize("portion", [1, 3, 7, 100])
-def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch, portion: int) -> None:
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_tokenizing_in_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     texts = ["", "abcab", "中", "", "a b", "iPhone7 cafe", "b", ""]
     whole = LOWER.tokenize(texts)
-    monkeypatch.setattr("flax_ner.text.tokenizer.CHUNK_CHARACTERS", portion)
+    monkeypatch.setattr("flax_ner.text.tokenizer.GROUP_CHARACTERS", size)
     for column, expected in zip(LOWER.tokenize(texts), whole, strict=True):
         assert column.dtype == expected.dtype and column.tolist() == expected.tolist()
     assert LOWER.tokenize([]).lengths.tolist() == []
 
 
 @pytest.mark.slow
-def test_no_character_becomes_more_than_one_word() -> None:
+def test_every_character_is_at_most_one_word() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     tokens = LOWER.tokenize(characters)
     assert (tokens.start == 0).all() and (tokens.end == 1).all()
@@ -103,15 +105,15 @@ def test_no_character_becomes_more_than_one_word() -> None:
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: bool) -> None:
+def test_the_tokenizers_library_loads_a_saved_tokenizer(tmp_path: Path, lower_case: bool) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer = WordPieceTokenizer(VOCAB, lower_case)
     tokenizer.save(path)
     assert read_tokenizer_json(path) == (VOCAB, lower_case, "wordpiece", "")
-    theirs = Tokenizer.from_file(str(path))
+    loaded = Tokenizer.from_file(str(path))
     for text in ("iPhone7中国 Café.", "", "\n\0"):
-        expected, found = tokenizer.encode(text), theirs.encode(text)
-        assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
+        expected, actual = tokenizer.encode(text), loaded.encode(text)
+        assert (actual.ids, actual.offsets) == (expected.ids, expected.offsets)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +128,13 @@ def test_the_tokenizers_library_reads_what_is_saved(tmp_path: Path, lower_case: 
     ],
     ids=["Chinese", "accents", "NFKC", "words", "special tokens", "prefix"],
 )
-def test_a_tokenizer_unlike_berts_is_of_the_kind_subword(
+def test_a_tokenizer_that_differs_from_bert_has_the_kind_subword(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = tmp_path / "tokenizer.json"
-    made = WordPieceTokenizer(VOCAB)._backend
+    backend = WordPieceTokenizer(VOCAB)._backend
     for part, value in change.items():
-        setattr(made, part, value)
-    made.save(str(path))
+        setattr(backend, part, value)
+    backend.save(str(path))
     read = read_tokenizer_json(path)
     assert (read.kind, read.definition) == ("subword", path.read_text("utf-8"))

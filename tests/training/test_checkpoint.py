@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, and disks that take no more."""
+"""Damaged checkpoints and full disks."""
 
 import re
 import shutil
@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def arrays_of(step: int) -> dict[str, Any]:
-    """A state that tells which step it is of."""
+    """Return a state whose arrays depend on the step."""
     kernel = jax.random.normal(jax.random.key(step), (300, 200))
     return {"params": {"kernel": kernel}, "step": jax.numpy.int32(step)}
 
 
 def restored(path: Path) -> tuple[Any, list[str]]:
-    """What a run that goes on begins with, and what it says."""
+    """Return the state that a resumed run starts from, and the notes about it."""
     shapes = jax.eval_shape(lambda: arrays_of(0))
     sharding = SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(path, keep=3) as checkpoints:
@@ -49,13 +49,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_all_devices_have_is_written_without_a_program(
+def test_replicated_arrays_are_saved_without_compiling(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    everywhere = NamedSharding(make_mesh(8, 1, 8), PartitionSpec())
-    state = jax.device_put(arrays_of(7), everywhere)
+    replicated = NamedSharding(make_mesh(8, 1, 8), PartitionSpec())
+    state = jax.device_put(arrays_of(7), replicated)
     with jax.log_compiles():
-        assert jax.jit(lambda x: x + 1)(1) == 2  # programs are noticed
+        assert jax.jit(lambda x: x + 1)(1) == 2  # compilation is logged
         assert "Compiling" in caplog.text
         caplog.clear()
         with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -66,7 +66,7 @@ def test_what_all_devices_have_is_written_without_a_program(
 
 @pytest.fixture
 def path(saved: Path, tmp_path: Path) -> Path:
-    """Sound checkpoints of steps 1, 2 and 3, to be damaged."""
+    """Intact checkpoints of steps 1, 2 and 3, for a test to damage."""
     return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
 
 
@@ -86,7 +86,7 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
-def test_damage_to_any_file_is_found(
+def test_damage_to_any_file_is_detected(
     path: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     damaged = 0
@@ -105,7 +105,7 @@ def test_damage_to_any_file_is_found(
     assert damaged > 5
 
 
-def test_the_newest_sound_one_is_taken_and_training_goes_on_behind_it(path: Path) -> None:
+def test_training_resumes_from_the_newest_intact_checkpoint(path: Path) -> None:
     flip(max(files(path / "3"), key=lambda file: file.stat().st_size))
     truncate(max(files(path / "2"), key=lambda file: file.stat().st_size))
     with Checkpoints(path, keep=2) as checkpoints:
@@ -118,7 +118,7 @@ def test_the_newest_sound_one_is_taken_and_training_goes_on_behind_it(path: Path
     assert notes == []
 
 
-def test_a_step_may_be_damaged_twice(path: Path) -> None:
+def test_a_checkpoint_of_the_same_step_can_be_damaged_twice(path: Path) -> None:
     for _ in range(2):
         flip(max(files(path / "3"), key=lambda file: file.stat().st_size))
         with Checkpoints(path, keep=3) as checkpoints:
@@ -126,7 +126,7 @@ def test_a_step_may_be_damaged_twice(path: Path) -> None:
     assert_is(restored(path)[0], 3)
 
 
-def test_what_cannot_be_read_counts_as_damaged(path: Path) -> None:
+def test_an_unreadable_checkpoint_counts_as_damaged(path: Path) -> None:
     file = path / "3" / "checksums.json"
     file.unlink()
     file.mkdir()
@@ -135,15 +135,15 @@ def test_what_cannot_be_read_counts_as_damaged(path: Path) -> None:
     assert "cannot be read: Is a directory" in notes[0]
 
 
-def test_nothing_is_begun_anew_where_all_are_damaged(path: Path) -> None:
+def test_a_run_does_not_start_over_if_all_checkpoints_are_damaged(path: Path) -> None:
     for step in "123":
         flip(max(files(path / step), key=lambda file: file.stat().st_size))
-    for _ in range(2):  # and the first try has moved nothing
-        with pytest.raises(UserError, match=r"no checkpoint is sound \(3: .*; 2: .*; 1: .*\)"):
+    for _ in range(2):  # the first attempt renamed nothing
+        with pytest.raises(UserError, match=r"all checkpoints are damaged \(3: .*; 2: .*; 1: .*\)"):
             Checkpoints(path, keep=3)
 
 
-def test_what_a_kill_left_unfinished_is_removed(path: Path) -> None:
+def test_partial_checkpoints_of_a_killed_run_are_removed(path: Path) -> None:
     (path / "3").rename(path / "3.writing")
     shutil.copytree(path / "2", path / "4.writing.orbax-checkpoint-tmp")
     state, notes = restored(path)
@@ -156,13 +156,15 @@ def test_damaged_checksums_count_as_damage(path: Path) -> None:
     (path / "3" / "checksums.json").write_text('["no"]')
     state, notes = restored(path)
     assert_is(state, 2)
-    assert "checksums.json is not as it was written" in notes[0]
+    assert "checksums.json is damaged" in notes[0]
 
 
-def test_a_disk_without_room_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    reason = r"step 4 cannot be written \(it takes 0.2 MB, and the disk has 0.1 MB left\)"
+    reason = r"step 4 cannot be written \(it needs 0.2 MB, but the disk has only 0.1 MB left\)"
     with pytest.raises(UserError, match=reason), Checkpoints(path, keep=3) as checkpoints:
         checkpoints.save(4, arrays_of(4))
     assert_is(restored(path)[0], 3)
@@ -184,12 +186,14 @@ except UserError as error:
 """
 
 
-def test_a_full_disk_is_told_and_leaves_what_is_there(path: Path) -> None:
+def test_a_failed_write_is_reported_and_leaves_earlier_checkpoints(path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(path)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"step 4 cannot be written \(.*File too large.*Earlier checkpoints are", said)
-    found, notes = restored(path)
-    assert_is(found, 3)
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(
+        r"step 4 cannot be written \(.*File too large.*Earlier checkpoints are", printed
+    )
+    state, notes = restored(path)
+    assert_is(state, 3)
     assert notes == []
     with Checkpoints(path, keep=3) as checkpoints:
         checkpoints.save(4, arrays_of(4))

@@ -1,4 +1,4 @@
-"""What the weights and the data decide of a configuration that does not say."""
+"""Resolution of unset settings from weights and data."""
 
 import json
 import re
@@ -12,17 +12,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from flax_ner.config import ENCODER_FIELDS, default_config
+from flax_ner.data.formats import read_examples
+from flax_ner.data.synthetic import synthetic
 from flax_ner.errors import UserError
+from flax_ner.finetuning.task_data import read_task_data
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import abstract_params, init_params
+from flax_ner.model.tagging_model import abstract_params, init_params
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.formats import read_examples
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, read_vocab, write_vocab
-from flax_ner.training.decisions import choose_kind, choose_lower_case, decide
-from flax_ner.training.task import make_task
-from flax_ner.training.workdir import FORMAT, claimed, fill_from_record
+from flax_ner.training.decisions import choose_lower_case, choose_tokenizer_kind, resolve_settings
+from flax_ner.training.workdir import CONFIG_FORMAT, fill_from_saved_config, lock_workdir
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
 from flax_ner.weights.source import open_source
@@ -37,13 +37,13 @@ SHAPE = BertConfig(
 
 
 def weights(labels: LabelSet | None = None, **fields: Any) -> ModelDir:
-    """Weights that are nowhere, with an encoder of characters."""
+    """Return a character encoder without parameters."""
     config = replace(SHAPE, num_labels=len(labels) if labels else 1, **fields)
     return ModelDir(config, labels, VOCAB, 64, {})
 
 
 def configuration(**settings: Any) -> ConfigDict:
-    """One that starts from weights and reads synthetic data."""
+    """Return a configuration that starts from weights and uses synthetic data."""
     config = default_config()
     data = {"data.format": "synthetic", "data.train": "train 60", "data.dev": "dev 5"}
     named = {name.replace("__", "."): value for name, value in settings.items()}
@@ -51,12 +51,12 @@ def configuration(**settings: Any) -> ConfigDict:
     return config
 
 
-def decided(source: ModelDir | None, **settings: Any) -> ConfigDict:
-    return decide(configuration(**settings), source, CATEGORIES)[0]
+def resolved(source: ModelDir | None, **settings: Any) -> ConfigDict:
+    return resolve_settings(configuration(**settings), source, CATEGORIES)[0]
 
 
 @pytest.mark.parametrize("form", ["directory", "hf", "mmocr"])
-def test_the_weights_decide_shape_and_activation(tmp_path: Path, form: str) -> None:
+def test_the_weights_determine_shape_and_activation(tmp_path: Path, form: str) -> None:
     act, path = ("gelu_new" if form == "mmocr" else "gelu"), tmp_path / "source"
     # MMOCR's files have no config.json: heads are 64 wide, and eps is 1e-12.
     source = weights(hidden_act=act, **({} if form == "mmocr" else {"layer_norm_eps": 1e-6}))
@@ -64,31 +64,33 @@ def test_the_weights_decide_shape_and_activation(tmp_path: Path, form: str) -> N
     save_model(path, source) if form == "directory" else export(source, path, form)
     if form == "mmocr":
         write_vocab(tmp_path / "vocab.txt", VOCAB)
-    task = make_task(configuration(init_from=str(path)))
+    task = read_task_data(configuration(init_from=str(path)))
     assert task.model == replace(source.config, num_labels=len(task.labels))
     assert task.tokenizer.lower_case and task.tokenizer.kind == "char"
     for name in ENCODER_FIELDS:
         assert task.config.model[name] == getattr(source.config, name)
     assert (task.config.data.max_length, task.config.data.scheme) == (100, "bio")
-    assert any(note.startswith("data.max_length: 100, as many tokens as") for note in task.notes)
+    assert any(
+        note.startswith("data.max_length: 100, the number of positions") for note in task.notes
+    )
 
 
-def test_without_weights_the_defaults_decide() -> None:
-    model = decided(None, init_from="").model
+def test_without_weights_the_defaults_are_used() -> None:
+    model = resolved(None, init_from="").model
     expected = BertConfig(vocab_size=1, num_labels=1).to_json()
     assert model.to_dict() == {name: expected[name] for name in model}
 
 
-def test_a_field_that_contradicts_the_weights_is_named_with_both_values() -> None:
+def test_a_field_that_contradicts_the_weights_is_reported_with_both_values() -> None:
     with pytest.raises(
         UserError,
-        match=r"model\.hidden_act is gelu_new, but the weights have gelu\. Leave the field",
+        match=r"model\.hidden_act is gelu_new, but the weights have gelu\. Remove the field",
     ):
-        decided(weights(), model__hidden_act="gelu_new")
-    assert decided(weights(), model__hidden_act="gelu", model__hidden_size=64)
+        resolved(weights(), model__hidden_act="gelu_new")
+    assert resolved(weights(), model__hidden_act="gelu", model__hidden_size=64)
 
 
-def test_what_no_file_tells_is_taken_from_the_configuration(tmp_path: Path) -> None:
+def test_fields_that_no_file_has_come_from_the_configuration(tmp_path: Path) -> None:
     source = weights(num_attention_heads=4)
     source.params = {
         "encoder": jax.tree.map(
@@ -99,23 +101,23 @@ def test_what_no_file_tells_is_taken_from_the_configuration(tmp_path: Path) -> N
     (tmp_path / "hf" / "config.json").unlink()
     settings = {"model__num_attention_heads": 4, "model__hidden_act": "gelu_new"}
     config = configuration(init_from=str(tmp_path / "hf"), **settings)
-    model = make_task(config).model
+    model = read_task_data(config).model
     assert (model.num_attention_heads, model.hidden_act) == (4, "gelu_new")
 
 
-def test_dropout_is_what_is_set_or_what_the_weights_say() -> None:
+def test_dropout_is_the_set_value_or_that_of_the_weights() -> None:
     source = weights(hidden_dropout_prob=0.3, classifier_dropout=0.4)
-    model = decided(source, model__classifier_dropout=0.2).model
+    model = resolved(source, model__classifier_dropout=0.2).model
     assert (model.hidden_dropout_prob, model.classifier_dropout) == (0.3, 0.2)
     assert model.attention_probs_dropout_prob == 0.1
 
 
-def test_longer_rows_than_there_are_positions_are_refused_only_if_they_are_set() -> None:
-    assert decided(weights(), data__max_length=64).data.max_length == 64
+def test_a_set_max_length_above_the_number_of_positions_is_rejected() -> None:
+    assert resolved(weights(), data__max_length=64).data.max_length == 64
     with pytest.raises(UserError, match=r"max_length: 128, but .*embeddings is 100\. Lower the"):
-        decided(weights(), data__max_length=128)
+        resolved(weights(), data__max_length=128)
     long = weights(max_position_embeddings=512)
-    assert decided(long).data.max_length == 128
+    assert resolved(long).data.max_length == 128
 
 
 BIOES = LabelSet(CATEGORIES, "bioes")
@@ -135,16 +137,16 @@ BIOES = LabelSet(CATEGORIES, "bioes")
         (weights(), {}, ("softmax", "bio")),
     ],
 )  # fmt: skip
-def test_a_tagger_whose_labels_fit_decides_head_and_scheme(
+def test_a_tagger_with_matching_labels_determines_head_and_scheme(
     source: ModelDir, settings: dict[str, Any], expected: tuple[str, str]
 ) -> None:
-    config = decided(source, **settings)
+    config = resolved(source, **settings)
     assert (config.model.head, config.data.scheme) == expected
 
 
-def test_what_is_decided_is_checked_with_what_is_set() -> None:
+def test_resolved_settings_are_checked_against_set_ones() -> None:
     with pytest.raises(UserError, match=r"loss\.name: 'focal', but model\.head 'crf'"):
-        decided(weights(BIOES, head="crf"), loss__name="focal")
+        resolved(weights(BIOES, head="crf"), loss__name="focal")
 
 
 # --- Tokens ------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def encoder(vocab: list[str], lower_case: bool = True, kind: str = "wordpiece") 
 WORDS = [*SPECIAL_TOKENS, "ann", "met", "bob", ".", "##a", "a"]
 ENGLISH = [Example("ann met bob.", (Entity("name", 0, 3), Entity("name", 8, 11)))]
 CHINESE = [Example("王建国2018年在ABC公司", (Entity("name", 0, 3), Entity("company", 9, 14)))]
-# One word as a tokenizer for words between spaces sees it.
+# A single word for a tokenizer that splits at spaces.
 WITHOUT_SPACES = [Example("แอนพบบ็อบ", (Entity("name", 0, 3), Entity("name", 5, 9)))]
 
 
@@ -166,25 +168,25 @@ WITHOUT_SPACES = [Example("แอนพบบ็อบ", (Entity("name", 0, 3), 
     [
         (WORDS, ENGLISH, "wordpiece", "own tokenizer"),
         (WORDS, CHINESE, "char", "of the words of data.train are CJK characters"),
-        (WORDS, WITHOUT_SPACES, "char", "100% of the entities of data.train begin or end inside"),
-        (WORDS[:-2], ENGLISH, "char", "no pieces of words"),
+        (WORDS, WITHOUT_SPACES, "char", "100% of the entities of data.train start or end inside"),
+        (WORDS[:-2], ENGLISH, "char", "no word pieces"),
         (WORDS, [], "wordpiece", "own tokenizer"),
-        (WORDS[:-2], [], "char", "no pieces of words"),
+        (WORDS[:-2], [], "char", "no word pieces"),
     ],
 )  # fmt: skip
-def test_vocabulary_and_data_choose_the_tokens_of_an_encoder(
+def test_the_tokenizer_of_an_encoder_depends_on_vocabulary_and_data(
     vocab: list[str], train: list[Example], kind: str, reason: str
 ) -> None:
-    found, why = choose_kind(encoder(vocab), train)
-    assert found == kind and reason in why
+    chosen, chosen_reason = choose_tokenizer_kind(encoder(vocab), train)
+    assert chosen == kind and reason in chosen_reason
 
 
 @pytest.mark.parametrize("kind", ["char", "wordpiece"])
-def test_a_tagger_and_an_encoder_of_characters_keep_their_tokens(kind: str) -> None:
+def test_a_tagger_and_a_character_encoder_keep_their_tokenizer(kind: str) -> None:
     for train in (ENGLISH, CHINESE):
         tagger = replace(encoder(WORDS, kind=kind), labels=LabelSet(["name"]))
-        assert choose_kind(tagger, train) == (kind, "")
-        assert choose_kind(encoder(WORDS, kind="char"), train) == ("char", "")
+        assert choose_tokenizer_kind(tagger, train) == (kind, "")
+        assert choose_tokenizer_kind(encoder(WORDS, kind="char"), train) == ("char", "")
 
 
 @pytest.mark.parametrize(
@@ -195,37 +197,37 @@ def test_a_tagger_and_an_encoder_of_characters_keep_their_tokens(kind: str) -> N
         ("wnut17/train.conll", "char", "wordpiece", "wordpiece"),
     ],
 )
-def test_real_encoders_read_real_data_as_they_should(
+def test_the_tokenizer_kinds_for_real_encoders_and_data(
     shared: Path, tmp_path: Path, data: str, zh_characters: str, en_words: str, zh_words: str
 ) -> None:
     train = read_examples(str(shared / "data" / data), "auto", "data.train", [], [])[:500]
     chinese = read_vocab(shared / "data/cluener/vocab.txt")
-    found = []
+    kinds = []
     for name in ("e5-small-zh", "minilm-l6-en"):
         source = open_source(shared / "models" / name)
         assert source.vocab is not None and source.kind == "wordpiece"
-        found.append(choose_kind(encoder(source.vocab, source.lower_case), train)[0])
-    found.append(choose_kind(encoder(chinese, False), train)[0])
-    assert found == [zh_characters, en_words, zh_words]
+        kinds.append(choose_tokenizer_kind(encoder(source.vocab, source.lower_case), train)[0])
+    kinds.append(choose_tokenizer_kind(encoder(chinese, False), train)[0])
+    assert kinds == [zh_characters, en_words, zh_words]
 
 
 def test_text_is_lower_cased_for_an_encoder_without_capital_letters() -> None:
-    small, both = [*SPECIAL_TOKENS, "a", "中"], [*SPECIAL_TOKENS, "a", "B"]
-    assert choose_lower_case(encoder(small, False)) == (
+    lower_only, both = [*SPECIAL_TOKENS, "a", "中"], [*SPECIAL_TOKENS, "a", "B"]
+    assert choose_lower_case(encoder(lower_only, False)) == (
         True, "because the vocabulary has no capital letters",
     )  # fmt: skip
     assert choose_lower_case(encoder(both, False)) == (False, "")
     assert choose_lower_case(encoder(both, True)) == (True, "")
-    tagger = replace(encoder(small, False), labels=LabelSet(["name"]))
+    tagger = replace(encoder(lower_only, False), labels=LabelSet(["name"]))
     assert choose_lower_case(tagger) == (False, "")  # as it was trained
 
 
-def test_what_was_chosen_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_choices_are_noted_with_their_reasons(tmp_path: Path) -> None:
     source = encoder([*VOCAB, "##x", "x"] if "x" not in VOCAB else [*VOCAB, "##x"], False)
     source.config = replace(SHAPE, vocab_size=len(source.vocab))
     source.params = {"encoder": init_params(source.config, jax.random.key(0))["encoder"]}
     save_model(tmp_path / "source", source)
-    task = make_task(configuration(init_from=str(tmp_path / "source")))
+    task = read_task_data(configuration(init_from=str(tmp_path / "source")))
     (kind,) = (note for note in task.notes if note.startswith("tokenizer.kind"))
     assert re.fullmatch(r"tokenizer\.kind: char, because \d+% of the words of data.train .*", kind)
     assert (
@@ -234,34 +236,36 @@ def test_what_was_chosen_is_said_with_its_reason(tmp_path: Path) -> None:
     assert (task.config.tokenizer.kind, task.config.tokenizer.lower_case) == ("char", True)
 
 
-# --- Runs that began before ----------------------------------------------------------------------------
+# --- Runs of earlier versions ----------------------------------------------------------------------------
 
 
-def test_a_run_of_an_earlier_version_keeps_what_it_began_with(tmp_path: Path) -> None:
-    began = decided(None, init_from="", model__hidden_size=32, model__num_attention_heads=4)
-    began.model.head, began.data.scheme, began.data.max_length = "crf", "bioes", 99
-    began.tokenizer.kind, began.tokenizer.lower_case = "char", False
-    with claimed(tmp_path, began, {}):
+def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
+    original = resolved(None, init_from="", model__hidden_size=32, model__num_attention_heads=4)
+    original.model.head, original.data.scheme, original.data.max_length = "crf", "bioes", 99
+    original.tokenizer.kind, original.tokenizer.lower_case = "char", False
+    with lock_workdir(tmp_path, original, {}):
         (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     path = tmp_path / "config.json"
     row = json.loads(path.read_text())
-    assert row["format"] == FORMAT == 2
-    began.train.standardise = row["train"]["standardise"] = False  # earlier versions did not
+    assert row["format"] == CONFIG_FORMAT == 2
+    original.train.standardise = row["train"]["standardise"] = False  # earlier versions did not
     config = configuration(init_from="")
-    assert fill_from_record(config, tmp_path) is config  # this version decides anew, and compares
-    for version in ({"format": 1}, {}):  # of the first there is no version
+    assert (
+        fill_from_saved_config(config, tmp_path) is config
+    )  # this version resolves the settings again and compares them
+    for version in ({"format": 1}, {}):  # version 0 has no format field
         old = {name: value for name, value in row.items() if name != "format"}
         path.write_text(json.dumps(old | version))
-        filled = fill_from_record(config, tmp_path)
-        assert filled.to_json() == began.to_json()
-        for standardise in (True, False):  # whatever the configuration file says now
+        filled = fill_from_saved_config(config, tmp_path)
+        assert filled.to_json() == original.to_json()
+        for standardise in (True, False):  # whatever the configuration says now
             now = configuration(init_from="", train__standardise=standardise)
-            assert not fill_from_record(now, tmp_path).train.standardise
-        # With other weights the record's shape would contradict them, before the paths are compared.
-        other = fill_from_record(configuration(init_from="elsewhere"), tmp_path)
+            assert not fill_from_saved_config(now, tmp_path).train.standardise
+        # With other weights the recorded shape would contradict them, before the paths are compared.
+        other = fill_from_saved_config(configuration(init_from="elsewhere"), tmp_path)
         assert other.model.hidden_size is None and other.model.head == "crf"
         set_now = configuration(init_from="", model__hidden_size=48)
-        assert fill_from_record(set_now, tmp_path).model.hidden_size == 48
+        assert fill_from_saved_config(set_now, tmp_path).model.hidden_size == 48
     path.write_text(json.dumps(row | {"format": "x"}))
-    assert fill_from_record(config, tmp_path) is config  # refused later, with a reason
-    assert fill_from_record(config, tmp_path / "other") is config
+    assert fill_from_saved_config(config, tmp_path) is config  # rejected later, with a reason
+    assert fill_from_saved_config(config, tmp_path / "other") is config

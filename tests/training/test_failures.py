@@ -1,4 +1,4 @@
-"""One of two processes fails, at any point: both end soon, and both say why."""
+"""One of two processes fails at any point: both end soon and print the error."""
 
 import ast
 import json
@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import pytest
 
+from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab
 from flax_ner.weights.model_dir import ModelDir, save_model
 
@@ -23,15 +23,15 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-TRAINING = ROOT / "flax_ner" / "training"
+FOLDERS = ("training", "finetuning", "distillation", "pretraining")
 SHAPE = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
-# Runs `fit` in two processes for each line of JSON of its input, [point, process, workdir, changes]: the
-# process raises where it gets to the point, and writes when. Prints how and when each process ended.
+# Run `fit` in two processes for each line of JSON, [point, process, workdir, changes]. The process raises an
+# error at the point, and records the time. Print exit status and end time of each process.
 RUNS = """
 import importlib, json, os, signal, socket, sys, time
 from pathlib import Path
@@ -51,16 +51,17 @@ def uses_fail(function):
         def failing_action():
             fail(where)
             return action()
-        if function.__name__ == "from_first" and os.environ["JAX_PROCESS_ID"] != "0":
-            fail(where)  # there the action does not run
+        if function.__name__ == "run_on_primary" and os.environ["JAX_PROCESS_ID"] != "0":
+            fail(where)  # the action does not run in this process
         return function(failing_action)
     return used
 
-everywhere = hosts.everywhere
-hosts.everywhere, hosts.from_first = uses_fail(everywhere), uses_fail(hosts.from_first)
+run_on_all_hosts = hosts.run_on_all_hosts
+hosts.run_on_all_hosts = uses_fail(run_on_all_hosts)
+hosts.run_on_primary = uses_fail(hosts.run_on_primary)
 
 from configs import demo, pretrain
-from flax_ner.training.loop import fit
+from flax_ner.fit import fit
 
 def calls_fail(name):
     module, _, names = name.partition(":")
@@ -83,7 +84,7 @@ def end(count):
 def run(index, where, process, workdir, changes, address):
     global point, failing, stage
     point, failing, stage = where, index == process, f"{workdir}.raised"
-    signal.alarm(150)  # ends a process that would wait for ever
+    signal.alarm(150)  # kills a process that hangs
     output = os.open(f"{workdir}.{index}", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1), os.dup2(output, 2)
     os.environ |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
@@ -104,25 +105,25 @@ for line in sys.stdin:
             run(index, *json.loads(line), address)
             sys.exit(0)
         started.append(child)
-    end(len(started) - 4)  # up to six at a time, as they wait most of the time
+    end(len(started) - 4)  # up to six at once: they mostly wait
 end(len(started))
 print(json.dumps([ended[child] for child in started]))
 """
 
 
 def uses() -> list[str]:
-    """Every place in training where all processes meet, as FILE:LINE."""
-    found = []
-    for path in TRAINING.glob("*.py"):
+    """Return all calls that synchronise the processes, as FILE:LINE."""
+    lines_of_files = []
+    for path in sorted(p for name in FOLDERS for p in (ROOT / "flax_ner" / name).glob("*.py")):
         calls = [x for x in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(x, ast.Call)]
-        names = ("everywhere", "from_first")
+        names = ("run_on_all_hosts", "run_on_primary")
         lines = [x.lineno for x in calls if isinstance(x.func, ast.Name) and x.func.id in names]
-        found += [f"{path.name}:{line}" for line in lines if path.name != "hosts.py"]
-    return sorted(found)
+        lines_of_files += [f"{path.name}:{line}" for line in lines if path.name != "hosts.py"]
+    return sorted(lines_of_files)
 
 
 def teacher(path: Path) -> Path:
-    """A tagger with the categories of the synthetic texts."""
+    """Save a tagger with the categories of the synthetic texts."""
     examples = synthetic("train", 64)
     labels = LabelSet(sorted({entity.type for x in examples for entity in x.entities or ()}), "bio")
     vocab = build_vocab((example.text for example in examples), 1)
@@ -140,14 +141,15 @@ def test_a_failure_in_one_process_ends_both_with_its_error(tmp_path: Path) -> No
     of_file: dict[str, dict[str, Any]] = {
         "masked_lm.py": tiny
         | {"task": "masked_lm", "data.train": str(text), "data.dev": str(text)},
-        "seeds.py": tagging | {"train.seeds": 2},
+        "multi_seed.py": tagging | {"train.seeds": 2},
     }
     points = [(use, i % 2) for i, use in enumerate(uses())]
     assert len(points) > 10
     train, commit = "log:RunLog.train", "checkpoint:Checkpoints._commit"
     points += [(f"flax_ner.training.{name}", i) for name in (train, commit) for i in (0, 1)]
-    points.append(("flax_ner.training.distillation:soften", 1))  # the teacher is being asked
-    points.append(("flax_ner.inference.tagger:Tagger.score", 1))  # dev is being scored
+    # While the teacher tags the texts, and while dev is evaluated.
+    points.append(("flax_ner.distillation.teacher:apply_temperature", 1))
+    points.append(("flax_ner.inference.tagger:Tagger.score", 1))
     changes = [of_file.get(point.partition(":")[0], tagging) for point, _ in points]
     taught = {"distill.teacher": str(teacher(tmp_path / "teacher")), "data.scheme": "bio"}
     changes[-2] = tagging | taught
@@ -157,14 +159,14 @@ def test_a_failure_in_one_process_ends_both_with_its_error(tmp_path: Path) -> No
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", RUNS],
         cwd=ROOT, env=environment, input="\n".join(lines), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    ended = json.loads(said.splitlines()[-1])
+    ended = json.loads(printed.splitlines()[-1])
     for i, (point, _) in enumerate(points):
         raised = tmp_path / f"{i}.raised"
-        assert raised.exists(), f"no process got to {point}"
+        assert raised.exists(), f"no process reached {point}"
         for index in (0, 1):
             output = (tmp_path / f"{i}.{index}").read_text(errors="replace")
             status, end = ended[2 * i + index]

@@ -1,4 +1,4 @@
-"""Two processes of four devices each, over the loopback, next to one of eight."""
+"""Two processes of four devices each, compared with one process of eight."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from flax_ner.weights.model_dir import load_model
-from flax_ner.weights.names import flatten
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-# `fit` with the demo's configuration made small; prints what the process held of each batch.
+# Run `fit` with a small demo configuration, and print the shapes of the batches in this process.
 WORKER = """
 import json, os, sys, time
 from pathlib import Path
@@ -28,7 +28,7 @@ from flax_ner.errors import UserError
 from flax_ner.text.batches import Batcher
 from flax_ner.training.interruption import Interrupted
 from flax_ner.training.log import RunLog
-from flax_ner.training.loop import fit
+from flax_ner.fit import fit
 
 workdir, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
 built, epoch = [], Batcher.epoch
@@ -66,7 +66,7 @@ STARTED: list[Any] = []
 
 
 @pytest.fixture(autouse=True, scope="module")
-def none_left_behind() -> Iterator[None]:
+def kill_processes() -> Iterator[None]:
     yield
     for process in STARTED:
         process.kill()
@@ -74,7 +74,7 @@ def none_left_behind() -> Iterator[None]:
 
 
 def start(workdir: Path, processes: int, devices: int, *changes: dict[str, Any]) -> list[Any]:
-    """`processes` workers; `changes` are of the configuration of each, or of all."""
+    """Start workers; `changes` of the configuration are one per worker, or one for all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -108,15 +108,15 @@ def start(workdir: Path, processes: int, devices: int, *changes: dict[str, Any])
 
 
 def results(started: list[Any]) -> list[dict[str, Any]]:
-    """What the workers print; their other output under "out"."""
-    found = []
+    """Return the results of the workers; their other output is under "out" and "errors"."""
+    rows = []
     for (out, errors), process in zip(
         [p.communicate(timeout=300) for p in started], started, strict=True
     ):
         assert process.returncode == 0, errors
         out, _, row = out.partition("RESULT ")
-        found.append(json.loads(row) | {"out": out, "errors": errors})
-    return found
+        rows.append(json.loads(row) | {"out": out, "errors": errors})
+    return rows
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -124,7 +124,10 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def params(model: Path) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array) for name, array in flatten(load_model(model).params).items()}
+    return {
+        name: np.asarray(array)
+        for name, array in flatten_dict(load_model(model).params, sep="/").items()
+    }
 
 
 MESH = {"mesh.data": 2, "mesh.fsdp": 4}
@@ -132,12 +135,12 @@ MESH = {"mesh.data": 2, "mesh.fsdp": 4}
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Work directory and results of two processes."""
+    """Return the work directory and the results of two processes."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     return workdir, results(start(workdir, 2, 4, MESH))
 
 
-def test_two_processes_train_as_one_does(
+def test_two_processes_train_the_same_as_one(
     two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     workdir, (first, second) = two
@@ -146,25 +149,27 @@ def test_two_processes_train_as_one_does(
     assert [(row["split"], row["step"]) for row in rows] == [
         (row["split"], row["step"]) for row in expected
     ]
-    for row, wanted in zip(rows, expected, strict=True):
+    for row, other in zip(rows, expected, strict=True):
         name = "loss" if row["split"] == "train" else "f1"
-        assert row[name] == pytest.approx(wanted[name], abs=1e-5)
-    # Every sentence of dev once, though 53 do not divide by 8.
+        assert row[name] == pytest.approx(other[name], abs=1e-5)
+    # Each sentence of dev is scored once, although 53 does not divide by 8.
     for scores in (first, second):
         assert [scores[name] for name in ("f1", "gold", "predicted")] == [
             alone[name] for name in ("f1", "gold", "predicted")
         ]
-    # A process builds its four rows of each batch of eight.
+    # Each process builds four of the eight rows of each batch.
     for one, half, other in zip(alone["built"], first["built"], second["built"], strict=True):
         for (steps, rows_, width), *halves in zip(one, half, other, strict=True):
             assert halves == [[steps, rows_ // 2, width]] * 2
 
 
-def test_only_the_first_process_speaks(two: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_only_the_primary_process_prints(two: tuple[Path, list[dict[str, Any]]]) -> None:
     workdir, (first, second) = two
-    assert "What it finds" in first["out"]
-    said = second["out"].splitlines()  # Gloo's own lines may be mixed
-    assert not [line for line in said if line.strip() and "Gloo" not in line and "peer" not in line]
+    assert "Predictions for the first sentences" in first["out"]
+    printed = second["out"].splitlines()  # Gloo may print, too
+    assert not [
+        line for line in printed if line.strip() and "Gloo" not in line and "peer" not in line
+    ]
     steps = [row["step"] for row in metrics(workdir) if row["split"] == "train"]
     assert steps == sorted(set(steps)) and steps[-1] == 30
     assert {path.name for path in workdir.iterdir() if not path.name.startswith(".")} == {
@@ -172,12 +177,12 @@ def test_only_the_first_process_speaks(two: tuple[Path, list[dict[str, Any]]]) -
     }  # fmt: skip
 
 
-def test_a_signal_to_any_process_stops_all_and_they_go_on_to_the_same_bits(
+def test_a_signal_to_one_process_stops_all_and_the_resumed_run_is_bit_identical(
     two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SECONDS_PER_DISPATCH", "0.5")  # the notice travels for up to a second
+        patch.setenv("SECONDS_PER_DISPATCH", "0.5")  # the signal takes up to a second to reach all
         started = start(workdir, 2, 4, MESH | {"train.steps_per_dispatch": 1})
     deadline = time.monotonic() + 240
     while not (workdir / "metrics.jsonl").exists() or not metrics(workdir):
@@ -187,24 +192,24 @@ def test_a_signal_to_any_process_stops_all_and_they_go_on_to_the_same_bits(
     for process in started:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 75, errors
-        assert "stopped by SIGTERM behind step" in errors
+        assert "stopped by SIGTERM after step" in errors
     step = metrics(workdir)[-1]["step"]
     assert step < 30
     assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == step
     first, _ = results(start(workdir, 2, 4, MESH))
-    assert f"Going on at step {step} of 30." in first["out"]
-    found, wanted = params(workdir / "last"), params(two[0] / "last")
-    for name in wanted:
-        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    assert f"Resuming at step {step} of 30." in first["out"]
+    resumed, expected = params(workdir / "last"), params(two[0] / "last")
+    for name in expected:
+        np.testing.assert_array_equal(resumed[name], expected[name], err_msg=name)
 
 
-def test_weights_to_start_from_and_a_teacher_are_taken_by_two_as_by_one(
+def test_init_from_and_a_teacher_work_with_two_processes(
     two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     taught = MESH | {"init_from": str(two[0] / "last"), "distill.teacher": str(two[0] / "best")}
     first, second = results(start(tmp_path / "two", 2, 4, taught | {"train.steps": 4}))
     results(start(tmp_path / "one", 1, 8, taught | {"train.steps": 4}))
-    # The line begins with a path, so anywhere may be its break.
+    # The line starts with a path, so it may be wrapped anywhere.
     assert "tags 200 texts" in " ".join(first["out"].split()) and "texts" not in second["out"]
     losses = [
         [row["loss"] for row in metrics(tmp_path / name) if row["split"] == "train"]
@@ -213,17 +218,17 @@ def test_weights_to_start_from_and_a_teacher_are_taken_by_two_as_by_one(
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
 
 
-def test_numbers_that_are_not_finite_stop_all(tmp_path: Path) -> None:
-    wild = {"optimizer.learning_rate": 1e38, "optimizer.schedule": "constant"}
-    wild |= {"optimizer.warmup": 0.0, "optimizer.clip_norm": 0.0}
-    for process in start(tmp_path / "run", 2, 2, wild):
+def test_nonfinite_gradients_stop_all_processes(tmp_path: Path) -> None:
+    diverging = {"optimizer.learning_rate": 1e38, "optimizer.schedule": "constant"}
+    diverging |= {"optimizer.warmup": 0.0, "optimizer.clip_norm": 0.0}
+    for process in start(tmp_path / "run", 2, 2, diverging):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 1
         assert "the largest gradients are those of" in errors, errors
-        assert "The state before it is saved." in errors
+        assert "The state before this step is saved." in errors
 
 
-def test_processes_with_other_data_are_told_apart(tmp_path: Path) -> None:
+def test_processes_with_different_data_are_rejected(tmp_path: Path) -> None:
     for process in start(tmp_path / "run", 2, 1, {}, {"data.train": "train 210"}):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 1
@@ -232,17 +237,17 @@ def test_processes_with_other_data_are_told_apart(tmp_path: Path) -> None:
         ), errors
 
 
-def test_a_fault_in_one_process_is_told_by_all(tmp_path: Path) -> None:
-    lost = {"data.format": "cluener", "data.train": "lost.json"}
-    for process in start(tmp_path / "run", 2, 1, {}, lost):
+def test_an_error_in_one_process_is_printed_by_all(tmp_path: Path) -> None:
+    missing = {"data.format": "cluener", "data.train": "lost.json"}
+    for process in start(tmp_path / "run", 2, 1, {}, missing):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 1
         assert "error: process 1: data.train: no file 'lost.json'" in errors
 
 
-def test_processes_that_cannot_be_found_are_told(tmp_path: Path) -> None:
+def test_missing_processes_are_reported(tmp_path: Path) -> None:
     (process,) = start(tmp_path / "run", 1, 1, {"mesh.distributed": True})
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "error: mesh.distributed: the other processes are not found" in errors
+    assert "error: mesh.distributed: the other processes were not found" in errors
     assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID" in errors

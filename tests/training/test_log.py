@@ -1,4 +1,4 @@
-"""metrics.jsonl of runs that were interrupted."""
+"""metrics.jsonl of interrupted runs, TensorBoard files and the progress bar."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def write_lines(workdir: Path, *lines: str) -> None:
     (workdir / "metrics.jsonl").write_text("\n".join(lines), "utf-8")
 
 
-def test_lines_behind_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_lines_after_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
     rows = [
         {"step": step, "split": "dev", "f1": step / 10, "seconds": 1.0} for step in (1, 2, 3, 4)
     ]
@@ -29,20 +29,20 @@ def test_lines_behind_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert [(row["step"], row["split"]) for row in kept] == [(1, "dev"), (2, "dev"), (3, "train")]
 
 
-def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', '{"step": 2, "spl')
     with MetricsFile(tmp_path, 9, tensorboard=False) as metrics:
         assert [row["step"] for row in metrics.rows] == [1]
         assert metrics.best() == -1
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path) -> None:
     write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', '{"step": 2, "spl', "")
     with pytest.raises(UserError, match=r"metrics.jsonl:2: not a line of metrics"):
         MetricsFile(tmp_path, 9, tensorboard=False)
 
 
-def test_tensorboard_files_are_written_where_asked_for(tmp_path: Path) -> None:
+def test_tensorboard_files_are_written_if_requested(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     with MetricsFile(tmp_path, 0, tensorboard=True) as metrics:
         metrics.write({"step": 1, "split": "train", "loss": 0.5})
@@ -50,13 +50,15 @@ def test_tensorboard_files_are_written_where_asked_for(tmp_path: Path) -> None:
     assert b"train/loss" in events.read_bytes()
 
 
-def test_in_a_notebook_no_other_thread_draws_the_bar() -> None:
-    """What one prints while the other draws would go into the bar and be gone with its next state."""
+def test_the_bar_has_no_refresh_thread_in_a_notebook() -> None:
+    """Text that is printed while that thread draws would be overwritten by the bar."""
     assert progress_bar(Console(force_terminal=True)).live.auto_refresh
     assert not progress_bar(Console(force_jupyter=True)).live.auto_refresh
 
 
-def test_what_event_files_need_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_tensorboardx_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"^train\.tensorboard: needs tensorboardX\. Run pip"):
         MetricsFile(tmp_path, 0, tensorboard=True)
@@ -67,31 +69,31 @@ def test_the_bar_shows_epoch_model_devices_and_times_in_80_columns(
     tmp_path: Path, steps: tuple[int, int, int]
 ) -> None:
     done, total, _ = steps
-    before = 3725.0 if done else 0.0  # of the part of the run that was interrupted
+    before = 3725.0 if done else 0.0  # seconds of the interrupted part of the run
     if done:
         row = {"step": done, "split": "train", "seconds": before}
         write_lines(tmp_path, json.dumps(row), "")
     console = Console(file=StringIO(), width=80)
     with MetricsFile(tmp_path, done, tensorboard=False) as metrics, progress_bar(console) as bar:
-        running = "12 layers x 768, 102.3M parameters, on 2 CPU devices"
-        log = RunLog(metrics, bar, steps, (1000.0, "sentences"), running)
-        figures = {
+        description = "12 layers x 768, 102.3M parameters, on 2 CPU devices"
+        log = RunLog(metrics, bar, steps, (1000.0, "sentences"), description)
+        metrics_row = {
             "step": 15,
             "updates": 15 - done,
             "loss": 1.5,
             "grad_norm": 1,
             "learning_rate": 1,
         }
-        log.train(15, 15 - done, figures)
+        log.train(15, 15 - done, metrics_row)
         log.flush()
         title, line = (str(line).rstrip() for line in render(console, bar))
-        assert title == f"epoch 2/3, {running}"
+        assert title == f"epoch 2/3, {description}"
         assert line.endswith("remaining -:--") and f"15/{total}" in line
         assert ("elapsed 1:02:05" if done else "elapsed 0:0") in line
-        log.train(total, total - 15, figures | {"step": total, "updates": total - 15})
+        log.train(total, total - 15, metrics_row | {"step": total, "updates": total - 15})
         log.flush()
         title, line = (str(line).rstrip() for line in render(console, bar))
-        assert title == f"epoch 3/3, {running}" and line.endswith("remaining 0:00")
+        assert title == f"epoch 3/3, {description}" and line.endswith("remaining 0:00")
 
 
 def render(console: Console, bar: Progress) -> list[str]:

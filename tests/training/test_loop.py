@@ -1,4 +1,4 @@
-"""`fit` under settings that the end-to-end run does not take."""
+"""`fit` with settings that the end-to-end test does not cover."""
 
 import json
 import shutil
@@ -11,16 +11,16 @@ import jax
 import numpy as np
 import pytest
 from filelock import FileLock
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import cluener_mmocr, demo
 from flax_ner import load
+from flax_ner.data.cluener import write_cluener
+from flax_ner.data.synthetic import synthetic
 from flax_ner.errors import UserError
-from flax_ner.text.cluener import write_cluener
-from flax_ner.text.synthetic import synthetic
-from flax_ner.training.loop import fit
+from flax_ner.fit import fit
 from flax_ner.weights.model_dir import load_model
-from flax_ner.weights.names import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -48,11 +48,14 @@ def rows(workdir: Path, split: str) -> list[dict[str, Any]]:
 
 
 def params(workdir: Path) -> dict[str, np.ndarray]:
-    return {k: np.asarray(v) for k, v in flatten(load_model(workdir / "last").params).items()}
+    return {
+        k: np.asarray(v)
+        for k, v in flatten_dict(load_model(workdir / "last").params, sep="/").items()
+    }
 
 
 @pytest.mark.slow
-def test_the_recipe_of_mmocr_runs(tmp_path: Path) -> None:
+def test_the_mmocr_recipe_runs(tmp_path: Path) -> None:
     config = small(cluener_mmocr.get_config(), init_from="", train__steps=4)
     scores = fit(config, tmp_path / "run")
     assert len(load(tmp_path / "run" / "best").labels) == 24
@@ -61,22 +64,25 @@ def test_the_recipe_of_mmocr_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_buckets_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_resumed_run_with_buckets_is_bit_identical(tmp_path: Path) -> None:
     changes = {"data__batching": "bucket", "loss__name": "focal", "checkpoint__every": 4}
     fit(small(demo.get_config(), **changes), tmp_path / "whole")
-    # What a run leaves that was stopped behind step 8.
+    # The files of a run that was stopped after step 8.
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     for later in ("checkpoints/10", "last"):
         shutil.rmtree(tmp_path / "half" / later)
     fit(small(demo.get_config(), **changes), tmp_path / "half")
-    expected, got = params(tmp_path / "whole"), params(tmp_path / "half")
-    assert all((expected[name] == got[name]).all() for name in expected)
+    expected, actual = params(tmp_path / "whole"), params(tmp_path / "half")
+    assert all((expected[name] == actual[name]).all() for name in expected)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
+def test_a_run_on_eight_devices_resumes_on_fewer(tmp_path: Path) -> None:
     eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5}
-    eight |= {"model__hidden_size": 64, "model__intermediate_size": 128}  # else nothing is divided
+    eight |= {
+        "model__hidden_size": 64,
+        "model__intermediate_size": 128,
+    }  # large enough to be sharded
     fit(small(demo.get_config(), **eight), tmp_path / "eight")
     expected = params(tmp_path / "eight")
     for data, fsdp in ((1, 4), (2, 1), (1, 1)):
@@ -85,24 +91,24 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_fewer(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "eight" / "checkpoints" / "5", workdir / "checkpoints" / "5")
         shutil.copy(tmp_path / "eight" / "config.json", workdir)
         fit(small(demo.get_config(), **(eight | {"mesh__data": data, "mesh__fsdp": fsdp})), workdir)
-        assert rows(workdir, "train")[0]["step"] > 5  # it did not begin anew
+        assert rows(workdir, "train")[0]["step"] > 5  # it did not start over
         for name, array in params(workdir).items():
             np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
-def test_scan_over_layers_trains_and_loads_alike(tmp_path: Path) -> None:
+def test_scan_over_layers_trains_the_same_model(tmp_path: Path) -> None:
     changes = {"model__num_hidden_layers": 3, "train__steps": 4, "mesh__data": 1}
     fit(small(demo.get_config(), **changes), tmp_path / "layers")
     fit(small(demo.get_config(), model__scan_layers=True, **changes), tmp_path / "scanned")
-    expected, got = params(tmp_path / "layers"), params(tmp_path / "scanned")
-    assert expected.keys() == got.keys()
+    expected, actual = params(tmp_path / "layers"), params(tmp_path / "scanned")
+    assert expected.keys() == actual.keys()
     for name in expected:
-        np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-4, err_msg=name)
     assert not load(tmp_path / "scanned" / "last").config.scan_layers
 
 
-def test_another_configuration_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+def test_another_configuration_in_the_same_work_directory_is_rejected(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     changed = small(demo.get_config(), train__steps=2, mesh__data=1, model__hidden_size=32, seed=1)
@@ -111,7 +117,7 @@ def test_another_configuration_in_the_same_directory_is_refused(tmp_path: Path) 
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
-def test_other_data_under_the_same_name_are_no_way_to_go_on(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_other_data_under_the_same_name(tmp_path: Path) -> None:
     files = {split: tmp_path / f"{split}.json" for split in ("train", "dev")}
     paths = {f"data__{split}": str(path) for split, path in files.items()}
     config = small(demo.get_config(), data__format="cluener", train__steps=1, mesh__data=1, **paths)
@@ -121,10 +127,8 @@ def test_other_data_under_the_same_name_are_no_way_to_go_on(tmp_path: Path) -> N
     for split, path in files.items():
         before = path.read_text("utf-8")
         line, *others = before.splitlines()
-        path.write_text("\n".join([*others, line]), "utf-8")  # the same, in another order
-        with pytest.raises(
-            UserError, match=rf"began with something else: data\.{split}\. Put back"
-        ):
+        path.write_text("\n".join([*others, line]), "utf-8")  # the same lines in another order
+        with pytest.raises(UserError, match=rf"started with other inputs: data\.{split}\. Restore"):
             fit(config, tmp_path / "run")
         path.write_text(before, "utf-8")
     fit(config, tmp_path / "run")
@@ -133,13 +137,13 @@ def test_other_data_under_the_same_name_are_no_way_to_go_on(tmp_path: Path) -> N
         fit(config, tmp_path / "run")
 
 
-def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_work_directory_is_rejected(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another run is using"):
         fit(small(demo.get_config()), tmp_path)
-    fit(small(demo.get_config(), train__steps=1), tmp_path)  # once that one has ended
+    fit(small(demo.get_config(), train__steps=1), tmp_path)  # after the lock is released
 
 
-def test_a_damaged_config_is_told(tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=1), tmp_path)
     (tmp_path / "config.json").write_text('{"seed":')
     with pytest.raises(UserError, match=r"config.json is damaged"):
@@ -155,20 +159,20 @@ DIVERGING = {
 
 
 @pytest.mark.slow
-def test_a_run_stops_where_numbers_go_wrong_with_the_state_before(tmp_path: Path) -> None:
+def test_a_run_stops_before_a_nonfinite_step_and_saves_the_state(tmp_path: Path) -> None:
     pattern = (
         r"step 2 \(epoch 1, batch 2 of \d+\): the loss is (nan|inf), the largest gradients are those of "
         r"encoder.* not finite.*skip_nonfinite"
     )
-    for _ in range(2):  # it stops there again
+    for _ in range(2):  # the resumed run stops at the same step
         with pytest.raises(UserError, match=pattern):
             fit(small(demo.get_config(), **DIVERGING), tmp_path)
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
-    assert [row["step"] for row in rows(tmp_path, "train")] == [1]  # what went well, once
+    assert [row["step"] for row in rows(tmp_path, "train")] == [1]  # the finite step, once
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_goes_on_where_such_steps_are_skipped(
+def test_a_stopped_run_resumes_with_skip_nonfinite(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="step 2 "):
@@ -187,13 +191,13 @@ from pathlib import Path
 import jax
 from configs.demo import get_config
 from flax_ner.errors import UserError
-from flax_ner.training.loop import fit
+from flax_ner.fit import fit
 from tests.training.test_loop import small
 
 config = small(get_config(), data__batch_size=8192, mesh__data=1)
 jax.numpy.zeros(3).block_until_ready()
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**31,) * 2)  # 2 GiB more and no further
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**31,) * 2)  # at most 2 GiB more
 try:
     fit(config, sys.argv[1])
 except UserError as error:
@@ -201,7 +205,7 @@ except UserError as error:
 """
 
 
-def test_a_lack_of_memory_says_what_to_change(tmp_path: Path) -> None:
+def test_the_out_of_memory_error_says_what_to_change(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path / "run")]
     result = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
@@ -211,13 +215,13 @@ def test_a_lack_of_memory_says_what_to_change(tmp_path: Path) -> None:
     assert "data.batch_size (now 8192)" in result.stdout
 
 
-def test_faults_are_found_before_training(tmp_path: Path) -> None:
+def test_errors_are_raised_before_training(tmp_path: Path) -> None:
     unlabelled = tmp_path / "test.json"
     unlabelled.write_text('{"text": "王建国在东海市工作。"}\n', "utf-8")
     labelled = tmp_path / "train.json"
     write_cluener(labelled, synthetic("train", 20))
     files = {"data__format": "cluener", "data__train": str(labelled)}
-    with pytest.raises(UserError, match=r"data.dev: .*test.json:1 has no label"):
+    with pytest.raises(UserError, match=r"data.dev: .*test.json:1: has no label"):
         fit(small(demo.get_config(), **files, data__dev=str(unlabelled)), tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir: .*file cannot be written"):
@@ -227,10 +231,10 @@ def test_faults_are_found_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_of_another_shape_is_refused_with_the_flags_to_set(tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_rejected_with_the_flags_to_set(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
-    # What was not set is recorded as it was decided.
-    used = flatten(json.loads((tmp_path / "run" / "config.json").read_text()), separator=".")
+    # Unset settings are recorded with their resolved values.
+    used = flatten_dict(json.loads((tmp_path / "run" / "config.json").read_text()), sep=".")
     for name, value in (("model.head", "softmax"), ("model.hidden_act", "gelu"),
                         ("data.max_length", 128), ("tokenizer.lower_case", True)):  # fmt: skip
         assert used[name] == value, name
@@ -242,23 +246,21 @@ def test_a_model_of_another_shape_is_refused_with_the_flags_to_set(tmp_path: Pat
         fit(other, tmp_path / "other")
 
 
-def test_eight_devices_are_there() -> None:
+def test_there_are_eight_devices() -> None:
     assert jax.device_count() == 8
 
 
 @pytest.mark.slow
-def test_a_trace_is_left_of_a_dispatch_that_need_not_compile(tmp_path: Path) -> None:
+def test_a_compiled_dispatch_is_profiled(tmp_path: Path) -> None:
     changes = {"profile": True, "train__steps": 6, "train__steps_per_dispatch": 2}
     fit(small(demo.get_config(), **changes), tmp_path / "run")
     fit(small(demo.get_config(), **changes | {"profile": False}), tmp_path / "plain")
     assert len(list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))) == 1
     assert not (tmp_path / "plain" / "profile").exists()
-    expected, got = params(tmp_path / "plain"), params(tmp_path / "run")
-    assert all((got[name] == expected[name]).all() for name in expected)
+    expected, actual = params(tmp_path / "plain"), params(tmp_path / "run")
+    assert all((actual[name] == expected[name]).all() for name in expected)
 
 
-def test_a_trace_that_was_asked_for_and_not_made_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_profile_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(small(demo.get_config(), profile=True, train__steps=2), tmp_path / "run")
-    assert "No trace: every dispatch compiled" in capsys.readouterr().out
+    assert "No profile: every dispatch was compiled" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The loss of real training data under every head and scheme: a negative logarithm of a probability."""
+"""The loss of training data for all heads and schemes is a negative log-likelihood, so at least 0."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from flax_ner.config import default_config
+from flax_ner.data.cluener import read_cluener
 from flax_ner.inference.forward import make_decoder
 from flax_ner.model.bert import HEADS, BertConfig
-from flax_ner.model.tagger import apply, init_params
+from flax_ner.model.tagging_model import apply, init_params
 from flax_ner.text.batches import Batcher
-from flax_ner.text.cluener import read_cluener
-from flax_ner.text.encoding import check_paths, encode_examples
+from flax_ner.text.encoding import check_tag_transitions, encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.text.vocab import build_vocab
-from flax_ner.training.gradients import make_loss
+from flax_ner.training.loss import make_loss
 
 WIDTH = 128
 SIZES = {
@@ -33,7 +33,7 @@ SIZES = {
 
 
 def losses_of_rows(examples: list[Example], head: str, scheme: str) -> np.ndarray:
-    """The loss of each packed row of a training set, float32 [rows], for random parameters."""
+    """Return the loss of each packed row of a training set with random parameters, float32 [rows]."""
     categories = sorted({e.type for example in examples for e in example.entities or ()})
     labels = SpanLabels(categories) if head == "global_pointer" else LabelSet(categories, scheme)
     tokenizer = CharTokenizer(build_vocab(example.text for example in examples))
@@ -50,11 +50,11 @@ def losses_of_rows(examples: list[Example], head: str, scheme: str) -> np.ndarra
 
     @jax.jit
     def losses(rows):  # type: ignore[no-untyped-def]
-        def one(row):  # type: ignore[no-untyped-def]
+        def row_loss(row):  # type: ignore[no-untyped-def]
             scores = apply(config, params, row.input_ids, row.segment_ids, row.positions)
             return loss_of(scores, row, params["head"])
 
-        return jax.lax.map(one, rows, batch_size=32)
+        return jax.lax.map(row_loss, rows, batch_size=32)
 
     return np.asarray(losses(jax.tree.map(jnp.asarray, rows)))
 
@@ -62,32 +62,32 @@ def losses_of_rows(examples: list[Example], head: str, scheme: str) -> np.ndarra
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
 @pytest.mark.parametrize("head", HEADS)
-def test_no_row_of_cluener_has_a_loss_below_zero(cluener: Path, head: str, scheme: str) -> None:
+def test_the_loss_of_cluener_rows_is_not_negative(cluener: Path, head: str, scheme: str) -> None:
     if head == "global_pointer" and scheme != "bio":
         pytest.skip("spans have no scheme")
     losses = losses_of_rows(read_cluener(cluener / "train.json"), head, scheme)
     assert len(losses) > 3000
-    assert losses.min() >= 0 and losses.max() < 1e4  # of a path that cannot be it is 1e30
+    assert losses.min() >= 0 and losses.max() < 1e4  # it would be 1e30 for an invalid tag sequence
 
 
-CROSSED = Example("北京大学城", (Entity("name", 0, 4), Entity("scene", 2, 5)), "f:1")
+OVERLAPPING = Example("北京大学城", (Entity("name", 0, 4), Entity("scene", 2, 5)), "f:1")
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
-def test_crossed_entities_give_a_crf_no_loss_below_zero(scheme: str) -> None:
-    losses = losses_of_rows([CROSSED] * 20, "crf", scheme)
+def test_the_crf_loss_of_overlapping_entities_is_not_negative(scheme: str) -> None:
+    losses = losses_of_rows([OVERLAPPING] * 20, "crf", scheme)
     assert losses.min() >= 0 and losses.max() < 1e4
 
 
-def test_a_crf_with_crossed_entities_learns_them_and_stops_at_zero() -> None:
-    """Gradient descent on scores alone: the loss went to minus infinity where an illegal path was gold."""
+def test_the_crf_loss_of_overlapping_entities_converges_to_zero() -> None:
+    """Gradient descent on the scores. If an invalid tag sequence were gold, the loss would have no minimum."""
     labels = LabelSet(["name", "scene"], "bio")
     config = replace(BertConfig(5, len(labels), head="crf"), **SIZES)
     decoder = make_decoder(config, labels)
     loss_of = make_loss(default_config().loss, decoder)
-    tokenizer = CharTokenizer(build_vocab([CROSSED.text]))
-    tokens = encode_examples([CROSSED], tokenizer, labels, 16)
-    check_paths(tokens, labels)
+    tokenizer = CharTokenizer(build_vocab([OVERLAPPING.text]))
+    tokens = encode_examples([OVERLAPPING], tokenizer, labels, 16)
+    check_tag_transitions(tokens, labels)
     (rows,), _ = Batcher(tokens, "pack", 1, 16, 0).epoch(0)
     batch = jax.tree.map(lambda x: jnp.asarray(x[0]), rows)
     scores = {
@@ -101,8 +101,8 @@ def test_a_crf_with_crossed_entities_learns_them_and_stops_at_zero() -> None:
         value, grads = jax.value_and_grad(loss)(scores)
         return value, jax.tree.map(lambda x, g: x - 50 * g, scores, grads)
 
-    found = []
+    losses = []
     for _ in range(200):
         value, scores = descend(scores)
-        found.append(float(value))
-    assert min(found) > -1e-5 and found[-1] < 0.1 < found[0]
+        losses.append(float(value))
+    assert min(losses) > -1e-5 and losses[-1] < 0.1 < losses[0]

@@ -1,4 +1,4 @@
-"""Learning rates and updates."""
+"""The learning-rate schedule and the optimizer."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from flax_ner.training.optimizer import decay_mask, make_optimizer, make_schedul
         ("constant", [0, 0.5, 1, 1, 1, 1]),
     ],
 )
-def test_the_rate_rises_and_falls(schedule: str, expected: list[float]) -> None:
+def test_warm_up_and_decay_of_the_learning_rate(schedule: str, expected: list[float]) -> None:
     config = default_config().optimizer
     config.update(learning_rate=1.0, schedule=schedule, warmup=0.2)
     rate = make_schedule(config, 20, 5)
@@ -33,7 +33,7 @@ def test_step_schedule_drops_after_the_milestone_epochs() -> None:
     )
 
 
-def test_weight_decay_leaves_biases_and_layernorm_alone() -> None:
+def test_weight_decay_skips_biases_and_layernorm() -> None:
     params = {"dense": {"kernel": 1, "bias": 1}, "mlp_norm": {"scale": 1, "bias": 1}, "word": 1}
     assert decay_mask(params) == {
         "dense": {"kernel": True, "bias": False},
@@ -42,7 +42,7 @@ def test_weight_decay_leaves_biases_and_layernorm_alone() -> None:
     }
 
 
-def test_adadelta_follows_pytorch() -> None:
+def test_adadelta_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
     config = default_config().optimizer
     config.update(
@@ -62,3 +62,17 @@ def test_adadelta_follows_pytorch() -> None:
         torch.nn.utils.clip_grad_norm_([theirs], 0.5)
         torch_optimizer.step()
     np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_clip_norm_of_0_clips_nothing() -> None:
+    config = default_config().optimizer
+    config.update(
+        name="adadelta", learning_rate=1.0, schedule="constant", warmup=0.0, weight_decay=0.0
+    )
+    params, grads = {"word": jnp.ones(3)}, {"word": jnp.full(3, 7.0)}
+    updates = {}
+    for clip_norm in (0.0, 1e9):  # the second is above any norm
+        config.clip_norm = clip_norm
+        optimizer = make_optimizer(config, make_schedule(config, 10, 5))
+        updates[clip_norm] = optimizer.update(grads, optimizer.init(params), params)[0]["word"]
+    np.testing.assert_array_equal(updates[0.0], updates[1e9])

@@ -1,4 +1,4 @@
-"""What may change between two starts of a run, and runs and models of earlier versions."""
+"""Which settings and inputs may change when a run is resumed; runs and models of earlier versions."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import flax_ner
@@ -15,15 +16,19 @@ from configs import demo
 from flax_ner import load
 from flax_ner.config import default_config
 from flax_ner.errors import UserError
+from flax_ner.fit import fit
 from flax_ner.training import workdir as rules
-from flax_ner.training.distillation import TEACHER_READS
-from flax_ner.training.loop import fit
-from flax_ner.training.workdir import INPUTS, OPERATIONAL, claimed
+from flax_ner.training.workdir import (
+    INPUT_SETTINGS,
+    OPERATIONAL,
+    TEACHER_INPUTS,
+    lock_workdir,
+    renamed_settings,
+)
 from flax_ner.weights.model_dir import load_model
-from flax_ner.weights.names import flatten
 from tests.weights.helpers import assert_same
 
-# make_run.py beside it wrote it, and says what it is.
+# Written by fixtures/make_run.py; see there.
 OLD = Path(__file__).parent / "fixtures" / "run_format_0"
 STOPPED, STEPS = 153, 180
 
@@ -31,10 +36,13 @@ STOPPED, STEPS = 153, 180
 def old_config(**changes: Any) -> ConfigDict:
     """The configuration of the run in `OLD`, from its config.json."""
     config = demo.get_config()
-    saved = flatten(json.loads((OLD / "run" / "config.json").read_text()), separator=".")
-    known = flatten(config.to_dict(), separator=".")
+    saved = json.loads((OLD / "run" / "config.json").read_text())
+    known = flatten_dict(config.to_dict(), sep=".")
     config.update_from_flattened_dict(
-        {n: tuple(v) if isinstance(known[n], tuple) else v for n, v in saved.items()}
+        {
+            name: tuple(value) if isinstance(known[name], tuple) else value
+            for name, value in renamed_settings(saved).items()
+        }
         | {name.replace("__", "."): value for name, value in changes.items()}
     )
     return config
@@ -51,8 +59,8 @@ def test_a_run_of_the_first_format_resumes_with_other_operational_settings(
     before = (OLD / "run" / "metrics.jsonl").read_text()
 
     monkeypatch.chdir(tmp_path / "as it was")
-    # As the same command has it now: what weights may decide is not set, and comes from the run.
-    unset = dict.fromkeys(name.replace(".", "__") for name in rules.OPEN)
+    # The same command today leaves these settings unset; they are filled in from the run.
+    unset = dict.fromkeys(name.replace(".", "__") for name in rules.RESOLVED_SETTINGS)
     fit(old_config(**unset | {"tokenizer__kind": ""}), "run")
     changes = {
         "data__train": "moved_train.json", "data__dev": "moved_dev.json", "data__format": "auto",
@@ -69,9 +77,12 @@ def test_a_run_of_the_first_format_resumes_with_other_operational_settings(
         steps = [json.loads(line)["step"] for line in lines[len(before) :].splitlines()]
         assert STOPPED < steps[0] <= STOPPED + 2 and steps[-1] == STEPS
         saved = json.loads((run / "config.json").read_text())
-        assert (saved["format"], saved["flax_ner"]) == (rules.FORMAT, flax_ner.__version__)
+        assert (saved["format"], saved["flax_ner"]) == (rules.CONFIG_FORMAT, flax_ner.__version__)
         text = "王建国在东海市工作。"
-        assert load(run / "best").explain(text).shape == (len(text), len(load(run / "best").labels))
+        assert load(run / "best").predict_proba(text).shape == (
+            len(text),
+            len(load(run / "best").labels),
+        )
     one, other = (load_model(run / "last").params for run in runs)
     assert_same(one, other)
     kept = {int(folder.name) for folder in (tmp_path / "moved" / "checkpoints").iterdir()}
@@ -81,34 +92,34 @@ def test_a_run_of_the_first_format_resumes_with_other_operational_settings(
         fit(old_config(optimizer__learning_rate=0.5, **changes), "moved")
 
 
-def test_a_model_of_the_first_format_finds_what_it_found() -> None:
+def test_a_model_of_the_first_format_gives_the_same_predictions() -> None:
     tagger = load(OLD / "run" / "best")
-    with np.load(OLD / "logits.npz") as then:
-        logits = tagger.logits(then["input_ids"], then["attention_mask"])
-        inside = then["attention_mask"] > 0
-        np.testing.assert_allclose(logits[inside], then["logits"][inside], rtol=0, atol=1e-4)
+    with np.load(OLD / "logits.npz") as saved:
+        logits = tagger.logits(saved["input_ids"], saved["attention_mask"])
+        inside = saved["attention_mask"] > 0
+        np.testing.assert_allclose(logits[inside], saved["logits"][inside], rtol=0, atol=1e-4)
     rows = [json.loads(line) for line in (OLD / "dev.json").read_text("utf-8").splitlines()]
-    found = [[list(entity[:3]) for entity in row] for row in tagger([r["text"] for r in rows])]
-    assert found == json.loads((OLD / "entities.json").read_text("utf-8"))
-    assert sum(map(len, found)) == 7
+    predicted = [[list(entity[:3]) for entity in row] for row in tagger([r["text"] for r in rows])]
+    assert predicted == json.loads((OLD / "entities.json").read_text("utf-8"))
+    assert sum(map(len, predicted)) == 7
 
 
-# A digest of every kind of input that a run may have.
+# A digest of each kind of input.
 DIGESTS = {
     "the vocabulary of data.train": "v", "data.train": "t", "data.dev": "d", "init_from": "i",
-    "distill.teacher": "p", TEACHER_READS: "r", "data.categories": "c",
+    "distill.teacher": "p", TEACHER_INPUTS: "r", "data.categories": "c",
 }  # fmt: skip
 
 
 def begin(folder: Path, config: ConfigDict | None = None, inputs: Any = DIGESTS) -> Path:
-    """The work directory of a run that has a checkpoint."""
-    with claimed(folder, config or default_config(), inputs):
+    """Return the work directory of a run with a checkpoint."""
+    with lock_workdir(folder, config or default_config(), inputs):
         (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def changed(name: str) -> ConfigDict:
-    """The default configuration with another value of a setting."""
+    """Return the default configuration with a different value of one setting."""
     config = default_config()
     section, _, field = name.rpartition(".")
     kind = (config[section] if section else config).get_type(field)
@@ -118,88 +129,88 @@ def changed(name: str) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize("name", sorted(flatten(default_config().to_dict(), separator=".")))
-def test_a_setting_may_change_only_if_it_does_not_decide_the_result(
+@pytest.mark.parametrize("name", sorted(flatten_dict(default_config().to_dict(), sep=".")))
+def test_a_setting_may_change_only_if_it_does_not_affect_the_result(
     tmp_path: Path, name: str
 ) -> None:
     begin(tmp_path)
     config = changed(name)
-    if name in OPERATIONAL or name in INPUTS:
-        with claimed(tmp_path, config, DIGESTS):
+    if name in OPERATIONAL or name in INPUT_SETTINGS:
+        with lock_workdir(tmp_path, config, DIGESTS):
             saved = json.loads((tmp_path / "config.json").read_text())
-        assert flatten(saved, separator=".")[name] == flatten(config.to_dict(), separator=".")[name]
+        assert flatten_dict(saved, sep=".")[name] == flatten_dict(config.to_dict(), sep=".")[name]
     else:
         with (
             pytest.raises(UserError, match=rf"another configuration: {name} was .*, is "),
-            claimed(tmp_path, config, DIGESTS),
+            lock_workdir(tmp_path, config, DIGESTS),
         ):
             pass
-    if name in INPUTS:  # nothing says what was at the old path
+    if name in INPUT_SETTINGS:  # without the digest of the old content, the path must not change
         (tmp_path / "config.json").write_text(default_config().to_json())
         (tmp_path / "inputs.json").unlink()
         with (
             pytest.raises(UserError, match=rf"another configuration: {name} was .*, is "),
-            claimed(tmp_path, config, DIGESTS),
+            lock_workdir(tmp_path, config, DIGESTS),
         ):
             pass
 
 
-@pytest.mark.parametrize(("kind", "setting"), [(kind, setting) for setting, kind in INPUTS.items()])
-def test_an_input_with_other_content_is_refused_at_another_path(
-    tmp_path: Path, kind: str, setting: str
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "setting"), [(kind, setting) for setting, kind in INPUT_SETTINGS.items()]
+)
+def test_an_input_with_other_content_is_rejected(tmp_path: Path, kind: str, setting: str) -> None:
     begin(tmp_path)
     name = "the vocabulary of data.train" if kind == "vocabulary" else kind
-    told = rf"began with something else: {name} \({setting} was .*, is 'other'\)\. Put back"
+    message = rf"started with other inputs: {name} \({setting} was .*, is 'other'\)\. Restore"
     with (
-        pytest.raises(UserError, match=told),
-        claimed(tmp_path, changed(setting), DIGESTS | {name: "new"}),
+        pytest.raises(UserError, match=message),
+        lock_workdir(tmp_path, changed(setting), DIGESTS | {name: "new"}),
     ):
         pass
 
 
-def test_the_vocabulary_may_come_from_elsewhere_and_the_first_weights_may_be_newer(
+def test_the_same_vocabulary_may_come_from_another_input_and_init_from_may_change(
     tmp_path: Path,
 ) -> None:
     begin(tmp_path)
     inputs = {name: digest for name, digest in DIGESTS.items() if "vocabulary" not in name}
     same = inputs | {"the vocabulary of tokenizer.vocab": "v"}
-    with claimed(tmp_path, changed("tokenizer.vocab"), same):
+    with lock_workdir(tmp_path, changed("tokenizer.vocab"), same):
         pass
     with (
-        pytest.raises(UserError, match=r"else: the vocabulary of tokenizer\.vocab "),
-        claimed(tmp_path, default_config(), same | {"the vocabulary of tokenizer.vocab": "w"}),
+        pytest.raises(UserError, match=r"inputs: the vocabulary of tokenizer\.vocab "),
+        lock_workdir(tmp_path, default_config(), same | {"the vocabulary of tokenizer.vocab": "w"}),
     ):
         pass
     begin(tmp_path / "other")
-    with claimed(tmp_path / "other", default_config(), DIGESTS | {"init_from": "newer"}):
+    with lock_workdir(tmp_path / "other", default_config(), DIGESTS | {"init_from": "newer"}):
         pass
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """Change fields of a run's config.json; None removes one."""
+    """Change fields of a run's config.json; None removes a field."""
     path = folder / "config.json"
     row = json.loads(path.read_text())
     for name, value in changes.items():
         *parents, leaf = name.split("__")
-        place = row
+        section = row
         for parent in parents:
-            place = place[parent]
+            section = section[parent]
         if value is None:
-            del place[leaf]
+            del section[leaf]
         else:
-            place[leaf] = value
+            section[leaf] = value
     path.write_text(json.dumps(row))
 
 
-def test_settings_that_a_version_did_not_have_are_those_of_its_time(
+def test_settings_missing_from_an_old_run_have_their_old_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = {"train__ema": None, "eval__scoring": None, "format": None, "flax_ner": None}
     rewrite(begin(tmp_path), **absent)
     with (
         pytest.raises(UserError, match=r"train\.ema was 0\.0, is 0\.25"),
-        claimed(tmp_path, changed("train.ema"), DIGESTS),
+        lock_workdir(tmp_path, changed("train.ema"), DIGESTS),
     ):
         pass
     begin(tmp_path)
@@ -207,17 +218,36 @@ def test_settings_that_a_version_did_not_have_are_those_of_its_time(
     monkeypatch.setitem(rules.OLD_DEFAULTS, "eval.scoring", "lenient")
     with (
         pytest.raises(UserError, match=r"eval\.scoring was 'lenient', is 'strict'"),
-        claimed(tmp_path, default_config(), DIGESTS),
+        lock_workdir(tmp_path, default_config(), DIGESTS),
     ):
         pass
     lenient = default_config()
     lenient.eval.scoring = "lenient"
-    with claimed(tmp_path, lenient, DIGESTS):
+    with lock_workdir(tmp_path, lenient, DIGESTS):
         pass
 
 
-def test_old_defaults_are_settings() -> None:
-    assert rules.OLD_DEFAULTS.keys() <= flatten(default_config().to_dict(), separator=".").keys()
+def test_old_defaults_and_new_names_are_settings() -> None:
+    names = flatten_dict(default_config().to_dict(), sep=".").keys()
+    assert rules.OLD_DEFAULTS.keys() | {*rules.RENAMED_SETTINGS.values()} <= names
+    assert not rules.RENAMED_SETTINGS.keys() & names
+
+
+@pytest.mark.parametrize("old", rules.RENAMED_SETTINGS)
+def test_a_run_resumes_with_a_setting_that_was_renamed(tmp_path: Path, old: str) -> None:
+    new = rules.RENAMED_SETTINGS[old]
+    config = changed(new)
+    value = flatten_dict(config.to_dict(), sep=".")[new]
+    begin(tmp_path, config)
+    rewrite(tmp_path, **{old.replace(".", "__"): value, new.replace(".", "__"): None})
+    with lock_workdir(tmp_path, config, DIGESTS):
+        pass
+    rewrite(tmp_path, **{old.replace(".", "__"): value, new.replace(".", "__"): None})
+    with (
+        pytest.raises(UserError, match=rf"{new} was {value}, is "),
+        lock_workdir(tmp_path, default_config(), DIGESTS),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -227,27 +257,27 @@ def test_old_defaults_are_settings() -> None:
         ({"format": "x", "flax_ner": None}, "written by an earlier flax_ner in format x"),
         (
             {"train__new": 1, "flax_ner": "9.0"},
-            r"9\.0, and .* know its settings train\.new\. Resume",
+            r"9\.0, and .* not have its settings train\.new\. Resume",
         ),
         ({"new": {"a": 1, "b": 2}, "format": None, "flax_ner": None}, r"settings new\.a, new\.b\."),
     ],
 )
-def test_a_run_of_a_later_version_is_refused_by_its_version(
+def test_a_run_of_a_later_version_is_rejected(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     rewrite(begin(tmp_path), **changes)
     before = (tmp_path / "config.json").read_text()
     with (
         pytest.raises(UserError, match=message),
-        claimed(tmp_path, default_config(), DIGESTS),
+        lock_workdir(tmp_path, default_config(), DIGESTS),
     ):
         pass
     assert (tmp_path / "config.json").read_text() == before
 
 
 @pytest.mark.slow
-def test_weights_and_teacher_may_move_and_not_change(tmp_path: Path) -> None:
-    """Of a run that began from a model, with a teacher and texts that it labels."""
+def test_weights_and_teacher_may_move_but_not_change(tmp_path: Path) -> None:
+    """The run starts from a model, with a teacher and unlabelled texts."""
     model = OLD / "run" / "best"
     for name in ("first", "teacher", "changed"):
         shutil.copytree(model, tmp_path / name)
@@ -259,8 +289,8 @@ def test_weights_and_teacher_may_move_and_not_change(tmp_path: Path) -> None:
     data = {f"data__{split}": str(OLD / f"{split}.json") for split in ("train", "dev")}
 
     def run(**moved: str) -> None:
-        places = {name: str(tmp_path / path) for name, path in (paths | moved).items()}
-        fit(old_config(train__steps=2, **data, **places), tmp_path / "run")
+        inputs = {name: str(tmp_path / path) for name, path in (paths | moved).items()}
+        fit(old_config(train__steps=2, **data, **inputs), tmp_path / "run")
 
     run()
     for path in {path.split("/")[0] for path in paths.values()}:
@@ -270,15 +300,15 @@ def test_weights_and_teacher_may_move_and_not_change(tmp_path: Path) -> None:
     run(**moved)
 
     (tmp_path / "other texts").write_text("王建国在东海市工作。\n北京\n", "utf-8")
-    with pytest.raises(UserError, match=rf"data\.train, {TEACHER_READS} \(distill\.texts was "):
+    with pytest.raises(UserError, match=rf"data\.train, {TEACHER_INPUTS} \(distill\.texts was "):
         run(**moved | {"distill__texts": "other texts"})
     labels = tmp_path / "changed" / "config.json"
     row = json.loads(labels.read_text())
     row["model"]["compute_dtype"] = "bfloat16"
     labels.write_text(json.dumps(row))
-    with pytest.raises(UserError, match=rf"else: {TEACHER_READS} \(distill\.teacher was "):
+    with pytest.raises(UserError, match=rf"inputs: {TEACHER_INPUTS} \(distill\.teacher was "):
         run(**moved | {"distill__teacher": "changed"})
     fresh = load_model(tmp_path / "run" / "last")
     assert jax.tree.leaves(fresh.params)
-    with pytest.raises(UserError, match=r"else: init_from \(init_from was "):
+    with pytest.raises(UserError, match=r"inputs: init_from \(init_from was "):
         run(**moved | {"init_from": "run/last"})

@@ -1,4 +1,4 @@
-"""The step on several devices, in several dispatches, with and without scan over layers."""
+"""The training step on several devices, in several dispatches, with and without scan over layers."""
 
 from functools import cache
 from typing import Any
@@ -12,16 +12,16 @@ from flax_ner.config import default_config
 from flax_ner.inference.forward import make_decoder
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
-from flax_ner.model.tagger import init_params, unstack_layers
+from flax_ner.model.tagging_model import init_params, unstack_layers
 from flax_ner.text.batches import Batches
 from flax_ner.text.labels import LabelSet
-from flax_ner.training.gradients import make_gradients, make_loss
+from flax_ner.training.loss import make_loss, make_tagging_gradients
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_step, run_steps
+from flax_ner.training.step import init_state, make_run_steps, make_step
 
 STEPS, ROWS, WIDTH = 6, 8, 16
-BAD = 2  # the batch with full rows
+NONFINITE = 2  # index of the batch with full rows
 
 
 def setup(
@@ -30,12 +30,12 @@ def setup(
     skip_nonfinite: bool = False,
     **fields: Any,
 ) -> tuple[Any, Any, Batches]:
-    """State, compiled steps and random rows, dropout on. Only the third batch has full rows."""
+    """Return state, compiled steps and random batches, with dropout. Only the third batch has full rows."""
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "intermediate_size": 256,  # an MLP that is large enough to be divided
+        "intermediate_size": 256,  # large enough to be sharded
     }
     config = BertConfig(vocab_size=50, num_labels=5, **sizes, **fields)
     random = np.random.default_rng(0)
@@ -47,13 +47,13 @@ def setup(
         positions,
         random.integers(0, 5, shape, np.int32),
     )
-    batches.segment_ids[BAD] = 1
-    if config.head == "crf":  # as in data: [CLS] and [SEP] are O, and an I- stands behind its like
+    batches.segment_ids[NONFINITE] = 1
+    if config.head == "crf":  # valid tag sequences: [CLS] and [SEP] are O
         batches.labels[(positions == 0) | (np.diff(batches.segment_ids, append=0) != 0)] = 0
-        legal = LabelSet(["a", "b"]).legal_steps()
+        allowed = LabelSet(["a", "b"]).allowed_transitions()
         for t in range(1, WIDTH):
-            before, now = batches.labels[..., t - 1], batches.labels[..., t]
-            now[~legal[before, now]] = 0
+            previous, current = batches.labels[..., t - 1], batches.labels[..., t]
+            current[~allowed[previous, current]] = 0
     options = default_config().optimizer
     options.learning_rate = 1e-2
     schedule = make_schedule(options, STEPS, STEPS)
@@ -64,23 +64,25 @@ def setup(
     loss_of = loss_of or make_loss(
         default_config().loss, make_decoder(config, LabelSet(["a", "b"]))
     )
-    step = make_step(make_gradients(config, loss_of, 3), optimizer, schedule, skip_nonfinite)
+    step = make_step(
+        make_tagging_gradients(config, loss_of, 3), optimizer, schedule, skip_nonfinite
+    )
     return (
         jax.device_put(state, shardings),
-        run_steps(step, shardings),
+        make_run_steps(step, shardings),
         put_epoch(mesh, ROWS, batches),
     )
 
 
 def train(
-    stretches: list[tuple[int, int]], mesh_shape: tuple[int, int] = (1, 1), **fields: Any
+    dispatches: list[tuple[int, int]], mesh_shape: tuple[int, int] = (1, 1), **fields: Any
 ) -> Any:
-    """Parameters and losses after `stretches` of steps: (first, count)."""
+    """Return parameters and losses after dispatches (first, count)."""
     state, run, batches = setup(mesh_shape, **fields)
     losses = []
-    for first, count in stretches:
-        state, figures = run(state, batches, first, count, first)
-        losses.append(float(figures["loss"]))
+    for first, count in dispatches:
+        state, metrics = run(state, batches, first, count, first)
+        losses.append(float(metrics["loss"]))
     assert int(state["step"]) == STEPS
     return jax.tree.map(np.asarray, unstack_layers(state["params"])), losses
 
@@ -91,7 +93,7 @@ def losses_of_single_steps(dtype: str, mesh_shape: tuple[int, int] = (1, 1)) -> 
     return losses
 
 
-def not_finite_in_full_rows(logits: Any, batch: Any, head: Any) -> Any:
+def nonfinite_loss_of_full_rows(logits: Any, batch: Any, head: Any) -> Any:
     mask = batch.segment_ids > 0
     return jnp.where(mask.all(), jnp.nan, 1.0) * cross_entropy(logits, batch.labels, mask)
 
@@ -101,17 +103,17 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stretches_of_any_length_end_in_the_same_bits(dtype: str) -> None:
+def test_dispatches_of_any_length_are_bit_identical(dtype: str) -> None:
     whole, (mean,) = train([(0, 6)], compute_dtype=dtype)
     parts, losses = train([(0, 1), (1, 4), (5, 1)], compute_dtype=dtype)
     assert largest_difference(whole, parts) == 0
     assert mean == pytest.approx((losses[0] + 4 * losses[1] + losses[2]) / 6, rel=1e-6)
 
 
-# A sum in another order can end in the next bfloat16, 2**-8 away.
+# A sum in another order can round to the next bfloat16, 2**-8 away.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2**-8)])
 @pytest.mark.parametrize("mesh_shape", [(8, 1), (2, 4), (1, 8)])
-def test_devices_change_nothing_but_rounding(
+def test_sharding_changes_only_rounding(
     mesh_shape: tuple[int, int], dtype: str, tolerance: float
 ) -> None:
     losses, sharded = (losses_of_single_steps(dtype, shape) for shape in ((1, 1), mesh_shape))
@@ -119,7 +121,7 @@ def test_devices_change_nothing_but_rounding(
 
 
 @pytest.mark.slow
-def test_a_crf_learns_the_same_on_many_devices() -> None:
+def test_sharding_changes_only_rounding_of_a_crf() -> None:
     single = [(i, 1) for i in range(STEPS)]
     params, losses = train(single, head="crf")
     _, sharded = train(single, (2, 4), head="crf")
@@ -127,51 +129,53 @@ def test_a_crf_learns_the_same_on_many_devices() -> None:
     assert losses[-1] < losses[0]
     moved = np.asarray(params["head"]["transitions"]) != 0
     assert (
-        moved == LabelSet(["a", "b"]).legal_steps()
-    ).all()  # of what may not be, nothing is learnt
+        moved == LabelSet(["a", "b"]).allowed_transitions()
+    ).all()  # forbidden transitions are not trained
 
 
-def test_scan_over_layers_changes_nothing_but_rounding() -> None:
+def test_scan_over_layers_changes_only_rounding() -> None:
     layers, losses = train([(0, 6)])
     scanned, scanned_losses = train([(0, 6)], scan_layers=True)
     assert jax.tree.structure(layers) == jax.tree.structure(scanned)
     np.testing.assert_allclose(scanned_losses, losses, rtol=0, atol=1e-5)
-    assert largest_difference(layers, scanned) < 1e-3  # Adam magnifies rounding of tiny gradients
+    assert (
+        largest_difference(layers, scanned) < 1e-3
+    )  # Adam amplifies the rounding of tiny gradients
 
 
-def test_bfloat16_keeps_float32_parameters_and_learns_alike() -> None:
+def test_bfloat16_keeps_float32_parameters_and_similar_losses() -> None:
     params, losses = train([(0, 6)], compute_dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     _, exact = train([(0, 6)])
     np.testing.assert_allclose(losses, exact, rtol=0.02)
 
 
-def test_a_step_that_is_not_finite_ends_the_stretch_and_leaves_the_state() -> None:
-    state, run, batches = setup(loss_of=not_finite_in_full_rows)
-    state, figures = run(state, batches, 0, STEPS, 0)
-    assert int(state["step"]) == int(figures["step"]) == int(figures["updates"]) == BAD
-    assert all(np.isfinite(float(figure)) for figure in figures.values())
+def test_a_nonfinite_step_ends_the_dispatch_and_keeps_the_state() -> None:
+    state, run, batches = setup(loss_of=nonfinite_loss_of_full_rows)
+    state, metrics = run(state, batches, 0, STEPS, 0)
+    assert int(state["step"]) == int(metrics["step"]) == int(metrics["updates"]) == NONFINITE
+    assert all(np.isfinite(float(value)) for value in metrics.values())
     kept = jax.tree.map(np.array, state)
-    # What was queued behind it does nothing either.
-    state, figures = run(state, batches, 4, 2, 4)
-    assert int(figures["step"]) == BAD
+    # A dispatch that was queued after it does nothing either.
+    state, metrics = run(state, batches, 4, 2, 4)
+    assert int(metrics["step"]) == NONFINITE
     assert largest_difference(jax.tree.map(np.asarray, state), kept) == 0
-    before, _, batches = setup(loss_of=not_finite_in_full_rows)
-    before, _ = run(before, batches, 0, BAD, 0)
+    before, _, batches = setup(loss_of=nonfinite_loss_of_full_rows)
+    before, _ = run(before, batches, 0, NONFINITE, 0)
     assert largest_difference(jax.tree.map(np.asarray, before), kept) == 0
 
 
-def test_a_step_that_is_not_finite_is_left_out_where_asked_for() -> None:
-    state, run, batches = setup(loss_of=not_finite_in_full_rows, skip_nonfinite=True)
-    state, before = run(state, batches, 0, BAD, 0)
+def test_skip_nonfinite_skips_a_nonfinite_step() -> None:
+    state, run, batches = setup(loss_of=nonfinite_loss_of_full_rows, skip_nonfinite=True)
+    state, before = run(state, batches, 0, NONFINITE, 0)
     kept = jax.tree.map(np.array, state)
-    state, figures = run(state, batches, BAD, 1, BAD)
-    assert int(state["step"]) == BAD + 1
-    assert int(figures["updates"]) == 0
-    for part in ("params", "opt_state"):
-        assert largest_difference(jax.tree.map(np.asarray, state[part]), kept[part]) == 0
-    again, run, batches = setup(loss_of=not_finite_in_full_rows, skip_nonfinite=True)
-    again, figures = run(again, batches, 0, BAD + 1, 0)
-    assert int(figures["updates"]) == BAD
+    state, metrics = run(state, batches, NONFINITE, 1, NONFINITE)
+    assert int(state["step"]) == NONFINITE + 1
+    assert int(metrics["updates"]) == 0
+    for name in ("params", "opt_state"):
+        assert largest_difference(jax.tree.map(np.asarray, state[name]), kept[name]) == 0
+    again, run, batches = setup(loss_of=nonfinite_loss_of_full_rows, skip_nonfinite=True)
+    again, metrics = run(again, batches, 0, NONFINITE + 1, 0)
+    assert int(metrics["updates"]) == NONFINITE
     for name in ("loss", "grad_norm", "learning_rate"):
-        assert float(figures[name]) == pytest.approx(float(before[name]), rel=1e-6)
+        assert float(metrics[name]) == pytest.approx(float(before[name]), rel=1e-6)

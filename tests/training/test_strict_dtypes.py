@@ -13,23 +13,28 @@ import pytest
 from configs import demo
 from flax_ner import load
 from flax_ner.config import default_config
-from flax_ner.inference.forward import best, logits, make_decoder, probabilities
+from flax_ner.fit import fit
+from flax_ner.inference.forward import logits, make_decoder, predict, predict_proba
 from flax_ner.model.bert import HEADS, BertConfig
-from flax_ner.model.masked_lm import init_masked_lm
-from flax_ner.model.tagger import init_params
+from flax_ner.model.mlm_head import init_masked_lm
+from flax_ner.model.tagging_model import init_params
+from flax_ner.pretraining import masked_lm
+from flax_ner.pretraining.chunks import Rows
+from flax_ner.pretraining.masking import Masking
 from flax_ner.text.batches import Batches
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.portions import Rows
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS
-from flax_ner.training import masked_lm
-from flax_ner.training.distillation import distilled
-from flax_ner.training.gradients import Tricks, gradients_of, make_gradients, make_loss
-from flax_ner.training.loop import fit
-from flax_ner.training.masking import Masking
+from flax_ner.training.loss import (
+    StepOptions,
+    accumulate_gradients,
+    add_distillation,
+    make_loss,
+    make_tagging_gradients,
+)
 from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
-from flax_ner.training.step import init_state, make_step, run_steps
+from flax_ner.training.step import init_state, make_run_steps, make_step
 
 SHAPE = (2, 4, 12)  # steps, rows, tokens
 MODES = {
@@ -46,8 +51,8 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def parts(head: str) -> tuple[BertConfig, Any, Any]:
-    """A small model, its decoder, and abstract parameters."""
+def model_parts(head: str) -> tuple[BertConfig, Any, Any]:
+    """Return a small model, its decoder and abstract parameters."""
     labels = SpanLabels(["a", "b"]) if head == "global_pointer" else LabelSet(["a", "b"], "bioes")
     config = BertConfig(30, len(labels), 16, 2, 2, 32, head=head, word_dropout_prob=0.1)
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
@@ -61,7 +66,7 @@ def test_a_training_step_keeps_every_dtype(
 ) -> None:
     options = default_config()
     options.update_from_flattened_dict({"optimizer.learning_rate": 1e-3} | changes)
-    model, decoder, params = parts(head)
+    model, decoder, params = model_parts(head)
     labels = np.zeros((*SHAPE, 1) if head == "global_pointer" else SHAPE, np.int32)
     positions = np.broadcast_to(np.arange(SHAPE[2], dtype=np.int32), SHAPE)
     batches = Batches(np.zeros(SHAPE, np.int32), np.ones(SHAPE, np.int32), positions, labels)
@@ -72,12 +77,15 @@ def test_a_training_step_keeps_every_dtype(
         optimizer = make_optimizer(options.optimizer, schedule)
         make_state = partial(init_state, optimizer, ema=options.train.ema > 0)
         state = jax.eval_shape(make_state, params)
-        loss_of = distilled(make_loss(options.loss, decoder), options.distill, decoder)
-        tricks = Tricks(*(options.train[name] for name in Tricks._fields))
+        loss_of = add_distillation(make_loss(options.loss, decoder), options.distill, decoder)
+        step_options = StepOptions(*(options.train[name] for name in StepOptions._fields))
         step = make_step(
-            make_gradients(model, loss_of, 0, tricks), optimizer, schedule, ema=options.train.ema
+            make_tagging_gradients(model, loss_of, 0, step_options),
+            optimizer,
+            schedule,
+            ema=options.train.ema,
         )
-        run = run_steps(step, state_shardings(make_mesh(1, 1, 4), state))
+        run = make_run_steps(step, state_shardings(make_mesh(1, 1, 4), state))
         after, _ = jax.eval_shape(run, state, batches, 0, 2, 0)
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
 
@@ -85,18 +93,18 @@ def test_a_training_step_keeps_every_dtype(
 @each_mode
 @pytest.mark.parametrize("head", HEADS)
 def test_tagging_keeps_every_dtype(mode: partial[AbstractContextManager[None]], head: str) -> None:
-    config, decoder, params = parts(head)
+    config, decoder, params = model_parts(head)
     rows = [jnp.zeros(SHAPE[1:], jnp.int32)] * 4
     with mode():
-        found = [
-            jax.eval_shape(partial(best, config, decoder, None), params, *rows),
+        outputs = [
+            jax.eval_shape(partial(predict, config, decoder, None), params, *rows),
             jax.eval_shape(partial(logits, config), params, *rows[:2]),
         ]
         if head != "global_pointer":
-            found.append(
-                jax.eval_shape(partial(probabilities, config, decoder, None), params, *rows)
+            outputs.append(
+                jax.eval_shape(partial(predict_proba, config, decoder, None), params, *rows)
             )
-    floats = [x.dtype for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.floating)]
+    floats = [x.dtype for x in jax.tree.leaves(outputs) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert floats and set(floats) == {jnp.dtype("float32")}
 
 
@@ -110,24 +118,24 @@ def test_masked_language_modelling_keeps_every_dtype(
     zero = np.float32(0)
     with mode():
         params = jax.eval_shape(lambda: init_masked_lm(config, jax.random.key(0)))
-        gradients = gradients_of(
+        gradients = accumulate_gradients(
             partial(masked_lm._loss, config, masking, 0.3),
             lambda rows: masking.counts(rows.input_ids, rows.segment_ids, 0.3).sum(),
             0,
-            Tricks(gradient_accumulation_steps=2),
+            StepOptions(gradient_accumulation_steps=2),
         )
         state = {"params": params, "step": jnp.int32(0)}
         loss, _ = jax.eval_shape(gradients, state, Rows(*(x[0] for x in rows)))
-        look = partial(masked_lm._look, config, masking, make_mesh(1, 1, 4).abstract_mesh)
-        sums = jax.eval_shape(look, params, rows, 0, 2, (zero, zero, zero))
+        add_metrics = partial(
+            masked_lm._add_dev_metrics, config, masking, make_mesh(1, 1, 4).abstract_mesh
+        )
+        sums = jax.eval_shape(add_metrics, params, rows, 0, 2, (zero, zero, zero))
     assert {x.dtype for x in (loss, *sums)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.slow
 @each_mode
-def test_a_crf_is_trained_and_used(
-    mode: partial[AbstractContextManager[None]], tmp_path: Path
-) -> None:
+def test_a_crf_trains_and_tags(mode: partial[AbstractContextManager[None]], tmp_path: Path) -> None:
     config = demo.get_config()
     config.update_from_flattened_dict({
         "model.hidden_size": 16, "model.num_hidden_layers": 1, "model.num_attention_heads": 2,

@@ -1,4 +1,4 @@
-"""What several tests of weights begin with."""
+"""Fixtures of the weights tests."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from tests.weights.helpers import TRAINED, tiny_state_dict, write_source
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A trained checkpoint of MMOCR with five outputs, and its vocabulary."""
+    """Write a trained MMOCR checkpoint with five outputs and its vocabulary."""
     return write_source(tmp_path / "source", tiny_state_dict(TRAINED), "f.pth")

@@ -1,16 +1,16 @@
-"""A BERT of a few numbers, as PyTorch would name, shape and store it."""
+"""A tiny BERT with PyTorch's names, shapes and files."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagger import Params
+from flax_ner.model.tagging_model import Params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import SPECIAL_TOKENS, write_vocab
-from flax_ner.weights.names import flatten
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.torch_writer import write_torch_file
 
@@ -18,9 +18,9 @@ CONFIG = BertConfig(
     vocab_size=11, num_labels=5, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
     intermediate_size=12, max_position_embeddings=6, hidden_act="gelu_new",
 )  # fmt: skip
-VOCAB = [*SPECIAL_TOKENS, *"abcdef"]  # as many as CONFIG says
-LABELS = LabelSet(["a", "b"])  # five tags
-TRAINED, PRETRAINED = "encoder.bert.", "bert."  # what encoder names begin with in MMOCR's files
+VOCAB = [*SPECIAL_TOKENS, *"abcdef"]  # vocab_size of CONFIG
+LABELS = LabelSet(["a", "b"])  # num_labels of CONFIG: five tags
+TRAINED, PRETRAINED = "encoder.bert.", "bert."  # prefixes of encoder tensors in MMOCR's files
 
 LAYER = {
     "attention.self.query.weight": (8, 8),
@@ -52,7 +52,7 @@ HEAD = {"decoder.classifier.weight": (5, 8), "decoder.classifier.bias": (5,)}
 
 
 def tiny_state_dict(prefix: str, old_names: bool = False) -> dict[str, np.ndarray]:
-    """All that a model of `CONFIG` needs and nothing else, in small whole numbers."""
+    """Return exactly the tensors that a model of `CONFIG` needs, filled with small integers."""
     shapes = {prefix + name: shape for name, shape in ENCODER.items()}
     if prefix == TRAINED:
         shapes |= HEAD
@@ -64,13 +64,13 @@ def tiny_state_dict(prefix: str, old_names: bool = False) -> dict[str, np.ndarra
 
 
 def old_name(name: str) -> str:
-    """What early PyTorch ports call a tensor."""
+    """Return the name of a tensor in early PyTorch ports."""
     name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     return name.replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def tagger_state_dict() -> dict[str, np.ndarray]:
-    """The same numbers by the names of Hugging Face's BertForTokenClassification."""
+    """Return the trained model of `tiny_state_dict` as a Hugging Face BertForTokenClassification."""
     return {
         name.replace("encoder.bert.", "bert.").replace("decoder.", ""): tensor
         for name, tensor in tiny_state_dict(TRAINED).items()
@@ -78,7 +78,7 @@ def tagger_state_dict() -> dict[str, np.ndarray]:
 
 
 def tiny_config() -> dict[str, Any]:
-    """`CONFIG` and `LABELS` as a Hugging Face config.json."""
+    """Return `CONFIG` and `LABELS` as a Hugging Face config.json."""
     row = CONFIG.to_json()
     names = (
         "num_labels", "head", "compute_dtype", "attention", "scan_layers", "model_type",
@@ -94,7 +94,7 @@ def write_source(
     file: str = "model.safetensors",
     config: dict[str, Any] | None = None,
 ) -> Path:
-    """A file of weights with vocab.txt and config.json beside it; the path of the weights."""
+    """Write weights with vocab.txt and config.json beside them; return the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     write = write_safetensors if file.endswith(".safetensors") else write_torch_file
     write(folder / file, state)
@@ -105,8 +105,8 @@ def write_source(
 
 
 def assert_same(one: Params, other: Params) -> None:
-    """Equal paths, and equal arrays to the last bit."""
-    one, other = flatten(one), flatten(other)
+    """Assert equal paths, dtypes and bits of two parameter trees."""
+    one, other = flatten_dict(one, sep="/"), flatten_dict(other, sep="/")
     assert set(one) == set(other)
     for path, array in one.items():
         np.testing.assert_array_equal(array, other[path], err_msg=path)

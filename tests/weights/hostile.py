@@ -1,6 +1,7 @@
-"""Files that lie: written by hand, a few bytes each. `python -m tests.weights.hostile` measures them.
+"""Damaged, inconsistent and malicious files, a few bytes each.
 
-Every one must end in one clear error, run nothing, and take little memory and time.
+Reading any of them must raise one error, run nothing, and need little memory and time.
+`python -m tests.weights.hostile` measures that.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 FLOATS = np.arange(6, dtype="<f4")
 HUGE = 2**61
 
-# --- A pickle's instructions ---------------------------------------------------------------------
+# --- Parts of a pickle ---------------------------------------------------------------------------
 
 
 def text(value: str) -> bytes:
@@ -86,9 +87,9 @@ def write_stream(path: Path, pickled: bytes, keys: bytes = b"]" + text("0") + b"
 
 WRITERS: list[Callable[..., Path]] = [write_zip, write_stream]
 
-# --- What a pickle may ask for -------------------------------------------------------------------
+# --- Pickles -------------------------------------------------------------------------------------
 
-# By what the message must name.
+# The key is what the error message must name.
 CALLS = {
     "posix.system": b"cposix\nsystem\n" + text("touch ran") + b"\x85R",
     "os.system": text("os") + text("system") + b"\x93" + text("touch ran") + b"\x85R",
@@ -107,7 +108,7 @@ CALLS = {
     "numpy.core.multiarray._reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n)R",
     "copyreg._reconstructor": b"ccopyreg\n_reconstructor\n)R",
 }
-INSTRUCTIONS = {
+OPCODES = {
     "EXT1": b"\x82\x01",
     "EXT2": b"\x83\x01\x00",
     "EXT4": b"\x84\x01\x00\x00\x00",
@@ -119,7 +120,7 @@ INSTRUCTIONS = {
     "READONLY_BUFFER": b"\x98",
     "NEXT_BUFFER": b"\x97",
 }
-IMPOSSIBLE = {
+INVALID_TENSORS = {
     "offset past the end": tensor(offset=6),
     "size past the end": tensor(size=pair(3, 3)),
     "stride past the end": tensor(stride=pair(4, 1)),
@@ -158,7 +159,7 @@ BOMBS = {
     "list in itself as a size": b"]q\x00h\x00a" + tensor(size=b"h\x00"),
     "a million dictionaries": b"(" + b"}" * 1_100_000 + b"t",
     "a million in the memo": b"(" + b"]\x94" * 600_000 + b"t",
-    # A small list, or the numbers of a tensor, turned into objects over and over.
+    # The elements of a list or of a tensor, turned into objects many times.
     "sizes of a tensor": tensor(size=pair(1000), stride=pair(0))
     + b"q\x00"
     + b"ctorch\nSize\nh\x00\x85R" * 100,
@@ -193,19 +194,19 @@ GOOD = zip_file(state(tensor()))
 
 
 def _entry(whole: bytes, name: bytes) -> int:
-    """Where the archive's directory has the row of a member."""
+    """Return the offset of a member's entry in the archive's directory."""
     return whole.rindex(b"PK\x01\x02", 0, whole.rindex(name))
 
 
-def _lie(name: bytes, offset: int, form: str, value: int) -> bytes:
-    """The good archive with one field of a row of its directory changed."""
+def _change_directory(name: bytes, offset: int, form: str, value: int) -> bytes:
+    """Return the good archive with one field of a directory entry changed."""
     whole = bytearray(GOOD)
     struct.pack_into(form, whole, _entry(GOOD, name) + offset, value)
     return bytes(whole)
 
 
 def _renamed(new: bytes) -> bytes:
-    """The good archive with its numbers under another name of the same length."""
+    """Return the good archive with its tensor data under another name of the same length."""
     assert len(new) == len(b"archive/data/0")
     return GOOD.replace(b"archive/data/0", new)
 
@@ -220,13 +221,15 @@ def _twice(name: str) -> bytes:
 
 
 ARCHIVES = {
-    "member behind the end": _lie(b"archive/data/0", 42, "<I", len(GOOD) - 10),
-    "member far behind the end": _lie(b"archive/data/0", 42, "<I", 2**32 - 2),
-    "size past the end": _lie(b"archive/data/0", 24, "<I", 2**31),
-    "members overlap": _lie(b"archive/data/0", 42, "<I", 0),
-    "size over the next member": _lie(b"archive/data.pkl", 24, "<I", len(state(tensor())) + 30),
-    "compressed by its word": _lie(b"archive/data/0", 10, "<H", 8),
-    "encrypted by its word": _lie(b"archive/data/0", 8, "<H", 1),
+    "member past the end": _change_directory(b"archive/data/0", 42, "<I", len(GOOD) - 10),
+    "member far past the end": _change_directory(b"archive/data/0", 42, "<I", 2**32 - 2),
+    "size past the end": _change_directory(b"archive/data/0", 24, "<I", 2**31),
+    "members overlap": _change_directory(b"archive/data/0", 42, "<I", 0),
+    "size over the next member": _change_directory(
+        b"archive/data.pkl", 24, "<I", len(state(tensor())) + 30
+    ),
+    "marked as compressed": _change_directory(b"archive/data/0", 10, "<H", 8),
+    "marked as encrypted": _change_directory(b"archive/data/0", 8, "<H", 1),
     "outside by ..": _renamed(b"archive/../../"),
     "outside by /": _renamed(b"/etc/archive/0"),
     "another folder": _renamed(b"archivf/data/0"),
@@ -258,7 +261,7 @@ SAFETENSORS = {
     "not UTF-8": _safe(b'{"\xff": 1}'),
     "deep JSON": _safe(b'{"a":' + b"[" * 200_000),
     "a list": _safe([1]),
-    "a row that is none": _safe({"w": 7}),
+    "a row that is no object": _safe({"w": 7}),
     "no dtype": _safe({"w": {"shape": [2], "data_offsets": [0, 8]}}),
     "unknown dtype": _safe(_row(dtype="F33")),
     "dtype of a list": _safe(_row(dtype=["F32"])),
@@ -271,7 +274,7 @@ SAFETENSORS = {
     "huge empty shape": _safe(_row(shape=[2**62, 0], data_offsets=[0, 0]), b""),
     "shape of text": _safe(_row(shape="2")),
     "shape of fractions": _safe(_row(shape=[2.0])),
-    "shape of truths": _safe(_row(shape=[True, 2])),
+    "shape of booleans": _safe(_row(shape=[True, 2])),
     "too many dimensions": _safe(_row(shape=[1] * 65 + [2])),
     "offsets reversed": _safe(_row(data_offsets=[8, 0])),
     "offsets negative": _safe(_row(data_offsets=[-8, 0])),
@@ -279,7 +282,7 @@ SAFETENSORS = {
     "three offsets": _safe(_row(data_offsets=[0, 4, 8])),
     "offsets of text": _safe(_row(data_offsets="08")),
     "a hole": _safe(_row(data_offsets=[4, 12]), bytes(12)),
-    "more behind": _safe(_row(), bytes(12)),
+    "trailing data": _safe(_row(), bytes(12)),
     "overlap": _safe(
         _row() | {"v": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)
     ),
@@ -315,7 +318,7 @@ FLAX = {
     "deep tables": b"\x81\xa1w" * 200_000 + b"\xc0",
     "not UTF-8": b"\x81\xa1\xff\xc0",
     "terminal escapes": _flax({"\x1b[2J": 7}),
-    "more behind": _flax({"w": _array()}) + b"\xc0",
+    "trailing data": _flax({"w": _array()}) + b"\xc0",
     "a list": _flax([_array()]),
     "an array alone": _flax(_array()),
     "a number for an array": _flax({"w": 7}),
@@ -324,7 +327,7 @@ FLAX = {
     "a complex number": _flax({"w": msgpack.ExtType(2, msgpack.packb((1.0, 2.0)))}),
     "a scalar": _flax({"w": msgpack.ExtType(3, msgpack.packb(((), "float32", bytes(4))))}),
     "an unknown extension": _flax({"w": msgpack.ExtType(9, b"x")}),
-    "an array that is none": _flax({"w": msgpack.ExtType(1, b"\xc1")}),
+    "an invalid array": _flax({"w": msgpack.ExtType(1, b"\xc1")}),
     "an array of two parts": _flax({"w": msgpack.ExtType(1, msgpack.packb(((2,), "float32")))}),
     "objects": _flax({"w": _array(dtype="O")}),
     "rows": _flax({"w": _array(dtype="f4,f4", shape=(1,))}),
@@ -340,32 +343,32 @@ FLAX = {
     "no chunks": _chunked(chunks=None),
     "empty chunks": _chunked(chunks={}),
     "chunks of a larger shape": _chunked(shape={"0": 2**40}),
-    "chunks that are none": _chunked(chunks={"0": 7}),
+    "invalid chunks": _chunked(chunks={"0": 7}),
     "chunks without shape": _chunked(shape=None),
 }
 
 
 def files() -> dict[str, tuple[str, bytes]]:
-    """Every hostile file: by what it does, its suffix and its bytes."""
-    found: dict[str, tuple[str, bytes]] = {}
+    """Return the suffix and the bytes of every file, by what is wrong with it."""
+    all_files: dict[str, tuple[str, bytes]] = {}
     for kind, bodies in (
-        ("call", CALLS), ("instruction", INSTRUCTIONS), ("impossible tensor", IMPOSSIBLE),
+        ("call", CALLS), ("opcode", OPCODES), ("invalid tensor", INVALID_TENSORS),
         ("bomb", BOMBS), ("damage", DAMAGED),
     ):  # fmt: skip
         for name, body in bodies.items():
             pickled = program(b"}" + text("w") + b"(" + body + b"ts")
             if kind == "damage":
                 pickled = body
-            found[f"zip, {kind}: {name}"] = (".pth", zip_file(pickled))
-            found[f"stream, {kind}: {name}"] = (".pth", stream(pickled))
-    found |= {f"archive: {name}": (".pth", whole) for name, whole in ARCHIVES.items()}
-    found |= {f"safetensors: {name}": (".safetensors", b) for name, b in SAFETENSORS.items()}
-    found |= {f"Flax: {name}": (".msgpack", whole) for name, whole in FLAX.items()}
-    return found
+            all_files[f"zip, {kind}: {name}"] = (".pth", zip_file(pickled))
+            all_files[f"stream, {kind}: {name}"] = (".pth", stream(pickled))
+    all_files |= {f"archive: {name}": (".pth", whole) for name, whole in ARCHIVES.items()}
+    all_files |= {f"safetensors: {name}": (".safetensors", b) for name, b in SAFETENSORS.items()}
+    all_files |= {f"Flax: {name}": (".msgpack", whole) for name, whole in FLAX.items()}
+    return all_files
 
 
 def main() -> None:
-    """Read each file in a process of its own; print what became of it, as JSON lines."""
+    """Read each file in a process of its own and print the outcome, as JSON lines."""
     import os
     import resource
     import tempfile
@@ -374,10 +377,10 @@ def main() -> None:
     from flax_ner.errors import UserError
     from flax_ner.weights.source import open_source
 
-    def in_memory() -> float:
+    def resident_mib() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
-    def high_water() -> float:
+    def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     with tempfile.TemporaryDirectory() as folder:
@@ -389,8 +392,8 @@ def main() -> None:
             before = sorted(os.listdir())
             process = os.fork()
             if process == 0:
-                begin, ground = time.perf_counter(), in_memory()
-                outcome, code = "read without complaint", 1
+                begin, baseline = time.perf_counter(), resident_mib()
+                outcome, code = "read without an error", 1
                 try:
                     open_source(path)
                 except UserError as error:
@@ -401,7 +404,7 @@ def main() -> None:
                     "file": name,
                     "refused": code == 0,
                     "outcome": outcome,
-                    "mib": round(high_water() - ground, 1),
+                    "mib": round(peak_mib() - baseline, 1),
                     "seconds": round(time.perf_counter() - begin, 2),
                     "ran": sorted(os.listdir()) != before,
                 }

@@ -1,4 +1,4 @@
-"""The part of the Hugging Face hub that downloads need, on this machine."""
+"""A local server with the part of the Hugging Face hub that downloads need."""
 
 import hashlib
 import json
@@ -16,27 +16,27 @@ FILE = re.compile(r"/(?P<repo>.+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
 class HubServer(LocalServer):
-    """Serves folders as repositories: `with HubServer({"owner/name": folder}) as server:`.
+    """Server of folders as repositories: `with HubServer({"owner/name": folder}) as server:`.
 
     Attributes:
-        repos: folder by `owner/name` (its branch `main`) or `owner/name@revision`.
-        faults: HTTP status by `owner/name`, given instead of an answer: 401 and 404 as the hub says
-            that a repository is private or missing, 403 as for a gated one (whose listing can still
-            be read), others as they are.
-        requests: what was asked, in order, as `GET /owner/name/resolve/main/config.json`.
-        url: for HF_ENDPOINT.
+        repos: folder by `owner/name` (branch `main`) or `owner/name@revision`.
+        errors: HTTP status by `owner/name`, returned for each request: 401 and 404 with the hub's headers for
+            a private or missing repository, 403 with those for a gated one (whose listing can still be read),
+            others without headers.
+        requests: the requests in order, as `GET /owner/name/resolve/main/config.json`.
+        url: value for HF_ENDPOINT.
     """
 
-    def __init__(self, repos: Mapping[str, Path], faults: Mapping[str, int] | None = None) -> None:
-        self.repos, self.faults = dict(repos), dict(faults or {})
+    def __init__(self, repos: Mapping[str, Path], errors: Mapping[str, int] | None = None) -> None:
+        self.repos, self.errors = dict(repos), dict(errors or {})
         self.requests: list[str] = []
         super().__init__(_Handler)
         self.url = self.address
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """Variables for a process that asks this server and keeps its cache in `home`.
+        """Return environment variables for a process that uses this server, with its cache in `home`.
 
-        The hub's library reads them when it is imported: setting them in a test is too late.
+        The hub's library reads them at import, so setting them within a test is too late.
         """
         ours = {
             name: value
@@ -52,20 +52,20 @@ class HubServer(LocalServer):
         }
 
     def folder(self, repo: str, revision: str) -> Path | None:
-        """The folder of a repository at a branch, a tag or a commit."""
+        """Return the folder of a repository at a branch, tag or commit."""
         folders = {name: path for name, path in self.repos.items() if name.split("@")[0] == repo}
         by_commit = {commit(path): path for path in folders.values()}
         name = repo if revision == "main" else f"{repo}@{revision}"
         return folders.get(name, by_commit.get(revision))
 
     def files(self) -> set[str]:
-        """Names of the files that were downloaded."""
+        """Return the names of the downloaded files."""
         paths = [request[4:] for request in self.requests if request.startswith("GET ")]
         return {match["file"] for path in paths if (match := FILE.fullmatch(path))}
 
 
 def commit(folder: Path) -> str:
-    """The commit by which the server knows a folder: a digest of its files."""
+    """Return the commit hash of a folder: a digest of its files."""
     digest = hashlib.sha1()
     for name in names(folder):
         digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
@@ -73,7 +73,7 @@ def commit(folder: Path) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """Paths of the files in a folder, with slashes, sorted."""
+    """Return the paths of the files in a folder, sorted, with slashes."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
@@ -86,23 +86,23 @@ class _Handler(BaseHTTPRequestHandler):
         match = API.fullmatch(path) or FILE.fullmatch(path)
         if not match:
             return self._answer(404)
-        asked = {name: unquote(value) for name, value in match.groupdict().items()}
-        repo, is_file = asked["repo"], "file" in asked
-        fault = self.server_of.faults.get(repo)
-        if fault == 403:
+        parts = {name: unquote(value) for name, value in match.groupdict().items()}
+        repo, is_file = parts["repo"], "file" in parts
+        error = self.server_of.errors.get(repo)
+        if error == 403:
             if is_file:
                 return self._answer(403, {"X-Error-Code": "GatedRepo"})
-        elif fault:
-            code = {"X-Error-Code": "RepoNotFound"} if fault in (401, 404) else {}
-            return self._answer(fault, code)
+        elif error:
+            code = {"X-Error-Code": "RepoNotFound"} if error in (401, 404) else {}
+            return self._answer(error, code)
         if not any(name.split("@")[0] == repo for name in self.server_of.repos):
             return self._answer(404, {"X-Error-Code": "RepoNotFound"})
-        folder = self.server_of.folder(repo, asked["revision"])
+        folder = self.server_of.folder(repo, parts["revision"])
         if folder is None:
             return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
         if is_file:
-            return self._file(folder, asked["file"])
-        if asked["kind"] == "tree":
+            return self._file(folder, parts["file"])
+        if parts["kind"] == "tree":
             return self._json([_entry(folder, name) for name in names(folder)])
         siblings = [{"rfilename": name} for name in names(folder)]
         return self._json({"id": repo, "sha": commit(folder), "siblings": siblings})
@@ -138,6 +138,6 @@ def _entry(folder: Path, name: str) -> dict[str, object]:
 
 
 def _blob(path: Path) -> str:
-    """What git calls the content of a file."""
+    """Return git's hash of the content of a file."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -1,4 +1,4 @@
-"""PyTorch weights to models: parameters, configuration, vocabulary, labels."""
+"""Conversion of weights to models: parameters, configuration, vocabulary, labels."""
 
 import re
 from itertools import groupby
@@ -12,10 +12,10 @@ import flax_ner
 from convert.torch_to_flax import main
 from flax_ner.errors import UserError
 from flax_ner.text.labels import LabelSet
+from flax_ner.weights.conversion_report import Report
 from flax_ner.weights.convert import CLUENER, convert, open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
-from flax_ner.weights.report import Report
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source, read_json
 from tests.weights.helpers import (
@@ -36,14 +36,14 @@ HEADS = {"num_attention_heads": 2}
 
 @pytest.fixture(scope="module")
 def converted(golden: Path, cluener: Path) -> dict[str, tuple[ModelDir, Report]]:
-    """Both golden files, converted."""
+    """Convert both golden files."""
     return {
         name: convert(open_source(golden / f"{name}.pth", cluener / "vocab.txt"))
         for name in ("bert_softmax_tiny", "bert_pretrain_tiny_legacy")
     }
 
 
-def test_a_trained_checkpoint_has_everything(
+def test_a_trained_checkpoint_converts_completely(
     converted: dict[str, tuple[ModelDir, Report]], golden: Path
 ) -> None:
     model, report = converted["bert_softmax_tiny"]
@@ -59,7 +59,7 @@ def test_a_trained_checkpoint_has_everything(
     assert (len(report.used), len(report.ignored), len(report.fresh)) == (39, 2, 0)
 
 
-def test_the_layers_that_score_tokens_are_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_masked_lm_head_is_converted_only_if_complete(tmp_path: Path) -> None:
     shapes = {
         "transform.dense.weight": (8, 8), "transform.dense.bias": (8,),
         "transform.LayerNorm.weight": (8,), "transform.LayerNorm.bias": (8,), "bias": (11,),
@@ -73,32 +73,34 @@ def test_the_layers_that_score_tokens_are_taken_whole_or_not_at_all(tmp_path: Pa
     decoder = "cls.predictions.decoder.weight"
     tied = {decoder: rest["bert.embeddings.word_embeddings.weight"]}
 
-    def opened(name: str, state: dict[str, np.ndarray], **config: Any) -> tuple[ModelDir, Report]:
+    def convert_state(
+        name: str, state: dict[str, np.ndarray], **config: Any
+    ) -> tuple[ModelDir, Report]:
         source = write_source(tmp_path / name, state, config=config)
         return convert(open_source(source), None, HEADS)
 
-    whole, report = opened("whole", rest | head | tied)
-    found = whole.params["masked_lm"]
+    whole, report = convert_state("whole", rest | head | tied)
+    converted_head = whole.params["masked_lm"]
     kernel = head["cls.predictions.transform.dense.weight"].T
-    np.testing.assert_array_equal(found["transform"]["kernel"], kernel)
-    np.testing.assert_array_equal(found["bias"], head["cls.predictions.bias"])
-    assert report.ignored == [(decoder, "taken as tied to the word embeddings and the bias")]
+    np.testing.assert_array_equal(converted_head["transform"]["kernel"], kernel)
+    np.testing.assert_array_equal(converted_head["bias"], head["cls.predictions.bias"])
+    assert report.ignored == [(decoder, "tied to the word embeddings and the bias")]
 
-    untied, report = opened("untied", rest | head | tied, tie_word_embeddings=False)
+    untied, report = convert_state("untied", rest | head | tied, tie_word_embeddings=False)
     assert set(untied.params) == {"encoder"}
-    assert {reason.partition(":")[0] for _, reason in report.ignored} == {
-        "scores tokens by embeddings of its own"
+    assert {reason for _, reason in report.ignored} == {
+        "masked language modelling head with untied embeddings: not supported"
     }
     for name, tensor in head.items():
         others = {other: tensor for other, tensor in head.items() if other != name}
-        # transformers has resized embeddings and left the bias as it was.
-        for i, part in enumerate((others, others | {name: tensor[:-1]})):
-            model, report = opened(f"{name}{i}", rest | part)
+        # The second case: transformers resized the embeddings but not the bias.
+        for i, head_tensors in enumerate((others, others | {name: tensor[:-1]})):
+            model, report = convert_state(f"{name}{i}", rest | head_tensors)
             assert set(model.params) == {"encoder"}
-            assert {ignored for ignored, _ in report.ignored} == part.keys()
+            assert {ignored for ignored, _ in report.ignored} == head_tensors.keys()
 
 
-def test_the_legacy_file_gives_the_same_encoder(
+def test_the_legacy_file_converts_to_the_same_encoder(
     converted: dict[str, tuple[ModelDir, Report]],
 ) -> None:
     trained, _ = converted["bert_softmax_tiny"]
@@ -114,7 +116,7 @@ def test_the_legacy_file_gives_the_same_encoder(
     ]
 
 
-def test_another_vocabulary_is_refused_with_both_sizes(trained: Path) -> None:
+def test_a_vocabulary_of_another_size_is_refused(trained: Path) -> None:
     trained.with_name("vocab.txt").write_text("\n".join([*VOCAB, "g"]), "utf-8")
     message = rf"vocab\.txt: 12 tokens, but {re.escape(str(trained))} has embeddings for 11"
     with pytest.raises(UserError, match=message):
@@ -122,31 +124,34 @@ def test_another_vocabulary_is_refused_with_both_sizes(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "truth"),
+    ("name", "value", "actual"),
     [("vocab_size", 12, 11), ("hidden_size", 16, 8), ("num_hidden_layers", 3, 2),
      ("intermediate_size", 8, 12), ("max_position_embeddings", 512, 6), ("type_vocab_size", 1, 2)],
 )  # fmt: skip
 def test_a_config_that_contradicts_the_tensors_is_refused(
-    tmp_path: Path, name: str, value: int, truth: int
+    tmp_path: Path, name: str, value: int, actual: int
 ) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | {name: value})
-    message = f"config.json: {name} is {value}, but the tensors of {path} say {truth}"
+    message = f"config.json: {name} is {value}, but it is {actual} in the tensors of {path}."
     with pytest.raises(UserError, match=re.escape(message)):
         convert(open_source(path))
 
 
-def test_a_width_without_a_convention_needs_the_number_of_heads(trained: Path) -> None:
-    with pytest.raises(UserError, match=r"f\.pth: its width 8 .*--num-attention-heads of"):
+def test_an_unusual_hidden_size_needs_the_number_of_heads(trained: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"f\.pth: hidden size 8 is not a multiple of 64, .*--num-attention-heads of",
+    ):
         convert(open_source(trained), LABELS)
 
 
-def test_what_the_tensors_cannot_tell_comes_from_the_config(tmp_path: Path) -> None:
+def test_fields_without_tensors_come_from_the_config(tmp_path: Path) -> None:
     stated = tiny_config() | {
         "num_attention_heads": 4,
-        "hidden_act": "gelu_pytorch_tanh",  # another name of gelu_new
+        "hidden_act": "gelu_pytorch_tanh",  # alias of gelu_new
         "layer_norm_eps": 1e-5,
         "hidden_dropout_prob": 0.25,
-        "classifier_dropout": None,  # as the hidden layers'
+        "classifier_dropout": None,  # None means hidden_dropout_prob
         "initializer_range": 1,
     }
     path = write_source(tmp_path, tagger_state_dict(), config=stated)
@@ -161,31 +166,31 @@ def test_what_the_tensors_cannot_tell_comes_from_the_config(tmp_path: Path) -> N
     assert config.initializer_range == 1.0 and type(config.initializer_range) is float
 
 
-def test_what_nothing_tells_is_assumed_and_said(trained: Path) -> None:
+def test_assumed_fields_are_noted(trained: Path) -> None:
     model, report = convert(open_source(trained), LABELS, HEADS)
     assert model.config == CONFIG
     assert report.notes == [
-        "Activation: gelu_new, as MMOCR runs it (no config.json).",
-        "LayerNorm eps: 1e-12, as every BERT has it (no config.json).",
+        "Activation: gelu_new, as in MMOCR (no config.json).",
+        "LayerNorm eps: 1e-12, as in BERT (no config.json).",
     ]
 
 
-def test_a_config_that_does_not_say_is_taken_as_its_family_does(tmp_path: Path) -> None:
+def test_a_missing_activation_is_that_of_the_family(tmp_path: Path) -> None:
     state = tiny_state_dict(PRETRAINED)
     for row, activation in (
-        ({"model_type": "bert"} | HEADS, "gelu, as Hugging Face runs it"),
-        (HEADS, "gelu_new, as MMOCR runs it"),
+        ({"model_type": "bert"} | HEADS, "gelu, as in Hugging Face"),
+        (HEADS, "gelu_new, as in MMOCR"),
     ):
         source = open_source(write_source(tmp_path, state, "f.pth", row))
         _, report = convert(source)
         assert f"Activation: {activation} (config.json does not say)." in report.notes
 
 
-def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path, tmp_path: Path) -> None:
+def test_heads_are_64_wide_by_default(golden: Path, cluener: Path, tmp_path: Path) -> None:
     (tmp_path / "f.pth").symlink_to(golden / "bert_softmax_tiny.pth")
     model, report = convert(open_source(tmp_path / "f.pth", cluener / "vocab.txt"))
     assert model.config.num_attention_heads == 1
-    assert report.notes[0].startswith("Attention heads: 1, by the convention of 64 wide heads")
+    assert report.notes[0].startswith("Attention heads: 1, for the usual head width of 64")
 
 
 @pytest.mark.parametrize(
@@ -203,20 +208,20 @@ def test_heads_are_64_wide_unless_told(golden: Path, cluener: Path, tmp_path: Pa
         ({"num_attention_heads": True}, "num_attention_heads is True, expected int"),
         ({"num_attention_heads": 0}, "model.num_attention_heads: 0"),
         ({"num_attention_heads": -8}, "model.num_attention_heads: -8"),
-        ({"num_attention_heads": 3}, "8 does not divide by"),
-        ({"num_attention_heads": 10**30}, "does not divide by"),
+        ({"num_attention_heads": 3}, "model.hidden_size: 8 is not a multiple of"),
+        ({"num_attention_heads": 10**30}, "is not a multiple of"),
         ({"layer_norm_eps": "tiny"}, "layer_norm_eps is 'tiny', expected float"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, expected float"),
         ({"hidden_dropout_prob": 1.5}, "model.hidden_dropout_prob: 1.5"),
         ({"id2label": {"0": "O"}}, "id2label does not name the 5 outputs"),
         ({"id2label": ["O"] * 5}, "id2label does not name the 5 outputs"),
         ({"id2label": {str(i): i for i in range(5)}}, "id2label does not name the 5 outputs"),
-        ({"id2label": {str(i): f"T{i}" for i in range(5)}}, "'T0' is no tag"),
+        ({"id2label": {str(i): f"T{i}" for i in range(5)}}, "'T0' is not a tag"),
         ({"id2label": {str(i): f"LABEL_{i}" for i in range(5)}}, "torch_to_flax.py --labels FILE"),
         ({"id2label": None}, "torch_to_flax.py --labels FILE"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused_by_name(
+def test_an_invalid_config_is_refused_with_field_and_path(
     tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | row)
@@ -229,16 +234,16 @@ def test_a_config_that_does_not_fit_is_refused_by_name(
 @pytest.mark.parametrize(
     ("labels", "size"), [(None, 24), (LabelSet(["a"]), 3), (LabelSet(["a"], "mmocr"), 6)]
 )
-def test_labels_must_be_as_many_as_the_outputs(
+def test_the_number_of_labels_must_match_the_outputs(
     trained: Path, labels: LabelSet | None, size: int
 ) -> None:
     with pytest.raises(
-        UserError, match=rf"head has 5 outputs, but the labels are {size} .*--labels"
+        UserError, match=rf"head has 5 outputs, but there are {size} labels .*--labels"
     ):
         convert(open_source(trained), labels, HEADS)
 
 
-def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
+def test_an_encoder_accepts_no_labels(tmp_path: Path) -> None:
     path = write_source(tmp_path, tiny_state_dict(PRETRAINED), "f.pth")
     model, report = convert(open_source(path), None, HEADS)
     assert model.labels is None
@@ -247,14 +252,14 @@ def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
         convert(open_source(path), LABELS, HEADS)
 
 
-def test_a_head_without_a_meaning_is_left_out_where_an_encoder_will_do(tmp_path: Path) -> None:
+def test_a_head_with_unknown_labels_is_dropped_with_try(tmp_path: Path) -> None:
     names = {str(i): name for i, name in enumerate(["NOUN", "VERB", "ADJ", "ADP", "X"])}
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config() | {"id2label": names})
-    with pytest.raises(UserError, match="'NOUN' is no tag"):
+    with pytest.raises(UserError, match="'NOUN' is not a tag"):
         open_model(path, "path")
     model, report = open_model(path, "init_from", head="try")
     assert model.labels is None and set(model.params) == {"encoder"}
-    assert report is not None and report.notes[-1].startswith("Its head is left out. ")
+    assert report is not None and report.notes[-1].startswith("The head is dropped. ")
 
 
 @pytest.mark.parametrize(
@@ -267,75 +272,75 @@ def test_a_head_without_a_meaning_is_left_out_where_an_encoder_will_do(tmp_path:
     ids=["crf", "sequential", "cls"],
 )
 @pytest.mark.parametrize("readable", [True, False])
-def test_an_unknown_head_is_named_and_left_out_if_told(
+def test_an_unknown_head_is_reported_and_can_be_dropped(
     tmp_path: Path, head: dict[str, tuple[int, ...]], readable: bool
 ) -> None:
     state = {n: t for n, t in tagger_state_dict().items() if readable or "classifier" not in n}
     state |= {name: np.zeros(shape, np.float32) for name, shape in head.items()}
     path = write_source(tmp_path / "hf", state, config=tiny_config())
-    named = f"unknown head: {', '.join(sorted(head))}. Only one linear layer"
+    named = f"unknown head: {', '.join(sorted(head))}. Only a single linear layer"
     with pytest.raises(UserError, match=re.escape(named) + r".* --drop-head"):
         open_model(path, "MODEL")
     model, report = open_model(path, "init_from", head="try")
     assert report is not None and set(model.params) == {"encoder"}
-    assert (
-        f"Its head is left out, because it is unknown: {', '.join(sorted(head))}." in report.notes
-    )
+    assert f"The head is dropped, because it is unknown: {', '.join(sorted(head))}." in report.notes
     main([str(path), str(tmp_path / "model"), "--drop-head"])
     again = load_model(tmp_path / "model")
     assert again.labels is None
     assert_same(again.params, model.params)
 
 
-def test_a_head_that_could_be_read_is_left_out_if_told(tmp_path: Path) -> None:
+def test_a_known_head_can_be_dropped(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     model, report = convert(open_source(path), head="drop")
     assert model.labels is None and set(model.params) == {"encoder"}
     assert {name for name, _ in report.ignored} == {"classifier.weight", "classifier.bias"}
     path = write_source(tmp_path, tiny_state_dict(TRAINED), "f.pth")
     mmocr, _ = convert(open_source(path), head="drop")
-    assert mmocr.tokenizer == "char"  # as MMOCR reads text, whatever is beside it
+    assert mmocr.tokenizer == "char"  # MMOCR's files always have the char tokenizer
     assert_same(mmocr.params, model.params)
 
 
-def test_a_long_head_is_named_by_its_first_tensors(tmp_path: Path) -> None:
+def test_a_long_head_is_reported_by_its_first_tensors(tmp_path: Path) -> None:
     state = tagger_state_dict() | {f"lstm.{i}": np.zeros(1, np.float32) for i in range(9)}
     with pytest.raises(UserError, match=r"unknown head: lstm\.0, .*lstm\.4 and 4 more\."):
         convert(open_source(write_source(tmp_path, state, config=tiny_config())))
 
 
-def test_labels_without_places_are_read_as_one_tag_per_category(tmp_path: Path) -> None:
+def test_labels_without_prefixes_are_read_as_io_tags(tmp_path: Path) -> None:
     names = ["O", "PER", "LOC", "ORG", "MISC"]
     stated = tiny_config() | {"id2label": {str(i): name for i, name in enumerate(names)}}
     path = write_source(tmp_path / "hf", tagger_state_dict(), config=stated)
     model, _ = convert(open_source(path))
     assert model.labels is not None
     assert (model.labels.scheme, model.labels.names) == ("io", names)
-    said = export(model, tmp_path / "back", "hf")
-    assert "Warning" not in said  # the pipeline groups such labels as they are meant
+    message = export(model, tmp_path / "back", "hf")
+    assert "Warning" not in message  # the pipeline groups such labels correctly
     row = read_json(tmp_path / "back" / "config.json")
     assert list(row["id2label"].values()) == names
     save_model(tmp_path / "model", model)
     tagger = flax_ner.load(tmp_path / "model")
-    found, probabilities = tagger("abcd"), tagger.explain("abcd")
+    entities, probabilities = tagger("abcd"), tagger.predict_proba("abcd")
     best = [names[i] for i in probabilities.argmax(-1)]
-    runs = [(kind, len(list(run))) for kind, run in groupby(best)]
-    assert [(e.type, e.end - e.start) for e in found] == [run for run in runs if run[0] != "O"]
+    runs = [(category, len(list(run))) for category, run in groupby(best)]
+    assert [(e.type, e.end - e.start) for e in entities] == [run for run in runs if run[0] != "O"]
 
 
-def test_numbers_beyond_float32_are_refused(tmp_path: Path) -> None:
+def test_values_beyond_float32_are_refused(tmp_path: Path) -> None:
     state = {name: tensor.astype(np.float64) for name, tensor in tagger_state_dict().items()}
     state["classifier.bias"][0] = 1e300
     path = write_source(tmp_path, {}, config=tiny_config())
     write_safetensors(path, state)
-    with pytest.raises(UserError, match=r"classifier\.bias: holds numbers that are not finite"):
+    with pytest.raises(
+        UserError, match=r"classifier\.bias: has values that are not finite in float32"
+    ):
         convert(open_source(path))
 
 
 def test_a_model_directory_is_not_converted_again(tmp_path: Path) -> None:
     path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
     main([str(path), str(tmp_path / "model")])
-    with pytest.raises(SystemExit, match="model: is a model directory already"):
+    with pytest.raises(SystemExit, match="model: is already a model directory"):
         main([str(tmp_path / "model"), str(tmp_path / "again")])
 
 
@@ -348,7 +353,7 @@ def test_a_head_without_its_bias_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "BertForMultipleChoice"])
-def test_the_head_of_whole_sentences_is_left_behind(tmp_path: Path, name: str) -> None:
+def test_a_sequence_classification_head_is_ignored(tmp_path: Path, name: str) -> None:
     state = tagger_state_dict() | {
         "bert.pooler.dense.weight": np.zeros((8, 8), np.float32),
         "bert.pooler.dense.bias": np.zeros(8, np.float32),
@@ -357,11 +362,11 @@ def test_the_head_of_whole_sentences_is_left_behind(tmp_path: Path, name: str) -
     model, report = convert(open_source(path))
     assert model.labels is None and set(model.params) == {"encoder"}
     assert report.layout == f"Hugging Face {name}"
-    assert dict(report.ignored)["classifier.weight"].startswith("head that scores whole sentences")
+    assert dict(report.ignored)["classifier.weight"].startswith("head for whole sentences")
 
 
-def test_all_faults_of_the_tensors_are_one_error(tmp_path: Path) -> None:
-    """A missing, an extra and a misshapen tensor, each by name."""
+def test_all_tensor_errors_are_reported_together(tmp_path: Path) -> None:
+    """A missing tensor, an extra tensor and a tensor of the wrong shape."""
     state = tagger_state_dict()
     del state["bert.encoder.layer.1.output.dense.bias"]
     state["bert.encoder.layer.0.output.dense.weight"] = np.zeros((12, 8), np.float32)
@@ -371,17 +376,17 @@ def test_all_faults_of_the_tensors_are_one_error(tmp_path: Path) -> None:
         convert(open_source(path))
     assert str(caught.value).splitlines() == [
         f"{path}: cannot be converted (Hugging Face BertForTokenClassification):",
-        "  misshapen: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
+        "  wrong shape: bert.encoder.layer.0.output.dense.weight is [12, 8], the model needs [8, 12]",
         "  missing: bert.encoder.layer.1.output.dense.bias, for encoder/layers/1/mlp_out/bias",
-        "  unknown head: lstm.weight. Only one linear layer, called classifier, can be read. "
-        "convert/torch_to_flax.py --drop-head takes the encoder alone.",
+        "  unknown head: lstm.weight. Only a single linear layer named classifier is supported. To convert "
+        "only the encoder, use convert/torch_to_flax.py --drop-head.",
     ]
 
 
-# --- Opening a model wherever it is --------------------------------------------------------------
+# --- open_model and load -------------------------------------------------------------------------
 
 
-def test_a_model_is_opened_in_any_form(tmp_path: Path) -> None:
+def test_open_model_accepts_files_folders_and_model_directories(tmp_path: Path) -> None:
     path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
     model, report = open_model(path.parent, "path")
     assert report is not None and report.layout.endswith("BertForTokenClassification")
@@ -393,7 +398,7 @@ def test_a_model_is_opened_in_any_form(tmp_path: Path) -> None:
         assert again.labels is not None and again.labels.names == LABELS.names
 
 
-def test_load_says_what_it_assumed(tmp_path: Path) -> None:
+def test_load_warns_about_assumptions(tmp_path: Path) -> None:
     stated = tiny_config()
     del stated["layer_norm_eps"]
     path = write_source(tmp_path, tagger_state_dict(), config=stated)

@@ -1,4 +1,4 @@
-"""Hugging Face's Flax weights: the same bits as PyTorch's, and files that lie."""
+"""Hugging Face's Flax weights, and damaged or inconsistent files."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import serialization
+from flax.traverse_util import unflatten_dict
 
 from flax_ner.inference.tagger import load
 from flax_ner.weights.convert import convert
 from flax_ner.weights.flax_files import as_pytorch, read_flax_file
 from flax_ner.weights.mapped import WeightsFileError
-from flax_ner.weights.names import unflatten
 from flax_ner.weights.source import open_source
 from tests.weights.helpers import assert_same, tagger_state_dict, tiny_config, write_source
 from tests.weights.hostile import FLAX
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "parity/fixtures/flax_tagger"
 
 
 def as_flax(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch's tensors by the names of Flax, in one table."""
+    """Return PyTorch's tensors under the names of Flax."""
     arrays = {}
     for name, tensor in state.items():
         *parents, last = name.split(".")
@@ -34,12 +34,14 @@ def as_flax(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_flax(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    path.write_bytes(serialization.msgpack_serialize(unflatten(arrays)))
+    path.write_bytes(serialization.msgpack_serialize(unflatten_dict(arrays, sep="/")))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shards", [False, True])
-def test_the_same_bits_as_of_pytorchs_file(tmp_path: Path, shards: bool, dtype: str) -> None:
+def test_flax_weights_convert_to_the_same_bits_as_pytorch(
+    tmp_path: Path, shards: bool, dtype: str
+) -> None:
     state = tagger_state_dict()
     expected, _ = convert(open_source(write_source(tmp_path / "a", state, config=tiny_config())))
     folder = write_source(tmp_path / "b", {}, config=tiny_config()).parent
@@ -52,8 +54,10 @@ def test_the_same_bits_as_of_pytorchs_file(tmp_path: Path, shards: bool, dtype: 
         parts["flax_model-00002-of-00002.msgpack"] = names[9:]
         for file, part in parts.items():
             write_flax(folder / file, {name: arrays[name] for name in part})
-        places = {name: file for file, part in parts.items() for name in part}
-        (folder / "flax_model.msgpack.index.json").write_text(json.dumps({"weight_map": places}))
+        weight_map = {name: file for file, part in parts.items() for name in part}
+        (folder / "flax_model.msgpack.index.json").write_text(
+            json.dumps({"weight_map": weight_map})
+        )
     else:
         write_flax(folder / "flax_model.msgpack", arrays)
     model, report = convert(open_source(folder))
@@ -63,35 +67,35 @@ def test_the_same_bits_as_of_pytorchs_file(tmp_path: Path, shards: bool, dtype: 
     assert {str(used.dtype) for used in report.used} == {dtype}
 
 
-def test_a_file_of_the_flax_classes_of_transformers(tmp_path: Path) -> None:
+def test_a_file_written_by_transformers_is_read(tmp_path: Path) -> None:
     for file in ("flax_model.msgpack", "config.json"):
         (tmp_path / file).symlink_to(GOLDEN / file)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(chr, range(0x4E00, 0x4E00 + 26))]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", "utf-8")
     scores = np.load(GOLDEN / "scores.npz")
     ids = scores["ids"]
-    found = load(tmp_path).logits(ids, np.ones_like(ids))
-    np.testing.assert_allclose(found, scores["logits"], rtol=0, atol=1e-4)
+    actual = load(tmp_path).logits(ids, np.ones_like(ids))
+    np.testing.assert_allclose(actual, scores["logits"], rtol=0, atol=1e-4)
 
 
-def test_pytorchs_files_come_first(tmp_path: Path) -> None:
+def test_pytorch_files_take_precedence(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), "pytorch_model.bin", tiny_config())
     (tmp_path / "flax_model.msgpack").write_bytes(b"\xc1")
     assert open_source(tmp_path).path == str(path)
 
 
-def test_arrays_in_chunks_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_arrays_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 16)
     array = np.arange(20, dtype=np.float32).reshape(4, 5)
     write_flax(tmp_path / "x.msgpack", {"a/kernel": array, "b/0/bias": array[0]})
-    found = as_pytorch(read_flax_file(tmp_path / "x.msgpack"))
-    assert list(found) == ["a.weight", "b.0.bias"]
-    np.testing.assert_array_equal(found["a.weight"], array.T)
-    np.testing.assert_array_equal(found["b.0.bias"], array[0])
+    actual = as_pytorch(read_flax_file(tmp_path / "x.msgpack"))
+    assert list(actual) == ["a.weight", "b.0.bias"]
+    np.testing.assert_array_equal(actual["a.weight"], array.T)
+    np.testing.assert_array_equal(actual["b.0.bias"], array[0])
 
 
 @pytest.mark.parametrize("name", FLAX)
-def test_a_file_that_lies_is_one_clear_error(tmp_path: Path, name: str) -> None:
+def test_an_inconsistent_file_is_one_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.msgpack"
     path.write_bytes(FLAX[name])
     with pytest.raises(WeightsFileError) as caught:
@@ -101,15 +105,17 @@ def test_a_file_that_lies_is_one_clear_error(tmp_path: Path, name: str) -> None:
     assert message.isprintable() and len(message) < 1000
 
 
-def test_a_file_cut_off_anywhere_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_truncated_file_is_one_error(tmp_path: Path) -> None:
     write_flax(tmp_path / "x.msgpack", {"a/kernel": np.ones((2, 3), np.float32)})
     whole = (tmp_path / "x.msgpack").read_bytes()
     for length in range(len(whole)):
         (tmp_path / "cut.msgpack").write_bytes(whole[:length])
-        with pytest.raises(WeightsFileError, match=r"a damaged one|is a text file"):
+        with pytest.raises(
+            WeightsFileError, match=r"not a Flax msgpack file, or damaged|is a text file"
+        ):
             read_flax_file(tmp_path / "cut.msgpack")
     with pytest.raises(WeightsFileError, match=r"none\.msgpack: cannot be read"):
         read_flax_file(tmp_path / "none.msgpack")
     (tmp_path / "x.msgpack").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(WeightsFileError, match=r"is a pointer of Git LFS.*lfs pull"):
+    with pytest.raises(WeightsFileError, match=r"is a Git LFS pointer.*lfs pull"):
         read_flax_file(tmp_path / "x.msgpack")

@@ -1,4 +1,4 @@
-"""Models by name on the hub, from a server that stands in for it."""
+"""Downloads from the hub, against a local server that imitates it."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ SMALL = {"config.json", "vocab.txt"}
 
 
 def repository(folder: Path, *weights: str, text: str = "") -> Path:
-    """A repository of small files and of weights by these names, with `text` as its vocabulary."""
+    """Create a repository with these weights and small files; `text` is the content of all files."""
     for name in ("README.md", *SMALL, *weights):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def repository(folder: Path, *weights: str, text: str = "") -> Path:
 
 
 def python(code: str, environment: Mapping[str, str], *arguments: str) -> str:
-    """Run code in a process of its own, where every warning is an error; give what it prints."""
+    """Run code in a new process where every warning is an error, and return what it prints."""
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
     result = subprocess.run(
         command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False
@@ -51,13 +51,13 @@ def python(code: str, environment: Mapping[str, str], *arguments: str) -> str:
 
 
 def resolve_all(environment: Mapping[str, str], *asked: str) -> tuple[list[Path], list[str]]:
-    """Resolve names in one process: the folders, and the messages of those that failed."""
+    """Resolve names in one new process; return the folders and the error messages."""
     answers = [json.loads(line) for line in python(RESOLVE, environment, *asked).splitlines()]
     folders = [Path(value) for kind, value in answers if kind == "folder"]
     return folders, [value for kind, value in answers if kind == "error"]
 
 
-def test_fetches_a_model_once(tmp_path: Path) -> None:
+def test_a_model_is_downloaded_once(tmp_path: Path) -> None:
     source = repository(tmp_path / "model", "model.safetensors")
     with HubServer({"owner/model": source}) as server:
         environment = server.environment(tmp_path / "home")
@@ -72,7 +72,7 @@ def test_fetches_a_model_once(tmp_path: Path) -> None:
         assert not [request for request in server.requests if "/resolve/" in request]
 
 
-def test_fetches_a_branch_a_tag_or_a_commit(tmp_path: Path) -> None:
+def test_a_branch_tag_or_commit_is_downloaded(tmp_path: Path) -> None:
     revisions = ("", "@v1.0", "@refs/pr/1")
     repos = {
         f"owner/model{revision}": repository(tmp_path / str(i), "model.safetensors")
@@ -82,11 +82,11 @@ def test_fetches_a_branch_a_tag_or_a_commit(tmp_path: Path) -> None:
         asked = [*repos, "owner/model@main", f"owner/model@{commit(tmp_path / '1')}"]
         folders, errors = resolve_all(server.environment(tmp_path / "home"), *asked)
     assert not errors
-    found = [(folder / "vocab.txt").read_text()[0] for folder in folders]
-    assert found == ["0", "1", "2", "0", "1"]
+    contents = [(folder / "vocab.txt").read_text()[0] for folder in folders]
+    assert contents == ["0", "1", "2", "0", "1"]
 
 
-def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> None:
+def test_only_the_preferred_weights_are_downloaded(tmp_path: Path) -> None:
     shards = {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
     pickles = {f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)}
     tree = {
@@ -97,7 +97,7 @@ def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> 
         "params/ocdbt.process_0/d/2e",
     }
     flax = {f"flax_model-0000{i}-of-00002.msgpack" for i in (1, 2)}
-    offered_and_taken = {
+    offered_and_expected = {
         "both": ({"model.safetensors", "pytorch_model.bin", "tf_model.h5"}, {"model.safetensors"}),
         "shards": (
             {"model.safetensors.index.json", *shards, "pytorch_model.bin.index.json", *pickles},
@@ -116,21 +116,21 @@ def test_fetches_one_kind_of_weights_and_a_pickle_only_alone(tmp_path: Path) -> 
     }
     repos = {
         f"owner/{name}": repository(tmp_path / name, *offered)
-        for name, (offered, _) in offered_and_taken.items()
+        for name, (offered, _) in offered_and_expected.items()
     }
     with HubServer(repos) as server:
         folders, errors = resolve_all(server.environment(tmp_path / "home"), *repos)
         assert not errors
         assert [set(names(folder)) - SMALL for folder in folders] == [
-            taken for _, taken in offered_and_taken.values()
+            expected for _, expected in offered_and_expected.values()
         ]
-        touched = [r for r in server.requests if "/resolve/" in r and r.endswith(".bin")]
-        assert touched
-        assert all("/owner/bin" in request for request in touched)
+        requests = [r for r in server.requests if "/resolve/" in r and r.endswith(".bin")]
+        assert requests
+        assert all("/owner/bin" in request for request in requests)
     assert (folders[2] / "params/d/1f").read_text() == "model_dir: params/d/1f"
 
 
-def test_works_from_the_cache_without_a_connection(tmp_path: Path) -> None:
+def test_cached_models_need_no_connection(tmp_path: Path) -> None:
     repos = {
         "owner/safe": repository(tmp_path / "safe", "model.safetensors"),
         "owner/bin": repository(tmp_path / "bin", "pytorch_model.bin"),
@@ -141,8 +141,8 @@ def test_works_from_the_cache_without_a_connection(tmp_path: Path) -> None:
     with HubServer(repos | {bare: repos["owner/safe"]}) as server:
         environment = server.environment(tmp_path / "home")
         online, _ = resolve_all(environment, "owner/safe", "owner/bin")
-        # What other programs leave in the cache: the pickle although there is more, all but the
-        # weights, and a single file without the list of what the repository has.
+        # Caches that other programs leave: only the pickle of several weights, everything except the weights,
+        # and a single file without the listing of the repository.
         others = f"""
 import huggingface_hub as hub
 hub.snapshot_download("owner/both", allow_patterns={[*SMALL, "pytorch_model.bin"]})
@@ -173,23 +173,23 @@ hub.hf_hub_download({bare!r}, "config.json")
     assert errors[2:] == [no_weights]
 
 
-def test_says_what_the_hub_refuses(tmp_path: Path) -> None:
+def test_refusals_of_the_hub_are_explained(tmp_path: Path) -> None:
     source = repository(tmp_path / "model", "model.safetensors")
     other = repository(tmp_path / "other", "tf_model.h5", "rust_model.ot.h5")
     repos = {f"owner/{name}": source for name in ("model", "private", "gated", "down", "limited")}
-    faults = {"owner/private": 401, "owner/gated": 403, "owner/down": 503, "owner/limited": 429}
+    errors = {"owner/private": 401, "owner/gated": 403, "owner/down": 503, "owner/limited": 429}
     expected = {
-        "runs/nowhere": "no file or directory 'runs/nowhere', and the hub has no model of that name",
-        "owner/private": "hub has no model of that name, or a private one. Check the spelling; for a",
-        "owner/gated": "/owner/gated, and log in by `hf auth login`",
+        "runs/nowhere": "no file or directory 'runs/nowhere', and the hub has no model with that name",
+        "owner/private": "hub has no model with that name, or it is private. Check the spelling; for a",
+        "owner/gated": "/owner/gated, and log in with `hf auth login`",
         "owner/model@v9": "the hub's 'owner/model' has no revision 'v9'. Give one of its branches",
         f"owner/model@{'0' * 40}": "has no revision '0000",
         "owner/down": "the hub answers HTTP 503: try again later.",
         "owner/limited": "the hub answers HTTP 429: try again later.",
-        "owner/other": "'owner/other' on the hub has no weights for this program, only "
-        "rust_model.ot.h5, tf_model.h5. It needs model.safetensors, ",
+        "owner/other": "'owner/other' on the hub has no supported weights, only "
+        "rust_model.ot.h5, tf_model.h5. Supported are model.safetensors, ",
     }
-    with HubServer(repos | {"owner/other": other}, faults) as server:
+    with HubServer(repos | {"owner/other": other}, errors) as server:
         folders, errors = resolve_all(server.environment(tmp_path / "home"), *expected)
     assert not folders
     for error, part in zip(errors, expected.values(), strict=True):
@@ -197,27 +197,27 @@ def test_says_what_the_hub_refuses(tmp_path: Path) -> None:
         assert "\n" not in error and "Request ID" not in error
 
 
-def test_says_that_the_cache_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_explained(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.write_text("a file, where a folder should be")
     with HubServer({"owner/model": repository(tmp_path / "model", "model.safetensors")}) as server:
         _, [error] = resolve_all(server.environment(home), "owner/model")
-    assert error.startswith("init_from: no file or directory 'owner/model', and fetching it from")
-    assert f"See that its cache {home}" in error
+    assert error.startswith("init_from: no file or directory 'owner/model', and the download from")
+    assert f"Check that its cache {home}" in error
 
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's library fails where it would start to fetch."""
+    """Fail if the hub's library would start a download."""
 
-    def fetch(*arguments: object, **more: object) -> None:
+    def download(*arguments: object, **more: object) -> None:
         pytest.fail(f"asked the hub for {arguments}")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_what_exists_on_disk_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_paths_take_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/model@v1").mkdir(parents=True)
     (tmp_path / "weights.pth").touch()
@@ -248,11 +248,11 @@ NO_NAMES = ("模型/最好", "a--b", "-a/b")
 
 
 @pytest.mark.parametrize("name", [*FILE_NAMES, *PATHS, *NO_REVISIONS, *NO_NAMES])
-def test_what_looks_like_a_path_never_reaches_the_network(
+def test_names_that_look_like_paths_never_reach_the_network(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # lest it would
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # in case it would try
     with pytest.raises(UserError) as caught:
         resolve(name, "init_from")
     assert str(caught.value) == (
@@ -266,19 +266,19 @@ def test_what_looks_like_a_path_never_reaches_the_network(
     [
         (HTTPError("read timed out"), "and the hub cannot be reached (HTTPError: read timed out)."),
         (LocalEntryNotFoundError("not\nthere"), "(LocalEntryNotFoundError: not there). Check the"),
-        (FileMetadataError("no commit"), "does not answer as the hub does (FileMetadataError: no"),
-        (json.JSONDecodeError("Expecting value", "<html>", 0), "does not answer as the hub does"),
-        (RuntimeError("CAS service error"), "fetching it from the hub failed (RuntimeError: CAS"),
-        (OSError(errno.ENOSPC, "No space left on device"), "can be written and has room"),
+        (FileMetadataError("no commit"), "does not answer like the hub (FileMetadataError: no"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "does not answer like the hub"),
+        (RuntimeError("CAS service error"), "the download from the hub failed (RuntimeError: CAS"),
+        (OSError(errno.ENOSPC, "No space left on device"), "can be written and has space"),
     ],
 )
-def test_says_how_fetching_failed(
+def test_download_failures_are_explained(
     error: Exception, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch(*arguments: object, **more: object) -> None:
+    def download(*arguments: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(UserError) as caught:
         resolve("owner/model", "init_from")
     assert str(caught.value).startswith("init_from: no file or directory 'owner/model', and ")

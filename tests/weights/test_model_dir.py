@@ -1,4 +1,4 @@
-"""Model directories to disk and back."""
+"""Saving and loading model directories."""
 
 import itertools
 import json
@@ -15,19 +15,19 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flax_ner.errors import UserError
-from flax_ner.model.masked_lm import init_masked_lm
-from flax_ner.model.tagger import init_params
+from flax_ner.model.mlm_head import init_masked_lm
+from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.training.mesh import make_mesh
 from flax_ner.weights import model_dir
-from flax_ner.weights.model_dir import ModelDir, load_model, read_card, save_model
+from flax_ner.weights.model_dir import ModelDir, load_model, read_metadata, save_model
 from tests.weights.helpers import CONFIG, LABELS, VOCAB, assert_same
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("labels", [LABELS, LabelSet(["人-名", "b"], "bio")])
-def test_a_model_directory_comes_back_bit_for_bit(tmp_path: Path, labels: LabelSet) -> None:
+def test_save_and_load_preserve_every_bit(tmp_path: Path, labels: LabelSet) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, labels, VOCAB, 100, params))
     model = load_model(tmp_path / "model")
@@ -38,14 +38,14 @@ def test_a_model_directory_comes_back_bit_for_bit(tmp_path: Path, labels: LabelS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_what_all_devices_have_is_written_without_a_program(
+def test_saving_replicated_arrays_compiles_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     everywhere = NamedSharding(make_mesh(8, 1, 8), PartitionSpec())
     model = ModelDir(CONFIG, LABELS, VOCAB, 100, jax.device_put(params, everywhere))
     with jax.log_compiles():
-        assert jax.jit(lambda x: x + 1)(1) == 2  # programs are noticed
+        assert jax.jit(lambda x: x + 1)(1) == 2  # compilations are detected
         assert "Compiling" in caplog.text
         caplog.clear()
         save_model(tmp_path / "model", model)
@@ -63,18 +63,18 @@ def test_an_encoder_directory_has_no_head_and_no_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "labels.json").exists()
 
 
-def test_an_encoder_keeps_the_layers_that_score_tokens(tmp_path: Path) -> None:
-    made = init_masked_lm(CONFIG, jax.random.key(0))
-    params = {"encoder": made["encoder"], "masked_lm": made["head"]}
+def test_an_encoder_keeps_its_masked_lm_head(tmp_path: Path) -> None:
+    initial = init_masked_lm(CONFIG, jax.random.key(0))
+    params = {"encoder": initial["encoder"], "masked_lm": initial["head"]}
     save_model(tmp_path / "model", ModelDir(CONFIG, None, VOCAB, 6, params))
     assert_same(load_model(tmp_path / "model").params, params)
     (tmp_path / "model" / "checksums.json").unlink()
-    (tmp_path / "model" / "params" / "_METADATA").unlink()  # which says whether they are there
-    with pytest.raises(UserError, match="its params are damaged"):
+    (tmp_path / "model" / "params" / "_METADATA").unlink()  # says whether "masked_lm" is stored
+    with pytest.raises(UserError, match="params/ is damaged"):
         load_model(tmp_path / "model")
 
 
-def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_old_model(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model"
     for key, labels in ((0, LABELS), (1, None)):
         params = init_params(CONFIG, jax.random.key(key))
@@ -87,12 +87,12 @@ def test_saving_again_replaces_the_older_model(tmp_path: Path) -> None:
     assert [other.name for other in path.parent.iterdir()] == ["model"]
 
 
-def test_the_older_model_comes_back_where_a_kill_left_it_aside(tmp_path: Path) -> None:
+def test_the_old_model_is_restored_after_a_kill_between_renames(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
     (tmp_path / "model").rename(tmp_path / ".model.replaced")
-    unwritable = ModelDir(CONFIG, LABELS, ["\ud800"], 6, params)  # a vocabulary that is not UTF-8
-    with pytest.raises(UserError, match="What was there before is whole"):
+    unwritable = ModelDir(CONFIG, LABELS, ["\ud800"], 6, params)  # cannot be encoded as UTF-8
+    with pytest.raises(UserError, match="What was there before is unchanged"):
         save_model(tmp_path / "model", unwritable)
     assert_same(load_model(tmp_path / "model").params, params)
 
@@ -101,12 +101,12 @@ FULL_DISK = """
 import resource, sys
 import jax
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import init_params
+from flax_ner.model.tagging_model import init_params
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.weights.helpers import CONFIG, LABELS, VOCAB
 
 params = init_params(CONFIG, jax.random.key(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # bytes of a file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # maximum file size in bytes
 try:
     save_model(sys.argv[1], ModelDir(CONFIG, LABELS, VOCAB, 6, params))
 except UserError as error:
@@ -114,38 +114,38 @@ except UserError as error:
 """
 
 
-def test_where_there_is_no_writing_the_older_model_stays(tmp_path: Path) -> None:
+def test_the_old_model_stays_if_writing_fails(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "model")]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"model: cannot be written \(.*File too large.*What was there before", said)
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"model: cannot be written \(.*File too large.*What was there before", printed)
     assert_same(load_model(tmp_path / "model").params, params)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_is_written_behind_a_failure_is_removed_too(
+def test_files_written_after_a_failure_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, model: ModelDir) -> None:
         raise OSError("no room")
 
-    moments = itertools.count()
+    sleeps = itertools.count()
 
-    def others_write_on(seconds: float) -> None:
-        if next(moments) in (0, 1, 3):  # with a pause, in which the folder is gone
+    def write_again(seconds: float) -> None:
+        if next(sleeps) in (0, 1, 3):  # not in between, so the folder is missing once
             (tmp_path / ".model.writing" / "params").mkdir(parents=True)
 
     monkeypatch.setattr(model_dir, "_write", fail)
-    monkeypatch.setattr(model_dir, "time", SimpleNamespace(sleep=others_write_on))
+    monkeypatch.setattr(model_dir, "time", SimpleNamespace(sleep=write_again))
     params = init_params(CONFIG, jax.random.key(0))
     with pytest.raises(UserError, match=r"cannot be written \(no room\)"):
         save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
     assert not list(tmp_path.iterdir())
-    assert next(moments) > 4
+    assert next(sleeps) > 4
 
 
-def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> None:
+def test_scan_layers_does_not_change_the_stored_layout(tmp_path: Path) -> None:
     config = replace(CONFIG, scan_layers=True)
     params = init_params(config, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(config, LABELS, VOCAB, 6, params))
@@ -153,7 +153,7 @@ def test_the_scan_of_layers_does_not_change_what_is_stored(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("missing", ["config.json", "vocab.txt", "params"])
-def test_a_directory_with_a_part_missing_is_refused(tmp_path: Path, missing: str) -> None:
+def test_an_incomplete_directory_is_refused(tmp_path: Path, missing: str) -> None:
     path = tmp_path / "model"
     path.mkdir()
     for name in {"config.json", "vocab.txt", "params"} - {missing}:
@@ -162,11 +162,11 @@ def test_a_directory_with_a_part_missing_is_refused(tmp_path: Path, missing: str
         load_model(path)
 
 
-def test_lower_casing_and_an_order_of_tags_come_back(tmp_path: Path) -> None:
+def test_lower_casing_and_tag_order_are_restored(tmp_path: Path) -> None:
     labels = LabelSet.from_names(["O", "B-a", "I-a", "B-b", "I-b"])
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, labels, VOCAB, 6, params, lower_case=False))
-    model = read_card(tmp_path / "model")
+    model = read_metadata(tmp_path / "model")
     assert model.labels is not None
     assert (model.labels.names, model.lower_case, model.params) == (labels.names, False, {})
 
@@ -180,14 +180,14 @@ def test_lower_casing_and_an_order_of_tags_come_back(tmp_path: Path) -> None:
             '{"names": ["O", "B-a"]}',
             "labels.json has 2 entries, but config.json says 5",
         ),
-        ("labels.json", None, "its params are damaged, or of another shape"),
-        ("params", None, "its params are damaged"),
-        ("params/manifest.ocdbt", "", "its params are damaged"),
-        ("params/_METADATA", "{", "its params are damaged"),
-        ("params/_METADATA", "[]", "its params are damaged"),
+        ("labels.json", None, "params/ is damaged, or does not match config.json and labels.json"),
+        ("params", None, "params/ is damaged"),
+        ("params/manifest.ocdbt", "", "params/ is damaged"),
+        ("params/_METADATA", "{", "params/ is damaged"),
+        ("params/_METADATA", "[]", "params/ is damaged"),
     ],
 )
-def test_parts_that_do_not_belong_together_are_refused(
+def test_inconsistent_files_are_refused(
     tmp_path: Path, name: str, text: str | None, message: str
 ) -> None:
     params = init_params(CONFIG, jax.random.key(0))
@@ -200,14 +200,16 @@ def test_parts_that_do_not_belong_together_are_refused(
         part.mkdir()
     else:
         part.unlink()
-    with pytest.raises(UserError, match=rf"{re.escape(name)}[\w/.]* is (missing|not as)"):
+    with pytest.raises(
+        UserError, match=rf"{re.escape(name)}[\w/.]* (is missing|does not match its checksum)"
+    ):
         load_model(tmp_path / "model")
     (tmp_path / "model" / "checksums.json").unlink()  # as the message says
     with pytest.raises(UserError, match=message):
         load_model(tmp_path / "model")
 
 
-def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
+def test_lower_casing_is_the_default_of_old_directories(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))
     (tmp_path / "model" / "checksums.json").unlink()
@@ -215,16 +217,16 @@ def test_a_directory_that_does_not_say_is_lower_cased(tmp_path: Path) -> None:
     row = json.loads(path.read_text())
     del row["tokenizer"]["lower_case"]
     path.write_text(json.dumps(row))
-    assert read_card(tmp_path / "model").lower_case
+    assert read_metadata(tmp_path / "model").lower_case
     path.write_text(json.dumps(row | {"tokenizer": {"kind": "bytes"}}))
     with pytest.raises(UserError, match="'bytes'} is unknown"):
-        read_card(tmp_path / "model")
+        read_metadata(tmp_path / "model")
     path.write_text(json.dumps(row | {"tokenizer": {"kind": "char", "lower_case": "false"}}))
     with pytest.raises(UserError, match="'lower_case': 'false'} is unknown"):
-        read_card(tmp_path / "model")
+        read_metadata(tmp_path / "model")
 
 
-def test_a_directory_of_a_later_version_is_refused_and_one_without_a_version_is_read(
+def test_later_formats_are_refused_and_format_0_is_read(
     tmp_path: Path,
 ) -> None:
     params = init_params(CONFIG, jax.random.key(0))
@@ -234,13 +236,13 @@ def test_a_directory_of_a_later_version_is_refused_and_one_without_a_version_is_
     row = json.loads(path.read_text())
     assert row.pop("format") == model_dir.FORMAT
     path.write_text(json.dumps(row))
-    assert read_card(tmp_path / "model").config == CONFIG
+    assert read_metadata(tmp_path / "model").config == CONFIG
     later = model_dir.FORMAT + 1
-    path.write_text(json.dumps(row | {"format": later, "model": {"of a kind": "not known yet"}}))
-    told = rf"model: was written by a later version of flax_ner \(format {later}; .* Upgrade"
-    for read in (read_card, load_model):
-        with pytest.raises(UserError, match=told):
+    path.write_text(json.dumps(row | {"format": later, "model": {"unknown": "field"}}))
+    message = rf"model: was written by a later version of flax_ner \(format {later}; .* Upgrade"
+    for read in (read_metadata, load_model):
+        with pytest.raises(UserError, match=message):
             read(tmp_path / "model")
     path.write_text(json.dumps(row | {"format": "1"}))
-    with pytest.raises(UserError, match=r"is damaged, or of another version \(format '1'"):
-        read_card(tmp_path / "model")
+    with pytest.raises(UserError, match=r"is damaged, or has another version \(format '1'"):
+        read_metadata(tmp_path / "model")

@@ -1,36 +1,33 @@
-"""Tensor names and where each tensor goes."""
+"""Mapping of tensor names, layouts and shapes."""
 
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from flax.traverse_util import flatten_dict
 
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import abstract_params
+from flax_ner.model.tagging_model import abstract_params
+from flax_ner.weights.conversion_report import Report
 from flax_ner.weights.names import (
     LAYOUTS,
     MMOCR,
     Layout,
     current_names,
+    detect_layout,
     fill,
-    flatten,
-    plan,
-    read_shape,
-    recognise,
+    infer_shape,
+    match_tensors,
     to_torch,
-    unflatten,
 )
-from flax_ner.weights.report import Report
 from tests.weights.helpers import CONFIG, PRETRAINED, TRAINED, old_name, tiny_state_dict
 
 ABSTRACT = abstract_params(CONFIG)
 EXTRA = {
-    "pooler.dense.weight": "pooler: tagging has no use for it",
-    "pooler.dense.bias": "pooler: tagging has no use for it",
-    "embeddings.position_ids": "buffer, not learnt",
+    "pooler.dense.weight": "pooler: not used for tagging",
+    "pooler.dense.bias": "pooler: not used for tagging",
+    "embeddings.position_ids": "buffer, not a parameter",
 }
 HEAD_TARGETS = {"head/classifier/kernel", "head/classifier/bias"}
 
@@ -39,48 +36,31 @@ def current(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: state[old] for name, old in current_names(state, "f.pth").items()}
 
 
-def planned(state: dict[str, np.ndarray]) -> Report:
+def report_of(state: dict[str, np.ndarray]) -> Report:
     tensors = current(state)
-    return plan(tensors, recognise(tensors, "f.pth"), ABSTRACT)
+    return match_tensors(tensors, detect_layout(tensors, "f.pth"), ABSTRACT)
 
 
 def convert(state: dict[str, np.ndarray]) -> tuple[dict[str, Any], Report]:
-    report = planned(state)
-    assert report.faults == []
+    report = report_of(state)
+    assert report.errors == []
     return fill(report, current(state), ABSTRACT), report
-
-
-TREES = st.recursive(
-    st.integers(),
-    lambda inner: st.dictionaries(st.text("abc", min_size=1), inner, min_size=1),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.text("abc", min_size=1), TREES))
-def test_unflatten_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
-    assert unflatten(flatten(tree)) == tree
-
-
-def test_flatten_joins_names_with_slashes() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a/b": 1, "a/c/d": 2, "e": 3}
 
 
 @pytest.mark.parametrize("old_names", [False, True], ids=["weight-bias", "gamma-beta"])
 @pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
-def test_every_target_is_filled_exactly(prefix: str, old_names: bool) -> None:
+def test_every_parameter_is_filled_exactly_once(prefix: str, old_names: bool) -> None:
     state = tiny_state_dict(prefix, old_names)
     params, report = convert(state)
-    targets, filled = flatten(ABSTRACT), flatten(params)
+    targets, filled = flatten_dict(ABSTRACT, sep="/"), flatten_dict(params, sep="/")
     assert set(filled) == set(targets) - (HEAD_TARGETS if prefix == PRETRAINED else set())
     for path, array in filled.items():
         assert array.shape == targets[path].shape, path
         assert array.dtype == np.float32, path
-    # Every number arrives: the same values, each as often as before.
-    arrived = np.sort(np.concatenate([array.ravel() for array in filled.values()]))
-    sent = np.sort(np.concatenate([array.ravel() for array in state.values()]))
-    np.testing.assert_array_equal(arrived, sent)
+    # All values are present, each as often as in the source.
+    converted = np.sort(np.concatenate([array.ravel() for array in filled.values()]))
+    original = np.sort(np.concatenate([array.ravel() for array in state.values()]))
+    np.testing.assert_array_equal(converted, original)
     assert sorted(used.source for used in report.used) == sorted(current(state))
     assert {used.target for used in report.used} == set(filled)
     assert all(used.shape == current(state)[used.source].shape for used in report.used)
@@ -90,26 +70,28 @@ def test_every_target_is_filled_exactly(prefix: str, old_names: bool) -> None:
 
 @pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
 def test_old_and_new_names_give_the_same_parameters(prefix: str) -> None:
-    new, old = (flatten(convert(tiny_state_dict(prefix, old))[0]) for old in (False, True))
+    new, old = (
+        flatten_dict(convert(tiny_state_dict(prefix, old))[0], sep="/") for old in (False, True)
+    )
     for path, array in new.items():
         np.testing.assert_array_equal(array, old[path], err_msg=path)
 
 
 @pytest.mark.parametrize("i", [0, 1])
 @pytest.mark.parametrize(("slot", "name"), [(0, "query"), (1, "key"), (2, "value")])
-def test_query_key_and_value_lie_in_their_slots(slot: int, name: str, i: int) -> None:
+def test_query_key_and_value_fill_their_slots(slot: int, name: str, i: int) -> None:
     state = tiny_state_dict(TRAINED)
     qkv = convert(state)[0]["encoder"]["layers"][str(i)]["attention"]["qkv"]
     source = f"{TRAINED}encoder.layer.{i}.attention.self.{name}"
     x = np.random.default_rng(1).integers(-5, 6, (3, 8)).astype(np.float32)
     projected = np.einsum("td,dnh->tnh", x, qkv["kernel"][:, slot]) + qkv["bias"][slot]
-    # PyTorch: a linear layer, then the width divided into heads.
+    # PyTorch: a linear layer, then a reshape of the width to heads.
     expected = (x @ state[f"{source}.weight"].T + state[f"{source}.bias"]).reshape(3, 2, 4)
     np.testing.assert_array_equal(projected, expected)
 
 
 @pytest.mark.parametrize("i", [0, 1])
-def test_attention_output_takes_the_heads_side_by_side(i: int) -> None:
+def test_attention_output_concatenates_the_heads(i: int) -> None:
     state = tiny_state_dict(TRAINED)
     kernel = convert(state)[0]["encoder"]["layers"][str(i)]["attention"]["out"]["kernel"]
     heads = np.random.default_rng(1).integers(-5, 6, (3, 2, 4)).astype(np.float32)
@@ -137,13 +119,15 @@ def test_attention_output_takes_the_heads_side_by_side(i: int) -> None:
         ("encoder.layer.0.output.LayerNorm.bias", "layers/0/mlp_norm/bias"),
     ],
 )  # fmt: skip
-def test_plain_tensors_go_to_their_place(source: str, target: str) -> None:
+def test_other_tensors_fill_their_parameters(source: str, target: str) -> None:
     state = tiny_state_dict(TRAINED)
     tensor = state[TRAINED + source].T if target.endswith("kernel") else state[TRAINED + source]
-    np.testing.assert_array_equal(flatten(convert(state)[0]["encoder"])[target], tensor)
+    np.testing.assert_array_equal(
+        flatten_dict(convert(state)[0]["encoder"], sep="/")[target], tensor
+    )
 
 
-def test_the_head_goes_to_its_place() -> None:
+def test_the_head_fills_its_parameters() -> None:
     state = tiny_state_dict(TRAINED)
     head = convert(state)[0]["head"]["classifier"]
     np.testing.assert_array_equal(head["kernel"], state["decoder.classifier.weight"].T)
@@ -152,15 +136,15 @@ def test_the_head_goes_to_its_place() -> None:
 
 def test_half_precision_becomes_float32() -> None:
     state = {name: array.astype(np.float16) for name, array in tiny_state_dict(TRAINED).items()}
-    for path, array in flatten(convert(state)[0]).items():
+    for path, array in flatten_dict(convert(state)[0], sep="/").items():
         assert array.dtype == np.float32, path
 
 
 @pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
-def test_the_report_says_what_was_left_behind(prefix: str) -> None:
+def test_ignored_tensors_are_reported_with_reasons(prefix: str) -> None:
     extra = {prefix + name: reason for name, reason in EXTRA.items()}
     if prefix == PRETRAINED:
-        extra["cls.predictions.bias"] = "pre-training heads: tagging has no use for them"
+        extra["cls.predictions.bias"] = "pre-training heads: not used for tagging"
         extra["cls.seq_relationship.weight"] = extra["cls.predictions.bias"]
     state = tiny_state_dict(prefix) | {name: np.zeros(3, np.float32) for name in extra}
     _, report = convert(state)
@@ -170,7 +154,7 @@ def test_the_report_says_what_was_left_behind(prefix: str) -> None:
     assert {target for target, _ in report.fresh} == fresh
 
 
-def test_all_faults_are_reported_together() -> None:
+def test_all_errors_are_reported_together() -> None:
     state = tiny_state_dict(TRAINED, old_names=True)
     missing = (
         "encoder.bert.encoder.layer.1.attention.self.key.weight",
@@ -184,15 +168,15 @@ def test_all_faults_are_reported_together() -> None:
     state["encoder.bert.encoder.layer.0.output.LayerNorm.gamma"] = np.zeros((1, 8), np.float32)
     state["encoder.bert.encoder.layer.2.output.dense.bias"] = np.zeros(8, np.float32)
     state["decoder.lstm.weight_ih_l0"] = np.zeros((5, 5), np.float32)
-    assert sorted(planned(state).faults) == sorted(
+    assert sorted(report_of(state).errors) == sorted(
         [
             f"missing: {missing[0]}, for encoder/layers/1/attention/qkv/kernel",
             f"missing: {missing[1]}, for encoder/embeddings/norm/scale",
             f"missing: {missing[2]}, for head/classifier/bias",
-            "misshapen: encoder.bert.encoder.layer.0.output.dense.weight is [12, 8], "
+            "wrong shape: encoder.bert.encoder.layer.0.output.dense.weight is [12, 8], "
             "the model needs [8, 12]",
-            "misshapen: decoder.classifier.weight is [7, 8], the model needs [5, 8]",
-            "misshapen: encoder.bert.encoder.layer.0.output.LayerNorm.weight is [1, 8], "
+            "wrong shape: decoder.classifier.weight is [7, 8], the model needs [5, 8]",
+            "wrong shape: encoder.bert.encoder.layer.0.output.LayerNorm.weight is [1, 8], "
             "the model needs [8]",
             "unknown: encoder.bert.encoder.layer.2.output.dense.bias is not part of the model "
             "and no rule ignores it",
@@ -202,38 +186,38 @@ def test_all_faults_are_reported_together() -> None:
 
 
 @pytest.mark.parametrize("name", tiny_state_dict(TRAINED))
-def test_no_tensor_may_be_missing(name: str) -> None:
+def test_a_missing_tensor_is_an_error(name: str) -> None:
     state = tiny_state_dict(TRAINED)
     del state[name]
-    (fault,) = plan(state, MMOCR, ABSTRACT).faults
-    assert fault.startswith(f"missing: {name}, for ")
+    (error,) = match_tensors(state, MMOCR, ABSTRACT).errors
+    assert error.startswith(f"missing: {name}, for ")
 
 
-def test_no_target_may_be_left_over() -> None:
+def test_an_unfilled_parameter_is_an_error() -> None:
     state = tiny_state_dict(TRAINED)
     abstract = ABSTRACT | {"pooler": {"kernel": np.zeros((8, 8))}}
-    assert plan(state, MMOCR, abstract).faults == ["no rule fills pooler/kernel"]
+    assert match_tensors(state, MMOCR, abstract).errors == ["no rule fills pooler/kernel"]
 
 
-def test_a_name_that_only_contains_an_ignored_one_is_unknown() -> None:
+def test_ignored_names_must_match_completely() -> None:
     state = tiny_state_dict(TRAINED) | {
         "my_cls.bias": np.zeros(1),
         "xpooler.dense.bias": np.zeros(1),
     }
-    faults = planned(state).faults
-    assert [fault.split()[1] for fault in faults] == ["my_cls.bias", "xpooler.dense.bias"]
+    errors = report_of(state).errors
+    assert [error.split()[1] for error in errors] == ["my_cls.bias", "xpooler.dense.bias"]
 
 
-def test_a_tensor_under_its_old_and_its_new_name_is_refused() -> None:
+def test_a_tensor_under_two_names_is_refused() -> None:
     state = tiny_state_dict(TRAINED) | tiny_state_dict(TRAINED, old_names=True)
     with pytest.raises(UserError, match="are two names of one tensor"):
         convert(state)
 
 
-def test_a_pretrained_encoder_has_no_place_for_a_head() -> None:
+def test_head_tensors_of_another_layout_are_unknown() -> None:
     state = tiny_state_dict(PRETRAINED) | {"decoder.classifier.bias": np.zeros(5, np.float32)}
-    (fault,) = planned(state).faults
-    assert fault.startswith("unknown: decoder.classifier.bias ")
+    (error,) = report_of(state).errors
+    assert error.startswith("unknown: decoder.classifier.bias ")
 
 
 HEADS = {
@@ -260,12 +244,12 @@ HEADS = {
         ("", "token", "BertForTokenClassification", "classifier."),
     ],
 )
-def test_the_layout_is_recognised_by_names(
+def test_layouts_are_detected_by_names(
     prefix: str, head: str, name: str, scores: str | None, old_names: bool, parallel: str
 ) -> None:
     state = tiny_state_dict(prefix, old_names)
     state |= dict.fromkeys(HEADS[head], np.zeros(1, np.float32))
-    layout = recognise(current({parallel + n: tensor for n, tensor in state.items()}), "f.pth")
+    layout = detect_layout(current({parallel + n: tensor for n, tensor in state.items()}), "f.pth")
     assert name in layout.name
     assert (layout.encoder, layout.head) == (prefix, scores)
 
@@ -281,27 +265,27 @@ def test_the_layout_is_recognised_by_names(
         ("bert.encoder.layer.0.attention.self.distance_embedding.weight", "relative positions"),
     ],
 )  # fmt: skip
-def test_relatives_of_bert_are_refused_by_name(name: str, reason: str) -> None:
+def test_unsupported_models_are_refused_with_a_reason(name: str, reason: str) -> None:
     state = tiny_state_dict(PRETRAINED) | {name: np.zeros(1, np.float32)}
     with pytest.raises(UserError, match=f"{re.escape(name)} belongs to .*{reason}"):
-        recognise(state, "f.pth")
+        detect_layout(state, "f.pth")
 
 
-def test_a_wrapper_is_taken_off_beside_tensors_without_it() -> None:
-    """A module of Lightning has weights of its loss beside the model that it trains."""
+def test_wrapper_prefixes_are_removed_where_present() -> None:
+    """A Lightning module stores weights of its loss beside the model."""
     state = {f"model.{name}": tensor for name, tensor in tiny_state_dict(PRETRAINED).items()}
     tensors = current(state | {"criterion.weight": np.zeros(5, np.float32)})
-    report = plan(tensors, recognise(tensors, "f.pth"), {"encoder": ABSTRACT["encoder"]})
-    assert report.faults == [] and len(report.used) == len(state)
-    assert report.ignored == [
-        ("criterion.weight", "weights of the loss: tagging has no use for them")
-    ]
+    report = match_tensors(
+        tensors, detect_layout(tensors, "f.pth"), {"encoder": ABSTRACT["encoder"]}
+    )
+    assert report.errors == [] and len(report.used) == len(state)
+    assert report.ignored == [("criterion.weight", "weights of the loss: not used for tagging")]
 
 
-def test_a_relative_of_bert_is_named_inside_a_wrapper_too() -> None:
+def test_unsupported_models_are_detected_inside_a_wrapper() -> None:
     name = "model.albert.embeddings.word_embeddings.weight"
     with pytest.raises(UserError, match="belongs to ALBERT"):
-        recognise(current({name: np.zeros((2, 2), np.float32)}), "f.pth")
+        detect_layout(current({name: np.zeros((2, 2), np.float32)}), "f.pth")
 
 
 @pytest.mark.parametrize(
@@ -316,23 +300,25 @@ def test_a_relative_of_bert_is_named_inside_a_wrapper_too() -> None:
 )
 def test_other_families_need_their_config_json(name: str, family: str) -> None:
     state = tiny_state_dict(PRETRAINED) | {name: np.zeros(1, np.float32)}
-    wanted = f"{re.escape(name)} belongs to {family}, and no config.json states its model_type"
-    with pytest.raises(UserError, match=wanted):
-        recognise(state, "f.pth")
+    message = f"{re.escape(name)} belongs to {family}, but no config.json states the model_type"
+    with pytest.raises(UserError, match=message):
+        detect_layout(state, "f.pth")
     for model_type in ("roberta", "electra"):
-        with pytest.raises(UserError, match=rf"no known layout.*of model_type {model_type} has"):
-            recognise(tiny_state_dict(PRETRAINED), "f.pth", model_type)
+        with pytest.raises(
+            UserError, match=rf"no known layout matches.*of model_type {model_type} has"
+        ):
+            detect_layout(tiny_state_dict(PRETRAINED), "f.pth", model_type)
 
 
-def test_whole_numbers_are_no_weights() -> None:
+def test_integer_tensors_are_an_error() -> None:
     state = tiny_state_dict(TRAINED)
     name = "encoder.bert.encoder.layer.0.output.dense.weight"
     state[name] = state[name].astype(np.int8)
-    assert planned(state).faults == [f"unusable: {name} holds int8, weights are floating point"]
+    assert report_of(state).errors == [f"wrong dtype: {name} is int8, expected floating point"]
 
 
 @pytest.mark.parametrize("layers", [["0", "2"], ["1"], ["0", "1", "999999999"], ["0", "01"]])
-def test_layers_are_numbered_without_a_gap(layers: list[str]) -> None:
+def test_layer_numbers_must_be_contiguous(layers: list[str]) -> None:
     state = {name: tensor for name, tensor in tiny_state_dict(PRETRAINED).items()}
     for name in [name for name in state if "layer.1." in name]:
         del state[name]
@@ -341,8 +327,10 @@ def test_layers_are_numbered_without_a_gap(layers: list[str]) -> None:
         state[f"bert.encoder.layer.{i}.intermediate.dense.weight"] = tensor
     if "0" not in layers:
         state = {name: tensor for name, tensor in state.items() if "layer.0." not in name}
-    with pytest.raises(UserError, match=r"has the layers .*, not 0, 1, 2"):
-        read_shape(state, recognise(state, "f.pth"), "f.pth")
+    with pytest.raises(
+        UserError, match=r"layers are .*, not 0, 1, 2, \.\.\. The file is incomplete"
+    ):
+        infer_shape(state, detect_layout(state, "f.pth"), "f.pth")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -353,40 +341,42 @@ def test_to_torch_is_the_inverse_of_fill(layout: Layout) -> None:
         for name, tensor in tiny_state_dict(TRAINED).items()
         if layout.head is not None or not name.startswith("decoder.")
     }
-    report = plan(state, layout, ABSTRACT)
+    report = match_tensors(state, layout, ABSTRACT)
     back = to_torch(fill(report, state, ABSTRACT), layout)
-    assert list(back) == list(state)  # in the order of PyTorch's modules, too
+    assert list(back) == list(state)  # also in the order of PyTorch's modules
     for name, tensor in state.items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
 def test_a_view_of_a_parameter_is_not_a_copy() -> None:
     state = tiny_state_dict(TRAINED)
-    params = fill(plan(state, MMOCR, ABSTRACT), state, ABSTRACT)
+    params = fill(match_tensors(state, MMOCR, ABSTRACT), state, ABSTRACT)
     for name, tensor in to_torch(params, MMOCR).items():
         assert not tensor.flags.owndata, name
 
 
-def test_an_unknown_layout_is_refused_with_what_was_expected() -> None:
+def test_an_unknown_layout_is_refused_with_the_expected_names() -> None:
     state = {"model.embed.weight": np.zeros(1), "backbone.conv.weight": np.zeros(1)}
-    with pytest.raises(UserError, match=r"f\.pth: no known layout") as caught:
-        recognise(state, "f.pth")
+    with pytest.raises(UserError, match=r"f\.pth: no known layout matches") as caught:
+        detect_layout(state, "f.pth")
     for part in ("backbone.conv.weight, model.embed.weight", "encoder.bert.embeddings.word_emb"):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("prefix", [TRAINED, PRETRAINED])
-def test_shapes_tell_the_configuration(prefix: str) -> None:
+def test_shapes_determine_the_configuration(prefix: str) -> None:
     state = tiny_state_dict(prefix)
-    fields = read_shape(state, recognise(state, "f.pth"), "f.pth")
+    fields = infer_shape(state, detect_layout(state, "f.pth"), "f.pth")
     expected = {name: getattr(CONFIG, name) for name in fields}
     assert fields == expected
     assert len(fields) == (7 if prefix == TRAINED else 6)
 
 
-def test_a_file_that_is_cut_off_is_refused() -> None:
+def test_a_file_with_missing_tensors_is_refused() -> None:
     state = tiny_state_dict(PRETRAINED)
-    layout = recognise(state, "f.pth")
+    layout = detect_layout(state, "f.pth")
     del state["bert.embeddings.position_embeddings.weight"]
-    with pytest.raises(UserError, match=r"f\.pth: lacks bert\.embeddings\.position_embeddings"):
-        read_shape(state, layout, "f.pth")
+    with pytest.raises(
+        UserError, match=r"f\.pth: bert\.embeddings\.position_embeddings\.weight is missing"
+    ):
+        infer_shape(state, layout, "f.pth")

@@ -1,4 +1,4 @@
-"""Weights in every form they come in, and what lies beside them."""
+"""All forms of weights, and the files beside them."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flax_ner.errors import UserError
-from flax_ner.model.tagger import Params
+from flax_ner.model.tagging_model import Params
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.convert import convert, open_model
 from flax_ner.weights.safetensors_files import write_safetensors
@@ -35,26 +35,26 @@ HEADS = {"num_attention_heads": 2}
 
 @pytest.fixture(scope="module")
 def params(tmp_path_factory: pytest.TempPathFactory) -> Params:
-    """Of the tiny model; every form must give the same."""
+    """Parameters of the tiny model, which every form must give."""
     path = write_source(tmp_path_factory.mktemp("source"), tiny_state_dict(TRAINED), "f.pth")
     return convert(open_source(path), LABELS, HEADS)[0].params
 
 
 def write_shards(folder: Path, suffix: str, state: dict[str, np.ndarray]) -> Path:
-    """Three files and their index, as Hugging Face divides a model; the path of the index."""
+    """Write three shards and their index like Hugging Face; return the path of the index."""
     stem = "model" if suffix == "safetensors" else "pytorch_model"
-    places = {
+    weight_map = {
         name: f"{stem}-{1 + i % 3:05d}-of-00003.{suffix}" for i, name in enumerate(sorted(state))
     }
     write = write_safetensors if suffix == "safetensors" else write_torch_file
-    for file in set(places.values()):
-        write(folder / file, {n: tensor for n, tensor in state.items() if places[n] == file})
+    for file in set(weight_map.values()):
+        write(folder / file, {n: tensor for n, tensor in state.items() if weight_map[n] == file})
     index = folder / f"{stem}.{suffix}.index.json"
-    index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": places}))
+    index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
     return index
 
 
-# --- Every form gives the same bits --------------------------------------------------------------
+# --- All forms give the same bits ----------------------------------------------------------------
 
 NAMES = {
     "MMOCR trained": lambda name: name,
@@ -69,7 +69,7 @@ NAMES = {
 
 @pytest.mark.parametrize("file", ["f.pth", "pytorch_model.bin", "model.safetensors", "odd.bin"])
 @pytest.mark.parametrize("names", NAMES)
-def test_a_tagger_in_any_form_has_the_same_bits(
+def test_all_forms_of_a_tagger_give_the_same_bits(
     tmp_path: Path, params: Params, names: str, file: str
 ) -> None:
     state = {NAMES[names](name): tensor for name, tensor in tiny_state_dict(TRAINED).items()}
@@ -83,7 +83,7 @@ def test_a_tagger_in_any_form_has_the_same_bits(
 @pytest.mark.parametrize("file", ["f.pth", "model.safetensors"])
 @pytest.mark.parametrize("prefix", ["bert.", ""])
 @pytest.mark.parametrize("heads", [[], ["cls.predictions.bias"], ["cls.seq_relationship.weight"]])
-def test_an_encoder_in_any_form_has_the_same_bits(
+def test_all_forms_of_an_encoder_give_the_same_bits(
     tmp_path: Path, params: Params, prefix: str, file: str, heads: list[str]
 ) -> None:
     state = {
@@ -98,7 +98,7 @@ def test_an_encoder_in_any_form_has_the_same_bits(
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "index"])
-def test_a_sharded_model_has_the_same_bits(
+def test_a_sharded_model_gives_the_same_bits(
     tmp_path: Path, params: Params, suffix: str, whole: bool
 ) -> None:
     write_source(tmp_path, {}, "unused.safetensors", tiny_config())
@@ -108,9 +108,7 @@ def test_a_sharded_model_has_the_same_bits(
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["stream", "zip"])
-def test_files_that_pytorch_writes_have_the_same_bits(
-    tmp_path: Path, params: Params, old: bool
-) -> None:
+def test_files_of_pytorch_give_the_same_bits(tmp_path: Path, params: Params, old: bool) -> None:
     torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(tensor) for name, tensor in tiny_state_dict(TRAINED).items()}
     path = write_source(tmp_path, {}, "f.pth")
@@ -122,7 +120,7 @@ def test_files_that_pytorch_writes_have_the_same_bits(
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_other_floating_point_becomes_float32(
+def test_other_float_dtypes_become_float32(
     tmp_path: Path, params: Params, dtype: Any, file: str
 ) -> None:
     state = {name: tensor.astype(dtype) for name, tensor in tagger_state_dict().items()}
@@ -135,31 +133,31 @@ def test_other_floating_point_becomes_float32(
         tensors = {n: torch.from_numpy(t.astype(np.float32)).to(kind) for n, t in state.items()}
         torch.save(tensors, path)
     model, report = convert(open_source(path))
-    assert_same(model.params, params)  # small whole numbers, exact in all of them
+    assert_same(model.params, params)  # small integers, exact in every dtype
     assert {used.dtype for used in report.used} == {np.dtype(dtype)}
 
 
-def test_safetensors_come_before_a_pickle(tmp_path: Path) -> None:
+def test_safetensors_take_precedence_over_a_pickle(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     assert open_source(tmp_path).path == str(path)
 
 
-def test_nothing_is_read_before_it_is_used(tmp_path: Path) -> None:
+def test_tensors_are_read_lazily(tmp_path: Path) -> None:
     for file in ("model.safetensors", "f.pth"):
         source = open_source(write_source(tmp_path, tagger_state_dict(), file))
         for tensor in source.tensors.values():
             assert not tensor.flags.owndata and not tensor.flags.writeable
 
 
-# --- What lies beside the weights ----------------------------------------------------------------
+# --- Files beside the weights --------------------------------------------------------------------
 
 
 def word_piece(vocab: dict[str, int], **more: Any) -> str:
     return json.dumps({"model": {"type": "WordPiece", "vocab": vocab}, **more})
 
 
-def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
+def test_the_vocabulary_is_read_from_tokenizer_json(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     path.with_name("vocab.txt").unlink()
     ids = {token: i for i, token in enumerate(VOCAB)}
@@ -182,7 +180,7 @@ def test_a_tokenizer_json_gives_the_vocabulary(tmp_path: Path) -> None:
         assert (source.vocab, source.lower_case, source.kind) == (VOCAB, lower, kind)
 
 
-def test_tokens_added_behind_vocab_txt_come_along(tmp_path: Path) -> None:
+def test_added_tokens_are_appended_to_the_vocabulary(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     path.with_name("vocab.txt").write_text("\n".join(VOCAB[:8]) + "\n")
     added = {VOCAB[10]: 10, VOCAB[8]: 8, VOCAB[9]: 9}
@@ -190,11 +188,11 @@ def test_tokens_added_behind_vocab_txt_come_along(tmp_path: Path) -> None:
     assert open_source(path).vocab == VOCAB
     for wrong in ({"x": 9}, {"x": "8"}, {"x": None}, {"x": 8, "y": 8}):
         path.with_name("added_tokens.json").write_text(json.dumps(wrong))
-        with pytest.raises(UserError, match=r"added_tokens\.json: its ids do not go on .* at 8"):
+        with pytest.raises(UserError, match=r"added_tokens\.json: ids do not continue at 8"):
             open_source(path)
 
 
-def test_a_named_vocabulary_leaves_the_lower_casing_to_the_tokenizer(tmp_path: Path) -> None:
+def test_lower_casing_comes_from_the_tokenizer_with_a_given_vocabulary(tmp_path: Path) -> None:
     path = write_source(tmp_path / "hf", tagger_state_dict(), config=tiny_config())
     CharTokenizer(VOCAB, False).save(path.with_name("tokenizer.json"))
     other = path.with_name("vocab.txt").rename(tmp_path / "other.txt")
@@ -202,14 +200,14 @@ def test_a_named_vocabulary_leaves_the_lower_casing_to_the_tokenizer(tmp_path: P
     assert (source.vocab, source.vocab_path, source.lower_case) == (VOCAB, other, False)
 
 
-def test_a_folder_of_hugging_face_cuts_words(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_uses_wordpiece(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
-    assert open_source(path).kind == "char"  # nothing says that it is theirs
+    assert open_source(path).kind == "char"  # no sign of Hugging Face
     path.with_name("config.json").write_text(json.dumps(tiny_config() | {"model_type": "bert"}))
     assert open_source(path).kind == "wordpiece"
 
 
-def test_our_own_tokenizer_json_comes_back(tmp_path: Path) -> None:
+def test_our_tokenizer_json_round_trip(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     for lower in (True, False):
         CharTokenizer(VOCAB, lower).save(path.with_name("tokenizer.json"))
@@ -226,7 +224,7 @@ def test_our_own_tokenizer_json_comes_back(tmp_path: Path) -> None:
         ({"model_max_length": 10**30}, True, 6),
     ],
 )
-def test_tokenizer_config_says_how_text_is_read(
+def test_tokenizer_config_is_applied(
     tmp_path: Path, row: dict[str, Any], lower: bool, longest: int
 ) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
@@ -240,72 +238,92 @@ def test_tokenizer_config_says_how_text_is_read(
     [
         ("tokenizer.json", "{", "not a tokenizer.json"),
         ("tokenizer.json", "[" * 10**5, "not a tokenizer.json"),
-        ("tokenizer.json", '{"model": {"type": "CharLevel", "vocab": {}}}', "is of CharLevel"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "CharLevel", "vocab": {}}}',
+            "the model CharLevel is not supported",
+        ),
         (
             "tokenizer.json",
             '{"model": {"type": "Unigram", "vocab": ["a"]}}',
             "not a tokenizer.json",
         ),
-        ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": []}}', "not a table"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "WordPiece", "vocab": []}}',
+            "does not map tokens to ids",
+        ),
         ("tokenizer.json", word_piece({"a": 0, "b": 2}), "its ids are not 0, 1, 2"),
         ("tokenizer.json", word_piece({"a": 0, "b": 10**15}), "its ids are not 0, 1, 2"),
         ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": {"a": "0"}}}', "its ids"),
         ("tokenizer_config.json", "[]", "not a JSON object"),
         ("tokenizer_config.json", '{"do_lower_case": "no"}', "expected bool"),
         ("tokenizer_config.json", '{"model_max_length": "long"}', "expected int"),
-        ("tokenizer_config.json", '{"model_max_length": 0}', "model_max_length is 0, less than"),
+        (
+            "tokenizer_config.json",
+            '{"model_max_length": 0}',
+            "model_max_length is 0. It must be at least 3",
+        ),
         ("config.json", "{", "not JSON"),
         ("config.json", "[]", "not a JSON object"),
         ("config.json", '{"a":' * 10**5, "not JSON"),
     ],
 )
-def test_a_damaged_companion_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_damaged_file_beside_the_weights_is_reported(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     path.with_name(name).write_text(text)
     with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / name))}: .*{message}"):
         open_source(path)
 
 
-# --- What is not there, or not whole -------------------------------------------------------------
+# --- Missing or inconsistent files ---------------------------------------------------------------
 
 
-def test_a_folder_without_weights_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_explained(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"has none of model\.safetensors, .*Name the file itself\."
+        UserError, match=r"has none of model\.safetensors, .*Give the path of the file itself\."
     ):
         open_source(tmp_path)
     (tmp_path / "tf_model.h5").touch()
-    with pytest.raises(UserError, match=r"has tf_model\.h5 only\. Save the model with PyTorch"):
+    with pytest.raises(UserError, match=r"has only tf_model\.h5\. Save the model with PyTorch"):
         open_source(tmp_path)
     (tmp_path / "tf_model.h5").unlink()
     (tmp_path / "best.pth").touch()
-    with pytest.raises(UserError, match=rf"Name the file itself: {tmp_path}/best\.pth"):
+    with pytest.raises(UserError, match=rf"Give the path of the file itself: {tmp_path}/best\.pth"):
         open_source(tmp_path)
 
 
-def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_does_not_match_its_files_is_refused(tmp_path: Path) -> None:
     index = write_shards(tmp_path, "safetensors", tagger_state_dict())
     row = json.loads(index.read_text())
     name, file = next(iter(row["weight_map"].items()))
-    for places, message in (
-        ({n: f for n, f in row["weight_map"].items() if n != name}, f"{name} is not in {file}"),
-        (row["weight_map"] | {"more": file}, f"more is in {file}"),
-        (row["weight_map"] | {name: "../secret.bin"}, "'../secret.bin' is not a file of the same"),
-        (row["weight_map"] | {name: "/etc/passwd"}, "'/etc/passwd' is not a file of the same"),
-        (row["weight_map"] | {name: "..\\secret.bin"}, "is not a file of the same folder"),
+    for weight_map, message in (
+        (
+            {n: f for n, f in row["weight_map"].items() if n != name},
+            f"does not match {file}, which has an unlisted tensor {name}",
+        ),
+        (row["weight_map"] | {"more": file}, f"does not match {file}, which has no tensor more"),
+        (row["weight_map"] | {name: "../secret.bin"}, "'../secret.bin' is not a file in the same"),
+        (row["weight_map"] | {name: "/etc/passwd"}, "'/etc/passwd' is not a file in the same"),
+        (row["weight_map"] | {name: "..\\secret.bin"}, "is not a file in the same folder"),
         (row["weight_map"] | {name: "0.bin"}, "0.bin: cannot be read"),
-        (row["weight_map"] | {name: 7}, "weight_map is not a table"),
-        ([], "weight_map is not a table"),
+        (
+            row["weight_map"] | {name: 7},
+            "weight_map is not an object from tensor names to file names",
+        ),
+        ([], "weight_map is not an object from tensor names to file names"),
     ):
-        index.write_text(json.dumps({"weight_map": places}))
+        index.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(UserError, match=re.escape(message)):
             open_source(tmp_path)
 
 
-# --- From a hub ----------------------------------------------------------------------------------
+# --- From the hub --------------------------------------------------------------------------------
 
 
-def test_a_repository_gives_the_same_model(
+def test_a_hub_repository_gives_the_same_model(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_source(tmp_path / "repo", tagger_state_dict(), config=tiny_config())

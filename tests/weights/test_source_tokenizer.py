@@ -1,4 +1,4 @@
-"""How converted weights read text: what lies beside them says it, or is told."""
+"""The tokenizer of converted weights, detected from the files beside them."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.weights.helpers import (
 @pytest.mark.parametrize(
     "state", [tiny_state_dict(TRAINED), tagger_state_dict()], ids=["mmocr", "hf"]
 )
-def test_mmocrs_files_are_of_characters_whatever_lies_beside_them(
+def test_mmocr_files_always_use_the_char_tokenizer(
     tmp_path: Path, state: dict[str, np.ndarray]
 ) -> None:
     stated = tiny_config() | {"model_type": "bert"}
@@ -40,7 +40,7 @@ def test_mmocrs_files_are_of_characters_whatever_lies_beside_them(
 
 
 @pytest.mark.parametrize("words", [True, False])
-def test_a_tokenizer_elsewhere_says_all_it_says(tmp_path: Path, words: bool) -> None:
+def test_a_tokenizer_json_in_another_folder_is_applied(tmp_path: Path, words: bool) -> None:
     path = write_source(tmp_path / "weights", tagger_state_dict(), config=tiny_config())
     kind = WordPieceTokenizer if words else CharTokenizer
     kind(VOCAB, lower_case=False).save(tmp_path / "tokenizer.json")
@@ -49,24 +49,24 @@ def test_a_tokenizer_elsewhere_says_all_it_says(tmp_path: Path, words: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("stated", "told"),
+    ("stated", "difference"),
     [
         ({"word_tokenizer_type": "mecab"}, "has word_tokenizer_type 'mecab'"),
-        ({"tokenize_chinese_chars": False}, "does not cut between Chinese characters"),
+        ({"tokenize_chinese_chars": False}, "does not split between Chinese characters"),
         ({"strip_accents": False}, "keeps accents"),
         ({"strip_accents": None, "do_basic_tokenize": True}, ""),
     ],
 )
-def test_what_a_tokenizer_config_says_otherwise_is_told(
-    tmp_path: Path, stated: dict[str, Any], told: str
+def test_unsupported_tokenizer_options_are_reported(
+    tmp_path: Path, stated: dict[str, Any], difference: str
 ) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
-    assert open_source(path).odd == told
+    assert open_source(path).tokenizer_differences == difference
 
 
 @pytest.mark.parametrize(
-    ("stated", "told"),
+    ("stated", "difference"),
     [
         ({"do_lower_case": True}, "has do_lower_case True"),
         ({"add_prefix_space": True}, "has add_prefix_space True"),
@@ -74,52 +74,56 @@ def test_what_a_tokenizer_config_says_otherwise_is_told(
         ({}, ""),
     ],
 )
-def test_a_tokenizer_json_of_subwords_is_followed_and_the_difference_told(
-    tmp_path: Path, stated: dict[str, Any], told: str
+def test_tokenizer_json_takes_precedence_and_differences_are_reported(
+    tmp_path: Path, stated: dict[str, Any], difference: str
 ) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "vocab.txt").unlink()
     (tmp_path / "tokenizer.json").write_text(bpe_tokenizer().definition, "utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
     source = open_source(path)
-    assert (source.kind, source.lower_case, source.odd) == ("subword", False, told)
+    assert (source.kind, source.lower_case, source.tokenizer_differences) == (
+        "subword",
+        False,
+        difference,
+    )
 
 
 def write_bpe_files(folder: Path, special: dict[str, Any] | None = None) -> SubwordTokenizer:
-    """RoBERTa's two files of a vocabulary; return what reads text as they say."""
-    made = bpe_tokenizer()
-    made._backend.model.save(str(folder))
+    """Write vocab.json and merges.txt like RoBERTa; return the expected tokenizer."""
+    expected = bpe_tokenizer()
+    expected._backend.model.save(str(folder))
     (folder / "vocab.txt").unlink(missing_ok=True)
-    ids = {token: i for i, token in enumerate(made.tokens)}
+    ids = {token: i for i, token in enumerate(expected.tokens)}
     (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
     if special is not None:
         (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    return made
+    return expected
 
 
 TEXTS = ["Hello world, the 2008年", " 国内  银行\n", "a<mask> <mask>b", ""]
 
 
 @pytest.mark.parametrize("special", [None, {"mask_token": {"content": "<mask>", "lstrip": True}}])
-def test_a_vocab_json_with_its_merges_is_read(tmp_path: Path, special: Any) -> None:
+def test_vocab_json_and_merges_are_read(tmp_path: Path, special: Any) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
-    made = write_bpe_files(tmp_path, special)
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"東京": len(made.tokens)}))
+    expected = write_bpe_files(tmp_path, special)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"東京": len(expected.tokens)}))
     source = open_source(path)
     assert (source.kind, source.vocab_path) == ("subword", tmp_path / "vocab.json")
-    assert source.vocab == [*made.tokens, "東京"]
-    read = SubwordTokenizer(source.definition)
-    assert read.special == made.special
+    assert source.vocab == [*expected.tokens, "東京"]
+    actual = SubwordTokenizer(source.definition)
+    assert actual.special == expected.special
     for text in TEXTS:
-        assert read.encode(text).ids == made.encode(text).ids
-        assert read.encode(text).offsets == made.encode(text).offsets
-    assert read.encode("a東京").ids[2] == len(made.tokens)
+        assert actual.encode(text).ids == expected.encode(text).ids
+        assert actual.encode(text).offsets == expected.encode(text).offsets
+    assert actual.encode("a東京").ids[2] == len(expected.tokens)
     (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
     spaced = SubwordTokenizer(open_source(path).definition)
-    assert spaced.encode("a").ids == made.encode(" a").ids != made.encode("a").ids
+    assert spaced.encode("a").ids == expected.encode(" a").ids != expected.encode("a").ids
 
 
-def test_a_vocab_json_that_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_an_invalid_vocab_json_is_reported(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     write_bpe_files(tmp_path, {"cls_token": "[CLS]"})
     with pytest.raises(UserError, match=r"vocab\.json: lacks the special tokens \[CLS\]\. Put a"):
@@ -129,16 +133,16 @@ def test_a_vocab_json_that_does_not_fit_is_named(tmp_path: Path) -> None:
         open_source(path)
 
 
-def test_weights_with_no_vocabulary_say_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_vocabulary_is_explained(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "vocab.txt").rename(tmp_path / "sentencepiece.bpe.model")
     with pytest.raises(
-        UserError, match=r"no vocab\.txt or tokenizer\.json .* From a sentencepiece"
+        UserError, match=r"no vocab\.txt or tokenizer\.json .* from a sentencepiece"
     ):
         convert(open_source(path))
 
 
-def test_a_named_vocab_txt_is_read_as_berts(tmp_path: Path) -> None:
+def test_a_given_vocab_txt_is_read_as_wordpiece(tmp_path: Path) -> None:
     stated = tiny_config() | {"model_type": "bert"}
     path = write_source(tmp_path / "hf", tagger_state_dict(), config=stated)
     other = path.with_name("vocab.txt").rename(tmp_path / "other.txt")
@@ -147,7 +151,7 @@ def test_a_named_vocab_txt_is_read_as_berts(tmp_path: Path) -> None:
     assert (source.kind, source.definition, source.vocab) == ("wordpiece", "", VOCAB)
 
 
-def test_a_tagger_of_words_is_read_as_its_own_tokenizer_does(tmp_path: Path) -> None:
+def test_a_wordpiece_tagger_keeps_its_tokenizer(tmp_path: Path) -> None:
     path = write_source(tmp_path, tagger_state_dict(), config=tiny_config())
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     tokenizer = flax_ner.load(path).tokenizer
@@ -155,15 +159,17 @@ def test_a_tagger_of_words_is_read_as_its_own_tokenizer_does(tmp_path: Path) -> 
     main([str(path), str(tmp_path / "char"), "--tokenizer", "char"])
     assert flax_ner.load(tmp_path / "char").tokenizer.kind == "char"
     assert tokenizer.encode("a A").ids[1:-1] == [VOCAB.index("a"), 1]
-    made = tokenizer._backend
-    plain = made.normalizer
-    made.normalizer = BertNormalizer(strip_accents=True, lowercase=False)
-    made.save(str(tmp_path / "tokenizer.json"))
+    backend = tokenizer._backend
+    original = backend.normalizer
+    backend.normalizer = BertNormalizer(strip_accents=True, lowercase=False)
+    backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = flax_ner.load(path).tokenizer
     assert (tokenizer.kind, tokenizer.encode("á").ids[1:-1]) == ("subword", [VOCAB.index("a")])
-    made.normalizer = plain
-    made.save(str(tmp_path / "tokenizer.json"))
+    backend.normalizer = original
+    backend.save(str(tmp_path / "tokenizer.json"))
     stated = '{"do_lower_case": false, "strip_accents": true}'
     (tmp_path / "tokenizer_config.json").write_text(stated)
-    with pytest.warns(UserWarning, match="Tokenizer: its own takes accents off, which this one"):
+    with pytest.warns(
+        UserWarning, match="Tokenizer: the original strips accents, which is not supported"
+    ):
         flax_ner.load(path)

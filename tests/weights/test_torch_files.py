@@ -1,4 +1,4 @@
-"""PyTorch files: the same numbers as PyTorch, and one clear error for everything else."""
+"""PyTorch files: the same values as PyTorch, and one error for everything else."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from tests.weights.hostile import (
     BOMBS,
     CALLS,
     DAMAGED,
-    IMPOSSIBLE,
-    INSTRUCTIONS,
+    INVALID_TENSORS,
+    OPCODES,
     WRITERS,
     files,
     number,
@@ -48,7 +48,7 @@ def test_reads_a_view_of_a_storage_in_a_stream(tmp_path: Path) -> None:
     path = write_stream(tmp_path / "x.pth", state(body))
     np.testing.assert_array_equal(read_state_dict(path)["w"], [3, 4])
     past = tensor(offset=2, size=pair(2), stride=pair(1), over=storage(view=view))
-    with pytest.raises(WeightsFileError, match="past its storage"):
+    with pytest.raises(WeightsFileError, match="exceeds its storage"):
         read_state_dict(write_stream(tmp_path / "y.pth", state(past)))
 
 
@@ -77,23 +77,21 @@ def test_reads_the_golden_stream_with_the_same_encoder(golden: Path) -> None:
         np.testing.assert_array_equal(old[name], trained["encoder." + new])
 
 
-def test_maps_the_file_and_does_not_copy_it(golden: Path) -> None:
+def test_tensors_are_views_of_the_mapped_file(golden: Path) -> None:
     for name in ("bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"):
         for array in read_state_dict(golden / name).values():
             assert not array.flags.owndata and not array.flags.writeable
 
 
 @pytest.mark.parametrize("name", ["bert_softmax_tiny.pth", "bert_pretrain_tiny_legacy.pth"])
-def test_a_file_cut_off_anywhere_is_one_clear_error(
-    golden: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_file_is_one_error(golden: Path, tmp_path: Path, name: str) -> None:
     whole = (golden / name).read_bytes()
     random = np.random.default_rng(0)
-    # Half of the places among the first bytes, where the pickles lie.
-    places = [*random.integers(20_000, size=100), *random.integers(len(whole), size=100)]
+    # Half of the lengths are within the first bytes, where the pickles are.
+    lengths = [*random.integers(20_000, size=100), *random.integers(len(whole), size=100)]
     path = tmp_path / "cut.pth"
     path.write_bytes(whole)
-    for length in sorted({0, 1, 7, len(whole) - 1, *map(int, places)}, reverse=True):
+    for length in sorted({0, 1, 7, len(whole) - 1, *map(int, lengths)}, reverse=True):
         os.truncate(path, length)
         refuses(path)
 
@@ -102,7 +100,7 @@ def test_a_file_cut_off_anywhere_is_one_clear_error(
 
 
 def equal(ours: Any, theirs: Any) -> None:
-    """Same containers, names and values; tensors also of the same type, to the last bit."""
+    """Assert the same containers, names and values, and tensors of the same dtype with the same bits."""
     import torch
 
     if isinstance(theirs, torch.Tensor):
@@ -135,7 +133,7 @@ def examples() -> dict[str, Any]:
     adam.step()
     return {
         "dtypes": {d: (base * 3 - 50).to(getattr(torch, d)) for d in dtypes.split()},
-        # One odd byte first: in a stream, the numbers after it stand at odd addresses.
+        # One odd byte first, so that in a stream the following data have odd addresses.
         "odd": OrderedDict(a=torch.tensor([1], dtype=torch.uint8), b=base, c=base.bfloat16()),
         "views": {"t": base.permute(2, 0, 1), "s": base[1:, ::2, 3], "e": base[:1].expand(3, 4, 5)},
         "shared": {"a": base, "b": base[1], "c": base.view(-1)[7:9], "same": base},
@@ -174,9 +172,9 @@ def test_reads_what_pytorch_reads(tmp_path: Path, name: str, new: bool) -> None:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_reads_younger_pickles(tmp_path: Path, protocol: int) -> None:
+def test_reads_later_pickle_protocols(tmp_path: Path, protocol: int) -> None:
     torch = pytest.importorskip("torch")
-    for name in NAMES:  # against what was saved: PyTorch itself promises only protocol 2
+    for name in NAMES:  # compared with what was saved: PyTorch itself supports only protocol 2
         saved = examples()[name]
         torch.save(saved, tmp_path / "x.pth", pickle_protocol=protocol)
         equal(read_torch_file(tmp_path / "x.pth"), saved)
@@ -218,7 +216,7 @@ def test_unwraps_a_checkpoint(tmp_path: Path, outer: list[str]) -> None:
         number(5),
         b"}" + text("epoch") + number(1) + b"s",
         b"}" + text("net") + b"}" + text("w") + tensor() + b"ss" + text("v") + tensor() + b"s",
-        b"}q\x00" + text("state_dict") + b"h\x00s",  # inside itself
+        b"}q\x00" + text("state_dict") + b"h\x00s",  # contains itself
         b"}" + text("w") + tensor() + b"s" + text("rest") + b"](" + tensor() + b"es",
     ],
     ids=[
@@ -231,7 +229,7 @@ def test_unwraps_a_checkpoint(tmp_path: Path, outer: list[str]) -> None:
         "weights in a list",
     ],
 )
-def test_what_is_no_state_dict_is_an_error(tmp_path: Path, body: bytes) -> None:
+def test_other_objects_than_a_state_dict_are_an_error(tmp_path: Path, body: bytes) -> None:
     path = write_zip(tmp_path / "x.pth", program(body))
     read_torch_file(path)
     with pytest.raises(WeightsFileError, match="not a state dict"):
@@ -242,7 +240,7 @@ def test_what_is_no_state_dict_is_an_error(tmp_path: Path, body: bytes) -> None:
 
 
 def refuses(path: Path) -> str:
-    """Read a file that must be refused; returns the message, which is one line and names it."""
+    """Assert that a file is refused with a one-line message that names it, and return the message."""
     with pytest.raises(WeightsFileError) as caught:
         read_torch_file(path)
     message = str(caught.value)
@@ -262,15 +260,15 @@ def test_a_call_is_refused_by_name_and_does_not_run(
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 
-@pytest.mark.parametrize("name", INSTRUCTIONS)
-def test_an_instruction_that_weights_do_not_need_is_refused(tmp_path: Path, name: str) -> None:
-    assert name in refuses(write_zip(tmp_path / "x.pth", program(INSTRUCTIONS[name])))
+@pytest.mark.parametrize("name", OPCODES)
+def test_an_opcode_that_weights_do_not_need_is_refused(tmp_path: Path, name: str) -> None:
+    assert name in refuses(write_zip(tmp_path / "x.pth", program(OPCODES[name])))
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_an_impossible_tensor_is_refused(tmp_path: Path, write: Any, name: str) -> None:
-    body = b"(" + IMPOSSIBLE[name] + b"t"
+@pytest.mark.parametrize("name", INVALID_TENSORS)
+def test_an_invalid_tensor_is_refused(tmp_path: Path, write: Any, name: str) -> None:
+    body = b"(" + INVALID_TENSORS[name] + b"t"
     refuses(write(tmp_path / "x.pth", program(body)))
 
 
@@ -284,20 +282,20 @@ def test_a_small_file_cannot_take_much_memory_or_time(
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_pickle_is_one_clear_error(tmp_path: Path, write: Any, name: str) -> None:
+def test_a_damaged_pickle_is_one_error(tmp_path: Path, write: Any, name: str) -> None:
     refuses(write(tmp_path / "x.pth", DAMAGED[name]))
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_that_lies_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_inconsistent_archive_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(ARCHIVES[name])
     refuses(path)
 
 
 @pytest.mark.slow
-def test_no_hostile_file_runs_or_takes_much() -> None:
-    """Each in a process of its own: one clear error, nothing run, little memory and time."""
+def test_hostile_files_run_nothing_and_use_few_resources() -> None:
+    """Each file in a process of its own gives one error, runs nothing, and needs little memory and time."""
     assert len(files()) > 150
     result = subprocess.run(
         [sys.executable, "-m", "tests.weights.hostile"],
@@ -315,7 +313,7 @@ def test_no_hostile_file_runs_or_takes_much() -> None:
         assert row["mib"] < 200 and row["seconds"] < 20, row
 
 
-def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:
+def test_damage_around_the_pickle_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     good = state(tensor())
     assert "big" not in refuses(write_zip(path, good, byteorder=b"big"))
@@ -332,26 +330,26 @@ def test_damage_around_the_pickle_is_one_clear_error(tmp_path: Path) -> None:
         archive.writestr("other.txt", "")
     assert "not of weights" in refuses(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert "is a pointer of Git LFS" in refuses(path)
+    assert "is a Git LFS pointer" in refuses(path)
     path.write_text("<html>not found</html>")
-    assert "is a text file, not weights (it begins with '<html>not found</html>')" in refuses(path)
+    assert "is a text file, not weights (it starts with '<html>not found</html>')" in refuses(path)
     path.write_bytes("中国\n".encode("gb18030"))
     assert "not a PyTorch file" in refuses(path) and "opcode" not in refuses(path)
 
 
-def test_any_damaged_byte_gives_the_object_or_one_clear_error(tmp_path: Path) -> None:
+def test_a_damaged_byte_gives_the_object_or_one_error(tmp_path: Path) -> None:
     for write in WRITERS:
         whole = write(tmp_path / "x.pth", state(tensor())).read_bytes()
-        for place in range(len(whole)):
+        for i in range(len(whole)):
             path = tmp_path / "damaged.pth"
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x41]) + whole[i + 1 :])
             try:
                 read_torch_file(path)
             except WeightsFileError as error:
                 assert str(path) in str(error) and str(error).isprintable()
 
 
-def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
     assert "cannot be read" in refuses(tmp_path / "none.pth")
     assert "cannot be read" in refuses(tmp_path)
 
@@ -364,7 +362,7 @@ def test_needs_neither_torch_nor_jax() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_numpy_score_beside_the_weights_is_read_over(tmp_path: Path) -> None:
+def test_a_numpy_scalar_beside_the_weights_is_ignored(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "best.pth"
     meta = {"hook_msgs": {"best_score": np.float64(0.79)}, "epoch": 18}

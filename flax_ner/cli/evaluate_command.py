@@ -1,0 +1,87 @@
+"""Command line: python -m flax_ner evaluate."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+
+from rich.console import Console
+
+from flax_ner.data.formats import read_examples
+from flax_ner.evaluation.analysis import check_comparable
+from flax_ner.evaluation.html_report import evaluation_html
+from flax_ner.evaluation.summary import evaluate_predictions, evaluation_json, evaluation_tables
+from flax_ner.inference.outputs import add_force, check_outputs, write_report
+from flax_ner.inference.tagger import load
+from flax_ner.text.examples import gold_entities
+from flax_ner.text.labels import CONVENTIONS
+
+
+def add_evaluate_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> argparse.ArgumentParser:
+    """Add `evaluate` to the commands and return its parser."""
+    evaluate = commands.add_parser("evaluate", help="score a model on labelled data")
+    evaluate.add_argument(
+        "model", metavar="MODEL",
+        help="model directory such as WORKDIR/best, PyTorch weights, or owner/name on the hub",
+    )  # fmt: skip
+    evaluate.add_argument("data", metavar="DATA", help="labelled data, in any format")
+    evaluate.add_argument(
+        "--scoring", choices=CONVENTIONS, default="strict",
+        help="how tags are read and entities are matched. Default: %(default)s",
+    )  # fmt: skip
+    evaluate.add_argument("--json", metavar="OUT", help="also write the metrics to this file")
+    evaluate.add_argument(
+        "--html", metavar="OUT",
+        help="also write a page with every sentence, its gold and its predicted entities",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--compare", metavar="OTHER", help="another model, for a paired bootstrap test of the difference"
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--train", metavar="FILE",
+        help="training data, to score entities that occur in it and new ones separately",
+    )  # fmt: skip
+    add_force(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+    return evaluate
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    check_outputs(options, [options.model, options.data, options.train, options.compare])
+    notes: list[str] = []
+    examples = read_examples(options.data, "auto", "DATA", notes=notes)
+    for note in notes:
+        print(f"flax_ner: {note}", file=sys.stderr)
+    gold_entities(examples)  # before the model is loaded
+    train = read_examples(options.train, "auto", "--train") if options.train else None
+    texts = [example.text for example in examples]
+
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
+    tagger.labels.check(options.scoring, "--scoring")
+    gold = Counter(entity.type for example in examples for entity in example.entities or ())
+    for category in sorted(gold.keys() - set(tagger.labels.categories)):
+        print(
+            f"flax_ner: the model has no category {category!r}, so it misses {gold[category]} entities of "
+            "DATA",
+            file=sys.stderr,
+        )
+    other = None
+    if options.compare:
+        other = load(options.compare, options.compute_dtype, options.batch_size)
+        check_comparable(gold, tagger.labels.categories, other.labels.categories)
+        other.labels.check(options.scoring, f"--compare {options.compare}: --scoring")
+
+    predicted = tagger.by_convention(texts, tagger.labels.conventions())
+    other_predicted = other(texts, options.scoring) if other else None
+    title = f"{options.model} on {options.data}, {options.scoring}"
+    report = evaluate_predictions(
+        title, examples, predicted, options.scoring, train, other_predicted
+    )
+    if options.json:
+        row = {"model": options.model, "data": options.data} | evaluation_json(report)
+        write_report(options.json, json.dumps(row, indent=1, ensure_ascii=False) + "\n")
+    if options.html:
+        write_report(options.html, evaluation_html(report))
+    Console().print(evaluation_tables(report))

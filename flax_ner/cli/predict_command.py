@@ -1,0 +1,99 @@
+"""Command line: python -m flax_ner predict."""
+
+import argparse
+import json
+import sys
+from contextlib import nullcontext
+from itertools import tee
+
+from rich.console import Console
+
+from flax_ner.data.cluener import cluener_label
+from flax_ner.evaluation.display import bracket_entities, highlight
+from flax_ner.inference.inputs import INPUT_FORMATS, read_inputs
+from flax_ner.inference.outputs import add_force, check_output, json_line, open_output, tagged_row
+from flax_ner.inference.tagger import load
+from flax_ner.text.examples import Entity
+
+
+def add_predict_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> argparse.ArgumentParser:
+    """Add `predict` to the commands and return its parser."""
+    predict = commands.add_parser("predict", help="tag texts")
+    predict.add_argument(
+        "model", metavar="MODEL",
+        help="model directory such as WORKDIR/best, PyTorch weights, or owner/name on the hub",
+    )  # fmt: skip
+    predict.add_argument(
+        "file", metavar="FILE", nargs="?", default="-",
+        help="plain text with one text per line, or data if the name ends in .json, .jsonl, .conll or "
+        "similar. Default: -, plain text from standard input",
+    )  # fmt: skip
+    predict.add_argument(
+        "--input-format", choices=INPUT_FORMATS, default="auto", metavar="FORMAT",
+        help=f"format of FILE: {', '.join(INPUT_FORMATS)}. jsonl is one JSON object per line with the "
+        "text as a field. Default: auto, by the file name",
+    )  # fmt: skip
+    predict.add_argument(
+        "--text-field", metavar="NAME", help="field of JSON rows to tag. Default: text"
+    )
+    predict.add_argument(
+        "--format", choices=("text", "jsonl", "clue"), default="text",
+        help="output format. text marks entities in the sentence. jsonl writes entities with offsets and "
+        "scores; a JSON row of FILE keeps all its fields and gets the field `entities`, which it must not "
+        "have yet. clue is the submission format of the CLUE benchmark for CLUENER's test.json, with line "
+        "numbers as ids. Default: text",
+    )  # fmt: skip
+    predict.add_argument(
+        "--output", metavar="OUT",
+        help="file to write; it appears only when it is complete. Default: standard output",
+    )  # fmt: skip
+    predict.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P",
+        help="omit entities with a lower score. Default: %(default)s",
+    )  # fmt: skip
+    add_force(predict)
+    predict.set_defaults(run=_predict)
+    return predict
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if options.output:
+        check_output(options.output, "--output", [options.file, options.model], options.force)
+    as_json = options.format == "jsonl"
+    tagger = load(options.model, options.compute_dtype, options.batch_size)
+    inputs, again = tee(
+        read_inputs(options.file, options.input_format, options.text_field, as_json, _print_note)
+    )
+    texts = (item.text for item in inputs)
+    threshold = options.threshold
+    # Someone who types into a terminal gets an answer after every line.
+    interactive = options.file == "-" and sys.stdin.isatty()
+    predicted = (
+        (tagger(text, threshold=threshold) for text in texts)
+        if interactive
+        else tagger.stream(texts, threshold=threshold)
+    )
+    with nullcontext(sys.stdout) if not options.output else open_output(options.output) as file:
+        console = Console(soft_wrap=True, file=file)
+        for number, (item, entities) in enumerate(zip(again, predicted, strict=True)):
+            if options.format == "clue":
+                print(_clue_line(number, item.text, entities), file=file)
+            elif as_json and item.row is not None:
+                text = None if item.has_text else item.text
+                print(tagged_row(item.row, entities, text), file=file)
+            elif as_json:
+                print(json_line(item.text, entities), file=file)
+            elif console.is_terminal:
+                console.print(highlight(item.text, entities, tagger.labels.categories))
+            else:
+                print(bracket_entities(item.text, entities), file=file)
+
+
+def _print_note(note: str) -> None:
+    print(f"flax_ner: {note}", file=sys.stderr)
+
+
+def _clue_line(number: int, text: str, entities: list[Entity]) -> str:
+    return json.dumps({"id": number, "label": cluener_label(text, entities)}, ensure_ascii=False)

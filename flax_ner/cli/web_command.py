@@ -1,0 +1,57 @@
+"""Command line: python -m flax_ner web."""
+
+import argparse
+import sys
+from contextlib import suppress
+
+from flax_ner.inference.tagger import load
+from flax_ner.serving.web import (
+    HOST,
+    MAX_CHARACTERS,
+    PORT,
+    import_gradio,
+    listen,
+    make_app,
+    page_url,
+    serve,
+)
+
+
+def add_web_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> argparse.ArgumentParser:
+    """Add `web` to the commands and return its parser."""
+    web = commands.add_parser(
+        "web", help="serve a web page for trying a model",
+        description="Serve a web page on this machine that tags typed or pasted text, one text per line, at "
+        f"most {MAX_CHARACTERS:,} characters at a time. The page needs no internet access, and no text leaves "
+        "this machine.",
+    )  # fmt: skip
+    web.add_argument("model", metavar="MODEL", help="as for predict")
+    web.add_argument(
+        "--host", metavar="ADDR", default=HOST,
+        help="address to listen at; 0.0.0.0 also admits other machines, without a password. Default: "
+        "%(default)s",
+    )  # fmt: skip
+    web.add_argument(
+        "--port", type=int, default=PORT, metavar="N",
+        help="port to listen at; 0 chooses a free one. Default: %(default)s",
+    )  # fmt: skip
+    web.set_defaults(run=_web)
+    return web
+
+
+def _web(options: argparse.Namespace) -> None:
+    import_gradio()  # fail before the model is loaded
+    with suppress(KeyboardInterrupt), listen(options.host, options.port) as listener:
+        _print_status(f"loading {options.model}")
+        tagger = load(options.model, options.compute_dtype, options.batch_size)
+        app = make_app(tagger, options.model)
+        _print_status("compiling, so that no request has to wait for it")
+        tagger.compile()
+        _print_status(f"{page_url(listener)} is ready. Press Ctrl-C to stop.")
+        serve(app, listener)
+
+
+def _print_status(message: str) -> None:
+    print(f"flax_ner: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Labelled data: formats, readers, writers, detection, download. NumPy only; never imports jax."""

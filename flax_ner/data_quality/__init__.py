@@ -1,0 +1,1 @@
+"""Find likely mistakes in labelled data and report them. Never imports jax."""

@@ -1,0 +1,1 @@
+"""Train a student with the probabilities of a teacher."""

@@ -1,0 +1,1 @@
+"""Fine-tune a tagger: the tagging task, its data and its defaults."""

@@ -1,0 +1,80 @@
+"""Matrix multiplication in float32, or with bfloat16 inputs and float32 accumulation."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+
+def activation_dtype(compute_dtype: Any) -> Any:
+    """Return the dtype of activations between matrix products.
+
+    On an accelerator it is `compute_dtype`: bfloat16 halves the memory traffic. On a CPU it is always
+    float32: rounding costs instructions there, and XLA only has bfloat16 products with a float32 result.
+    """
+    return jnp.dtype("float32") if _on_cpu() else jnp.dtype(compute_dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def matmul(
+    a: Array, b: Array, compute_dtype: Any, result_dtype: Any = None, transpose_b: bool = False
+) -> Array:
+    """Return the product of `a` [..., M, K] and `b` [..., K, N], [..., M, N].
+
+    The gradients are computed in `compute_dtype` too. Each has the dtype of its input, so the gradient of a
+    float32 parameter is not rounded to bfloat16.
+
+    Args:
+        a, b: floating point, with the same leading axes.
+        compute_dtype: float32 for a full float32 product on every device (by default a GPU would use TF32
+            and a TPU bfloat16), or bfloat16.
+        result_dtype: dtype of the result; by default that of `a`.
+        transpose_b: `b` has the shape [..., N, K].
+    """
+    return _forward(a, b, compute_dtype, result_dtype, transpose_b)[0]
+
+
+def _forward(a: Array, b: Array, compute_dtype: Any, result_dtype: Any, transpose_b: bool) -> Any:
+    # Residuals must be arrays: these scalars carry the dtypes of the inputs.
+    dtypes = jnp.zeros((), a.dtype), jnp.zeros((), b.dtype)
+    result_dtype = result_dtype or a.dtype
+    a, b = a.astype(compute_dtype), b.astype(compute_dtype)
+    return _dot(a, b, result_dtype, transpose_b), (a, b, dtypes)
+
+
+def _backward(
+    compute_dtype: Any, result_dtype: Any, transpose_b: bool, residuals: Any, g: Array
+) -> Any:
+    a, b, (like_a, like_b) = residuals
+    g = g.astype(compute_dtype)
+    da = _dot(g, b, like_a.dtype, not transpose_b)
+    left, right = (g, a) if transpose_b else (a, g)
+    return da, _dot(_transpose(left), right, like_b.dtype, False)
+
+
+matmul.defvjp(_forward, _backward)
+
+
+def _dot(a: Array, b: Array, result_dtype: Any, transpose_b: bool) -> Array:
+    batch = tuple(range(a.ndim - 2))
+    contracted = (a.ndim - 1,), (b.ndim - (1 if transpose_b else 2),)
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(
+        a, b, (contracted, (batch, batch)), precision, preferred_element_type=result_dtype
+    )
+
+
+def _transpose(x: Array) -> Array:
+    x = jnp.swapaxes(x, -1, -2)
+    if _on_cpu():
+        # Otherwise XLA folds the transpose into the product and misses its fast kernels, which need the
+        # contracted axis of the left operand to be contiguous in memory.
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return x
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"

@@ -1,0 +1,1 @@
+"""Pre-train an encoder by masked language modelling."""

@@ -1,0 +1,1 @@
+"""Tag many files in bulk, or serve a web page."""

@@ -1,0 +1,108 @@
+"""`python -m flax_ner data convert`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flax_ner.cli import main as cli
+from flax_ner.data.formats import read_examples, write_examples
+from flax_ner.text.examples import Entity, Example
+
+COLUMNS = "-DOCSTART- O\n\nEU B-ORG\nrejects O\n\nGerman B-MISC\n"
+
+
+def test_convert_prints_detected_format_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in.conll", tmp_path / "out.json"
+    source.write_text(COLUMNS)
+    cli.main(["data", "convert", str(source), str(target)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"IN: {source} is read as CoNLL columns of words, BIO.",
+        f"IN: document boundaries (-DOCSTART-), left out: 1 (first: {source}:1)",
+        f"Wrote 2 texts with 2 entities to {target} as cluener. Warnings: 0.",
+    ]
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert rows[0] == {"text": "EU rejects", "label": {"ORG": {"EU": [[0, 1]]}}}
+    assert [path.name for path in tmp_path.iterdir() if path not in (source, target)] == []
+
+
+def test_convert_writes_given_scheme_and_counts_lost_information(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Example("浙商银行", (Entity("a", 0, 2), Entity("b", 1, 4), Entity("c", 3, 4)))]
+    write_examples(tmp_path / "in", rows, "doccano")
+    command = ["data", "convert", str(tmp_path / "in"), str(tmp_path / "out")]
+    cli.main([*command, "--from", "doccano", "--to", "conll", "--scheme", "BMES"])
+    assert (tmp_path / "out").read_text("utf-8") == "浙 B-a\n商 E-a\n银 O\n行 S-c\n\n"
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("OUT: entities that overlap an earlier entity, left out: 1 (first: ")
+    assert out[1].endswith("as conll. Warnings: 1.")
+
+
+def test_convert_stops_at_an_error_or_skips_and_lists_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_text("EU B-ORG\n\nrejects\n\ncall O\n\nit O\n")
+    with pytest.raises(SystemExit, match=r"flax_ner: .*in:3: only one column, 'rejects'"):
+        cli.main(["data", "convert", str(source), str(target)])
+    assert not target.exists()
+    cli.main(["data", "convert", str(source), str(target), "--skip"])
+    assert f"left out: {source}:3: only one column, 'rejects'" in capsys.readouterr().out
+    assert [e.text for e in read_examples(str(target), "auto")] == ["EU", "call", "it"]
+
+
+@pytest.mark.parametrize("through", ["itself", "a dot", "a link", "a hard link", "a folder link"])
+def test_convert_never_replaces_its_input(tmp_path: Path, through: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    source = folder / "in.json"
+    source.write_text('{"text": "a", "id": 1}\n')
+    target = {
+        "itself": source,
+        "a dot": folder / ".." / "folder" / "in.json",
+        "a link": tmp_path / "link.json",
+        "a hard link": tmp_path / "link.json",
+        "a folder link": tmp_path / "linked" / "in.json",
+    }[through]
+    if through == "a link":
+        target.symlink_to(source)
+    elif through == "a hard link":
+        target.hardlink_to(source)
+    elif through == "a folder link":
+        target.parent.symlink_to(folder)
+    for force in ([], ["--force"]):
+        for one, other in ((source, target), (target, source)):
+            with pytest.raises(SystemExit, match=r"OUT: .* belongs to the input .*\. Name another"):
+                cli.main(["data", "convert", str(one), str(other), "--to", "doccano", *force])
+    assert source.read_text() == '{"text": "a", "id": 1}\n'
+
+
+def test_convert_replaces_existing_file_only_with_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target, folder = tmp_path / "in.json", tmp_path / "out.json", tmp_path / "docs"
+    source.write_text('{"text": "a", "label": {}}\n')
+    target.write_text("precious")
+    command = ["data", "convert", str(source), str(target)]
+    with pytest.raises(SystemExit, match=r"OUT: '.*out\.json' exists\. Name .* with --force\.$"):
+        cli.main(command)
+    assert target.read_text() == "precious"
+    cli.main([*command, "--force"])
+    assert target.read_text() == source.read_text()
+    cli.main(["data", "convert", str(source), str(folder), "--to", "brat"])
+    for name in (folder, folder / "000001.txt"):  # the folder, and a document in it that is read
+        with pytest.raises(SystemExit, match=r"OUT: .*(is a folder|belongs to the input)"):
+            cli.main(["data", "convert", str(folder), str(name), "--force"])
+    with pytest.raises(SystemExit, match="belongs to the input"):
+        cli.main(
+            ["data", "convert", str(folder / "000001.ann"), str(folder / "000001.txt"), "--force"]
+        )
+    assert (folder / "000001.txt").read_text() == "a"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit, match="already exists"):  # not a regular file, like a device
+        cli.main(["data", "convert", str(source), str(tmp_path / "pipe"), "--force"])
+    assert (tmp_path / "pipe").is_fifo()

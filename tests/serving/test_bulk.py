@@ -1,0 +1,348 @@
+"""Bulk jobs: when they start, how they resume, and that killed workers do not change the output."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flax_ner.errors import UserError
+from flax_ner.serving import bulk
+from flax_ner.serving.bulk import plan_workers, tag_files
+from flax_ner.serving.shards import tag_shard
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARDS, TEXTS = 6, 3_000
+
+
+def test_workers_share_the_resources_of_the_machines() -> None:
+    assert plan_workers([{"CPU": 2.0, "node:1": 1.0}], None) == (1, {"num_cpus": 2})
+    assert plan_workers([{"CPU": 5.0}], 2) == (2, {"num_cpus": 2})
+    assert plan_workers([{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 0.0}], None) == (2, {"num_cpus": 8})
+    assert plan_workers([{"CPU": 8.0}, {"CPU": 4.0}], 4) == (4, {"num_cpus": 2})
+    assert plan_workers([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], None) == (4, {"num_gpus": 1})
+    with pytest.raises(UserError, match="--workers 3: there are 2 cores"):
+        plan_workers([{"CPU": 2.0}], 3)
+    with pytest.raises(UserError, match="--workers 3: there are 2 GPUs"):
+        plan_workers([{"CPU": 64.0, "GPU": 2.0}], 3)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run jobs without Ray, with one worker in this process."""
+
+    def run_workers(
+        todo: list[Path], folder: Path, job: dict[str, str | None], *_: object
+    ) -> Iterator:
+        worker = bulk._Worker(job, 0)
+        for shard in todo:
+            answer = worker({"source": [str(shard)], "target": [str(folder / shard.name)]})
+            yield {name: value for name, (value,) in answer.items()}
+
+    monkeypatch.setattr(bulk, "_run_workers", run_workers)
+    monkeypatch.setattr(bulk, "keep_compiled_programs", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tagger, folder = hand_made_tagger(), tmp_path_factory.mktemp("model") / "model"
+    save_model(folder, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    return str(folder)
+
+
+def fill(folder: Path, *texts: str) -> Path:
+    """Create a folder with one shard per text."""
+    folder.mkdir(exist_ok=True)
+    for i, text in enumerate(texts):
+        (folder / f"{i}.jsonl").write_text(json.dumps({"text": text}) + "\n", "utf-8")
+    return folder
+
+
+@pytest.mark.usefixtures("in_process")
+def test_finished_shards_are_skipped_unless_their_input_is_newer(
+    model: str, tmp_path: Path
+) -> None:
+    source, out = fill(tmp_path / "in", "b", "bi", "ob"), tmp_path / "out"
+    assert tag_files(model, str(source), str(out)).startswith(
+        "3 shards tagged, 0 already done: 3 texts, 3 entities"
+    )
+    first = (out / "0.jsonl").stat().st_mtime_ns
+    (out / "1.jsonl").unlink()
+    (source / "2.jsonl").write_text('{"text": "bob"}\n')
+    later = time.time() + 5
+    os.utime(source / "2.jsonl", (later, later))
+    assert tag_files(model, str(source), str(out)).startswith(
+        "2 shards tagged, 1 already done: 2 texts, 3 entities"
+    )
+    assert (out / "0.jsonl").stat().st_mtime_ns == first
+    assert sorted(path.name for path in out.glob("[!.]*")) == [
+        "0.jsonl", "1.jsonl", "2.jsonl", "job.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_job_in_the_same_folder_is_an_error(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    tag_files(model, str(source), str(out))
+    with pytest.raises(
+        UserError, match=r"compute_dtype was None, is 'bfloat16'; input was .*; text_field"
+    ):
+        tag_files(
+            model,
+            str(fill(tmp_path / "other", "b")),
+            str(out),
+            text_field="x",
+            compute_dtype="bfloat16",
+        )
+    (out / "job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is damaged"):
+        tag_files(model, str(source), str(out))
+    (out / "job.json").unlink()
+    with pytest.raises(UserError, match=r"has files but no job\.json"):
+        tag_files(model, str(source), str(out))
+    with pytest.raises(UserError, match="is the folder of the shards"):
+        tag_files(model, str(source / "0.jsonl"), str(source))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_job_resumes_through_other_paths_to_the_same_files(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    (source / "linked.jsonl").symlink_to(fill(tmp_path / "elsewhere", "b") / "0.jsonl")
+    for name, target in {"job": out, "input": source, "best": Path(model)}.items():
+        (tmp_path / name).symlink_to(target)
+    paths = [str(tmp_path / "in" / ".." / name) for name in ("best", "input", "job")]
+    out.mkdir()
+    assert tag_files(*paths).startswith("2 shards tagged, 0 already done")
+    assert {path.name for path in out.glob("*.jsonl")} == {"0.jsonl", "linked.jsonl"}
+    linked = str(source / "linked.jsonl")
+    assert tag_files(model, str(source), str(out)).startswith("0 shards tagged, 2 already done")
+    assert tag_files(model, linked, str(out)).startswith("0 shards tagged, 1 already done")
+    job = json.loads((out / "job.json").read_text("utf-8"))
+    links = {"model": str(tmp_path / "best"), "input": str(tmp_path / "input")}
+    (out / "job.json").write_text(json.dumps(job | links))  # as earlier versions left it
+    assert tag_files(*paths).startswith("0 shards tagged, 2 already done")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_two_jobs_in_one_folder_at_once_are_an_error(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    with bulk._lock_output(out, {}), pytest.raises(UserError, match="another job is writing"):
+        tag_files(model, str(source), str(out))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_errors_are_reported_together_and_the_other_shards_are_tagged(
+    model: str, tmp_path: Path
+) -> None:
+    source, out = fill(tmp_path / "in", "b", "b", "b"), tmp_path / "out"
+    (source / "0.jsonl").write_text('{"text": 1}\n')
+    (source / "2.jsonl").write_text('{"body": ""}\n')
+    (source / "notes.txt").write_text("")
+    with (
+        pytest.warns(UserWarning, match=r"ignored files that are not shards: notes\.txt"),
+        pytest.raises(
+            UserError, match=r"^\S*0\.jsonl:1: 'text' is int.*\n  \S*2\.jsonl:1: no field"
+        ),
+    ):
+        tag_files(model, str(source), str(out))
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["1.jsonl", "job.json"]
+    # All workers report the missing model, but it is shown once. A failed job does not claim the folder.
+    with pytest.raises(UserError, match=r"^model: no file or directory[^\n]*$"):
+        tag_files(str(tmp_path / "none"), str(source / "1.jsonl"), str(tmp_path / "new"))
+    tag_files(model, str(source / "1.jsonl"), str(tmp_path / "new"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_shard_that_kills_its_workers_is_reported(model: str, tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", "b", "b"), tmp_path / "out"
+    worker = bulk._Worker({"model": model, "compute_dtype": None, "text_field": "text",
+                           "version": bulk.flax_ner.__version__}, 0)  # fmt: skip
+    out.mkdir()
+    for i in range(3):
+        (out / f".0.jsonl.{i}.part").touch()
+    answer = worker({"source": [str(source / "0.jsonl")], "target": [str(out / "0.jsonl")]})
+    assert "0.jsonl: 3 workers died at this shard" in answer["error"][0]
+    tag_files(model, str(source), str(out))  # the next job tries again and removes the part files
+    assert not list(out.glob("*.part"))
+
+
+def test_invalid_arguments_are_reported_before_any_work(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(tmp_path / "in", "b")
+    with pytest.raises(UserError, match="--workers 0: must be at least 1"):
+        tag_files(model, str(source), str(tmp_path / "out"), workers=0)
+    with pytest.raises(UserError, match=r"INPUT: .* is not a \*\.jsonl or \*\.parquet file"):
+        tag_files(model, str(tmp_path / "none"), str(tmp_path / "out"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"bulk: needs ray\. Run pip install 'ray"):
+        tag_files(model, str(source), str(tmp_path / "out"))
+
+
+# Tests with Ray run the command in a subprocess, as Ray has warnings of its own.
+
+
+@pytest.fixture(scope="module")
+def shards(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return folders with the input and with the expected output, tagged in one process without Ray."""
+    reason = "the tests of bulk jobs need Ray: pip install 'ray[data]'"
+    pytest.importorskip("pyarrow", reason=reason)
+    if not any((Path(folder) / "ray" / "data").is_dir() for folder in sys.path):
+        pytest.skip(reason)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from flax_ner import load
+
+    source, expected = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("expected")
+    rng, tagger = random.Random(0), load(model)
+    for i in range(SHARDS):
+        rows = [
+            {"id": i * TEXTS + j, "text": "".join(rng.choices("bio中", k=rng.randrange(40)))}
+            for j in range(TEXTS)
+        ]
+        if i % 3 == 2:
+            path = source / f"{i}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            path = source / f"{i}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tag_shard(tagger, path, expected / path.name)
+    return source, expected
+
+
+# A Ray cluster needs a token. Without this one Ray creates one in the user's home.
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flax_ner", "bulk", *map(str, arguments)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def descendants(process: subprocess.Popen[str]) -> dict[int, str]:
+    """Return the ids and command lines of all processes that a process started, also indirectly."""
+    parent, command = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            command[int(path.name)] = (path / "cmdline").read_text()
+            parent[int(path.name)] = int(fields[1])
+        except OSError:  # the process has ended
+            continue
+    pids = {process.pid}
+    for _ in range(4):
+        pids |= {pid for pid in parent if parent[pid] in pids}
+    return {pid: command[pid] for pid in pids - {process.pid}}
+
+
+def wait_until_half_done(process: subprocess.Popen[str], out: Path) -> None:
+    """Wait until at least one shard is finished and others are being written."""
+    deadline = time.monotonic() + 120
+    while not (list(out.glob("[0-9]*")) and list(out.glob(".*.part"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def assert_same_shards(out: Path, expected: Path) -> None:
+    """Assert that the output is equal byte for byte and has no other files."""
+    names = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in out.glob("*") if path.name != ".lock") == [
+        *names,
+        "job.json",
+    ]
+    for name in names:
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_killed_worker_does_not_change_the_output(
+    model: str, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, expected = shards
+    job = start(model, source, tmp_path / "out", "--workers", 2)
+    wait_until_half_done(job, tmp_path / "out")
+    workers = [pid for pid, command in descendants(job).items() if "ray::MapWorker" in command]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    unfinished = SHARDS - len(list((tmp_path / "out").glob("[0-9]*")))
+    assert unfinished > 0
+    assert f"{SHARDS} shards tagged, 0 already done: {SHARDS * TEXTS:,} texts" in finish(job)
+    assert_same_shards(tmp_path / "out", expected)
+
+
+@pytest.mark.slow
+def test_a_killed_job_resumes_with_the_missing_shards(
+    model: str, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (source, expected), out = shards, tmp_path / "out"
+    job = start(model, source, out, "--workers", 2)
+    wait_until_half_done(job, out)
+    job.kill()
+    job.communicate()
+    done = len(list(out.glob("[0-9]*")))
+    assert 0 < done < SHARDS
+    # Resume immediately: workers of the killed job may still be running.
+    output = finish(start(model, source, out, "--workers", 2))
+    tagged, skipped = map(
+        int, re.match(r"(\d+) shards tagged, (\d+) already done", output).groups()
+    )
+    assert tagged + skipped == SHARDS and skipped >= done
+    assert_same_shards(out, expected)
+    assert f"0 shards tagged, {SHARDS} already done" in finish(start(model, source, out))
+
+
+@pytest.fixture
+def cluster(shards: object) -> Iterator[str]:
+    """Start a cluster of one machine and return its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
+    with subprocess.Popen(
+        [*command, f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if "Ray runtime started" in line:
+                break
+        yield f"127.0.0.1:{port}"
+        for pid in [*descendants(process), process.pid]:  # a regular stop takes half a minute
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_an_error_in_a_cluster_worker_is_one_line(model: str, cluster: str, tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", "b", "b")
+    (source / "1.jsonl").write_text('{"text": "b"}\n{"text": null}\n')
+    job = start(model, source, tmp_path / "out", "--address", cluster, "--workers", 2)
+    _, errors = job.communicate(timeout=300)
+    assert job.returncode == 1
+    assert errors.splitlines()[-1] == (
+        f"flax_ner: {source / '1.jsonl'}:2: 'text' is null, but a text is a string. Correct it."
+    )
+    assert "Traceback" not in errors
+    assert (tmp_path / "out" / "0.jsonl").exists()
