@@ -1,6 +1,6 @@
-# `make demo` and `make test` are all a fresh machine needs: each makes a virtual environment in
-# .venv, installs the exact versions in constraints/ there, and runs. Nothing is installed outside
-# of it. Variables:
+# `make demo` and `make test` work on a fresh machine: each makes a virtual environment in .venv,
+# installs the exact versions in constraints/ there, and runs. Nothing is installed outside of it.
+# Variables:
 #   make PYTHON=/path/to/python3.12 VENV=.venv312 test    another interpreter, another environment
 #   make DATA=folder VOCAB=vocab.txt bench               where CLUENER and the vocabulary are
 #   make PYTEST_ARGS='-k tokenizer -x' test               more arguments for pytest
@@ -15,25 +15,26 @@ VOCAB = $(DATA)/vocab.txt
 # PYTHON if it is given, otherwise the first of these that runs and is new enough.
 CANDIDATES = $(or $(PYTHON),python3 python3.12 python3.13 python3.11)
 BIN = $(VENV)/bin
-# worksteal: the tests of a file, and what they share, mostly stay with one process.
+# worksteal keeps most tests of a file, and the fixtures they share, in one process.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-all bench lint types format install-dev clean
+.PHONY: help demo test test-slow test-all bench lint types docs format install-dev clean
 
 help:
-	@echo 'make demo         train, evaluate and predict on the embedded data: about a minute'
+	@echo 'make demo         train, evaluate and predict on synthetic data: about a minute'
 	@echo 'make test         the tests, without the slow ones: about ten minutes on two cores'
 	@echo 'make test-slow    the slow tests only'
 	@echo 'make test-all     every test'
-	@echo 'make bench        the benchmarks, next to PyTorch: half an hour; DATA=folder of CLUENER, VOCAB=vocab.txt'
+	@echo 'make bench        compare with PyTorch: half an hour; DATA=folder of CLUENER, VOCAB=vocab.txt'
 	@echo 'make lint         ruff: rules and formatting'
 	@echo 'make types        mypy'
+	@echo 'make docs         the documentation with the API reference, into site/'
 	@echo 'make format       let ruff fix what it can'
 	@echo 'make install-dev  all tools in $(VENV), without running any'
 	@echo 'make clean        remove caches and build output; keeps $(VENV) and runs/'
 
-# The demo starts anew every time: train.py would resume a finished run and have nothing to do.
+# Delete the work directory first: train.py would resume the finished run and have nothing to do.
 demo: $(VENV)/.installed-run
 	rm -rf runs/demo
 	$(BIN)/python train.py --config configs/demo.py --workdir runs/demo
@@ -48,7 +49,7 @@ test-slow: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	$(PYTEST) $(PYTEST_ARGS)
 
-# What they print goes into benchmarks/RESULTS.md by hand.
+# The printed tables are copied into benchmarks/RESULTS.md by hand.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/training.py '$(DATA)' '$(VOCAB)'
 	$(BIN)/python benchmarks/inference.py '$(DATA)' '$(VOCAB)'
@@ -65,6 +66,11 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# A broken link is an error. The variable turns off Material's notice about its successor.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/diagram.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -72,25 +78,26 @@ format: $(VENV)/.installed-dev
 install-dev: $(VENV)/.installed-dev
 
 clean:
-	rm -rf build dist flax_ner.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site flax_ner.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-# A stamp per set of packages: installed again only when one of these files changes.
+# One stamp file per set of packages, so that they are reinstalled only when one of these files changes.
 REQUIREMENTS = pyproject.toml requirements.txt constraints/py311.txt constraints/py312.txt
 
 $(VENV)/.installed-run: WHAT = .
 $(VENV)/.installed-test: WHAT = '.[test]'
 $(VENV)/.installed-dev: WHAT = '.[dev]'
+$(VENV)/.installed-docs: WHAT = '.[docs]'
 $(VENV)/.installed-bench: WHAT = '.[bench]'
 
-$(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-bench: $(REQUIREMENTS) | $(BIN)/pip
+$(VENV)/.installed-run $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs $(VENV)/.installed-bench: $(REQUIREMENTS) | $(BIN)/pip
 	@constraints=$$($(BIN)/python -c \
 	    'import sys; print("constraints/py3%d.txt" % min(sys.version_info[1], 12))') && \
 	echo "installing $(WHAT) into $(VENV) with $$constraints: about a minute" && \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c "$$constraints" -e $(WHAT)
 	@touch $@
 
-# bin/pip and not bin/python: it comes last, so half an environment is not taken for a whole one.
+# bin/pip rather than bin/python: venv creates it last, so it marks a complete environment.
 $(BIN)/pip:
 	@for python in $(CANDIDATES); do \
 	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
