@@ -145,10 +145,10 @@ def torch_sees_gpu() -> bool:
     try:
         import torch
     except ImportError:
-        print("\nPyTorch is not installed, so there is no comparison with it.")
+        print("\nPyTorch is not installed. It is left out of the comparison.")
         return False
     if not torch.cuda.is_available():
-        print("\nPyTorch has no CUDA here, so there is no comparison with it.")
+        print("\nPyTorch cannot use CUDA here. It is left out of the comparison.")
         return False
     return True
 

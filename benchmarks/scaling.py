@@ -12,8 +12,8 @@ libtpu. Method and assumptions:
 - Bytes are those that a device sends: (n-1)/n of the array in an all-gather or reduce-scatter over n devices,
   and twice that in an all-reduce.
 - Peak rates and bandwidths are the vendors' (`CHIPS`). Matrix products run at UTILISATION of the peak. Two of a
-  TPU's four links carry traffic, as at the corner of a slice that is no torus. GPUs have NVLink among 8, and
-  one 400 Gbit/s port each beyond: a ring through all 8 GPUs of a host uses all of its ports.
+  TPU's four links carry traffic: at its corners, a slice without wrap-around links has only two. GPUs have
+  NVLink among 8, and one 400 Gbit/s port each beyond: a ring through all 8 GPUs of a host uses all ports.
 - Communication can be hidden if it takes no longer than the matrix products of the step. If it takes a tenth of
   their time and nothing overlaps, it costs a tenth.
 """

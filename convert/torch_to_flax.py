@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--num-attention-heads", metavar="N", type=int,
-        help="number of attention heads, if there is no config.json. Default: hidden size / 64",
+        help="number of attention heads; needed without a config.json if it is not hidden size / 64",
     )  # fmt: skip
     parser.add_argument(
         "--tokenizer", choices=tuple(TOKENIZERS),
