@@ -20,6 +20,7 @@ from flax_ner import load
 from flax_ner.data.synthetic import synthetic
 from flax_ner.weights.model_dir import load_model
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120
 # A shorter version of the demo.
@@ -112,7 +113,6 @@ def assert_same_run(actual: Path, expected: Path) -> None:
     assert metrics(actual) == metrics(expected)
 
 
-@pytest.mark.slow
 def test_signals_stop_a_run_with_its_state_saved(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "stopped"
     per_epoch = "--config.checkpoint.every=0"  # other checkpoints do not change the result
@@ -142,7 +142,6 @@ def test_signals_stop_a_run_with_its_state_saved(trained: Path, tmp_path: Path) 
     assert_same_run(workdir, trained)
 
 
-@pytest.mark.slow
 def test_thirty_kills_at_random_times_do_not_change_the_result(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -172,7 +171,6 @@ def test_repeating_a_finished_run_changes_nothing(trained: Path) -> None:
     assert all((after[name] == before[1][name]).all() for name in after)
 
 
-@pytest.mark.slow
 def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) -> None:
     arguments = [f"--config.init_from={trained}/best", "--config.train.steps=5"]
     output = run(*train(tmp_path / "tuned", *arguments, "--config.optimizer.learning_rate=1e-5"))
@@ -223,7 +221,6 @@ def test_evaluate_and_predict_from_the_command_line(trained: Path, tmp_path: Pat
     assert re.sub(r"\[(.*?) \w+\]", r"\1", marked) == text + "\n"
 
 
-@pytest.mark.slow
 def test_the_demo_generalises_and_teaches_a_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

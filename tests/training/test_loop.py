@@ -32,6 +32,7 @@ TINY = {
     "data.train": "train 120",
     "data.dev": "dev 20",
     "data.batch_size": 8,
+    "mesh.data": 1,
     "train.steps": 10,
 }
 
@@ -98,7 +99,7 @@ def test_a_run_on_eight_devices_resumes_on_fewer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_scan_over_layers_trains_the_same_model(tmp_path: Path) -> None:
-    changes = {"model__num_hidden_layers": 3, "train__steps": 4, "mesh__data": 1}
+    changes = {"model__num_hidden_layers": 3, "train__steps": 4}
     fit(small(demo.get_config(), **changes), tmp_path / "layers")
     fit(small(demo.get_config(), model__scan_layers=True, **changes), tmp_path / "scanned")
     expected, actual = params(tmp_path / "layers"), params(tmp_path / "scanned")
@@ -109,9 +110,9 @@ def test_scan_over_layers_trains_the_same_model(tmp_path: Path) -> None:
 
 
 def test_another_configuration_in_the_same_work_directory_is_rejected(tmp_path: Path) -> None:
-    fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
+    fit(small(demo.get_config(), train__steps=2), tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
-    changed = small(demo.get_config(), train__steps=2, mesh__data=1, model__hidden_size=32, seed=1)
+    changed = small(demo.get_config(), train__steps=2, model__hidden_size=32, seed=1)
     with pytest.raises(UserError, match=r"model.hidden_size was 16, is 32; seed was 0, is 1"):
         fit(changed, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == before
@@ -120,7 +121,7 @@ def test_another_configuration_in_the_same_work_directory_is_rejected(tmp_path: 
 def test_a_run_does_not_resume_with_other_data_under_the_same_name(tmp_path: Path) -> None:
     files = {split: tmp_path / f"{split}.json" for split in ("train", "dev")}
     paths = {f"data__{split}": str(path) for split, path in files.items()}
-    config = small(demo.get_config(), data__format="cluener", train__steps=1, mesh__data=1, **paths)
+    config = small(demo.get_config(), data__format="cluener", train__steps=1, **paths)
     for split, path in files.items():
         write_cluener(path, synthetic(split, 20))
     fit(config, tmp_path / "run")
@@ -194,7 +195,7 @@ from flax_ner.errors import UserError
 from flax_ner.fit import fit
 from tests.training.test_loop import small
 
-config = small(get_config(), data__batch_size=8192, mesh__data=1)
+config = small(get_config(), data__batch_size=8192)
 jax.numpy.zeros(3).block_until_ready()
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**31,) * 2)  # at most 2 GiB more
@@ -227,12 +228,12 @@ def test_errors_are_raised_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--workdir: .*file cannot be written"):
         fit(small(demo.get_config()), tmp_path / "file")
     with pytest.raises(UserError, match=r"mesh\.fsdp: 3 does not divide the 8 devices"):
-        fit(small(demo.get_config(), mesh__fsdp=3), tmp_path / "run")
+        fit(small(demo.get_config(), mesh__data=0, mesh__fsdp=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_another_shape_are_rejected_with_the_flags_to_set(tmp_path: Path) -> None:
-    fit(small(demo.get_config(), train__steps=2, mesh__data=1), tmp_path / "run")
+    fit(small(demo.get_config(), train__steps=2), tmp_path / "run")
     # Unset settings are recorded with their resolved values.
     used = flatten_dict(json.loads((tmp_path / "run" / "config.json").read_text()), sep=".")
     for name, value in (("model.head", "softmax"), ("model.hidden_act", "gelu"),
