@@ -19,8 +19,9 @@ from flax_ner.distillation.teacher import _match_tags
 from flax_ner.errors import UserError
 from flax_ner.evaluation.metrics import score
 from flax_ner.finetuning.task_data import read_task_data
+from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.examples import Entity
-from flax_ner.text.labels import LabelSet, misspelling_of
+from flax_ner.text.labels import LabelSet
 from flax_ner.training.decisions import resolve_settings
 from flax_ner.weights.convert import convert, open_model
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
@@ -119,8 +120,8 @@ def test_a_misspelled_category_is_reported_with_the_correct_one(tmp_path: Path) 
         "nmae": "name", "organisation": "organization", "Name": "name", "per": "PER",
         "gmae": "game", "movie": None, "same": None, "ORG": None,
     }.items():  # fmt: skip
-        assert misspelling_of(category, known) == expected, category
-    assert misspelling_of("name", ["game", "movie"]) is None
+        assert find_intended_category(category, known) == expected, category
+    assert find_intended_category("name", ["game", "movie"]) is None
 
     def write(split: str, category: str) -> None:
         row = {"text": "甲", "label": {category: {"甲": [[0, 0]]}}}

@@ -18,6 +18,7 @@ from flax_ner.finetuning.standardise import standardise_outputs
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import Params, init_params
 from flax_ner.text.batches import Batcher
+from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.character_rows import describe_coverage
 from flax_ner.text.encoding import (
     check_tag_transitions,
@@ -25,7 +26,7 @@ from flax_ner.text.encoding import (
     encode_examples,
 )
 from flax_ner.text.examples import Example, gold_entities
-from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of
+from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.overlaps import count_overlaps
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 from flax_ner.text.vocab import build_vocab
@@ -231,7 +232,7 @@ def _data_warnings(config: ConfigDict, train: list[Example], dev: list[Example])
         warnings.append("data.dev is data.train: its scores do not measure generalization.")
     counts, known = _categories(dev), _categories(train)
     for category in sorted(counts.keys() - known.keys() - set(config.data.categories)):
-        similar = misspelling_of(category, known)
+        similar = find_intended_category(category, known)
         hint = f" In data.dev it may be a misspelling of {similar!r}." if similar else ""
         warnings.append(
             f"data.dev has the category {category!r} ({counts[category]} entities), but data.train does not: "

@@ -1,8 +1,6 @@
 """Label sets: convert entities to tag ids and decode tag ids under a named convention."""
 
-import re
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,22 +16,22 @@ from flax_ner.arguments import (
 from flax_ner.errors import UserError
 from flax_ner.text.examples import offset_type_error
 from flax_ner.text.overlaps import drop_overlaps
+from flax_ner.text.tag_names import (
+    BEGIN,
+    END,
+    INSIDE,
+    OUTSIDE,
+    PREFIXES,
+    SINGLE,
+    add_inside_prefix,
+    find_problem,
+    is_io,
+)
 
 SCHEMES = ("bio", "bioes", "io", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
 DECODE_ROWS = 8192  # rows decoded at a time
-# What the prefix of a tag means.
-OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
-# The prefixes of BIO, BIOES, BMES and BILOU tags.
-PREFIXES = {
-    "B": BEGIN, "I": INSIDE, "M": INSIDE, "E": END, "L": END, "S": SINGLE, "U": SINGLE,
-}  # fmt: skip
-# A single letter at either end of a name, as in "b-PER", "W-PER" or "PER_B", is a prefix or suffix of an
-# unsupported scheme and not part of a category name.
-PREFIX_LIKE = re.compile(r"^[A-Za-z][\W_]|[\W_][A-Za-z]$")
-# Outputs that some heads have for padding and special tokens. They are read as O.
-SPECIAL_TAGS = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
 
 
 class Spans(NamedTuple):
@@ -97,7 +95,7 @@ class LabelSet:
         self.names = names
         self.outside = names.index("O")
         if self.scheme == "io":
-            names = _add_inside_prefix(names)
+            names = add_inside_prefix(names)
         self._type_id = {category: i for i, category in enumerate(self.categories)}
         split = [name.partition("-") for name in names]
         # Prefix and category of each tag, [C].
@@ -127,7 +125,7 @@ class LabelSet:
 
         A tag is O or a prefix and a category, "B-name". Prefixes are B, I or M, E or L, S or U. The scheme is
         inferred from them. If no tag has a prefix, or all have I, the scheme is `io`. Special outputs
-        (`SPECIAL_TAGS`, e.g. "[PAD]" or "X") are read as O.
+        (`tag_names.SPECIAL_TAGS`, e.g. "[PAD]" or "X") are read as O.
 
         Args:
             names: tag names in the order of the head's outputs.
@@ -136,11 +134,11 @@ class LabelSet:
             UserError: a name is not a tag or occurs twice, or O or the B- tag of a category is missing.
         """
         names = check_strings(names, "labels", "names")
-        io = _is_io(names)
-        split = [name.partition("-") for name in (_add_inside_prefix(names) if io else names)]
+        io = is_io(names)
+        split = [name.partition("-") for name in (add_inside_prefix(names) if io else names)]
         tags = [(PREFIXES[p], category) for p, _, category in split if p in PREFIXES and category]
         categories = list(dict.fromkeys(category for _, category in tags))
-        problem = _find_problem(names, tags, io)
+        problem = find_problem(names, tags, io)
         if problem:
             shown = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
             raise UserError(
@@ -486,57 +484,6 @@ def check_span(category: str, start: int, end: int, length: int) -> None:
         )
 
 
-def misspelling_of(category: str, others: Iterable[str]) -> str | None:
-    """Return the category that `category` probably misspells, or None if none is similar enough.
-
-    Similar names differ in case, in the order of their letters, or in a few characters relative to their
-    length. One different letter in a short name is not enough: "name" and "game" are different categories.
-    """
-    scores = {}
-    for other in sorted(others):
-        one, two = category.casefold(), other.casefold()
-        same_letters = sorted(one) == sorted(two)
-        scores[other] = 1.0 if same_letters else SequenceMatcher(None, one, two).ratio()
-    best = max(scores, key=scores.__getitem__, default=None)
-    return best if best is not None and scores[best] >= 0.8 else None
-
-
 def check_convention(convention: str, name: str = "convention") -> None:
     """Raise `UserError` if a convention is unknown. The message starts with `name`."""
     check_choice(convention, name, CONVENTIONS)
-
-
-def _is_io(names: Sequence[str]) -> bool:
-    """Return whether a head has one output per category, such as "PER" or "I-PER"."""
-    tags = [name for name in names if name != "O" and name not in SPECIAL_TAGS]
-    no_prefixes = not any(PREFIX_LIKE.search(name) for name in tags)
-    all_inside = all(name.startswith("I-") and name != "I-" for name in tags)
-    return "O" in names and bool(tags) and (no_prefixes or all_inside)
-
-
-def _add_inside_prefix(names: Sequence[str]) -> list[str]:
-    """Return the names of `io` tags as "I-NAME"."""
-    unchanged = [name == "O" or name in SPECIAL_TAGS or name.startswith("I-") for name in names]
-    return [name if keep else f"I-{name}" for name, keep in zip(names, unchanged, strict=True)]
-
-
-def _find_problem(names: list[str], tags: list[tuple[int, str]], io: bool) -> str | None:
-    """Return why the names of a head's outputs are not a label set, or None if they are."""
-    for name in names:
-        prefix, _, category = name.partition("-")
-        if (
-            name != "O"
-            and name not in SPECIAL_TAGS
-            and not (io or (prefix in PREFIXES and category))
-        ):
-            return f"{name!r} is not a tag"
-    if "O" not in names:
-        return "O is missing"
-    if not tags:
-        return "no tag has a category"
-    if len(set(names)) < len(names) or len(set(tags)) < len(tags):
-        return "two names mean the same tag"
-    for _, category in tags:
-        if not io and (BEGIN, category) not in tags:
-            return f"B-{category} is missing"
-    return None
