@@ -23,8 +23,9 @@ from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.examples import Entity
 from flax_ner.text.labels import LabelSet
 from flax_ner.training.decisions import resolve_settings
-from flax_ner.weights.convert import convert, open_model
+from flax_ner.weights.convert import convert
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.open_model import open_model
 from flax_ner.weights.source import open_source
 from tests.inference import helpers as tagger
 from tests.test_docs import check_settings

@@ -38,7 +38,7 @@ class Spans(NamedTuple):
     """The entities of many rows, sorted by row and start. Each array is int32 [E]."""
 
     row: np.ndarray
-    type: np.ndarray  # index into `LabelSet.categories`
+    category_id: np.ndarray  # index into `LabelSet.categories`
     start: np.ndarray
     end: np.ndarray  # exclusive
 
@@ -60,18 +60,18 @@ class LabelSet:
         >>> labels.decode(tags[None], np.ones((1, 5)))
         [[('name', 0, 2)]]
 
-    Attributes:
-        categories: category names.
-        scheme: tagging scheme.
-        names: tag names in the order of the head's outputs.
-        outside: id of the tag O.
-
     Args:
         categories: distinct, non-empty category names.
         scheme: one of `SCHEMES`.
 
     Raises:
         UserError: the scheme is unknown, or the categories are empty or not distinct.
+
+    Attributes:
+        categories: category names.
+        scheme: tagging scheme.
+        names: tag names in the order of the head's outputs.
+        outside: id of the tag O.
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
@@ -96,15 +96,17 @@ class LabelSet:
         self.outside = names.index("O")
         if self.scheme == "io":
             names = add_inside_prefix(names)
-        self._type_id = {category: i for i, category in enumerate(self.categories)}
+        self._category_ids = {category: i for i, category in enumerate(self.categories)}
         split = [name.partition("-") for name in names]
         # Prefix and category of each tag, [C].
         self._prefix = np.array([PREFIXES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
-        self._type = np.array([self._type_id[t] if dash else -1 for _, dash, t in split], np.int32)
+        self._category_id = np.array(
+            [self._category_ids[category] if dash else -1 for _, dash, category in split], np.int32
+        )
         # Tag id of each category and prefix, [categories, 5]; -1 if the head has no such tag.
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
         inside = self._prefix != OUTSIDE
-        self._tag[self._type[inside], self._prefix[inside]] = np.flatnonzero(inside)
+        self._tag[self._category_id[inside], self._prefix[inside]] = np.flatnonzero(inside)
         if self.scheme == "io":
             self._tag[:, BEGIN] = self._tag[:, INSIDE]
         self._tag_rows = self._tag.tolist()
@@ -159,21 +161,22 @@ class LabelSet:
     def bio_names(self) -> list[str]:
         """Return the BIO name of each tag: B- for B and S, I- for I and E, O for all others.
 
-        Several tags can have the same BIO name. Well-formed tag sequences keep their entities.
+        Several tags can have the same BIO name. Well-formed sequences of all schemes but `io` keep their
+        entities. The tags of `io` all become I-, which only `lenient` decodes.
         """
         letter = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
         return [
-            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else "O"
-            for prefix, kind in zip(self._prefix.tolist(), self._type.tolist(), strict=True)
+            f"{letter[prefix]}-{self.categories[i]}" if prefix in letter else "O"
+            for prefix, i in zip(self._prefix.tolist(), self._category_id.tolist(), strict=True)
         ]
 
     def standard_names(self) -> list[str]:
         """Return `names` with the prefixes B, I, E and S, e.g. "E-name" for "L-name"."""
         letter = {BEGIN: "B", INSIDE: "I", END: "E", SINGLE: "S"}
         return [
-            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else name
-            for prefix, kind, name in zip(
-                self._prefix.tolist(), self._type.tolist(), self.names, strict=True
+            f"{letter[prefix]}-{self.categories[i]}" if prefix in letter else name
+            for prefix, i, name in zip(
+                self._prefix.tolist(), self._category_id.tolist(), self.names, strict=True
             )
         ]
 
@@ -182,12 +185,25 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "LabelSet":
-        """Invert `to_json`. Either `names` or `scheme` and `categories` must be present."""
-        if row.get("scheme") == SpanLabels.scheme:
-            return SpanLabels(row["categories"])
-        if "names" in row:
-            return cls.from_names(row["names"])
-        return cls(row["categories"], row["scheme"])
+        """Return the label set of an object that `to_json` returned.
+
+        Args:
+            row: needs `names`, or `scheme` and `categories`.
+
+        Raises:
+            UserError: fields are missing, or do not describe a label set.
+        """
+        if isinstance(row, dict):
+            scheme, categories, names = (row.get(x) for x in ("scheme", "categories", "names"))
+            if scheme == SpanLabels.scheme and categories is not None:
+                return SpanLabels(categories)
+            if names is not None:
+                return cls.from_names(names)
+            if scheme is not None and categories is not None:
+                return cls(categories, scheme)
+        raise UserError(
+            'labels: expected {"names": [...]} or {"scheme": "bio", "categories": [...]}. Add what is missing.'
+        )
 
     def encode(self, entities: Iterable[Sequence[Any]], length: int) -> np.ndarray:
         """Return the tags of a text.
@@ -229,7 +245,7 @@ class LabelSet:
         length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
-            tag = self._tag_rows[self.type_id(category)]
+            tag = self._tag_rows[self.category_id(category)]
             check_span(category, start, end, length)
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
@@ -242,18 +258,18 @@ class LabelSet:
                 "data.categories to train a head with all tags."
             )
 
-    def type_id(self, category: str) -> int:
+    def category_id(self, category: str) -> int:
         """Return the index of a category in `categories`.
 
         Raises:
             UserError: the category is unknown.
         """
-        if category not in self._type_id:
+        if category not in self._category_ids:
             raise UserError(
                 f"category {category!r} is not among {', '.join(self.categories)}. "
                 "Add it to data.categories or correct the data."
             )
-        return self._type_id[category]
+        return self._category_ids[category]
 
     def allowed_transitions(self) -> np.ndarray:
         """Return which tag may follow which in a well-formed sequence.
@@ -263,17 +279,19 @@ class LabelSet:
         Returns:
             bool [C, C], indexed [from, to]. O also stands for the start and the end of the text.
         """
-        prefix, kind = self._prefix, self._type
+        prefix, category_id = self._prefix, self._category_id
         # Without an S- tag a single-character entity is a lone B-, and without an E- tag the last character is
         # an I-. So a B- must be continued only if its category has S-, and an I- only if it has E-.
-        has_single, has_end = (np.append(self._tag[:, p] >= 0, False)[kind] for p in (SINGLE, END))
+        has_single, has_end = (
+            np.append(self._tag[:, p] >= 0, False)[category_id] for p in (SINGLE, END)
+        )
         must_continue = ((prefix == BEGIN) & has_single) | ((prefix == INSIDE) & has_end)
-        is_tag = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
+        is_tag = (category_id >= 0) | (np.array(self.names) == "O")
         continues = np.isin(prefix, (INSIDE, END)) & (self.scheme != "io")
-        same_type = kind[:, None] == kind
-        # I- and E- follow a B- or I- of their category. Other tags follow whatever need not be continued.
+        same_category = category_id[:, None] == category_id
+        # I- and E- follow a B- or I- of their category. All other tags follow any tag that may end an entity.
         is_open = np.isin(prefix, (BEGIN, INSIDE))
-        allowed = np.where(continues, is_open[:, None] & same_type, ~must_continue[:, None])
+        allowed = np.where(continues, is_open[:, None] & same_category, ~must_continue[:, None])
         return allowed & is_tag[:, None] & is_tag
 
     def conventions(self) -> tuple[str, ...]:
@@ -315,8 +333,10 @@ class LabelSet:
         """
         spans = self.decode_spans(tags, mask, convention)
         rows: list[list[tuple[str, int, int]]] = [[] for _ in range(len(tags))]
-        for row, kind, start, end in zip(*(column.tolist() for column in spans), strict=True):
-            rows[row].append((self.categories[kind], start, end))
+        for row, category_id, start, end in zip(
+            *(column.tolist() for column in spans), strict=True
+        ):
+            rows[row].append((self.categories[category_id], start, end))
         return rows
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
@@ -361,41 +381,45 @@ class LabelSet:
             tags.reshape(-1)[positions], first_row * width + positions - 1, width, convention
         )
 
-    def spans(
-        self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str
-    ) -> Spans:
-        """Return the entities of concatenated rows. Characters that are left out count as O.
+    def spans(self, tag: np.ndarray, row: np.ndarray, index: np.ndarray, convention: str) -> Spans:
+        """Return the entities of concatenated rows of characters or words. Those left out count as O.
 
         Args:
-            tag: int [M], tag of each character.
-            row: int [M], row of each character, ascending.
-            character: int [M], index of each character in its row, ascending within a row.
+            tag: int [M], tag of each character or word.
+            row: int [M], its row, ascending.
+            index: int [M], its index in the row, ascending within a row.
             convention: see `decode`.
+
+        Returns:
+            The entities; start and end are in the unit of `index`.
+
+        Raises:
+            UserError: a tag id is out of range, or the convention does not support these tags.
         """
-        row, character = np.asarray(row, np.int64), np.asarray(character, np.int64)
-        width = int(character.max(initial=0)) + 2  # leaves a gap, so that rows are not adjacent
-        return self._decode_flat(np.asarray(tag), row * width + character, width, convention)
+        row, index = np.asarray(row, np.int64), np.asarray(index, np.int64)
+        width = int(index.max(initial=0)) + 2  # leaves a gap, so that rows are not adjacent
+        return self._decode_flat(np.asarray(tag), row * width + index, width, convention)
 
     def _decode_flat(
         self, tag: np.ndarray, position: np.ndarray, width: int, convention: str
     ) -> Spans:
-        """Return the entities of tags, int [M], at positions `row * width + character`, int64 [M]."""
+        """Return the entities of tags, int [M], at positions `row * width + index`, int64 [M]."""
         self.check(convention)
         if len(tag) and not 0 <= tag.min() <= tag.max() < len(self.names):
             raise UserError(
                 f"tags: ids from {tag.min()} to {tag.max()}, but there are {len(self.names)} tags."
             )
-        prefix, kind = self._prefix.take(tag), self._type.take(tag)
+        prefix, category_id = self._prefix.take(tag), self._category_id.take(tag)
         # Split the tags into runs: a first tag and the adjacent tags that continue it.
         continues = np.zeros(len(position), bool)
         continues[1:] = (prefix[:-1] == BEGIN) | (prefix[:-1] == INSIDE)
         continues[1:] &= np.diff(position) == 1
         if convention == "mmocr":
-            # MMOCR: an I- of another type neither ends nor extends the entity before it.
+            # MMOCR: an I- of another category neither ends nor extends the entity before it.
             continues &= prefix == INSIDE
         else:
             continues &= (prefix == INSIDE) | (prefix == END)
-            continues[1:] &= kind[1:] == kind[:-1]
+            continues[1:] &= category_id[1:] == category_id[:-1]
         first = np.flatnonzero(~continues)
         if not len(first):
             empty = np.zeros(0, np.int32)
@@ -409,17 +433,17 @@ class LabelSet:
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
             keep = prefix[first] == BEGIN
             run = np.cumsum(~continues) - 1
-            same_type = continues & (kind == kind[first][run])
-            last = np.maximum.reduceat(np.where(same_type, np.arange(len(position)), -1), first)
+            same_category = continues & (category_id == category_id[first][run])
+            last = np.maximum.reduceat(np.where(same_category, np.arange(len(position)), -1), first)
             keep &= last >= 0
         else:
             # A category that has an E- or S- tag must use it.
-            has_end, has_single = (self._tag[kind[first], p] >= 0 for p in (END, SINGLE))
+            has_end, has_single = (self._tag[category_id[first], p] >= 0 for p in (END, SINGLE))
             complete = np.where(last > first, ~has_end | (prefix[last] == END), ~has_single)
             keep = (prefix[first] == SINGLE) | ((prefix[first] == BEGIN) & complete)
         first, last = first[keep], last[keep]
         row, start = np.divmod(position[first], width)
-        columns = (row, kind[first], start, start + (position[last] - position[first]) + 1)
+        columns = (row, category_id[first], start, start + (position[last] - position[first]) + 1)
         return Spans(*(values.astype(np.int32) for values in columns))
 
     def _tags(self, prefix: str) -> list[str]:
@@ -442,7 +466,7 @@ class SpanLabels(LabelSet):
         Raises:
             UserError: the category is unknown.
         """
-        return 1 + self.type_id(category) + len(self) * (length - 1)
+        return 1 + self.category_id(category) + len(self) * (length - 1)
 
     def conventions(self) -> tuple[str, ...]:
         return ("strict",)
@@ -454,6 +478,12 @@ class SpanLabels(LabelSet):
                 f"{name}: {convention!r} decodes tags, but model.head global_pointer predicts spans. Choose "
                 "strict."
             )
+
+    def bio_names(self) -> list[str]:
+        raise _no_tags_error()
+
+    def standard_names(self) -> list[str]:
+        raise _no_tags_error()
 
     def write_tags(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
         raise _no_tags_error()

@@ -20,8 +20,9 @@ from flax_ner.text.vocab import read_tokenizer_json, read_vocab
 from flax_ner.training.decisions import choose_lower_case, choose_tokenizer_kind
 from flax_ner.training.mesh import shard_from_host
 from flax_ner.weights.char_tokenizer import with_tokenizer
-from flax_ner.weights.convert import CONFIG_ONLY_FIELDS, open_model
+from flax_ner.weights.convert import CONFIG_ONLY_FIELDS
 from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.open_model import open_model
 
 
 def read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:

@@ -22,9 +22,9 @@ from flax_ner.pretraining.masked_lm import MaskedLM
 from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tokenizer import Tokenizer, WordPieceTokenizer
 from flax_ner.text.vocab import build_vocab
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.open_model import open_model
 from tests.subwords import bpe_tokenizer, unigram_tokenizer
 from tests.weights.helpers import assert_same
 
