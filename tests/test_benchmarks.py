@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flax_ner.config import check_config, default_config
+from flax_ner.config import default_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab

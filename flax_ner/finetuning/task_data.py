@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flax_ner.config import check_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import DistillationData, prepare_distillation
 from flax_ner.errors import UserError
@@ -71,7 +71,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
         The data. Unset settings are resolved in its `config`.
 
     Raises:
-        UserError: something is missing, invalid or contradictory. The message names the field.
+        UserError: something is missing, invalid or contradictory. The message names the setting.
     """
     # Data and weights. Both determine the settings that are not set.
     skipped: list[str] | None = [] if config.data.on_error == "skip" else None

@@ -15,13 +15,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import (
-    FALLBACKS,
-    TRAINING_FIELDS,
-    UNLABELLED_FALLBACKS,
-    check_config,
-    with_fallbacks,
-)
+from flax_ner.config import FALLBACKS, TRAINING_FIELDS, UNLABELLED_FALLBACKS, with_fallbacks
+from flax_ner.config_checks import check_config
 from flax_ner.data.corpus import (
     check_text_file,
     count_characters,
@@ -66,7 +61,7 @@ class MaskedLM:
         config: configuration of the run.
 
     Raises:
-        UserError: something is missing, invalid or contradictory. The message names the field.
+        UserError: something is missing, invalid or contradictory. The message names the setting.
     """
 
     best_by, unit = "accuracy", "tokens"

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import check_config, config_warnings
+from flax_ner.config_checks import check_config, config_warnings
 from flax_ner.errors import UserError
 from flax_ner.evaluation.metrics import Scores
 from flax_ner.memory import explain_jax_errors, explain_out_of_memory
