@@ -32,7 +32,12 @@ from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 from flax_ner.text.vocab import build_vocab
 from flax_ner.training.decisions import resolve_settings
 from flax_ner.training.loss import has_teacher
-from flax_ner.training.start import make_model, make_tokenizer, params_from_source, read_source
+from flax_ner.training.start import (
+    make_bert_config,
+    make_initial_params,
+    make_tokenizer,
+    read_source,
+)
 from flax_ner.training.workdir import total_steps
 from flax_ner.weights.model_dir import ModelDir
 
@@ -87,7 +92,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
     make_vocab = partial(build_vocab, (e.text for e in train), config.tokenizer.min_count)
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     labels = _make_labels(config, source, categories)
-    model = make_model(config, source, len(tokenizer.tokens), len(labels))
+    model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)
     if source is not None and new_head:
         notes.append("The head is freshly initialised: init_from has none for these labels.")
@@ -313,7 +318,7 @@ def initial_params(data: TaskData, key: jax.Array, shardings: Params) -> Params:
     source, head = data.source, None
     if source is not None and _has_head_for(source, data.labels, data.model):
         head = source.params["head"]
-    params = params_from_source(partial(init_params, data.model), source, head, key, shardings)
+    params = make_initial_params(partial(init_params, data.model), source, head, key, shardings)
     if source is None or head is not None or not data.config.train.standardise:
         return params
     return standardise_outputs(data.model, params, data.batcher.tokens, shardings)

@@ -72,8 +72,8 @@ class _Worker:
                 deaths = sum(_is_part_file(file, target) for file in target.parent.iterdir())
                 if deaths >= MAX_WORKER_DEATHS:
                     raise UserError(
-                        f"{source}: {deaths} workers died while tagging this shard, probably out of memory. See "
-                        "Ray's logs for the reason. Run the same command to try again."
+                        f"{source}: {deaths} workers died while tagging this shard, probably out of memory. "
+                        "See Ray's logs for the reason. Run the same command to try again."
                     )
                 counts = tag_shard(self._tagger, source, target, self._text_field)
             except UserError as error:

@@ -34,7 +34,8 @@ class CharacterWords(NamedTuple):
 
     Attributes:
         word: number of the character's word, ascending. Each space has a number of its own.
-        next_nonspace: index of the next character that is not a space, this one included; n - 1 if there is none.
+        next_nonspace: index of the next character that is not a space, this one included; n - 1 if there is
+            none.
         previous_nonspace: index of the previous character that is not a space, this one included; -1 if there
             is none.
         marks_end: index of the next character after this one that is not a combining mark; n if there is none.

@@ -139,7 +139,7 @@ def test_a_subword_encoder_gets_characters_if_they_suit_the_data(tmp_path: Path)
     unknown = task.batcher.tokens.ids == task.tokenizer.unknown_id
     share = 1 - unknown.sum() / (len(unknown) - 2 * len(task.batcher.tokens.lengths))
     assert f"has {share:.2%} of the" in coverage
-    assert any("was trained on subword tokens" in note for note in task.notes)
+    assert any("was trained with tokenizer.kind=subword" in note for note in task.notes)
 
 
 def test_settings_that_contradict_a_tokenizer_json_are_rejected(tmp_path: Path) -> None:
