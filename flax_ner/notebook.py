@@ -157,6 +157,10 @@ def _unpack(path: str, field: str) -> str:
             f"{failed} ({error}). Create it again, without a password and with the usual compression."
         ) from None
     except OSError as error:
+        if error.errno is None:  # from bz2
+            raise UserError(
+                f"{failed}, because it is damaged ({error}). Create it again."
+            ) from None
         raise UserError(
             f"{failed} into {folder} ({error.strerror or error}). Free space there, or unpack it elsewhere and "
             "give the folder."
