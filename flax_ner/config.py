@@ -63,7 +63,7 @@ def default_config() -> ConfigDict:
     # either on the Hugging Face hub as owner/name or owner/name@revision. Empty: random initialisation.
     config.init_from = ""
 
-    # Model architecture, with the field names of a Hugging Face BERT config.json. Unset fields are read from
+    # Model architecture, with the field names of a Hugging Face BERT config.json. Unset settings are read from
     # the weights of init_from; without init_from they have the values of FALLBACKS, which --help shows in
     # brackets. The tokenizer determines the vocabulary size, the labels the number of tags.
     config.model = ConfigDict()

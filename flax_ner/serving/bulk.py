@@ -122,8 +122,8 @@ def tag_files(
             start with "." or "_" are ignored.
         out: folder for the tagged shards and for `job.json`, which records the job they belong to.
         workers: number of processes, each with its own copy of the model. Defaults to one per GPU. Without
-            GPUs it defaults to one per machine, or to more if the machines differ in size, because all workers
-            have the same number of cores.
+            GPUs, all workers have the same number of cores, and the default is one per machine if the machines
+            are equal, otherwise as few as use 90% of the cores.
         address: address of a Ray cluster. None starts Ray on this machine for the duration of the job.
         text_field: see `tag_shard`.
         compute_dtype: see `load`.
