@@ -15,6 +15,7 @@ CLOSING = {
 OPENING = {"（": "(", "［": "[", "｛": "{"} | {mark: mark for mark in "".join(CLOSING.values())}
 # The same mark opens and closes. Both widths map to the half-width mark.
 SYMMETRIC_QUOTES = {'"': '"', "＂": '"', "'": "'", "＇": "'"}
+APOSTROPHES = "'＇"
 # Unicode counts these as punctuation, but names contain them: "*ST金泰", "C#", "AT&T", "100%".
 NAME_PUNCTUATION = set("#%&@*＃％＆＠＊")
 
@@ -45,8 +46,14 @@ def describe_edge_space(surface: str) -> str:
 
 
 def describe_edge_punctuation(surface: str) -> str:
-    """Describe punctuation at either end; brackets, quotes and `NAME_PUNCTUATION` are allowed."""
-    return _describe_edges(surface, _is_punctuation)
+    """Describe punctuation at either end; brackets, quotes and `NAME_PUNCTUATION` are allowed.
+
+    An apostrophe is allowed as a quote, so only if all marks have a partner.
+    """
+    unbalanced = describe_unbalanced(surface) != ""
+    return _describe_edges(
+        surface, lambda mark: _is_punctuation(mark) or (mark in APOSTROPHES and unbalanced)
+    )
 
 
 def _describe_edges(surface: str, is_wrong: Callable[[str], bool]) -> str:

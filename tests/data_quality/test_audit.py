@@ -164,7 +164,7 @@ def test_cluener_findings(report: Audit) -> None:
         "labelled_and_not": 976,
         "overlap": 2,
         "unbalanced": 377,
-        "edge_punctuation": 62,
+        "edge_punctuation": 63,
         "one_character": 22,
     }
     first = cases(report, "two_categories")[0]

@@ -99,6 +99,8 @@ def test_spaces_and_invisible_characters_at_the_edges(surface: str, expected: st
         ("*ST金泰", ""),
         ("C#", ""),
         ("保罗·艾伦", ""),
+        ("'90s", 'starts with "\'"'),
+        ("'abc'", ""),
     ],
 )
 def test_punctuation_at_the_edges(surface: str, expected: str) -> None:
