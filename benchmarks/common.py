@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from flax_ner.config import UNLABELLED_FALLBACKS, default_config, with_fallbacks
+from flax_ner.data.cluener import CATEGORIES
 from flax_ner.data.formats import read_examples
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
@@ -25,7 +26,6 @@ from flax_ner.training.loss import make_loss, make_tagging_gradients
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_run_steps, make_step
-from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.model_dir import ModelDir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def machine(*packages: str) -> dict[str, Any]:
 
 def random_model(vocab: list[str], shape: dict[str, int]) -> ModelDir:
     """Make an untrained model that still predicts entities."""
-    labels = LabelSet(CLUENER)
+    labels = LabelSet(CATEGORIES)
     config = BertConfig(vocab_size=len(vocab), num_labels=len(labels), **shape)
     params = init_params(config, jax.random.key(0))
     # Embeddings differ enough for all tags to be predicted, mostly O.

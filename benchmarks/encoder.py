@@ -1,26 +1,28 @@
-"""Compare F1 of taggers fine-tuned from a pre-trained encoder, by settings, head and training-set size.
+"""Compare F1 of taggers fine-tuned from a pre-trained encoder, by configuration and training-set size.
 
-    python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--rows NAME ...] [--sizes N ...]
-        [--seeds N ...]
+    python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--configurations NAME ...]
+        [--sizes N ...] [--seeds N ...] [--compute-dtype DTYPE]
     python benchmarks/encoder.py table WORK
 
-`run` trains each row of --rows that WORK/encoder.jsonl lacks, with `train.py` as a user runs it, and appends
-one line per finished run. An interrupted run is resumed. --sizes cuts the training data to N sentences, drawn
-at random by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
+`run` trains each configuration that WORK/encoder.jsonl has no result of, with `train.py` as a user runs it, and
+appends one line per finished run. An interrupted run is resumed. With a new --test, finished models are only
+scored. --sizes cuts the training data to N sentences, drawn at random by the seed; a smaller draw is a subset
+of a larger one. 0 means all sentences.
 
 The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
-reported on the other half, on all of DEV, and on TEST if given. F1 is strict.
+reported on the other half, on all of DEV, and on TEST if given. F1 is strict. `table` prints means over seeds
+and their standard deviation, and the median of the minutes of the training loop.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +30,31 @@ from common import ROOT, machine
 
 from flax_ner import load
 from flax_ner.compilation import keep_compiled_programs
+from flax_ner.config import default_config
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.formats import read_examples
 from flax_ner.evaluation.analysis import counts_per_text
 from flax_ner.evaluation.metrics import score
+from flax_ner.finetuning.task_data import read_task_data
 from flax_ner.text.examples import Example
+from flax_ner.training.workdir import total_steps
 
 RECORD = "encoder.jsonl"
 CRF = {"model.head": "crf", "data.scheme": "bioes"}
 # Differences from the defaults of configs/cluener.py.
-ROWS: dict[str, dict[str, Any]] = {
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "not standardised": {"train.standardise": False},
     **{
-        f"rate {rate}, {rows} rows": {
+        f"rate {rate}, {batch_size} rows": {
             "optimizer.learning_rate": float(rate),
-            "data.batch_size": rows,
+            "data.batch_size": batch_size,
         }
         for rate in ("1e-4", "2e-4", "4e-4")
-        for rows in (2, 4, 8)
+        for batch_size in (2, 4, 8)
     },
-    "half the steps": {"train.steps": 400},
-    "twice the steps": {"train.steps": 1600},
+    "half the steps": {},  # see STEPS
+    "twice the steps": {},
     "bioes": {"data.scheme": "bioes"},
     "crf": CRF,
     "crf, not standardised": CRF | {"train.standardise": False},
@@ -63,6 +68,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "global_pointer": {"model.head": "global_pointer"},
     "global_pointer, FGM 1.0": {"model.head": "global_pointer", "train.fgm": 1.0},
 }
+# Number of steps, as a multiple of the default number for the data and the encoder.
+STEPS = {"half the steps": 0.5, "twice the steps": 2.0}
+# Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they
+# count as other runs.
+KEYS = (
+    "configuration", "size", "seed", "encoder", "corpus", "dev", "compute_dtype", "encoder_path",
+)  # fmt: skip
 
 
 def halves(dev: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -77,30 +89,55 @@ def cut(train: Sequence[Example], size: int, seed: int) -> list[Example]:
     return [train[i] for i in order[:size]]
 
 
-def run_one(options: argparse.Namespace, name: str, size: int, seed: int) -> dict[str, Any]:
-    """Train one model with `train.py` and score it."""
-    folder = options.work / f"{options.train.stem}_{size}_{name.replace(' ', '_')}_{seed}"
+def default_steps(settings: Mapping[str, Any]) -> int:
+    """Return the number of steps that `train.py` chooses for these settings."""
+    config = default_config()
+    config.update_from_flattened_dict(settings)
+    data = read_task_data(config)
+    return total_steps(data.config, data.batcher.steps_per_epoch)
+
+
+def make_key(options: argparse.Namespace, name: str, size: int, seed: int) -> dict[str, Any]:
+    """Return the `KEYS` of a run."""
+    values = (
+        name, size, seed, options.encoder.name, str(options.train), str(options.dev), options.compute_dtype,
+        str(options.encoder),
+    )  # fmt: skip
+    return dict(zip(KEYS, values, strict=True))
+
+
+def run_folder(work: Path, key: Mapping[str, Any]) -> Path:
+    """Return the folder of a run. Runs with other keys have other folders."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    name = key["configuration"].replace(" ", "_")
+    return work / f"{Path(key['corpus']).stem}_{key['size']}_{name}_{key['seed']}_{digest}"
+
+
+def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Train one model with `train.py`, or resume its training, and score it."""
+    name, size, seed = (key[field] for field in ("configuration", "size", "seed"))
+    folder = run_folder(options.work, key)
     folder.mkdir(parents=True, exist_ok=True)
     dev, train = (read_examples(str(path), "auto") for path in (options.dev, options.train))
     files = {"dev": folder / "dev.json", "train": folder / "train.json"}
     write_cluener(files["dev"], halves(dev)[0])
     write_cluener(files["train"], cut(train, size, seed) if size else train)
-    fields = {
-        "seed": seed, "init_from": options.encoder.resolve(),
-        "data.train": files["train"], "data.dev": files["dev"],
+    settings = {
+        "seed": seed, "init_from": str(options.encoder.resolve()),
+        "data.train": str(files["train"]), "data.dev": str(files["dev"]),
         "model.compute_dtype": options.compute_dtype, "checkpoint.every": 100,
-    } | ROWS[name]  # fmt: skip
+    } | CONFIGURATIONS[name]  # fmt: skip
+    if name in STEPS:
+        settings["train.steps"] = round(STEPS[name] * default_steps(settings))
     command = [
         sys.executable,
         "train.py",
         "--config=configs/cluener.py",
         f"--workdir={folder / 'run'}",
     ]
-    command += [f"--config.{field}={value}" for field, value in fields.items()]
-    begin = time.monotonic()
+    command += [f"--config.{setting}={value}" for setting, value in settings.items()]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
-    seconds = time.monotonic() - begin
     tagger = load(folder / "run" / "best")
 
     def f1(examples: Sequence[Example]) -> tuple[float, list[Any]]:
@@ -108,49 +145,76 @@ def run_one(options: argparse.Namespace, name: str, size: int, seed: int) -> dic
         predicted = tagger([example.text for example in examples])
         return score(gold, predicted).f1, counts_per_text(gold, predicted).tolist()
 
-    settings = json.loads((folder / "run" / "config.json").read_text())
+    config = json.loads((folder / "run" / "config.json").read_text())
     chosen, other = halves(dev)
-    row = {
-        "row": name, "size": size, "seed": seed, "encoder": options.encoder.name, "corpus": str(options.train),
-        "f1_chosen_on": f1(chosen)[0], "f1_other": f1(other)[0], "f1": (whole := f1(dev))[0],
-        "counts": whole[1], "seconds": round(seconds),
-        "rows": settings["data"]["batch_size"], "epochs": settings["train"]["epochs"],
-        "rate": settings["optimizer"]["learning_rate"],
+    result = {
+        **key, "f1_chosen_on": f1(chosen)[0], "f1_other": f1(other)[0], "f1": (whole := f1(dev))[0],
+        "counts": whole[1], "seconds": training_seconds(folder / "run"),
+        "batch_size": config["data"]["batch_size"], "epochs": config["train"]["epochs"],
+        "rate": config["optimizer"]["learning_rate"],
         "machine": machine(),
     }  # fmt: skip
     if options.test:
-        row["f1_test"] = f1(read_examples(str(options.test), "auto"))[0]
-    return row
+        result["test"] = str(options.test)
+        result["f1_test"] = f1(read_examples(str(options.test), "auto"))[0]
+    return result
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def training_seconds(workdir: Path) -> float:
+    """Return the seconds of the training loop, summed over the parts of a run that was resumed."""
+    lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
+    return float(json.loads(lines[-1])["seconds"])
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Read the results in the record; [] if there is none.
+
+    Earlier versions named the configuration "row".
+    """
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    results = [json.loads(line) for line in lines]
+    return [{"configuration": result.get("row"), **result} for result in results]
+
+
+def is_done(key: Mapping[str, Any], test: Path | None, results: Sequence[dict[str, Any]]) -> bool:
+    """Return whether there is a result of a run, with the score on the test data if there are any."""
+    return any(
+        all(result.get(name) == value for name, value in key.items())
+        and (test is None or result.get("test") == str(test))
+        for result in results
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train the rows that the record lacks."""
+    """Do the runs that the record has no result of."""
     keep_compiled_programs()
     options.work.mkdir(parents=True, exist_ok=True)
     record = options.work / RECORD
-    keys = ("row", "size", "seed", "encoder", "corpus")
     for seed in options.seeds:
         for size in options.sizes:
-            for name in options.rows:
-                key = (name, size, seed, options.encoder.name, str(options.train))
-                if key in {tuple(row[k] for k in keys) for row in read_record(record)}:
+            for name in options.configurations:
+                key = make_key(options, name, size, seed)
+                if is_done(key, options.test, read_results(record)):
                     continue
                 print(f"{name}, {size or 'all'} sentences, seed {seed} ...", flush=True)
-                row = run_one(options, name, size, seed)
+                result = run_one(options, key)
                 with record.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(f"  F1 {row['f1']:.4f}, {row['seconds']} s", flush=True)
+                    file.write(json.dumps(result) + "\n")
+                print(f"  F1 {result['f1']:.4f}, {result['seconds']:.0f} s", flush=True)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table with one line per corpus, size, encoder and row: means over seeds."""
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table with one line per corpus, size, encoder, configuration and dtype.
+
+    F1 is the mean over seeds ± the standard deviation. Minutes are the median.
+    """
+    # A run that was scored again, with test data, has a later result that replaces the first.
+    latest = {tuple(result.get(name) for name in KEYS): result for result in results}
     groups = defaultdict(list)
-    for row in rows:
-        groups[Path(row["corpus"]).parent.name, row["size"], row["encoder"], row["row"]].append(row)
+    for result in latest.values():
+        corpus, dtype = Path(result["corpus"]).parent.name, result.get("compute_dtype", "")
+        names = (corpus, result["size"], result["encoder"], result["configuration"], dtype)
+        groups[*names, result.get("dev", "")].append(result)
     columns = {
         "chosen on": "f1_chosen_on",
         "other half": "f1_other",
@@ -158,19 +222,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "test": "f1_test",
     }
     lines = [
-        f"| corpus | sentences | encoder | row | seeds | {' | '.join(columns)} | minutes |",
-        f"| --- | --- | --- | --- | --- | {' | '.join('---' for _ in columns)} | --- |",
+        f"| corpus | sentences | encoder | configuration | dtype | seeds | {' | '.join(columns)} "
+        "| minutes (median) |",
+        f"| --- | --- | --- | --- | --- | --- | {' | '.join('---' for _ in columns)} | --- |",
     ]
-    for (corpus, size, encoder, name), group in sorted(groups.items()):
+    for (corpus, size, encoder, name, dtype, _), group in sorted(groups.items()):
         cells = []
         for field in columns.values():
-            values = [row[field] for row in group if field in row]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
-        minutes = statistics.median(row["seconds"] for row in group) / 60
+            values = [result[field] for result in group if field in result]
+            deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.4f}{deviation}" if values else "")
+        minutes = statistics.median(result["seconds"] for result in group) / 60
         lines.append(
-            f"| {corpus} | {size or 'all'} | {encoder} | {name} | {len(group)} | {' | '.join(cells)} "
-            f"| {minutes:.1f} |"
+            f"| {corpus} | {size or 'all'} | {encoder} | {name} | {dtype} | {len(group)} "
+            f"| {' | '.join(cells)} | {minutes:.1f} |"
         )
     return "\n".join(lines)
 
@@ -184,7 +249,9 @@ def main() -> None:
     for name in ("work", "encoder", "train", "dev"):
         step.add_argument(name, type=Path)
     step.add_argument("--test", type=Path)
-    step.add_argument("--rows", nargs="+", choices=ROWS, default=["default"], metavar="NAME")
+    step.add_argument(
+        "--configurations", nargs="+", choices=CONFIGURATIONS, default=["default"], metavar="NAME"
+    )
     step.add_argument("--sizes", nargs="+", type=int, default=[0])
     step.add_argument("--seeds", nargs="+", type=int, default=[0])
     step.add_argument("--compute-dtype", default="bfloat16")
@@ -195,7 +262,7 @@ def main() -> None:
     if options.step == "run":
         run(options)
     else:
-        print(table(read_record(options.work / RECORD)))
+        print(table(read_results(options.work / RECORD)))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
-from flax_ner.weights.convert import open_model
-from flax_ner.weights.export import LABELS, LAYOUTS, export
+from flax_ner.weights.export import EXPORT_LAYOUTS, LABELS, export
+from flax_ner.weights.open_model import open_model
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--layout",
-        choices=LAYOUTS,
+        choices=EXPORT_LAYOUTS,
         required=True,
         help="hf: for Hugging Face transformers; mmocr: for MMOCR",
     )

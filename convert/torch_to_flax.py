@@ -13,12 +13,14 @@ from rich.console import Console
 # Python puts this folder on sys.path. Without an installation, flax_ner is in the parent folder.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from flax_ner.data.cluener import CATEGORIES
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
 from flax_ner.next_steps import after_encoder, after_tagger, print_next
 from flax_ner.text.tokenizer_kinds import TOKENIZERS
 from flax_ner.weights.char_tokenizer import with_tokenizer
-from flax_ner.weights.convert import CLUENER, convert, read_labels
+from flax_ner.weights.convert import convert
+from flax_ner.weights.head_labels import read_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, save_model
 from flax_ner.weights.source import open_source
@@ -105,7 +107,7 @@ def _next_commands(out: Path, model: ModelDir) -> list[str]:
     if model.labels is None:
         return after_encoder(out, f"runs/{out.name}")
     dev = "data/cluener/dev.json"
-    cluener = set(model.labels.categories) == set(CLUENER) and Path(dev).exists()
+    cluener = set(model.labels.categories) == set(CATEGORIES) and Path(dev).exists()
     return after_tagger(out, [dev] if cluener else None)
 
 

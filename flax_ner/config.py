@@ -1,30 +1,19 @@
 """All settings of a training run, with their defaults.
 
-A file in `configs/` calls `default_config()` and changes fields. The command line overrides these values:
-`--config.optimizer.learning_rate=5e-5`. No other module defines a default.
+A file in `configs/` calls `default_config()` and changes settings. The command line overrides these values:
+`--config.optimizer.learning_rate=5e-5`. Defaults that depend on the training data are chosen in
+`finetuning/hyperparameters.py`.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder as unset
 
-from flax_ner.data.formats import FORMATS
-from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
-from flax_ner.text.batches import BATCHINGS
-from flax_ner.text.labels import CONVENTIONS, SCHEMES
-from flax_ner.text.tokenizer_kinds import TOKENIZERS
 
-TASKS = ("tagging", "masked_lm")
-OPTIMIZERS = ("adamw", "adadelta")
-MAX_LEARNING_RATES = {"adamw": 0.05, "adadelta": 10.0}  # above these BERT diverges
-SCHEDULES = ("linear", "cosine", "step", "constant")
-LOSSES = ("cross_entropy", "focal")
-HEADS_WITH_OWN_LOSS = ("crf", "global_pointer")  # their loss is over sequences or spans
 # Fields of `BertConfig` that describe the encoder. If set, they must agree with the weights of `init_from`.
 ENCODER_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -44,7 +33,7 @@ FALLBACKS: dict[str, Any] = {
     "data.max_length": 128,
     "data.scheme": "bio",
 }
-# Values of unset settings that otherwise depend on the size of the labelled data.
+# Values of these settings for runs without labelled data (masked_lm).
 UNLABELLED_FALLBACKS: dict[str, Any] = {
     "data.batch_size": 16,
     "train.epochs": 1,
@@ -74,7 +63,7 @@ def default_config() -> ConfigDict:
     # either on the Hugging Face hub as owner/name or owner/name@revision. Empty: random initialisation.
     config.init_from = ""
 
-    # Model architecture, with the field names of a Hugging Face BERT config.json. Unset fields are read from
+    # Model architecture, with the field names of a Hugging Face BERT config.json. Unset settings are read from
     # the weights of init_from; without init_from they have the values of FALLBACKS, which --help shows in
     # brackets. The tokenizer determines the vocabulary size, the labels the number of tags.
     config.model = ConfigDict()
@@ -114,7 +103,8 @@ def default_config() -> ConfigDict:
     # char: one token per character. wordpiece: BERT's tokenizer, for languages that separate words by spaces.
     # subword: the tokenizer.json of the weights, e.g. of RoBERTa or XLM-R. Empty: the kind of init_from, else
     # char. For an encoder, char is also chosen if most words of data.train are CJK characters, if a tenth
-    # of its entities start or end inside a word, or if the vocabulary has no word pieces.
+    # of its entities start or end inside a word, or if the vocabulary has no word pieces. A subword encoder
+    # whose vocabulary lacks most characters of data.train keeps its kind.
     config.tokenizer.kind = ""
     # Path of a vocab.txt or tokenizer.json. Empty: the vocabulary of init_from, else one built from data.train.
     config.tokenizer.vocab = ""
@@ -180,7 +170,8 @@ def default_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw or adadelta.
-    # Peak learning rate. Not set: 5e-5 for a pre-trained encoder of hidden size 768, higher for a smaller one.
+    # Peak learning rate. Not set: for adamw, 5e-5 for a pre-trained encoder of hidden size 768, 8e-5 without
+    # init_from, and more for a smaller hidden size; 0.5 for adadelta; 3e-4 for masked_lm.
     config.optimizer.learning_rate = unset(float)
     # Learning-rate schedule after warm-up: linear (decay to 0), cosine (decay to 0), constant, or step.
     config.optimizer.schedule = "linear"
@@ -192,7 +183,7 @@ def default_config() -> ConfigDict:
     config.optimizer.layer_decay = 1.0
     # Learning rate of the head, as a multiple of the last layer's.
     config.optimizer.head_lr_multiplier = 1.0
-    # AdamW weight decay; not applied to biases and LayerNorm.
+    # AdamW weight decay; not applied to biases, LayerNorm and the transitions of a CRF.
     config.optimizer.weight_decay = 0.01
     config.optimizer.b1 = 0.9  # AdamW beta1.
     config.optimizer.b2 = 0.999  # AdamW beta2.
@@ -223,7 +214,8 @@ def default_config() -> ConfigDict:
     config.eval.scoring = "strict"
     # Epochs between evaluations (masked_lm: chunks). The last step is always followed by one.
     config.eval.every = 1
-    config.eval.batch_size = 32  # Maximum rows of 128 tokens per evaluation batch.
+    # Maximum rows of 128 tokens per evaluation batch (masked_lm: rows of data.max_length tokens).
+    config.eval.batch_size = 32
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 0  # Steps between checkpoints. 0: after each epoch.
@@ -250,8 +242,8 @@ def default_config() -> ConfigDict:
 
 
 def is_unset(config: ConfigDict, name: str) -> bool:
-    """Return whether a setting, e.g. "data.max_length", is unset."""
-    return _get(config, name) in (None, "")
+    """Return whether a setting is None or empty."""
+    return get_setting(config, name) in (None, "")
 
 
 def with_fallbacks(config: ConfigDict, fallbacks: Mapping[str, Any] = FALLBACKS) -> ConfigDict:
@@ -262,225 +254,8 @@ def with_fallbacks(config: ConfigDict, fallbacks: Mapping[str, Any] = FALLBACKS)
     return filled
 
 
-def check_config(config: ConfigDict) -> None:
-    """Raise `UserError` if a value is invalid or contradicts another one; the message names field and value."""
-    positions = config.model.max_position_embeddings
-    # These are resolved later, from the weights and the data.
-    unknown_positions = bool(config.init_from) and positions is None
-    unknown_length = config.data.max_length is None
-    unknown_batch_size = config.data.batch_size is None
-    config = with_fallbacks(config, FALLBACKS | UNLABELLED_FALLBACKS)
-    choices = {
-        "task": TASKS,
-        "tokenizer.kind": ("", *TOKENIZERS),
-        "data.format": FORMATS,
-        "data.on_error": ("stop", "skip"),
-        "data.batching": BATCHINGS,
-        "data.scheme": SCHEMES,
-        "optimizer.name": OPTIMIZERS,
-        "optimizer.schedule": SCHEDULES,
-        "loss.name": LOSSES,
-        "eval.scoring": CONVENTIONS,
-    }
-    for name, allowed in choices.items():
-        if _get(config, name) not in allowed:
-            raise UserError(
-                f"{name}: {_get(config, name)!r} is unknown. Choose one of {', '.join(allowed)}."
-            )
-    minimums = {
-        "seed": 0,
-        "model.initializer_range": 0,
-        "tokenizer.min_count": 1,
-        "data.max_length": 3,
-        "data.batch_size": 1,
-        "train.epochs": 1,
-        "train.steps": 0,
-        "train.seeds": 1,
-        "train.steps_per_dispatch": 1,
-        "train.max_seconds": 0,
-        "train.gradient_accumulation_steps": 1,
-        "train.ema": 0,
-        "train.fgm": 0,
-        "train.r_drop": 0,
-        "loss.label_smoothing": 0,
-        "optimizer.warmup": 0,
-        "optimizer.weight_decay": 0,
-        "optimizer.b1": 0,
-        "optimizer.b2": 0,
-        "loss.gamma": 0,
-        "distill.weight": 0,
-        "distill.temperature": 0,
-        "optimizer.clip_norm": 0,
-        "pretrain.steps_per_chunk": 1,
-        "eval.every": 1,
-        "eval.batch_size": 1,
-        "checkpoint.every": 0,
-        "checkpoint.keep": 1,
-        "mesh.data": 0,
-        "mesh.fsdp": 1,
-    }
-    for name, value in _floats(config):
-        if not math.isfinite(value):
-            raise UserError(f"{name}: {value}, but it must be a finite number.")
-    for name, value in minimums.items():
-        if _get(config, name) < value:
-            raise UserError(f"{name}: {_get(config, name)}, but it must be at least {value}.")
-    item_types: dict[str, tuple[Any, str]] = {
-        "optimizer.milestones": ((int, float), "a number"),
-        "data.categories": (str, "text"),
-    }
-    for name, (item_type, expected) in item_types.items():
-        for item in _get(config, name):
-            if not isinstance(item, item_type):
-                raise UserError(f"{name}: {item!r} is not {expected}.")
-    for name in ("learning_rate", "eps", "decay_factor", "layer_decay", "head_lr_multiplier"):
-        if not config.optimizer[name] > 0:
-            raise UserError(
-                f"optimizer.{name}: {config.optimizer[name]}, but it must be above 0. Leave the field out."
-            )
-    for name in ("decay_factor", "layer_decay"):
-        if config.optimizer[name] > 1:
-            raise UserError(
-                f"optimizer.{name}: {config.optimizer[name]}, but it must be at most 1."
-            )
-    milestones = list(config.optimizer.milestones)
-    if milestones != sorted(set(milestones)) or any(epoch <= 0 for epoch in milestones):
-        raise UserError(
-            f"optimizer.milestones: {tuple(milestones)}, but they must be epochs above 0 in ascending order, "
-            f"e.g. {tuple(sorted({e for e in milestones if e > 0})) or (8, 14)}."
-        )
-    head = config.model.head
-    own_loss = head in HEADS_WITH_OWN_LOSS
-    if own_loss and config.loss.name != "cross_entropy":
-        raise UserError(
-            f"loss.name: {config.loss.name!r}, but model.head {head!r} has a loss of its own. Set "
-            "loss.name=cross_entropy, or choose model.head softmax or softmax_constrained."
-        )
-    if head == "global_pointer" and config.eval.scoring != "strict":
-        raise UserError(
-            f"eval.scoring: {config.eval.scoring!r} applies to tags, but model.head global_pointer predicts "
-            "spans. Choose strict."
-        )
-    if config.data.scheme in ("bioes", "io") and config.eval.scoring == "mmocr":
-        raise UserError(
-            f"eval.scoring: 'mmocr' does not support the tags of data.scheme {config.data.scheme}. Choose "
-            "eval.scoring=strict or data.scheme=bio."
-        )
-    for name in ("optimizer.b1", "optimizer.b2", "train.ema", "loss.label_smoothing"):
-        if _get(config, name) >= 1:
-            raise UserError(f"{name}: {_get(config, name)}, but it must be below 1.")
-    if not unknown_batch_size and config.data.batch_size % config.train.gradient_accumulation_steps:
-        raise UserError(
-            f"train.gradient_accumulation_steps: {config.train.gradient_accumulation_steps} does not divide "
-            f"data.batch_size {config.data.batch_size}. Choose a divisor of it."
-        )
-    for name in ("train.r_drop", "loss.label_smoothing"):
-        if own_loss and _get(config, name):
-            raise UserError(
-                f"{name}: {_get(config, name)}, but model.head {head!r} does not support it. Set {name}=0, or "
-                "choose model.head softmax or softmax_constrained."
-            )
-    if config.train.max_seconds and config.mesh.distributed:
-        raise UserError(
-            f"train.max_seconds: {config.train.max_seconds}, but mesh.distributed does not support it. Set it "
-            "to 0, and stop the run by sending SIGTERM to one process."
-        )
-    if not 0 < config.pretrain.mask_prob < 1:
-        raise UserError(
-            f"pretrain.mask_prob: {config.pretrain.mask_prob}, but it must be between 0 and 1."
-        )
-    tagging_only = {
-        "train.fgm": 0,
-        "train.r_drop": 0,
-        "loss.label_smoothing": 0,
-        "loss.name": "cross_entropy",
-        "distill.teacher": "",
-        "data.batching": "pack",
-        "data.format": "auto",
-        "data.categories": (),
-    }
-    for name, default in tagging_only.items():
-        if config.task == "masked_lm" and _get(config, name) != default:
-            raise UserError(
-                f"{name}: {_get(config, name)!r}, but task 'masked_lm' does not support it. Set it back to "
-                f"its default, {default!r}."
-            )
-    _check_distill(config)
-    if config.train.seeds > 1 and config.data.batching == "bucket":
-        raise UserError(
-            f"data.batching: 'bucket', but train.seeds {config.train.seeds} needs rows of equal length. "
-            "Choose pack or pad."
-        )
-    if config.seed + config.train.seeds > 2**32:
-        raise UserError(
-            f"seed: {config.seed}, but it must be at most {2**32 - config.train.seeds}."
-        )
-    if config.train.seeds > 1 and config.task != "tagging":
-        raise UserError(
-            f"train.seeds: {config.train.seeds}, but task {config.task!r} trains one model. Set 1."
-        )
-    if config.optimizer.warmup > 1:
-        raise UserError(
-            f"optimizer.warmup: {config.optimizer.warmup} is a fraction of all steps and must be at most 1."
-        )
-    if config.model.attention == "cudnn" and config.data.max_length % 2:
-        raise UserError(
-            f"data.max_length: {config.data.max_length}, but model.attention 'cudnn' needs an even length. "
-            "Choose an even number, or model.attention=xla."
-        )
-    known = not (unknown_positions or unknown_length)
-    if known and config.data.max_length > config.model.max_position_embeddings:
-        # The number of positions of pre-trained weights cannot be raised.
-        alternative = "" if config.init_from else " or raise the second"
-        raise UserError(
-            f"data.max_length: {config.data.max_length}, but model.max_position_embeddings is "
-            f"{config.model.max_position_embeddings}. Lower the first{alternative}."
-        )
-
-
-def config_warnings(config: ConfigDict) -> list[str]:
-    """Return warnings about settings that are valid but probably a mistake."""
-    name, rate = config.optimizer.name, config.optimizer.learning_rate
-    if rate <= MAX_LEARNING_RATES[name]:
-        return []
-    usual = "1e-5 to 1e-2" if name == "adamw" else "0.1 to 1"
-    return [
-        f"optimizer.learning_rate: {rate:g} is far above the usual rates for BERT with {name} ({usual}), so "
-        "the loss will probably not decrease. Set a lower rate in another work directory."
-    ]
-
-
-def _check_distill(config: ConfigDict) -> None:
-    options = config.distill
-    if options.weight > 1:
-        raise UserError(
-            f"distill.weight: {options.weight} is a fraction of the loss and must be at most 1."
-        )
-    if not options.temperature:
-        raise UserError(
-            f"distill.temperature: {options.temperature}, but it must be above 0. Set 1 for no softening."
-        )
-    if options.texts and not options.teacher:
-        raise UserError(
-            f"distill.texts: {options.texts!r}, but there is no teacher to label them. Set distill.teacher."
-        )
-    if options.teacher and options.weight and config.model.head == "global_pointer":
-        raise UserError(
-            "model.head: 'global_pointer' predicts spans and cannot learn from the tag probabilities of "
-            "distill.teacher. Choose another head."
-        )
-
-
-def _floats(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the name and value of every float field."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _floats(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            yield f"{prefix}{name}", value
-
-
-def _get(config: ConfigDict, name: str) -> Any:
+def get_setting(config: ConfigDict, name: str) -> Any:
+    """Return the value of a setting, e.g. "data.max_length"."""
     for key in name.split("."):
         config = config[key]
     return config

@@ -5,10 +5,12 @@ Google Drive and uploads exist only in Colab. Elsewhere a notebook takes paths.
 
 import hashlib
 import importlib
+import lzma
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -57,7 +59,8 @@ def resolve_input(path: str, field: str) -> str:
         path = _upload(field)
     elif _on_drive(path):
         _mount(path, field)
-    return _unpack(path, field) if path.lower().endswith(".zip") else path
+    is_zip = path.lower().endswith(".zip") and not Path(path).is_dir()
+    return _unpack(path, field) if is_zip else path
 
 
 def save_output(path: str | Path, folder: str) -> str:
@@ -72,9 +75,12 @@ def save_output(path: str | Path, folder: str) -> str:
         A message for the user that says where the file is.
 
     Raises:
-        UserError: the folder cannot be written, or is on Google Drive outside of Colab.
+        UserError: there is no such file, the folder cannot be written, or it is on Google Drive outside of
+            Colab.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Run the cell that writes it first.")
     if folder:
         if _on_drive(folder):
             _mount(folder, "SAVE_TO")
@@ -85,7 +91,9 @@ def save_output(path: str | Path, folder: str) -> str:
                 shutil.copy(path, target)
             return f"{path.name} is in {target}"
         except OSError as error:
-            raise UserError(f"SAVE_TO: {folder} cannot be written ({error.strerror}).") from None
+            raise UserError(
+                f"SAVE_TO: {folder} cannot be written ({error.strerror or error}). Name another folder."
+            ) from None
     files = _colab("files")
     if files is None:
         return f"{path.name} is in {path.absolute()}"
@@ -121,7 +129,7 @@ def _upload(field: str) -> str:
 def _folder_for(digest: str) -> Path:
     """Return the folder for content with this SHA-256.
 
-    The same content always gets the same path, so that a stopped run finds its inputs unchanged.
+    A resumed run then has the same input paths.
     """
     return Path(tempfile.gettempdir(), "flax_ner", digest[:16])
 
@@ -131,21 +139,40 @@ def _unpack(path: str, field: str) -> str:
     try:
         with Path(path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        folder = _folder_for(digest) / Path(path).stem
+    except FileNotFoundError:
+        raise UserError(f"{field}: no file {path!r}. Correct the path.") from None
+    except OSError as error:
+        raise UserError(
+            f"{field}: {path} cannot be read ({error.strerror or error}). Check its permissions."
+        ) from None
+    folder = _folder_for(digest) / Path(path).stem
+    failed = f"{field}: {path} cannot be unpacked"
+    try:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
-    except FileNotFoundError:
-        raise UserError(f"{field}: no file {path!r}.") from None
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        # zipfile raises RuntimeError for an encrypted file.
+    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{failed}, because it is damaged ({error}). Create it again.") from None
+    except RuntimeError as error:  # it is encrypted, or its compression is unknown
         raise UserError(
-            f"{field}: {path} cannot be unpacked ({error}). Create it again, without a password."
+            f"{failed} ({error}). Create it again, without a password and with the usual compression."
+        ) from None
+    except OSError as error:
+        if error.errno is None:  # from bz2
+            raise UserError(
+                f"{failed}, because it is damaged ({error}). Create it again."
+            ) from None
+        raise UserError(
+            f"{failed} into {folder} ({error.strerror or error}). Free space there, or unpack it elsewhere and "
+            "give the folder."
         ) from None
     return _select_input(folder)
 
 
 def _select_input(folder: Path) -> str:
-    """Return the only file or folder in a folder, else its only weights file, else the folder itself."""
+    """Descend into the only folder, and select what it stands for.
+
+    That is its only file, otherwise its only weights file, otherwise the folder.
+    """
     # macOS and other systems add hidden files.
     content = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
     weights = [path for path in content if path.suffix in SUFFIXES]

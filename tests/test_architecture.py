@@ -20,7 +20,8 @@ IMPORTS_OF_MODULES = {
     "next_steps": (),
     "arguments": ("errors",),
     "memory": ("errors",),
-    "config": ("errors", "text", "data", "model"),
+    "config": ("model",),
+    "config_checks": ("errors", "config", "text", "data", "model"),
     "settings": ("config",),
     "notebook": ("errors", "weights"),
     "fit": ("evaluation", "training", "finetuning", "pretraining"),
@@ -51,7 +52,7 @@ def allowed(part: str) -> set[str]:
         others |= SHARED_FROM_INFERENCE
     if part == "cli":
         others |= {"settings"}
-    return others | {"config"} if part in IMPORT_CONFIG else others
+    return others | {"config", "config_checks"} if part in IMPORT_CONFIG else others
 
 
 def test_imports_point_one_way() -> None:

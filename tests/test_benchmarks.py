@@ -1,5 +1,6 @@
 """Benchmarks whose hardware or libraries are missing here: for a GPU, for many chips, against Trainer."""
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flax_ner.config import check_config, default_config
+from flax_ner.config import default_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.text.vocab import build_vocab, write_vocab
@@ -81,11 +83,18 @@ def finetune() -> ModuleType:
     return load_benchmark("finetune")
 
 
-def make_result(way: str, seed: int, correct: list[int], seconds: float) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def trainer() -> ModuleType:
+    return load_benchmark("finetune_trainer")
+
+
+def make_result(
+    configuration: str, seed: int, correct: list[int], seconds: float
+) -> dict[str, Any]:
     counts = {"gold": [2, 1, 1], "predicted": [2, 1, 1], "correct": correct}
     about = {"machine": "x86_64, 2 cores", "device": "cpu", "versions": {}, "commit": "abc"}
     return about | {
-        "kind": "run", "corpus": "wnut17", "way": way, "seed": seed, "encoder": "minilm",
+        "kind": "run", "corpus": "wnut17", "configuration": configuration, "seed": seed, "encoder": "minilm",
         "settings": {"epochs": 5}, "rows": 4, "cut_to": 0, "wall_seconds": seconds,
         "peak_mib": 1000, "others_percent": 3, "sentences_per_second": 3000 / seconds,
         "predictions": {"dev": counts, "test": counts | {"correct": [0, 0, 1]}},
@@ -101,6 +110,7 @@ def test_finetune_prints_tables_of_results(
         make_result("bfloat16", 0, [2, 1, 1], 50),
         make_result("bfloat16", 1, [2, 1, 1], 70),
     ]
+    runs[0]["way"] = runs[0].pop("configuration")  # its name in earlier versions
     (tmp_path / "finetune.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     finetune.print_tables(tmp_path)
     lines = capsys.readouterr().out.splitlines()
@@ -118,13 +128,13 @@ def test_finetune_prints_tables_of_results(
 
 @pytest.mark.parametrize("corpus", ["cluener", "wnut17"])
 def test_finetune_gives_both_sides_the_same_settings(
-    finetune: ModuleType, tmp_path: Path, corpus: str
+    finetune: ModuleType, trainer: ModuleType, tmp_path: Path, corpus: str
 ) -> None:
     settings = finetune.SETTINGS[corpus]
     config = default_config()
-    for way in finetune.WAYS:
-        run = finetune.Run(corpus, way, 1, "data", str(tmp_path), str(tmp_path), settings)
-        theirs = finetune.trainer_settings(run)
+    for name in finetune.CONFIGURATIONS:
+        run = finetune.Run(corpus, name, 1, "data", str(tmp_path), str(tmp_path), settings)
+        theirs = trainer.trainer_settings(run)
         config.update_from_flattened_dict(
             finetune.flax_settings(run, rows=4)
         )  # fails for an unknown field
@@ -138,7 +148,7 @@ def test_finetune_gives_both_sides_the_same_settings(
         for name, other in pairs.items():
             assert config.optimizer[name] == theirs[other], name
     names = ["bert.w", "bert.bias", "classifier.weight", "classifier.bias"]
-    groups = finetune.parameter_groups(names, ["bert.w", "classifier.weight"], settings)
+    groups = trainer.parameter_groups(names, ["bert.w", "classifier.weight"], settings)
     rates = {name: group["lr"] for group in groups for name in group["params"]}
     decays = {name: group["weight_decay"] for group in groups for name in group["params"]}
     encoder, head = config.optimizer.learning_rate, config.optimizer.head_lr_multiplier
@@ -154,7 +164,9 @@ def test_finetune_packs_as_many_sentences_per_step_as_trainer(finetune: ModuleTy
     assert (rows, average) == (settings.sentences // 4, settings.sentences)
 
 
-def test_finetune_reads_the_tokens_of_cut_data(finetune: ModuleType, tmp_path: Path) -> None:
+def test_finetune_reads_the_tokens_of_cut_data(
+    finetune: ModuleType, trainer: ModuleType, tmp_path: Path
+) -> None:
     # In WNUT17 the lines between sentences contain a tab.
     text = "Ada\tB-person\n.\tO\n\t\nin\tO\nNew\tB-location\nYork\tI-location\n\nthird\tO\n"
     for split in ("train", "dev", "test"):
@@ -170,33 +182,88 @@ def test_finetune_reads_the_tokens_of_cut_data(finetune: ModuleType, tmp_path: P
     tags = np.array([[1, 2, 1, 1, 1, 1], [1, 0, 1, 0, 3, 0]])
     assert labels.names == ["O", "B-location", "B-person", "I-location", "I-person"]
     rows = [{"labels": row.tolist()} for row in golds]
-    features = finetune.Features(rows, [[0, 1], [0, 1, 2]])
-    predicted = finetune.hf_entities(tags, golds, [first, second], features, labels)
+    features = trainer.Features(rows, [[0, 1], [0, 1, 2]])
+    predicted = trainer.hf_entities(tags, golds, [first, second], features, labels)
     assert [[entity[:4] for entity in row] for row in predicted] == [
         [("person", 0, 3, "Ada"), ("location", 4, 5, ".")],
         [("location", 3, 11, "New York")],
     ]
     # Trainer can return the rows in another order.
     with pytest.raises(SystemExit, match="order"):
-        finetune.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
+        trainer.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
 
 
-def test_encoder_table_has_means_over_seeds(tmp_path: Path) -> None:
-    encoder = load_benchmark("encoder")
-    row = {
-        "row": "default",
-        "size": 300,
-        "encoder": "e5",
-        "corpus": "data/cluener/train.json",
-        "seconds": 90,
-    }
-    scores = {"f1_chosen_on": 0.5, "f1_other": 0.25, "f1": 0.375}
-    rows = [row | scores | {"seed": 0}, row | scores | {"seed": 1, "f1": 0.625, "seconds": 150}]
-    line = encoder.table([*rows, row | scores | {"row": "crf", "f1_test": 0.125}]).splitlines()
-    assert line[2] == "| cluener | 300 | e5 | crf | 1 | 0.5000 | 0.2500 | 0.3750 | 0.1250 | 1.5 |"
+ENCODER_RESULT = {
+    "configuration": "default", "size": 300, "encoder": "e5", "corpus": "data/cluener/train.json",
+    "dev": "dev.json", "compute_dtype": "bfloat16", "seconds": 90,
+    "f1_chosen_on": 0.5, "f1_other": 0.25, "f1": 0.375,
+}  # fmt: skip
+
+
+def test_encoder_table_has_means_over_seeds() -> None:
+    encoder, first = load_benchmark("encoder"), ENCODER_RESULT | {"seed": 0}
+    second = ENCODER_RESULT | {"seed": 1, "f1": 0.625, "seconds": 150}
+    crf = first | {"configuration": "crf"}
+    results = [first, second, crf, crf | {"f1_test": 0.125}]  # the last one was scored later
+    lines = encoder.table(results).splitlines()
+    begin, end = "| cluener | 300 | e5 | crf | bfloat16 | 1 |", "0.3750 | 0.1250 | 1.5 |"
+    assert lines[2] == f"{begin} 0.5000 | 0.2500 | {end}"
     middle = "0.5000 ± 0.0000 | 0.2500 ± 0.0000 | 0.5000 ± 0.1768 |  | 2.0 |"
-    assert line[3] == f"| cluener | 300 | e5 | default | 2 | {middle}"
-    assert {text.count("|") for text in line} == {11}
+    assert lines[3] == f"| cluener | 300 | e5 | default | bfloat16 | 2 | {middle}"
+    assert len(lines) == 4 and {text.count("|") for text in lines} == {12}
+    # Another data type is another line.
+    assert len(encoder.table([*results, first | {"compute_dtype": "float32"}]).splitlines()) == 5
+
+
+def test_encoder_reads_results_of_earlier_versions(tmp_path: Path) -> None:
+    encoder, path = load_benchmark("encoder"), tmp_path / "encoder.jsonl"
+    names = ("configuration", "dev", "compute_dtype")
+    old = {k: v for k, v in ENCODER_RESULT.items() if k not in names} | {"row": "crf", "seed": 0}
+    path.write_text("".join(json.dumps(result) + "\n" for result in (old, ENCODER_RESULT)))
+    first, second = encoder.read_results(path)
+    assert (first["configuration"], second["configuration"]) == ("crf", "default")
+    assert "| crf |" in encoder.table([first])
+    assert encoder.read_results(tmp_path / "missing.jsonl") == []
+
+
+def test_encoder_runs_differ_in_everything_that_decides_the_model(tmp_path: Path) -> None:
+    encoder = load_benchmark("encoder")
+    options = argparse.Namespace(
+        encoder=Path("e5"),
+        train=Path("a/train.json"),
+        dev=Path("dev.json"),
+        compute_dtype="bfloat16",
+    )
+    key = encoder.make_key(options, "default", 300, 0)
+    results, test = [dict(key)], Path("test.json")
+    assert encoder.is_done(key, None, results) and not encoder.is_done(key, test, results)
+    assert encoder.is_done(key, test, [*results, key | {"test": "test.json", "f1_test": 0.5}])
+    folders = {encoder.run_folder(tmp_path, key)}
+    others = {
+        "encoder": Path("other/e5"), "train": Path("b/train.json"), "dev": Path("other.json"),
+        "compute_dtype": "float32",
+    }  # fmt: skip
+    for name, value in others.items():
+        changed = argparse.Namespace(**vars(options) | {name: value})
+        other = encoder.make_key(changed, "default", 300, 0)
+        assert not encoder.is_done(other, None, results), name
+        folders.add(encoder.run_folder(tmp_path, other))
+    assert len(folders) == 1 + len(others)
+
+
+def test_encoder_counts_the_seconds_of_a_resumed_run(tmp_path: Path) -> None:
+    # The training loop goes on counting where the interrupted part stopped.
+    rows = [{"step": 1, "seconds": 50.0}, {"step": 2, "seconds": 61.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_benchmark("encoder").training_seconds(tmp_path) == 61.5
+
+
+def test_encoder_derives_the_steps_from_the_default_of_the_run() -> None:
+    encoder = load_benchmark("encoder")
+    data = {"data.format": "synthetic", "data.train": "train 60", "data.dev": "dev 20"}
+    steps = encoder.default_steps(data | {"data.batch_size": 8, "train.epochs": 3})
+    assert steps % 3 == 0 and 3 <= steps <= 3 * 60 / 8 + 3
+    assert encoder.STEPS.keys() <= encoder.CONFIGURATIONS.keys()
 
 
 def test_smaller_draw_is_a_subset_of_a_larger_one() -> None:
@@ -210,8 +277,8 @@ def test_smaller_draw_is_a_subset_of_a_larger_one() -> None:
     )
 
 
-def test_all_encoder_rows_have_valid_settings() -> None:
-    for fields in load_benchmark("encoder").ROWS.values():
+def test_all_encoder_configurations_have_valid_settings() -> None:
+    for fields in load_benchmark("encoder").CONFIGURATIONS.values():
         config = default_config()
         config.update_from_flattened_dict(fields)
         check_config(config)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flax_ner.config import check_config, config_warnings, default_config, with_fallbacks
+from flax_ner.config import default_config, with_fallbacks
+from flax_ner.config_checks import check_config, config_warnings
 from flax_ner.errors import UserError
 from flax_ner.model.bert import BertConfig
 
@@ -61,12 +62,49 @@ def test_every_file_in_configs_is_valid(path: Path) -> None:
         ("optimizer.milestones", (14, 8)),
         ("optimizer.milestones", (8, 8)),
         ("optimizer.milestones", (0, 8)),
+        ("model.head", "foo"),
+        ("model.attention", "foo"),
+        ("model.compute_dtype", "foo"),
+        ("model.hidden_act", "foo"),
+        ("model.hidden_dropout_prob", 2.0),
+        ("model.word_dropout_prob", -0.1),
+        ("model.hidden_size", 7),
+        ("model.num_hidden_layers", 0),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_field(field: str, value: object) -> None:
     config = default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"{re.escape(field)}: .*{re.escape(str(value))}"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("model.head", "foo"), ("model.hidden_dropout_prob", 2.0)]
+)
+def test_an_invalid_value_is_reported_before_the_weights_are_read(
+    field: str, value: object
+) -> None:
+    config = default_config()
+    config.init_from = "weights"
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"^{re.escape(field)}: "):
+        check_config(config)
+
+
+def test_shapes_are_checked_only_if_the_weights_do_not_determine_them() -> None:
+    config = default_config()
+    config.init_from, config.model.num_attention_heads = "weights", 10
+    check_config(config)  # hidden_size is that of the weights
+    config.init_from = ""
+    with pytest.raises(UserError, match=r"768 is not a multiple of model\.num_attention_heads 10"):
+        check_config(config)
+
+
+def test_a_setting_that_may_be_empty_lists_only_names() -> None:
+    config = default_config()
+    config.tokenizer.kind = "foo"
+    with pytest.raises(UserError, match="one of char, wordpiece, subword, or leave it empty"):
         check_config(config)
 
 

@@ -22,14 +22,13 @@ import pytest
 
 from convert import flax_to_torch, torch_to_flax
 from flax_ner.cli.main import main
-from flax_ner.data.cluener import write_cluener
+from flax_ner.data.cluener import CATEGORIES, write_cluener
 from flax_ner.data.formats import write_examples
 from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.vocab import build_vocab
-from flax_ner.weights.convert import CLUENER
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.commands import TINY, run_train
@@ -92,7 +91,7 @@ def is_python(line: str) -> bool:
 
 def encoder(positions: int) -> ModelDir:
     """Make an encoder without a head, with the shape of TINY."""
-    model = tagger(LabelSet(CLUENER), positions)
+    model = tagger(LabelSet(CATEGORIES), positions)
     del model.params["head"]
     model.labels = None
     return model
@@ -147,18 +146,18 @@ def make_files(page: str) -> None:
     write_examples("export.json", train, "label_studio")
     for name in ("text", "dev", "field", "field_dev", "texts", "novel"):
         Path(f"{name}.txt").write_text(texts, "utf-8")
-    mmocr = tagger(LabelSet.mmocr(CLUENER), 512, "gelu_new")
+    mmocr = tagger(LabelSet.mmocr(CATEGORIES), 512, "gelu_new")
     for path in ("bert_softmax_cluener.pth", "work_dirs/mine/epoch_18.pth"):
         export(mmocr, path, "mmocr")
     for path in ("vocab.txt", "weights/vocab.txt"):
         Path(path).write_text("".join(f"{token}\n" for token in mmocr.vocab), "utf-8")
     export(encoder(512), "weights/bert_pretrain.pth", "mmocr")
-    Path("categories.txt").write_text("\n".join(CLUENER), "utf-8")
-    export(tagger(LabelSet(CLUENER)), "my-ner", "hf")
-    Path("tags.txt").write_text("\n".join(LabelSet(CLUENER).names), "utf-8")
+    Path("categories.txt").write_text("\n".join(CATEGORIES), "utf-8")
+    export(tagger(LabelSet(CATEGORIES)), "my-ner", "hf")
+    Path("tags.txt").write_text("\n".join(LabelSet(CATEGORIES).names), "utf-8")
     if page != "README.md":
-        save_model("runs/demo/best", tagger(LabelSet(CLUENER)))
-        save_model("runs/cluener_scratch/best", tagger(LabelSet(CLUENER, "bioes")))
+        save_model("runs/demo/best", tagger(LabelSet(CATEGORIES)))
+        save_model("runs/cluener_scratch/best", tagger(LabelSet(CATEGORIES, "bioes")))
 
 
 def run_statement(statement: str, server: HubServer) -> None:

@@ -139,9 +139,7 @@ def test_out_of_memory_at_load_and_in_training_is_explained(
         with monkeypatch.context() as patched:
             patched.setattr(f"flax_ner.{name}", fail)
             training = name == "training.loop.make_run_steps"
-            advice = (
-                "To use less memory, set .*data.batch_size" if training else "Close other programs"
-            )
+            advice = "To use less memory, set .*mesh.fsdp" if training else "Close other programs"
             with pytest.raises(UserError, match=f"^{message} {advice}"):
                 fit(config, tmp_path / "run")
 

@@ -1,8 +1,10 @@
 """Inputs and outputs of notebooks: Drive, uploads and zip files, with a fake of Colab's modules."""
 
+import errno
 import re
 import sys
 import zipfile
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from types import ModuleType
@@ -123,10 +125,56 @@ def test_the_same_input_has_the_same_path_again(colab: Colab, tmp_path: Path) ->
 
 def test_a_damaged_or_missing_zip_file_is_an_error(drive: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 no")
-    with pytest.raises(UserError, match=r"^DATA: .*bad\.zip cannot be unpacked"):
+    with pytest.raises(UserError, match=r"^DATA: .*bad\.zip cannot be unpacked.*damaged"):
         resolve_input(str(tmp_path / "bad.zip"), "DATA")
     with pytest.raises(UserError, match=r"^DATA: no file '.*none\.zip'"):
         resolve_input(str(tmp_path / "none.zip"), "DATA")
+
+
+@pytest.mark.parametrize(
+    ("method", "offset"),
+    [(zipfile.ZIP_DEFLATED, 0), (zipfile.ZIP_LZMA, 9), (zipfile.ZIP_BZIP2, 4)],
+)
+def test_damaged_compressed_data_in_a_zip_file_are_an_error(
+    drive: Path, tmp_path: Path, method: int, offset: int
+) -> None:
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.txt", "abc" * 100)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"a.txt") + len("a.txt") + offset
+    data[begin : begin + 7] = b"\xff" * 7
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"^DATA: .*bad\.zip cannot be unpacked.*is damaged"):
+        resolve_input(str(path), "DATA")
+
+
+def test_each_error_of_a_zip_file_has_its_own_fix(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.zip").mkdir()
+    assert resolve_input(str(tmp_path / "folder.zip"), "DATA") == str(tmp_path / "folder.zip")
+    path = zipped(tmp_path / "m.zip", "bert.pth")
+
+    def fail(error: Exception) -> Callable[..., None]:
+        def extract(self: zipfile.ZipFile, folder: Path) -> None:
+            raise error
+
+        return extract
+
+    for error, advice in (
+        (OSError(errno.ENOSPC, "No space left on device"), r"No space left.*Free space there"),
+        (RuntimeError("File is encrypted, password required"), "without a password"),
+    ):
+        monkeypatch.setattr(zipfile.ZipFile, "extractall", fail(error))
+        with pytest.raises(UserError, match=advice):
+            resolve_input(path, "DATA")
+
+
+def test_saving_a_file_that_does_not_exist_names_the_file(tmp_path: Path) -> None:
+    for folder in ("", str(tmp_path / "out")):
+        with pytest.raises(UserError, match=r"model\.zip: no such file\. Run the cell"):
+            save_output(tmp_path / "model.zip", folder)
 
 
 def test_colab_asks_for_uploads(

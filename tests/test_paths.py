@@ -19,7 +19,6 @@ from flax_ner.errors import UserError
 from flax_ner.fit import fit
 from flax_ner.serving import bulk
 from flax_ner.training.checkpoint import Checkpoints
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.model_dir import (
     ModelDir,
     load_model,
@@ -27,6 +26,7 @@ from flax_ner.weights.model_dir import (
     save_model,
     stored_shapes,
 )
+from flax_ner.weights.open_model import open_model
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 from tests.weights.helpers import assert_same, tagger_state_dict, tiny_config, write_source
 from train import main as train

@@ -13,17 +13,20 @@ import pytest
 
 from configs import demo
 from flax_ner.cli.main import main, make_parser
-from flax_ner.config import check_config, default_config
+from flax_ner.config import default_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import _match_tags
 from flax_ner.errors import UserError
 from flax_ner.evaluation.metrics import score
 from flax_ner.finetuning.task_data import read_task_data
+from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.examples import Entity
-from flax_ner.text.labels import LabelSet, misspelling_of
+from flax_ner.text.labels import LabelSet
 from flax_ner.training.decisions import resolve_settings
-from flax_ner.weights.convert import convert, open_model
+from flax_ner.weights.convert import convert
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.open_model import open_model
 from flax_ner.weights.source import open_source
 from tests.inference import helpers as tagger
 from tests.test_docs import check_settings
@@ -119,8 +122,8 @@ def test_a_misspelled_category_is_reported_with_the_correct_one(tmp_path: Path) 
         "nmae": "name", "organisation": "organization", "Name": "name", "per": "PER",
         "gmae": "game", "movie": None, "same": None, "ORG": None,
     }.items():  # fmt: skip
-        assert misspelling_of(category, known) == expected, category
-    assert misspelling_of("name", ["game", "movie"]) is None
+        assert find_intended_category(category, known) == expected, category
+    assert find_intended_category("name", ["game", "movie"]) is None
 
     def write(split: str, category: str) -> None:
         row = {"text": "甲", "label": {category: {"甲": [[0, 0]]}}}
@@ -293,12 +296,19 @@ def test_a_damaged_model_directory_can_be_repaired_as_suggested(
 
 
 MLM = {"task": "masked_lm"}
+CUDNN = {
+    "model.attention": "cudnn", "model.compute_dtype": "bfloat16", "model.attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
 # The settings, the advice in the message, and the settings that follow the advice.
 SETTINGS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"model.head": "crf", "loss.name": "focal"},
      "Set loss.name=cross_entropy, or", {"loss.name": "cross_entropy"}),
     ({"model.head": "crf", "loss.name": "focal"},
      "or choose model.head softmax or softmax_constrained", {"model.head": "softmax_constrained"}),
+    ({"loss.name": "focal", "loss.label_smoothing": 0.1},
+     "Set loss.label_smoothing=0, or", {"loss.label_smoothing": 0.0}),
+    ({"loss.name": "focal", "loss.label_smoothing": 0.1},
+     "or loss.name=cross_entropy.", {"loss.name": "cross_entropy"}),
     ({"model.head": "crf", "loss.label_smoothing": 0.1},
      "Set loss.label_smoothing=0, or", {"loss.label_smoothing": 0.0}),
     ({"model.head": "global_pointer", "train.r_drop": 1.0},
@@ -310,15 +320,16 @@ SETTINGS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"data.batch_size": 6, "train.gradient_accumulation_steps": 4},
      "Choose a divisor of it.", {"train.gradient_accumulation_steps": 3}),
     ({"seed": 2**32 - 1, "train.seeds": 2}, f"at most {2**32 - 2}.", {"seed": 2**32 - 2}),
-    ({"data.max_length": 600}, "Lower the first or raise the second.", {"data.max_length": 512}),
     ({"data.max_length": 600},
-     "Lower the first or raise the second.", {"model.max_position_embeddings": 600}),
+     "Lower data.max_length or raise model.max_position_embeddings.", {"data.max_length": 512}),
+    ({"data.max_length": 600},
+     "Lower data.max_length or raise model.max_position_embeddings.", {"model.max_position_embeddings": 600}),
     # The number of positions in pre-trained weights cannot be raised.
     ({"data.max_length": 600, "init_from": "x", "model.max_position_embeddings": 512},
-     "Lower the first.", {"data.max_length": 512}),
-    ({"data.max_length": 127, "model.attention": "cudnn"},
+     "Lower data.max_length.", {"data.max_length": 512}),
+    (CUDNN | {"data.max_length": 127},
      "Choose an even number, or", {"data.max_length": 126}),
-    ({"data.max_length": 127, "model.attention": "cudnn"},
+    (CUDNN | {"data.max_length": 127},
      "or model.attention=xla.", {"model.attention": "xla"}),
     ({"optimizer.milestones": ("x",)}, "'x' is not a number.", {"optimizer.milestones": (3, 4.5)}),
     ({"data.categories": (1,)}, "1 is not text.", {"data.categories": ("1",)}),

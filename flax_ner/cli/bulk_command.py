@@ -24,8 +24,8 @@ def add_bulk_command(
     )
     bulk.add_argument(
         "--workers", metavar="N", type=int,
-        help="number of processes, each with its own copy of the model. Default: one per GPU, or one per "
-        "machine if there are no GPUs",
+        help="number of processes, each with its own copy of the model. Default: one per GPU. Without "
+        "GPUs, one per machine, or as few as use 90% of the cores if the machines differ",
     )  # fmt: skip
     bulk.add_argument(
         "--address", metavar="ADDR",

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.errors import UserError
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.ensemble import combine
 from flax_ner.weights.model_dir import save_model
+from flax_ner.weights.open_model import open_model
 
 
 def add_ensemble_command(commands: Any) -> None:

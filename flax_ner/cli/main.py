@@ -21,7 +21,7 @@ from flax_ner.cli.web_command import add_web_command
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
-from flax_ner.weights.convert import is_model
+from flax_ner.weights.open_model import is_model
 
 
 def make_parser() -> argparse.ArgumentParser:

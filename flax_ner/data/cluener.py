@@ -15,6 +15,11 @@ from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
 from flax_ner.text.utf8 import Line, decode_line, read_lines
 
+CATEGORIES = (
+    "address", "book", "company", "game", "government",
+    "movie", "name", "organization", "position", "scene",
+)  # fmt: skip
+
 
 def read_cluener(
     path: str | Path, skipped: list[str] | None = None, warnings: ConversionWarnings | None = None

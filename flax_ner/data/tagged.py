@@ -15,7 +15,7 @@ from itertools import pairwise
 from flax_ner.data.files import ConversionWarnings
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import END, INSIDE, PREFIXES, SINGLE
+from flax_ner.text.tag_names import END, INSIDE, PREFIXES, SINGLE
 
 # Prefixes of the first, a middle, the last and the only token of an entity.
 SCHEMES = {"BIO": "BIIB", "BIOES": "BIES", "BMES": "BMES", "BMEWO": "BMEW", "BILOU": "BILU"}

@@ -20,8 +20,8 @@ from flax_ner.data_quality.findings import (
     Location,
     collect_findings,
 )
+from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.examples import Example
-from flax_ner.text.labels import misspelling_of
 from flax_ner.text.overlaps import count_overlaps
 
 # Characters from which a text is very long: BERT's 512 positions minus [CLS] and [SEP].
@@ -211,7 +211,7 @@ def _find_partial_categories(files: Mapping[str, Sequence[Example]]) -> Iterator
     ]
     for category, occurrences in sorted(rows, key=lambda row: (len(row[1]), row[0])):
         without = ", ".join(name for name, by_type in labelled.items() if category not in by_type)
-        near = misspelling_of(category, (x for x in every if count[x] > count[category]))
+        near = find_intended_category(category, (x for x in every if count[x] > count[category]))
         hint = f"; it may be a misspelling of {near!r}" if near else ""
         yield Case(
             f"{category!r}, not in {without}{hint}",

@@ -1,12 +1,11 @@
 """Find surfaces that are labelled inconsistently."""
 
 from collections.abc import Collection, Iterable, Sequence
+from unicodedata import category
 
 from flax_ner.data_quality.findings import MAX_LOCATIONS, Case, Location
 from flax_ner.text.examples import Example
-
-# Scripts below this code point separate words with spaces; CJK, which starts here, does not.
-FIRST_CJK = "\u2e80"
+from flax_ner.text.words import is_unspaced
 
 
 class Occurrences:
@@ -30,8 +29,8 @@ def find_category_conflicts(examples: Iterable[Example]) -> list[Case]:
         examples: examples; those without a label are skipped.
 
     Returns:
-        One case per surface. The surface with the most labels other than its majority category comes
-        first. The locations of a case alternate between the categories.
+        One case per surface. Sorted by the number of labels outside the majority category, largest first.
+        The locations of a case alternate between the categories.
     """
     ranked = list[tuple[int, Case]]()
     for surface, by_type in _labelled_occurrences(examples).items():
@@ -56,8 +55,8 @@ def find_unlabelled_surfaces(examples: Sequence[Example]) -> list[Case]:
         examples: examples; those without a label are skipped.
 
     Returns:
-        One case per surface. The most inconsistent one, whose rarer treatment is the most frequent, comes
-        first. The locations of a case alternate between unlabelled ones and each category.
+        One case per surface. Sorted by min(labelled, unlabelled) occurrences, largest first. The locations
+        of a case alternate between unlabelled ones and each category.
     """
     labelled = {s: t for s, t in _labelled_occurrences(examples).items() if len(s) > 1}
     ranked = list[tuple[int, Case]]()
@@ -129,7 +128,12 @@ def _at_word_boundaries(text: str, start: int, end: int) -> bool:
 
 
 def _in_one_word(left: str, right: str) -> bool:
-    return all(c.isalnum() and c < FIRST_CJK for c in (left, right))
+    return all(_is_letter(c) and not is_unspaced(c) for c in (left, right))
+
+
+def _is_letter(character: str) -> bool:
+    # Marks are letters too: the vowel signs of Devanagari are inside words.
+    return character.isalnum() or category(character)[0] == "M"
 
 
 def _interleave(lists: Sequence[Sequence[Location]]) -> tuple[Location, ...]:

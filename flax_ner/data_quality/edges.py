@@ -6,13 +6,16 @@ Each function returns a description of the problem, or "" if there is none.
 import unicodedata
 from collections.abc import Callable
 
-# Closing mark -> opening mark. Full-width and half-width forms are equal, because texts mix them in a pair.
+# Closing mark -> its opening marks. Both widths map to the half-width opening mark: texts mix ( with ）.
 CLOSING = {
-    "》": "《", "〉": "〈", "」": "「", "』": "『", "】": "【", "〕": "〔", "”": "“", "’": "‘",
+    "》": "《", "〉": "〈", "」": "「", "』": "『", "】": "【", "〕": "〔", "〗": "〖", "»": "«", "›": "‹",
+    "”": "“„", "“": "„", "’": "‘‚", "‘": "‚",
     "）": "(", ")": "(", "］": "[", "]": "[", "｝": "{", "}": "{",
 }  # fmt: skip
-OPENING = {"（": "(", "［": "[", "｛": "{"} | {mark: mark for mark in CLOSING.values()}
-SYMMETRIC_QUOTES = '"＂'  # the same mark opens and closes
+OPENING = {"（": "(", "［": "[", "｛": "{"} | {mark: mark for mark in "".join(CLOSING.values())}
+# The same mark opens and closes. Both widths map to the half-width mark.
+SYMMETRIC_QUOTES = {'"': '"', "＂": '"', "'": "'", "＇": "'"}
+APOSTROPHES = "'＇"
 # Unicode counts these as punctuation, but names contain them: "*ST金泰", "C#", "AT&T", "100%".
 NAME_PUNCTUATION = set("#%&@*＃％＆＠＊")
 
@@ -21,17 +24,19 @@ def describe_unbalanced(surface: str) -> str:
     """Describe the first bracket or quote without a partner; an apostrophe in a word is not a quote."""
     open_marks = list[tuple[str, int]]()
     for i, mark in enumerate(surface):
-        if mark in OPENING:
-            open_marks.append((OPENING[mark], i))
-        elif mark in SYMMETRIC_QUOTES:
-            if open_marks and open_marks[-1][0] == mark:
-                open_marks.pop()
-            else:
-                open_marks.append((mark, i))
-        elif mark in CLOSING and not _is_apostrophe(surface, i):
-            if not open_marks or open_marks[-1][0] != CLOSING[mark]:
-                return f"{mark} is never opened"
+        if _is_apostrophe(surface, i):
+            continue
+        last_open = open_marks[-1][0] if open_marks else None
+        quote = SYMMETRIC_QUOTES.get(mark)
+        closed_by_mark = quote or CLOSING.get(mark, "")
+        if last_open and last_open in closed_by_mark:
             open_marks.pop()
+        elif quote or mark in OPENING:
+            open_marks.append((quote or OPENING[mark], i))
+        elif closed_by_mark and any(opened in closed_by_mark for opened, _ in open_marks):
+            return f"{mark} closes {surface[open_marks[-1][1]]}"
+        elif closed_by_mark:
+            return f"{mark} is never opened"
     return f"{surface[open_marks[0][1]]} is never closed" if open_marks else ""
 
 
@@ -41,8 +46,14 @@ def describe_edge_space(surface: str) -> str:
 
 
 def describe_edge_punctuation(surface: str) -> str:
-    """Describe punctuation at either end; brackets, quotes and `NAME_PUNCTUATION` are allowed."""
-    return _describe_edges(surface, _is_punctuation)
+    """Describe punctuation at either end; brackets, quotes and `NAME_PUNCTUATION` are allowed.
+
+    An apostrophe is allowed as a quote, so only if all marks have a partner.
+    """
+    unbalanced = describe_unbalanced(surface) != ""
+    return _describe_edges(
+        surface, lambda mark: _is_punctuation(mark) or (mark in APOSTROPHES and unbalanced)
+    )
 
 
 def _describe_edges(surface: str, is_wrong: Callable[[str], bool]) -> str:
@@ -64,4 +75,5 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _is_apostrophe(surface: str, i: int) -> bool:
-    return surface[i] == "’" and surface[i - 1 : i].isalnum() and surface[i + 1 : i + 2].isalnum()
+    between_letters = surface[i - 1 : i].isalnum() and surface[i + 1 : i + 2].isalnum()
+    return surface[i] in "’'" and between_letters

@@ -31,8 +31,8 @@ from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens
 from flax_ner.training.log import progress_bar
 from flax_ner.training.mesh import BATCH_AXES, shard_from_host
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.open_model import open_model
 
 MIN_SHARED_WORDS = 0.5  # fraction of the student's words that must also be words of the teacher
 PROGRESS_EVERY = 64  # texts between updates of the progress bar

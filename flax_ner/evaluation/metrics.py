@@ -109,7 +109,7 @@ def score_spans(
     Args:
         gold: the gold entities, in any order.
         predicted: the predicted entities of the same rows, in any order.
-        categories: distinct category names, which `Spans.type` indexes (`LabelSet.categories`).
+        categories: distinct category names, which `Spans.category_id` indexes (`LabelSet.categories`).
         convention: see `score`. It must be the convention that decoded the tags.
 
     Returns:

@@ -46,7 +46,7 @@ class MultiSeed(Tagging):
         self.gradients = vmap_gradients(self.gradients_for_seed, self._seed_values)
 
     def batches(self, chunk: int, rows: np.ndarray) -> Epoch:
-        """Return the batches of an epoch for all seeds, arrays [S, B, K, T, ...]."""
+        """Return the batches of an epoch for all seeds, arrays [S, B, seeds, T, ...]."""
         epochs = []
         for seed in self._seed_values:
             batcher = copy(self._data.batcher)
@@ -116,7 +116,8 @@ def vmap_gradients(gradients_for_seed: SeedGradients, seeds: tuple[int, ...]) ->
         seeds: one per model, K of them.
 
     Returns:
-        `(state, batch) -> (mean loss, gradients)` for parameters [K, ...] and batches of arrays [B, K, T, ...].
+        `(state, batch) -> (mean loss, gradients)` for parameters [seeds, ...] and batches of arrays
+        [B, seeds, T, ...].
     """
 
     def gradients(state: State, batch: Batches) -> tuple[Array, Params]:

@@ -57,7 +57,7 @@ class Tagging:
         config: configuration of the run.
 
     Raises:
-        UserError: something is missing, invalid or contradictory. The message names the field.
+        UserError: something is missing, invalid or contradictory. The message names the setting.
     """
 
     best_by, unit = "f1", "sentences"

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flax_ner.config import check_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import DistillationData, prepare_distillation
 from flax_ner.errors import UserError
@@ -18,6 +18,7 @@ from flax_ner.finetuning.standardise import standardise_outputs
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import Params, init_params
 from flax_ner.text.batches import Batcher
+from flax_ner.text.category_names import find_intended_category
 from flax_ner.text.character_rows import describe_coverage
 from flax_ner.text.encoding import (
     check_tag_transitions,
@@ -25,13 +26,18 @@ from flax_ner.text.encoding import (
     encode_examples,
 )
 from flax_ner.text.examples import Example, gold_entities
-from flax_ner.text.labels import LabelSet, SpanLabels, misspelling_of
+from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.overlaps import count_overlaps
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 from flax_ner.text.vocab import build_vocab
 from flax_ner.training.decisions import resolve_settings
 from flax_ner.training.loss import has_teacher
-from flax_ner.training.start import make_model, make_tokenizer, params_from_source, read_source
+from flax_ner.training.start import (
+    make_bert_config,
+    make_initial_params,
+    make_tokenizer,
+    read_source,
+)
 from flax_ner.training.workdir import total_steps
 from flax_ner.weights.model_dir import ModelDir
 
@@ -70,7 +76,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
         The data. Unset settings are resolved in its `config`.
 
     Raises:
-        UserError: something is missing, invalid or contradictory. The message names the field.
+        UserError: something is missing, invalid or contradictory. The message names the setting.
     """
     # Data and weights. Both determine the settings that are not set.
     skipped: list[str] | None = [] if config.data.on_error == "skip" else None
@@ -86,7 +92,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
     make_vocab = partial(build_vocab, (e.text for e in train), config.tokenizer.min_count)
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     labels = _make_labels(config, source, categories)
-    model = make_model(config, source, len(tokenizer.tokens), len(labels))
+    model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)
     if source is not None and new_head:
         notes.append("The head is freshly initialised: init_from has none for these labels.")
@@ -231,7 +237,7 @@ def _data_warnings(config: ConfigDict, train: list[Example], dev: list[Example])
         warnings.append("data.dev is data.train: its scores do not measure generalization.")
     counts, known = _categories(dev), _categories(train)
     for category in sorted(counts.keys() - known.keys() - set(config.data.categories)):
-        similar = misspelling_of(category, known)
+        similar = find_intended_category(category, known)
         hint = f" In data.dev it may be a misspelling of {similar!r}." if similar else ""
         warnings.append(
             f"data.dev has the category {category!r} ({counts[category]} entities), but data.train does not: "
@@ -312,7 +318,7 @@ def initial_params(data: TaskData, key: jax.Array, shardings: Params) -> Params:
     source, head = data.source, None
     if source is not None and _has_head_for(source, data.labels, data.model):
         head = source.params["head"]
-    params = params_from_source(partial(init_params, data.model), source, head, key, shardings)
+    params = make_initial_params(partial(init_params, data.model), source, head, key, shardings)
     if source is None or head is not None or not data.config.train.standardise:
         return params
     return standardise_outputs(data.model, params, data.batcher.tokens, shardings)

@@ -90,7 +90,7 @@ class LabelScorer:
         index = np.arange(len(words.tag))
         spans = self.labels.spans(words.tag, np.zeros_like(index), index, "strict")
         start, end = words.start[spans.start], words.end[spans.end - 1]
-        columns = (spans.type.tolist(), start.tolist(), end.tolist())
+        columns = (spans.category_id.tolist(), start.tolist(), end.tolist())
         return [Entity(self.labels.categories[k], a, b) for k, a, b in zip(*columns, strict=True)]
 
     def word_span(self, words: Words, entity: Entity) -> tuple[str, int, int]:

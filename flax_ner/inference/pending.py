@@ -155,4 +155,4 @@ def _read_tags(pending: PendingBatch, labels: LabelSet, convention: str) -> tupl
     total = np.cumsum(log_step, dtype=np.float64)
     scores = np.exp(log_p[first] + total[stop - 1] - total[first])
     start, end = pending.start[read][first], pending.end[read][stop - 1]
-    return spans.row, spans.type, start, end, scores
+    return spans.row, spans.category_id, start, end, scores

@@ -44,7 +44,7 @@ from flax_ner.model.tagging_model import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
-from flax_ner.weights.convert import open_model
+from flax_ner.weights.open_model import open_model
 
 # A jitted function of the params and the first four arrays of `rows.Batch`, each [B, T].
 Forward = Callable[..., Any]

@@ -1,7 +1,8 @@
 """BERT encoder.
 
 Shape letters, here and in all modules: B batch size (rows), T tokens per row, D hidden size, N attention
-heads, H head width, F MLP width, L layers, V vocabulary size, C tags.
+heads, H head width, F MLP width, L layers, V vocabulary size, C tags, S steps (batches), E entities, K labels
+per token of a span head.
 
 Source: Devlin et al. 2019, arXiv 1810.04805, post-LayerNorm as in the released model; differs:
 no pooler, because token classification does not use it.

@@ -14,8 +14,7 @@ from flax_ner.model.tagging_model import Params
 class Decoded(NamedTuple):
     """Predicted tags of packed rows.
 
-    The probability of a run of tags is exp of the first tag's `log_probs` plus the others'
-    `conditional_log_probs`.
+    For a run of tags, p(run) = exp(log_probs of its first tag + sum of conditional_log_probs of the others).
     """
 
     tags: Array  # int32 [B, T]

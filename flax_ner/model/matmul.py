@@ -22,7 +22,7 @@ def activation_dtype(compute_dtype: Any) -> Any:
 def matmul(
     a: Array, b: Array, compute_dtype: Any, result_dtype: Any = None, transpose_b: bool = False
 ) -> Array:
-    """Return the product of `a` [..., M, K] and `b` [..., K, N], [..., M, N].
+    """Return the product of `a` [..., rows, inputs] and `b` [..., inputs, outputs].
 
     The gradients are computed in `compute_dtype` too. Each has the dtype of its input, so the gradient of a
     float32 parameter is not rounded to bfloat16.
@@ -32,7 +32,7 @@ def matmul(
         compute_dtype: float32 for a full float32 product on every device (by default a GPU would use TF32
             and a TPU bfloat16), or bfloat16.
         result_dtype: dtype of the result; by default that of `a`.
-        transpose_b: `b` has the shape [..., N, K].
+        transpose_b: `b` has the shape [..., outputs, inputs].
     """
     return _forward(a, b, compute_dtype, result_dtype, transpose_b)[0]
 

@@ -41,12 +41,12 @@ class MaskedLMHead(nnx.Module):
         self.config = config
 
     def __call__(self, x: Array, table: Array, scored_ids: Array) -> Array:
-        """Return logits, float32 [B, K, S].
+        """Return logits, float32 [B, masked, scored].
 
         Args:
-            x: [B, K, D], from the encoder.
-            table: [V, E], the word embeddings.
-            scored_ids: int [S], ascending, the tokens to score.
+            x: [B, masked, D], from the encoder.
+            table: [V, embedding width], the word embeddings.
+            scored_ids: int [scored], ascending, the tokens to score.
         """
         table, bias = (
             array.at[scored_ids].get(unique_indices=True, indices_are_sorted=True)
@@ -58,9 +58,9 @@ class MaskedLMHead(nnx.Module):
         activation = ACTIVATIONS[self.config.hidden_act if follows_encoder else "gelu"]
         x = activation(self.transform(x, compute_dtype))
         x = self.norm(x, x.dtype)
-        flat = x.reshape(-1, x.shape[-1])  # [B K, E]
+        flat = x.reshape(-1, x.shape[-1])  # [B * masked, embedding width]
         logits = matmul(flat, table, compute_dtype, jnp.float32, transpose_b=True)
-        return (logits + bias[None]).reshape(*x.shape[:2], -1)  # [B, K, S]
+        return (logits + bias[None]).reshape(*x.shape[:2], -1)  # [B, masked, scored]
 
 
 class BertMaskedLM(nnx.Module):
@@ -80,16 +80,16 @@ class BertMaskedLM(nnx.Module):
         scored_ids: Array,
         keys: Array | None = None,
     ) -> Array:
-        """Return logits, float32 [B, K, S].
+        """Return logits, float32 [B, masked, scored].
 
         Args:
             input_ids, segment_ids, positions, keys: see `BertTagger.__call__`.
-            masked_indices: int [B, K], the tokens of each row to predict.
-            scored_ids: int [S], ascending, the tokens of the vocabulary to score.
+            masked_indices: int [B, masked], the tokens of each row to predict.
+            scored_ids: int [scored], ascending, the tokens of the vocabulary to score.
         """
         seeds = None if keys is None else dropout_seeds(keys, encoder_dropout_sites(self.config))
         x = self.encoder(input_ids, segment_ids, positions, seeds)
-        x = jnp.take_along_axis(x, masked_indices[..., None], 1)  # [B, K, D]
+        x = jnp.take_along_axis(x, masked_indices[..., None], 1)  # [B, masked, D]
         return self.head(x, replicate(self.encoder.embeddings.word[...]), scored_ids)
 
 

@@ -15,13 +15,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import (
-    FALLBACKS,
-    TRAINING_FIELDS,
-    UNLABELLED_FALLBACKS,
-    check_config,
-    with_fallbacks,
-)
+from flax_ner.config import FALLBACKS, TRAINING_FIELDS, UNLABELLED_FALLBACKS, with_fallbacks
+from flax_ner.config_checks import check_config
 from flax_ner.data.corpus import (
     check_text_file,
     count_characters,
@@ -45,10 +40,10 @@ from flax_ner.training.loss import Gradients, StepOptions, accumulate_gradients
 from flax_ner.training.mesh import process_local_rows, put_epoch
 from flax_ner.training.random_keys import dev_mask_key
 from flax_ner.training.start import (
-    make_model,
+    make_bert_config,
+    make_initial_params,
     make_tokenizer,
     params_digest,
-    params_from_source,
     read_source,
 )
 from flax_ner.training.task import Baseline, Content, Evaluate, Metrics
@@ -66,7 +61,7 @@ class MaskedLM:
         config: configuration of the run.
 
     Raises:
-        UserError: something is missing, invalid or contradictory. The message names the field.
+        UserError: something is missing, invalid or contradictory. The message names the setting.
     """
 
     best_by, unit = "accuracy", "tokens"
@@ -102,7 +97,7 @@ class MaskedLM:
                 "in its name."
             )
         size = len(self.tokenizer.tokens)
-        self._model = make_model(config, self._source, size, 1)
+        self._model = make_bert_config(config, self._source, size, 1)
         if self._source is not None and "masked_lm" not in self._source.params:
             self.notes.append(
                 "The masked-LM head is freshly initialised: init_from has none that matches."
@@ -177,7 +172,7 @@ class MaskedLM:
         """Return the initial parameters. The head is that of `init_from` if it has one."""
         fresh = partial(init_masked_lm, self._model)
         head = self._source.params.get("masked_lm") if self._source is not None else None
-        return params_from_source(fresh, self._source, head, key, shardings)
+        return make_initial_params(fresh, self._source, head, key, shardings)
 
     def release(self) -> None:
         """Free the weights of `init_from`, which the training state now holds."""

@@ -13,12 +13,15 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # fractions of the chosen tokens; the rest 
 
 
 class Masked(NamedTuple):
-    """Rows with masked tokens, and the original tokens as labels. K is the maximum number of masked tokens."""
+    """Rows with masked tokens, and the original tokens as labels.
+
+    The axis `masked` has the largest number of masked tokens of a row.
+    """
 
     input_ids: Array  # int32 [B, T]
-    positions: Array  # int32 [B, K], indices of the masked tokens in their row
-    labels: Array  # int32 [B, K], indices of the original tokens in `Masking.scored`
-    counted: Array  # bool [B, K]; False where a short row has fewer masked tokens
+    positions: Array  # int32 [B, masked], indices of the masked tokens in their row
+    labels: Array  # int32 [B, masked], indices of the original tokens in `Masking.scored`
+    counted: Array  # bool [B, masked]; False where a short row has fewer masked tokens
 
 
 class Masking:
@@ -26,7 +29,7 @@ class Masking:
 
     Args:
         tokenizer: its vocabulary must have [MASK].
-        scored: the tokens that occur in the data, int [S], ascending. Only these are predicted.
+        scored: the tokens that occur in the data, int [scored], ascending. Only these are predicted.
     """
 
     def __init__(self, tokenizer: Tokenizer, scored: np.ndarray):
@@ -38,7 +41,7 @@ class Masking:
 
     @property
     def scored(self) -> Array:
-        """The tokens that are predicted, int32 [S]."""
+        """The tokens that are predicted, int32 [scored]."""
         return jnp.asarray(self._scored)
 
     def counts(self, input_ids: Array, segment_ids: Array, share: float) -> Array:
@@ -68,9 +71,9 @@ class Masking:
             random = jax.random.randint(token_key, (max_count,), 0, len(self._scored))
             return noise, jax.random.uniform(action_key, (max_count,)), random
 
-        noise, action, random = jax.vmap(draw)(keys)  # [B, T], [B, K], [B, K]
+        noise, action, random = jax.vmap(draw)(keys)  # [B, T], [B, masked], [B, masked]
         noise = jnp.where(self._maskable(input_ids, segment_ids), noise, -1.0)
-        positions = jax.lax.top_k(noise, max_count)[1]  # [B, K]
+        positions = jax.lax.top_k(noise, max_count)[1]  # [B, masked]
         counts = self.counts(input_ids, segment_ids, share)
         counted = jnp.arange(max_count)[None] < counts[:, None]
 

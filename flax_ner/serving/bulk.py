@@ -32,8 +32,10 @@ from flax_ner.serving.shards import (
     tag_shard,
 )
 
-MAX_WORKER_DEATHS = 3  # give up on a shard after so many workers died at it
+MAX_WORKER_DEATHS = 3  # Give up on a shard after this many workers died while tagging it.
 MAX_ERRORS_SHOWN = 20
+# Without GPUs, the default workers are as large as possible while using at least this fraction of all cores.
+MIN_CORES_USED = 0.9
 
 
 class _Worker:
@@ -70,8 +72,8 @@ class _Worker:
                 deaths = sum(_is_part_file(file, target) for file in target.parent.iterdir())
                 if deaths >= MAX_WORKER_DEATHS:
                     raise UserError(
-                        f"{source}: {deaths} workers died at this shard, probably out of memory. See Ray's "
-                        "logs for the reason. Run the same command to try again."
+                        f"{source}: {deaths} workers died while tagging this shard, probably out of memory. "
+                        "See Ray's logs for the reason. Run the same command to try again."
                     )
                 counts = tag_shard(self._tagger, source, target, self._text_field)
             except UserError as error:
@@ -116,20 +118,23 @@ def tag_files(
 
     Args:
         model: see `load`. On a cluster, the paths `model`, `source` and `out` must exist on every machine.
-        source: a file, or a folder whose *.jsonl and *.parquet files are the shards.
+        source: a file, or a folder whose *.jsonl and *.parquet files are the shards. In a folder, names that
+            start with "." or "_" are ignored.
         out: folder for the tagged shards and for `job.json`, which records the job they belong to.
-        workers: number of processes, each with its own copy of the model. Defaults to one per GPU, or one
-            per machine if there are no GPUs. They share the cores of their machine.
+        workers: number of processes, each with its own copy of the model. Defaults to one per GPU. Without
+            GPUs, all workers have the same number of cores, and the default is one per machine if the machines
+            are equal, otherwise as few as use 90% of the cores.
         address: address of a Ray cluster. None starts Ray on this machine for the duration of the job.
         text_field: see `tag_shard`.
         compute_dtype: see `load`.
 
     Returns:
-        One line that summarizes what was done, for the user.
+        One line that summarises what was done, for the user.
 
     Raises:
-        UserError: an argument is invalid, or `out` holds another job's files (raised before any work). A shard
-            failed (raised after the other shards are finished, with the errors of all failed shards).
+        UserError: an argument is invalid, there is no Ray cluster at `address`, Ray is not installed, or `out`
+            holds another job's files or another job is writing there (raised before any work). A shard failed
+            (raised after the other shards are finished, with the errors of all failed shards).
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1.")
@@ -230,10 +235,15 @@ def plan_workers(nodes: list[dict[str, float]], workers: int | None) -> tuple[in
     if any(gpus):
         count, available, resources = workers or sum(gpus), sum(gpus), {"num_gpus": 1}
     else:
-        count, available = workers or sum(n > 0 for n in cores), sum(cores)
-        # The largest number of cores per worker with which all workers fit on the machines.
-        fits = [c for c in range(1, max(cores) + 1) if sum(n // c for n in cores) >= count]
-        resources = {"num_cpus": max(fits, default=0)}
+        available = sum(cores)
+        # Number of workers of each size that fit on the machines.
+        fitting = {c: sum(n // c for n in cores) for c in range(1, max(cores) + 1)}
+        if workers is None:
+            fits = [c for c, n in fitting.items() if c * n >= MIN_CORES_USED * available]
+        else:
+            fits = [c for c, n in fitting.items() if n >= workers]
+        size = max(fits, default=0)
+        count, resources = workers or fitting.get(size, 0), {"num_cpus": size}
     if count > available:
         name = "GPUs" if any(gpus) else "cores"
         raise UserError(
@@ -249,8 +259,13 @@ def _list_shards(source: Path) -> list[Path]:
         files = sorted(Path(os.path.realpath(source)).iterdir())
     else:
         files = [Path(os.path.realpath(source.parent)) / source.name]
-    files = [file for file in files if file.is_file() and file.name[0] not in "._"]
+    files = [file for file in files if file.is_file()]
     shards = [file for file in files if file.suffix in SHARD_SUFFIXES]
+    if source.is_dir():
+        # Other programs give such names to files that are hidden or hold no data, e.g. Spark's _SUCCESS.
+        special = {file for file in files if file.name[0] in "._"}
+        files = [file for file in files if file not in special or file in shards]
+        shards = [file for file in shards if file not in special]
     if not shards:
         raise UserError(
             f"INPUT: {str(source)!r} is not a *.jsonl or *.parquet file, nor a folder with such files."

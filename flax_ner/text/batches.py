@@ -1,8 +1,9 @@
-"""Arrange encoded texts in batches of fixed shape. An epoch depends only on (tokens, seed, epoch).
+"""Arrange encoded texts in batches of fixed shape.
 
-The lengths alone determine a plan: which lengths share a row and how many rows a shape has. Each epoch assigns
-the sequences at random to the slots of their length and shuffles the rows. Every epoch therefore has the same
-number of steps, and a run can resume from the step number alone.
+The lengths alone determine a plan: which lengths share a row, and how many rows each shape has. Each epoch
+assigns the sequences at random to the slots of their length, and shuffles the rows. Every epoch therefore has
+the same number of steps. It depends only on the tokens, the settings, the seed and the number of the epoch, so
+that a run can resume from the step number alone.
 """
 
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ class _ShapePlan(NamedTuple):
 
     steps: int
     width: int  # T
-    row: np.ndarray  # int64 [slots], row among steps * batch_size
+    row: np.ndarray  # int64 [slots], row index in [0, steps * batch_size)
     column: np.ndarray  # int64 [slots], first column of the sequence
     segment: np.ndarray  # int64 [slots], from 1
     length: np.ndarray  # int64 [slots]
@@ -89,7 +90,7 @@ class Batcher:
             )
         self.tokens, self.batch_size, self.seed = tokens, batch_size, seed
         self._starts = np.cumsum(tokens.lengths) - tokens.lengths
-        # `epoch` also sorts sequences by length, so that slot i and sequence i have the same length.
+        # `Batcher.epoch` also sorts sequences by length, so that slot i and sequence i have the same length.
         lengths = np.sort(tokens.lengths, kind="stable")
         if batching == "pack":
             self._plans = [_plan_packed(lengths, batch_size, max_length)]
@@ -137,7 +138,7 @@ class Batcher:
         Args:
             plan: slots of the sequences.
             sequences: int [slots], sequence in each slot.
-            target_row: int [rows of the plan], row among steps * rows; -1 if the row is not wanted.
+            target_row: int [rows of the plan], row index in [0, steps * rows); -1 if the row is not wanted.
             rows: rows per batch.
         """
         size, teacher = plan.steps * rows * plan.width, self.tokens.teacher
@@ -200,10 +201,11 @@ def token_indices(
 
 
 def pack_sequences(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Assign sequences to rows of `width` tokens: the longest sequence that fits comes next.
+    """Assign sequences to rows of `width` tokens.
 
-    The lengths in a row form a pattern. Each pattern is repeated as often as the histogram of lengths allows.
-    The time thus grows with the number of distinct patterns, not with the number of sequences.
+    Fill a row greedily, longest first. Its lengths are a pattern. Reuse the pattern while enough sequences of
+    each length remain, then search the next. The time thus grows with the number of distinct patterns, not
+    with the number of sequences.
 
     Args:
         lengths: int [sequences], ascending, at most `width`.

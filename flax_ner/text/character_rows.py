@@ -1,4 +1,4 @@
-"""Map characters to rows of a subword vocabulary, so that its embeddings can be used by characters."""
+"""Map characters to token ids of a subword vocabulary, so that a character tokenizer can use its embeddings."""
 
 import sys
 from collections import Counter
@@ -16,8 +16,13 @@ def find_character_rows(
 ) -> tuple[dict[str, int], int]:
     """Return the row of each character in a subword vocabulary.
 
-    The row of a character x is the id of the token "x", or otherwise of "x" with a space before it, or
-    otherwise the row of the first character of its NFKC form. Spaces and ASCII control characters have no row.
+    The row of a character x is the first that exists of:
+
+    1. the id of the token "x",
+    2. the id of the token "x" with a space before it,
+    3. the row of the first character of the NFKC form of x.
+
+    Spaces and ASCII control characters have no row.
 
     Args:
         tokens: vocabulary, in the order of the ids.

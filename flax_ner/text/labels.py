@@ -1,8 +1,6 @@
 """Label sets: convert entities to tag ids and decode tag ids under a named convention."""
 
-import re
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,29 +16,29 @@ from flax_ner.arguments import (
 from flax_ner.errors import UserError
 from flax_ner.text.examples import offset_type_error
 from flax_ner.text.overlaps import drop_overlaps
+from flax_ner.text.tag_names import (
+    BEGIN,
+    END,
+    INSIDE,
+    OUTSIDE,
+    PREFIXES,
+    SINGLE,
+    add_inside_prefix,
+    find_problem,
+    is_io,
+)
 
 SCHEMES = ("bio", "bioes", "io", "mmocr")
 CONVENTIONS = ("strict", "lenient", "mmocr")
 
 DECODE_ROWS = 8192  # rows decoded at a time
-# What the prefix of a tag means.
-OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
-# The prefixes of BIO, BIOES, BMES and BILOU tags.
-PREFIXES = {
-    "B": BEGIN, "I": INSIDE, "M": INSIDE, "E": END, "L": END, "S": SINGLE, "U": SINGLE,
-}  # fmt: skip
-# A single letter at either end of a name, as in "b-PER", "W-PER" or "PER_B", is a prefix or suffix of an
-# unsupported scheme and not part of a category name.
-PREFIX_LIKE = re.compile(r"^[A-Za-z][\W_]|[\W_][A-Za-z]$")
-# Outputs that some heads have for padding and special tokens. They are read as O.
-SPECIAL_TAGS = {"X", "[START]", "[END]", "[PAD]", "[CLS]", "[SEP]", "<PAD>", "<START>", "<STOP>"}
 
 
 class Spans(NamedTuple):
     """The entities of many rows, sorted by row and start. Each array is int32 [E]."""
 
     row: np.ndarray
-    type: np.ndarray  # index into `LabelSet.categories`
+    category_id: np.ndarray  # index into `LabelSet.categories`
     start: np.ndarray
     end: np.ndarray  # exclusive
 
@@ -62,18 +60,18 @@ class LabelSet:
         >>> labels.decode(tags[None], np.ones((1, 5)))
         [[('name', 0, 2)]]
 
-    Attributes:
-        categories: category names.
-        scheme: tagging scheme.
-        names: tag names in the order of the head's outputs.
-        outside: id of the tag O.
-
     Args:
         categories: distinct, non-empty category names.
         scheme: one of `SCHEMES`.
 
     Raises:
         UserError: the scheme is unknown, or the categories are empty or not distinct.
+
+    Attributes:
+        categories: category names.
+        scheme: tagging scheme.
+        names: tag names in the order of the head's outputs.
+        outside: id of the tag O.
     """
 
     def __init__(self, categories: Sequence[str], scheme: str = "bio"):
@@ -97,16 +95,18 @@ class LabelSet:
         self.names = names
         self.outside = names.index("O")
         if self.scheme == "io":
-            names = _add_inside_prefix(names)
-        self._type_id = {category: i for i, category in enumerate(self.categories)}
+            names = add_inside_prefix(names)
+        self._category_ids = {category: i for i, category in enumerate(self.categories)}
         split = [name.partition("-") for name in names]
         # Prefix and category of each tag, [C].
         self._prefix = np.array([PREFIXES[p] if dash else OUTSIDE for p, dash, _ in split], np.int8)
-        self._type = np.array([self._type_id[t] if dash else -1 for _, dash, t in split], np.int32)
+        self._category_id = np.array(
+            [self._category_ids[category] if dash else -1 for _, dash, category in split], np.int32
+        )
         # Tag id of each category and prefix, [categories, 5]; -1 if the head has no such tag.
         self._tag = np.full((len(self.categories), 5), -1, np.int32)
         inside = self._prefix != OUTSIDE
-        self._tag[self._type[inside], self._prefix[inside]] = np.flatnonzero(inside)
+        self._tag[self._category_id[inside], self._prefix[inside]] = np.flatnonzero(inside)
         if self.scheme == "io":
             self._tag[:, BEGIN] = self._tag[:, INSIDE]
         self._tag_rows = self._tag.tolist()
@@ -127,7 +127,7 @@ class LabelSet:
 
         A tag is O or a prefix and a category, "B-name". Prefixes are B, I or M, E or L, S or U. The scheme is
         inferred from them. If no tag has a prefix, or all have I, the scheme is `io`. Special outputs
-        (`SPECIAL_TAGS`, e.g. "[PAD]" or "X") are read as O.
+        (`tag_names.SPECIAL_TAGS`, e.g. "[PAD]" or "X") are read as O.
 
         Args:
             names: tag names in the order of the head's outputs.
@@ -136,11 +136,11 @@ class LabelSet:
             UserError: a name is not a tag or occurs twice, or O or the B- tag of a category is missing.
         """
         names = check_strings(names, "labels", "names")
-        io = _is_io(names)
-        split = [name.partition("-") for name in (_add_inside_prefix(names) if io else names)]
+        io = is_io(names)
+        split = [name.partition("-") for name in (add_inside_prefix(names) if io else names)]
         tags = [(PREFIXES[p], category) for p, _, category in split if p in PREFIXES and category]
         categories = list(dict.fromkeys(category for _, category in tags))
-        problem = _find_problem(names, tags, io)
+        problem = find_problem(names, tags, io)
         if problem:
             shown = f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
             raise UserError(
@@ -161,21 +161,22 @@ class LabelSet:
     def bio_names(self) -> list[str]:
         """Return the BIO name of each tag: B- for B and S, I- for I and E, O for all others.
 
-        Several tags can have the same BIO name. Well-formed tag sequences keep their entities.
+        Several tags can have the same BIO name. Well-formed sequences of all schemes but `io` keep their
+        entities. The tags of `io` all become I-, which only `lenient` decodes.
         """
         letter = {BEGIN: "B", SINGLE: "B", INSIDE: "I", END: "I"}
         return [
-            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else "O"
-            for prefix, kind in zip(self._prefix.tolist(), self._type.tolist(), strict=True)
+            f"{letter[prefix]}-{self.categories[i]}" if prefix in letter else "O"
+            for prefix, i in zip(self._prefix.tolist(), self._category_id.tolist(), strict=True)
         ]
 
     def standard_names(self) -> list[str]:
         """Return `names` with the prefixes B, I, E and S, e.g. "E-name" for "L-name"."""
         letter = {BEGIN: "B", INSIDE: "I", END: "E", SINGLE: "S"}
         return [
-            f"{letter[prefix]}-{self.categories[kind]}" if prefix in letter else name
-            for prefix, kind, name in zip(
-                self._prefix.tolist(), self._type.tolist(), self.names, strict=True
+            f"{letter[prefix]}-{self.categories[i]}" if prefix in letter else name
+            for prefix, i, name in zip(
+                self._prefix.tolist(), self._category_id.tolist(), self.names, strict=True
             )
         ]
 
@@ -184,12 +185,25 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "LabelSet":
-        """Invert `to_json`. Either `names` or `scheme` and `categories` must be present."""
-        if row.get("scheme") == SpanLabels.scheme:
-            return SpanLabels(row["categories"])
-        if "names" in row:
-            return cls.from_names(row["names"])
-        return cls(row["categories"], row["scheme"])
+        """Return the label set of an object that `to_json` returned.
+
+        Args:
+            row: needs `names`, or `scheme` and `categories`.
+
+        Raises:
+            UserError: fields are missing, or do not describe a label set.
+        """
+        if isinstance(row, dict):
+            scheme, categories, names = (row.get(x) for x in ("scheme", "categories", "names"))
+            if scheme == SpanLabels.scheme and categories is not None:
+                return SpanLabels(categories)
+            if names is not None:
+                return cls.from_names(names)
+            if scheme is not None and categories is not None:
+                return cls(categories, scheme)
+        raise UserError(
+            'labels: expected {"names": [...]} or {"scheme": "bio", "categories": [...]}. Add what is missing.'
+        )
 
     def encode(self, entities: Iterable[Sequence[Any]], length: int) -> np.ndarray:
         """Return the tags of a text.
@@ -231,7 +245,7 @@ class LabelSet:
         length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
-            tag = self._tag_rows[self.type_id(category)]
+            tag = self._tag_rows[self.category_id(category)]
             check_span(category, start, end, length)
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
@@ -244,18 +258,18 @@ class LabelSet:
                 "data.categories to train a head with all tags."
             )
 
-    def type_id(self, category: str) -> int:
+    def category_id(self, category: str) -> int:
         """Return the index of a category in `categories`.
 
         Raises:
             UserError: the category is unknown.
         """
-        if category not in self._type_id:
+        if category not in self._category_ids:
             raise UserError(
                 f"category {category!r} is not among {', '.join(self.categories)}. "
                 "Add it to data.categories or correct the data."
             )
-        return self._type_id[category]
+        return self._category_ids[category]
 
     def allowed_transitions(self) -> np.ndarray:
         """Return which tag may follow which in a well-formed sequence.
@@ -265,17 +279,19 @@ class LabelSet:
         Returns:
             bool [C, C], indexed [from, to]. O also stands for the start and the end of the text.
         """
-        prefix, kind = self._prefix, self._type
+        prefix, category_id = self._prefix, self._category_id
         # Without an S- tag a single-character entity is a lone B-, and without an E- tag the last character is
         # an I-. So a B- must be continued only if its category has S-, and an I- only if it has E-.
-        has_single, has_end = (np.append(self._tag[:, p] >= 0, False)[kind] for p in (SINGLE, END))
+        has_single, has_end = (
+            np.append(self._tag[:, p] >= 0, False)[category_id] for p in (SINGLE, END)
+        )
         must_continue = ((prefix == BEGIN) & has_single) | ((prefix == INSIDE) & has_end)
-        is_tag = np.array([name == "O" or i >= 0 for name, i in zip(self.names, kind, strict=True)])
+        is_tag = (category_id >= 0) | (np.array(self.names) == "O")
         continues = np.isin(prefix, (INSIDE, END)) & (self.scheme != "io")
-        same_type = kind[:, None] == kind
-        # I- and E- follow a B- or I- of their category. Other tags follow whatever need not be continued.
+        same_category = category_id[:, None] == category_id
+        # I- and E- follow a B- or I- of their category. All other tags follow any tag that may end an entity.
         is_open = np.isin(prefix, (BEGIN, INSIDE))
-        allowed = np.where(continues, is_open[:, None] & same_type, ~must_continue[:, None])
+        allowed = np.where(continues, is_open[:, None] & same_category, ~must_continue[:, None])
         return allowed & is_tag[:, None] & is_tag
 
     def conventions(self) -> tuple[str, ...]:
@@ -317,8 +333,10 @@ class LabelSet:
         """
         spans = self.decode_spans(tags, mask, convention)
         rows: list[list[tuple[str, int, int]]] = [[] for _ in range(len(tags))]
-        for row, kind, start, end in zip(*(column.tolist() for column in spans), strict=True):
-            rows[row].append((self.categories[kind], start, end))
+        for row, category_id, start, end in zip(
+            *(column.tolist() for column in spans), strict=True
+        ):
+            rows[row].append((self.categories[category_id], start, end))
         return rows
 
     def decode_spans(self, tags: np.ndarray, mask: np.ndarray, convention: str = "strict") -> Spans:
@@ -363,41 +381,45 @@ class LabelSet:
             tags.reshape(-1)[positions], first_row * width + positions - 1, width, convention
         )
 
-    def spans(
-        self, tag: np.ndarray, row: np.ndarray, character: np.ndarray, convention: str
-    ) -> Spans:
-        """Return the entities of concatenated rows. Characters that are left out count as O.
+    def spans(self, tag: np.ndarray, row: np.ndarray, index: np.ndarray, convention: str) -> Spans:
+        """Return the entities of concatenated rows of characters or words. Those left out count as O.
 
         Args:
-            tag: int [M], tag of each character.
-            row: int [M], row of each character, ascending.
-            character: int [M], index of each character in its row, ascending within a row.
+            tag: int [M], tag of each character or word.
+            row: int [M], its row, ascending.
+            index: int [M], its index in the row, ascending within a row.
             convention: see `decode`.
+
+        Returns:
+            The entities; start and end are in the unit of `index`.
+
+        Raises:
+            UserError: a tag id is out of range, or the convention does not support these tags.
         """
-        row, character = np.asarray(row, np.int64), np.asarray(character, np.int64)
-        width = int(character.max(initial=0)) + 2  # leaves a gap, so that rows are not adjacent
-        return self._decode_flat(np.asarray(tag), row * width + character, width, convention)
+        row, index = np.asarray(row, np.int64), np.asarray(index, np.int64)
+        width = int(index.max(initial=0)) + 2  # leaves a gap, so that rows are not adjacent
+        return self._decode_flat(np.asarray(tag), row * width + index, width, convention)
 
     def _decode_flat(
         self, tag: np.ndarray, position: np.ndarray, width: int, convention: str
     ) -> Spans:
-        """Return the entities of tags, int [M], at positions `row * width + character`, int64 [M]."""
+        """Return the entities of tags, int [M], at positions `row * width + index`, int64 [M]."""
         self.check(convention)
         if len(tag) and not 0 <= tag.min() <= tag.max() < len(self.names):
             raise UserError(
                 f"tags: ids from {tag.min()} to {tag.max()}, but there are {len(self.names)} tags."
             )
-        prefix, kind = self._prefix.take(tag), self._type.take(tag)
+        prefix, category_id = self._prefix.take(tag), self._category_id.take(tag)
         # Split the tags into runs: a first tag and the adjacent tags that continue it.
         continues = np.zeros(len(position), bool)
         continues[1:] = (prefix[:-1] == BEGIN) | (prefix[:-1] == INSIDE)
         continues[1:] &= np.diff(position) == 1
         if convention == "mmocr":
-            # MMOCR: an I- of another type neither ends nor extends the entity before it.
+            # MMOCR: an I- of another category neither ends nor extends the entity before it.
             continues &= prefix == INSIDE
         else:
             continues &= (prefix == INSIDE) | (prefix == END)
-            continues[1:] &= kind[1:] == kind[:-1]
+            continues[1:] &= category_id[1:] == category_id[:-1]
         first = np.flatnonzero(~continues)
         if not len(first):
             empty = np.zeros(0, np.int32)
@@ -411,17 +433,17 @@ class LabelSet:
             # MMOCR: an entity ends at its last I-, and without one it is not an entity.
             keep = prefix[first] == BEGIN
             run = np.cumsum(~continues) - 1
-            same_type = continues & (kind == kind[first][run])
-            last = np.maximum.reduceat(np.where(same_type, np.arange(len(position)), -1), first)
+            same_category = continues & (category_id == category_id[first][run])
+            last = np.maximum.reduceat(np.where(same_category, np.arange(len(position)), -1), first)
             keep &= last >= 0
         else:
             # A category that has an E- or S- tag must use it.
-            has_end, has_single = (self._tag[kind[first], p] >= 0 for p in (END, SINGLE))
+            has_end, has_single = (self._tag[category_id[first], p] >= 0 for p in (END, SINGLE))
             complete = np.where(last > first, ~has_end | (prefix[last] == END), ~has_single)
             keep = (prefix[first] == SINGLE) | ((prefix[first] == BEGIN) & complete)
         first, last = first[keep], last[keep]
         row, start = np.divmod(position[first], width)
-        columns = (row, kind[first], start, start + (position[last] - position[first]) + 1)
+        columns = (row, category_id[first], start, start + (position[last] - position[first]) + 1)
         return Spans(*(values.astype(np.int32) for values in columns))
 
     def _tags(self, prefix: str) -> list[str]:
@@ -444,7 +466,7 @@ class SpanLabels(LabelSet):
         Raises:
             UserError: the category is unknown.
         """
-        return 1 + self.type_id(category) + len(self) * (length - 1)
+        return 1 + self.category_id(category) + len(self) * (length - 1)
 
     def conventions(self) -> tuple[str, ...]:
         return ("strict",)
@@ -456,6 +478,12 @@ class SpanLabels(LabelSet):
                 f"{name}: {convention!r} decodes tags, but model.head global_pointer predicts spans. Choose "
                 "strict."
             )
+
+    def bio_names(self) -> list[str]:
+        raise _no_tags_error()
+
+    def standard_names(self) -> list[str]:
+        raise _no_tags_error()
 
     def write_tags(self, tags: np.ndarray, entities: Iterable[Sequence[Any]]) -> None:
         raise _no_tags_error()
@@ -486,57 +514,6 @@ def check_span(category: str, start: int, end: int, length: int) -> None:
         )
 
 
-def misspelling_of(category: str, others: Iterable[str]) -> str | None:
-    """Return the category that `category` probably misspells, or None if none is similar enough.
-
-    Similar names differ in case, in the order of their letters, or in a few characters relative to their
-    length. One different letter in a short name is not enough: "name" and "game" are different categories.
-    """
-    scores = {}
-    for other in sorted(others):
-        one, two = category.casefold(), other.casefold()
-        same_letters = sorted(one) == sorted(two)
-        scores[other] = 1.0 if same_letters else SequenceMatcher(None, one, two).ratio()
-    best = max(scores, key=scores.__getitem__, default=None)
-    return best if best is not None and scores[best] >= 0.8 else None
-
-
 def check_convention(convention: str, name: str = "convention") -> None:
     """Raise `UserError` if a convention is unknown. The message starts with `name`."""
     check_choice(convention, name, CONVENTIONS)
-
-
-def _is_io(names: Sequence[str]) -> bool:
-    """Return whether a head has one output per category, such as "PER" or "I-PER"."""
-    tags = [name for name in names if name != "O" and name not in SPECIAL_TAGS]
-    no_prefixes = not any(PREFIX_LIKE.search(name) for name in tags)
-    all_inside = all(name.startswith("I-") and name != "I-" for name in tags)
-    return "O" in names and bool(tags) and (no_prefixes or all_inside)
-
-
-def _add_inside_prefix(names: Sequence[str]) -> list[str]:
-    """Return the names of `io` tags as "I-NAME"."""
-    unchanged = [name == "O" or name in SPECIAL_TAGS or name.startswith("I-") for name in names]
-    return [name if keep else f"I-{name}" for name, keep in zip(names, unchanged, strict=True)]
-
-
-def _find_problem(names: list[str], tags: list[tuple[int, str]], io: bool) -> str | None:
-    """Return why the names of a head's outputs are not a label set, or None if they are."""
-    for name in names:
-        prefix, _, category = name.partition("-")
-        if (
-            name != "O"
-            and name not in SPECIAL_TAGS
-            and not (io or (prefix in PREFIXES and category))
-        ):
-            return f"{name!r} is not a tag"
-    if "O" not in names:
-        return "O is missing"
-    if not tags:
-        return "no tag has a category"
-    if len(set(names)) < len(names) or len(set(tags)) < len(tags):
-        return "two names mean the same tag"
-    for _, category in tags:
-        if not io and (BEGIN, category) not in tags:
-            return f"B-{category} is missing"
-    return None

@@ -8,7 +8,7 @@ AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # starts with (type, star
 
 
 def count_overlaps(entities: Sequence[Sequence[Any]]) -> int:
-    """Return the number of entities that start before an earlier one (in order of start) ends."""
+    """Return the number of entities that overlap an entity with an earlier start."""
     count, furthest_end = 0, 0
     for start, end in sorted((entity[1], entity[2]) for entity in entities):
         count += start < furthest_end

@@ -118,7 +118,7 @@ def _assign_words(
         The columns `first`, `start` and `end` of `Tokens`, with offsets into the concatenated texts.
     """
     # Strip spaces from both ends of each token. Nothing is left of some tokens.
-    start, last = words.next_solid[start], words.last_solid[np.maximum(end - 1, 0)]
+    start, last = words.next_nonspace[start], words.previous_nonspace[np.maximum(end - 1, 0)]
     solid = (start <= last) & ~blank
     # A token starts a word if it is in a later word of the text than all tokens before it.
     reached = np.maximum.accumulate(np.where(solid, last, -1))

@@ -20,8 +20,15 @@ def build_tokenizer(
         vocab: tokens in the order of their ids; ignored for `subword`.
         lower_case: whether to lower-case text; ignored for `subword`.
         definition: content of a `tokenizer.json`; used only for `subword`.
+
+    Raises:
+        ValueError: the kind is unknown.
+        UserError: the vocabulary or the definition is invalid.
     """
     if kind == SubwordTokenizer.kind:
         return SubwordTokenizer(definition)
-    tokenizer = WordPieceTokenizer if kind == WordPieceTokenizer.kind else CharTokenizer
-    return tokenizer(vocab, lower_case)
+    if kind == WordPieceTokenizer.kind:
+        return WordPieceTokenizer(vocab, lower_case)
+    if kind == CharTokenizer.kind:
+        return CharTokenizer(vocab, lower_case)
+    raise ValueError(f"kind: {kind!r} is unknown. Choose one of {', '.join(TOKENIZERS)}.")

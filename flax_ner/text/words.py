@@ -1,4 +1,7 @@
-"""Find the words of a text as BERT does, for tokenizers whose tokens do not align with words."""
+"""Find the words of a text, for tokenizers whose tokens do not align with words.
+
+The rules are those of BERT's tokenizer, with more scripts in which every character is a word (`UNSPACED`).
+"""
 
 import sys
 from typing import NamedTuple
@@ -6,8 +9,8 @@ from unicodedata import category
 
 import numpy as np
 
-# Character classes. `SINGLE` characters, such as punctuation and Chinese characters, are words of their own.
-SPACE, SINGLE, LETTER, MARK, UNSEEN = range(5)
+# Character classes. A `STANDALONE` character, such as punctuation or a Chinese character, is a word of its own.
+SPACE, STANDALONE, LETTER, MARK, UNSEEN = range(5)
 # Scripts that are written without spaces between words: every character is a word.
 UNSPACED = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
@@ -27,16 +30,21 @@ _CLASSES = np.full(sys.maxunicode + 1, UNSEEN, np.uint8)
 
 
 class CharacterWords(NamedTuple):
-    """The words of a text of n characters. Each array is int64 [n]."""
+    """The words of a text of n characters. Each array is int64 [n].
 
-    word: (
-        np.ndarray
-    )  # number of the character's word, ascending; each space has a number of its own
-    next_solid: (
-        np.ndarray
-    )  # first character from this one on that is not a space; n - 1 if there is none
-    last_solid: np.ndarray  # last character up to this one that is not a space; -1 if there is none
-    marks_end: np.ndarray  # first later character that is not a combining mark; n if there is none
+    Attributes:
+        word: number of the character's word, ascending. Each space has a number of its own.
+        next_nonspace: index of the next character that is not a space, this one included; n - 1 if there is
+            none.
+        previous_nonspace: index of the previous character that is not a space, this one included; -1 if there
+            is none.
+        marks_end: index of the next character after this one that is not a combining mark; n if there is none.
+    """
+
+    word: np.ndarray
+    next_nonspace: np.ndarray
+    previous_nonspace: np.ndarray
+    marks_end: np.ndarray
 
 
 def find_words(text: str) -> CharacterWords:
@@ -45,7 +53,7 @@ def find_words(text: str) -> CharacterWords:
     A combining mark belongs to the character before it.
 
     Args:
-        text: a text that ends in a space.
+        text: a text that ends in a space, so that an index after its last character is valid.
     """
     classes = _classes_of(text)
     n = len(classes)
@@ -55,13 +63,19 @@ def find_words(text: str) -> CharacterWords:
     )  # base character of a mark
     previous = classes[np.append(0, base)[:n]]  # class of the previous character, marks skipped
     starts_word = (classes != MARK) & ((classes != LETTER) | (previous != LETTER))
-    solid = classes != SPACE
-    next_solid = np.minimum.accumulate(np.where(solid, positions, n - 1)[::-1])[::-1]
-    last_solid = np.maximum.accumulate(np.where(solid, positions, -1))
+    nonspace = classes != SPACE
+    next_nonspace = np.minimum.accumulate(np.where(nonspace, positions, n - 1)[::-1])[::-1]
+    previous_nonspace = np.maximum.accumulate(np.where(nonspace, positions, -1))
     next_base = np.minimum.accumulate(np.where(classes == MARK, n, positions)[::-1])[::-1]
     return CharacterWords(
-        np.cumsum(starts_word), next_solid, last_solid, np.append(next_base[1:], n)
+        np.cumsum(starts_word), next_nonspace, previous_nonspace, np.append(next_base[1:], n)
     )
+
+
+def is_unspaced(character: str) -> bool:
+    """Return whether a character belongs to a script that is written without spaces between words."""
+    code = ord(character)
+    return any(first <= code <= last for first, last in UNSPACED)
 
 
 def _classes_of(text: str) -> np.ndarray:
@@ -82,6 +96,4 @@ def _class_of(character: str) -> int:
         return MARK
     # ASCII symbols such as $ and + count as punctuation, as in BERT.
     ascii_symbol = character.isascii() and general[0] == "S"
-    code = ord(character)
-    unspaced = any(first <= code <= last for first, last in UNSPACED)
-    return SINGLE if general[0] == "P" or ascii_symbol or unspaced else LETTER
+    return STANDALONE if general[0] == "P" or ascii_symbol or is_unspaced(character) else LETTER

@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
-from flax_ner.config import ENCODER_FIELDS, TRAINING_FIELDS, check_config, is_unset, with_fallbacks
+from flax_ner.config import ENCODER_FIELDS, TRAINING_FIELDS, is_unset, with_fallbacks
+from flax_ner.config_checks import check_config
 from flax_ner.data.tagged import cjk_share
 from flax_ner.errors import UserError
 from flax_ner.text.character_rows import count_unknown, find_character_rows
@@ -63,7 +64,7 @@ def labels_match(config: ConfigDict, labels: LabelSet, categories: Collection[st
     """Return whether the labels of a tagger match the configuration and the training data.
 
     Args:
-        config: configuration of the run. Unset fields match anything.
+        config: configuration of the run. Unset settings match anything.
         labels: the tagger's labels.
         categories: categories of the training data.
     """
@@ -82,7 +83,7 @@ def _check_contradictions(config: ConfigDict, source: ModelDir) -> None:
             conflicts.append(f"model.{name} is {value}, but the weights have {theirs}")
             flags.append(f"--config.model.{name}={theirs}")
     if conflicts:
-        fields = "these fields" if len(conflicts) > 1 else "the field"
+        fields = "these settings" if len(conflicts) > 1 else "the setting"
         raise UserError(
             f"init_from: {config.init_from} contradicts the configuration: {'; '.join(conflicts)}. "
             f"Remove {fields}, or set {' '.join(flags)}"

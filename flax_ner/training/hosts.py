@@ -1,7 +1,7 @@
 """Run on several hosts: every host runs the same command, and the primary process writes and prints.
 
-The work directory must be on a file system that all hosts share. With a single process, the functions of this
-module only call their argument.
+The work directory must be on a file system that all hosts share. With a single process, `run_on_all_hosts` and
+`run_on_primary` only call their argument.
 
 An error in one process ends all of them. The others may be blocked in a collective operation, where no
 exception reaches them. The error is therefore written to the key-value store of jax's coordination service,
@@ -95,10 +95,14 @@ def is_primary() -> bool:
 
 
 def run_on_all_hosts(action: Callable[[], T]) -> T:
-    """Run an action in every process and return its result here; an error in one is raised in all.
+    """Run an action in every process, and return its result in this one.
 
     Returns once the action has finished in all processes. A process that is still blocked some seconds after
     another one failed is killed.
+
+    Raises:
+        UserError: the action failed in another process, or with a `UserError` or `OSError` in this one.
+        Exception: any other exception of the action in this process.
     """
     if jax.process_count() == 1:
         return action()
@@ -119,9 +123,13 @@ def run_on_all_hosts(action: Callable[[], T]) -> T:
 
 
 def run_on_primary(action: Callable[[], T]) -> T:
-    """Run an action in the primary process and return its result in all; an error is raised in all.
+    """Run an action in the primary process, and return its result in all processes.
 
-    The result must be JSON-serialisable.
+    Args:
+        action: returns a value that JSON can represent.
+
+    Raises:
+        UserError: the action failed; see `run_on_all_hosts` for the primary process.
     """
     if jax.process_count() == 1:
         return action()
@@ -157,7 +165,7 @@ def _exchange(text: str) -> list[str]:
 
 
 _own_error = ""  # the error that this process reported
-_aborting = threading.Event()  # set once the main thread has printed the error and is exiting
+_aborting = threading.Event()  # set once this process has printed the error and is exiting
 
 
 def _report_failure(error: BaseException) -> None:
@@ -203,7 +211,10 @@ def _watch() -> None:
 
 
 def _abort() -> None:
-    """Exit at once. Otherwise jax waits five minutes for peers that are blocked on this process."""
+    """Exit without jax's shutdown, which waits five minutes for peers that are blocked on this process.
+
+    Process 0 first gives the others a few seconds to print the error.
+    """
     _aborting.set()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -75,11 +75,17 @@ class MetricsFile:
             os.fsync(self._file.fileno())
 
     def best(self, seed: int | None = None) -> float:
-        """Return the best dev metric so far, -1 if there is none; with several models, that of a seed."""
+        """Return the best dev metric so far, -1 if there is none.
+
+        `seed` selects the model if several are trained.
+        """
         return max((row[self._best_by] for row in self._dev(seed)), default=-1.0)
 
     def best_epoch(self, seed: int | None = None) -> float:
-        """Return the epoch after which `best` was first reached, 0 if there is none."""
+        """Return the epoch after which `best` was first reached, 0 if there is none.
+
+        `seed` selects the model if several are trained.
+        """
         best = self.best(seed)
         return next((row["epoch"] for row in self._dev(seed) if row[self._best_by] == best), 0.0)
 
@@ -106,8 +112,11 @@ class RunLog:
     Args:
         metrics_file: receives the lines.
         progress: the progress bar.
-        steps: number of steps done, of the whole run, and per epoch.
-        units_per_step: units per step and the name of the unit, for the throughput.
+        done: number of steps done.
+        total: number of steps of the run.
+        per_epoch: number of steps per epoch.
+        units_per_step: units per step, for the throughput.
+        unit: what the throughput counts, e.g. "sentences".
         description: model and devices, shown above the bar.
         baseline: the loss of a model that does not read the text; None if unknown.
         check_at: the step from which the loss should be below the baseline.
@@ -117,16 +126,19 @@ class RunLog:
         self,
         metrics_file: MetricsFile,
         progress: Progress,
-        steps: tuple[int, int, int],
-        units_per_step: tuple[float, str],
+        done: int,
+        total: int,
+        per_epoch: int,
+        units_per_step: float,
+        unit: str,
         description: str,
         baseline: Baseline | None = None,
         check_at: int = 0,
     ):
-        done, self._total, self._per_epoch = steps
+        self._total, self._per_epoch = total, per_epoch
         self._baseline, self._check_at = baseline, check_at
         self._metrics_file, self._progress = metrics_file, progress
-        self._units_per_step, self._unit = units_per_step
+        self._units_per_step, self._unit = units_per_step, unit
         self._description = description
         rows = metrics_file.rows
         self._previous_seconds = float(rows[-1]["seconds"]) if rows else 0.0  # before resuming
@@ -141,7 +153,11 @@ class RunLog:
         self._pending: tuple[int, int, dict[str, Any]] | None = None
 
     def train(self, step: int, count: int, metrics: dict[str, Any]) -> None:
-        """Log a dispatch of `count` steps that ends at `step`. Its metrics may still be computing."""
+        """Log a dispatch of `count` steps that ends at `step`. Its metrics may still be computing.
+
+        Raises:
+            NonFiniteError: see `flush`; it belongs to the dispatch before this one.
+        """
         self.flush()
         self._pending = (step, count, metrics)
 
@@ -207,7 +223,7 @@ class RunLog:
             step: number of steps done.
             seeds: one per model.
             metrics: one dict per model.
-            size: units of dev. The evaluation began at the last `flush`.
+            size: sentences or tokens in dev. The throughput counts time from the last `flush`.
         """
         rate = size * len(seeds) / (time.monotonic() - self._last)
         for seed, own in zip(seeds, metrics, strict=True):
@@ -299,7 +315,9 @@ def _clock(seconds: float) -> str:
 def _parse(line: str, source: str, best_by: str) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
-        row["step"], row["seconds"], row[best_by if row["split"] == "dev" else "split"]
+        numbers = ["step", "seconds", *([best_by] if row["split"] == "dev" else [])]
+        if not all(isinstance(row[name], int | float) for name in numbers):
+            raise TypeError
         return row
     except (ValueError, TypeError, KeyError):
         raise UserError(

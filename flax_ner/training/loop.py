@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.config import check_config, config_warnings
+from flax_ner.config_checks import check_config, config_warnings
 from flax_ner.errors import UserError
 from flax_ner.evaluation.metrics import Scores
 from flax_ner.memory import explain_jax_errors, explain_out_of_memory
@@ -62,17 +62,30 @@ from flax_ner.training.workdir import (
 )
 from flax_ner.weights.model_dir import save_model, storage_path
 
-CHECK_AFTER = 0.2  # fraction of all steps after warm-up; the loss should have decreased by then
+CHECK_AFTER = 0.2  # Compare the loss with the baseline this fraction of all steps after warm-up.
 
 
 @fail_together()
 def run_training(
     config: ConfigDict, workdir: str | Path, make_task: Callable[[ConfigDict], TrainingTask]
 ) -> Scores | Metrics:
-    """Train a task from a configuration, or resume the run in the same work directory (see `fit`).
+    """Train a task from a configuration, or resume the run in the same work directory.
 
     With `config.mesh.distributed` every process of the run calls this. Only process 0 writes and prints. An
     error in one process ends all.
+
+    Args:
+        config: a configuration with the settings of `default_config`.
+        workdir: work directory of the run, see `fit`.
+        make_task: reads the data and makes the task of a configuration.
+
+    Returns:
+        The dev scores of the model in `best`.
+
+    Raises:
+        UserError: a setting or an input is invalid, differs from the run to resume, or something that the user
+            can fix fails during training.
+        Interrupted: a signal or the time limit stopped the run, and its state is saved.
     """
     check_config(config)
     with explain_jax_errors():
@@ -98,7 +111,7 @@ def run_training(
         with lock_workdir(workdir, config, inputs):
             task.setup(workdir, mesh, console)  # a signal ends this at once: no state to save yet
             with DeferredSignals(config.train.max_seconds) as signals:
-                with explain_out_of_memory(_how_to_use_less_memory(config)):
+                with explain_out_of_memory(_how_to_use_less_memory(config, mesh)):
                     _Run(config, workdir, task, mesh, signals, console).train()
                 scores = task.report(workdir, console)
                 if is_primary():
@@ -126,7 +139,7 @@ class _Run:
     def train(self) -> None:
         """Train until the last step. Save the best model on dev as `best` and the final one as `last`."""
         task, total = self.task, self.total
-        self._compile()
+        self._build_step()
         with ExitStack() as stack:
             self.checkpoints = stack.enter_context(
                 Checkpoints(self.workdir / "checkpoints", self.config.checkpoint.keep)
@@ -161,10 +174,10 @@ class _Run:
                 self._checkpoint(end_of_chunk=True)
                 self.log.resume_clock()
             self.checkpoints.wait()
-        self._summarise(begin)
+        self._print_summary(begin)
         self._save_models("last", range(len(task.seeds)))
 
-    def _compile(self) -> None:
+    def _build_step(self) -> None:
         """Build the step and the functions that initialise its state."""
         config, task, mesh = self.config, self.task, self.mesh
         schedule = make_schedule(config.optimizer, self.total, self.per_epoch)
@@ -211,12 +224,15 @@ class _Run:
         self.log = RunLog(
             self.metrics,
             progress,
-            (done, self.total, self.per_epoch),
-            (task.units_per_step, task.unit),
-            self.description,
+            done=done,
+            total=self.total,
+            per_epoch=self.per_epoch,
+            units_per_step=task.units_per_step,
+            unit=task.unit,
+            description=self.description,
             # A run that resumes after `check_at` was compared with the baseline before it stopped.
-            task.baseline if done < check_at else None,
-            check_at,
+            baseline=task.baseline if done < check_at else None,
+            check_at=check_at,
         )
 
     def _train_chunk(self, chunk: int, batches: Epoch) -> None:
@@ -253,11 +269,11 @@ class _Run:
         cause = self.signals.received()
         due = done % every == 0 if every else end_of_chunk
         if cause or due or done == self.total:
-            self.log.flush()  # metrics of all steps before a checkpoint are written before it
+            self.log.flush()  # A resumed run does not repeat these steps, so write their metrics first.
             self.metrics.sync()
             self.checkpoints.save(done, self.state)
         if cause and done < self.total:
-            self.checkpoints.wait()  # a state that could not be written is not saved
+            self.checkpoints.wait()  # Report a failed write instead of claiming that the state is saved.
             raise Interrupted(cause, done, self.total)
 
     def _nonfinite_error(self, error: NonFiniteError, chunk: int, batches: Epoch) -> UserError:
@@ -288,7 +304,7 @@ class _Run:
             path = model_folder(self.workdir, self.task.seeds[i]) / name
             run_on_primary(partial(save_model, path, self.task.saved(params, i)))
 
-    def _summarise(self, begin: int) -> None:
+    def _print_summary(self, begin: int) -> None:
         """Print the best epochs, the skipped steps, and why there is no profile."""
         metrics, seeds = self.metrics, self.task.seeds
         if all(metrics.best(seed) > 0 for seed in seeds):
@@ -299,7 +315,7 @@ class _Run:
                 f"{metrics.skipped()} steps were skipped: loss or gradients not finite."
             )
         if self.config.profile and not (self.workdir / "profile").exists():
-            why = "every dispatch was compiled. Lower train.steps_per_dispatch"
+            why = "every dispatch was compiled. Lower train.steps_per_dispatch and set a new --workdir"
             if begin == self.total:
                 why = "no step was left. Set a new --workdir"
             self.console.print(f"No profile: {why}.")
@@ -340,7 +356,7 @@ def _describe(config: ConfigDict, params: Params, models: int, mesh: Mesh) -> st
 
 
 def _digests(config: ConfigDict, task: TrainingTask) -> dict[str, str]:
-    """Return the SHA-256 of everything the task was made of, by the setting it comes from."""
+    """Return the SHA-256 of each input, keyed by the setting that names it."""
     origins = {"tokenizer.vocab": config.tokenizer.vocab, "init_from": config.init_from}
     origin = next((name for name, given in origins.items() if given), "data.train")
     fingerprints = {
@@ -357,11 +373,25 @@ def _sha256(content: Content) -> str:
     return digest.hexdigest()
 
 
-def _how_to_use_less_memory(config: ConfigDict) -> str:
-    """Return advice on how to train with less memory, the most effective option first."""
-    options = [f"a smaller data.batch_size (now {config.data.batch_size})"]
+def _how_to_use_less_memory(config: ConfigDict, mesh: Mesh) -> str:
+    """Return advice on how to train with less memory. The options that keep the result come first."""
+    options = []
+    rows, micro_batches = config.data.batch_size, config.train.gradient_accumulation_steps
+    # Each micro-batch needs rows of every device.
+    more = [n for n in range(micro_batches + 1, rows + 1) if rows % n == 0 == rows // n % mesh.size]
+    if more:
+        now = f" (now {micro_batches})" if micro_batches > 1 else ""
+        options.append(
+            f"train.gradient_accumulation_steps={more[0]}{now}, which gives the same result up to rounding"
+        )
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     if not config.model.remat:
-        options.insert(0, "model.remat=True, which takes a third longer")
+        scan = " and model.scan_layers=True" if on_cpu and not config.model.scan_layers else ""
+        options.append(f"model.remat=True{scan}, which takes a third longer")
+    elif on_cpu and not config.model.scan_layers:
+        options.append("model.scan_layers=True, without which model.remat saves nothing on a CPU")
+    if rows > mesh.size:
+        options.append(f"a smaller data.batch_size (now {rows})")
     if config.model.compute_dtype == "float32":
         options.append("model.compute_dtype=bfloat16")
     options.append("more devices with mesh.fsdp")

@@ -20,8 +20,9 @@ from flax_ner.text.vocab import read_tokenizer_json, read_vocab
 from flax_ner.training.decisions import choose_lower_case, choose_tokenizer_kind
 from flax_ner.training.mesh import shard_from_host
 from flax_ner.weights.char_tokenizer import with_tokenizer
-from flax_ner.weights.convert import CONFIG_ONLY_FIELDS, open_model
+from flax_ner.weights.convert import CONFIG_ONLY_FIELDS
 from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.open_model import open_model
 
 
 def read_source(config: ConfigDict) -> tuple[ModelDir | None, list[str]]:
@@ -75,7 +76,8 @@ def make_tokenizer(
         another vocabulary and other embeddings.
 
     Raises:
-        UserError: the vocabulary does not match the source, or there is no vocabulary.
+        UserError: a vocabulary or tokenizer.json cannot be read, does not match the source or
+            `tokenizer.kind`, or is missing; or `tokenizer.lower_case` contradicts the tokenizer.json.
     """
     options, lower_case, definition = config.tokenizer, True, ""
     if source is not None:
@@ -103,7 +105,7 @@ def make_tokenizer(
     if options.lower_case not in (None, tokenizer.lower_case):
         raise UserError(
             f"tokenizer.lower_case: {options.lower_case}, but the tokenizer.json of tokenizer.kind 'subword' "
-            "determines it. Remove the field."
+            "determines it. Remove the setting."
         )
     options.lower_case = tokenizer.lower_case
     return tokenizer, source
@@ -117,7 +119,7 @@ def _with_chosen_kind(
     if options.vocab and (tokens := read_vocab(options.vocab)) != source.vocab:
         raise UserError(
             f"tokenizer.vocab: {options.vocab} ({len(tokens)} tokens) is not the vocabulary "
-            f"of {config.init_from} ({len(source.vocab)} tokens). Remove the field."
+            f"of {config.init_from} ({len(source.vocab)} tokens). Remove the setting."
         )
     own = source.tokenizer
     kind, kind_reason = choose_tokenizer_kind(source, train)
@@ -125,8 +127,9 @@ def _with_chosen_kind(
     known_kind = source.labels or own != CharTokenizer.kind
     if known_kind and options.kind not in ("", own, kind):
         notes.append(
-            f"{config.init_from}: was trained on {own} tokens, but words of letters and digits are now read as "
-            f"{options.kind}. --config.tokenizer.kind={own} reads them as before."
+            f"{config.init_from} was trained with tokenizer.kind={own}, but this run uses {options.kind}, "
+            "which splits letters and digits differently. To keep the original, set "
+            f"--config.tokenizer.kind={own}."
         )
     if kind_reason and not options.kind:
         notes.append(f"tokenizer.kind: {kind}, {kind_reason}.")
@@ -149,16 +152,23 @@ def _read_definition(path: str) -> str:
     return definition
 
 
-def make_model(
+def make_bert_config(
     config: ConfigDict, source: ModelDir | None, vocab_size: int, num_labels: int
 ) -> BertConfig:
-    """Return the model of a configuration whose settings are resolved; the encoder is that of the source."""
+    """Return the shape of the model of a configuration whose settings are resolved.
+
+    Args:
+        config: configuration of the run.
+        source: weights of the encoder, which determine its family; or None.
+        vocab_size: number of tokens.
+        num_labels: number of outputs of the head.
+    """
     if source is None:
         return BertConfig(vocab_size, num_labels, **config.model)
     return replace(source.config, vocab_size=vocab_size, num_labels=num_labels, **config.model)
 
 
-def params_from_source(
+def make_initial_params(
     fresh: Callable[[jax.Array], Params],
     source: ModelDir | None,
     head: Params | None,
@@ -184,7 +194,7 @@ def params_from_source(
 
 
 def params_digest(model: ModelDir | None) -> bytes:
-    """Return a digest of a model's parameters, which must be equal on all hosts; b"" without a model."""
+    """Return the SHA-256 digests of a model's arrays, one after the other; b"" without a model."""
     arrays = jax.tree.leaves(model.params) if model else []
     return b"".join(hashlib.sha256(array_bytes(np.asarray(x))).digest() for x in arrays)
 

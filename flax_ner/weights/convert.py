@@ -1,11 +1,9 @@
 """Convert weights of PyTorch or Flax into a model with vocabulary and labels."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,28 +13,29 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.model.mlm_head import abstract_masked_lm_head
 from flax_ner.model.tagging_model import Params, abstract_params
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.utf8 import read_text
 from flax_ner.text.vocab import map_tokens_to_ids
 from flax_ner.weights.conversion_report import Report
-from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
-from flax_ner.weights.names import (
+from flax_ner.weights.head_labels import make_labels
+from flax_ner.weights.layouts import (
     ENCODER_ONLY,
-    INCOMPLETE_LM_HEAD,
     MMOCR,
-    SEQUENCE_HEAD,
-    UNTIED_LM_HEAD,
     WORD_EMBEDDINGS,
     Layout,
     detect_layout,
-    fill,
+    refuse_model_type,
+)
+from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.names import (
+    INCOMPLETE_LM_HEAD,
+    SEQUENCE_HEAD,
+    UNTIED_LM_HEAD,
     has_masked_lm_head,
     infer_shape,
     match_tensors,
-    refuse_model_type,
     split_head_names,
 )
-from flax_ner.weights.source import SUFFIXES, Source, holds_weights, open_source
+from flax_ner.weights.source import Source
+from flax_ner.weights.tensor_copy import fill
 
 # Fields of a `config.json` that do not follow from tensor shapes.
 CONFIG_ONLY_FIELDS: dict[str, type] = {
@@ -49,20 +48,16 @@ CONFIG_ONLY_FIELDS: dict[str, type] = {
     "initializer_range": float,
 }
 # Other names of supported activations in a `config.json`.
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
+ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 # Classes whose head for whole sentences has the same tensor name as a token classification head.
 SEQUENCE_HEAD_CLASSES = ("ForSequenceClassification", "ForMultipleChoice")
-# Policy for the head: fail if it is unusable; drop it if it is unusable; always drop it.
+# keep: fail if the head is unusable. try: drop it if unusable. drop: always drop it.
 HeadPolicy = Literal["keep", "try", "drop"]
 MAX_NAMED_TENSORS = 5  # of a head, in a message
 DEFAULT_HEAD_DIM = 64  # head width of every BERT that Google released
-# Largest share of embedding rows without a token. Padding the embedding to a multiple of 64 or 128 adds fewer
-# rows. A vocabulary that leaves more rows unused belongs to another model.
+# If at most this share of the embedding rows has no token, they are padding, e.g. to a multiple of 64. More
+# means that the vocabulary belongs to another model.
 MAX_SURPLUS_SHARE = 0.1
-CLUENER = (
-    "address", "book", "company", "game", "government",
-    "movie", "name", "organization", "position", "scene",
-)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -75,45 +70,6 @@ class ConversionPlan:
     abstract: Params
     report: Report
     tensors: dict[str, np.ndarray]  # of the source, without surplus embedding rows
-
-
-def open_model(
-    path: str | Path,
-    field: str,
-    vocab: str = "",
-    defaults: Mapping[str, Any] | None = None,
-    head: HeadPolicy = "keep",
-) -> tuple[ModelDir, Report | None]:
-    """Load a model from a model directory, from PyTorch weights, or from a repository with either.
-
-    Args:
-        path: directory, file, or repository `owner/name[@revision]` on the Hugging Face hub.
-        field: option or argument that holds `path`, for messages.
-        vocab: see `open_source`; ignored for a model directory.
-        defaults, head: see `convert`; ignored for a model directory.
-
-    Returns:
-        The model, and the conversion report; the report of a model directory is None.
-    """
-    local = resolve(path, field)
-    if is_native(local):
-        return load_model(local), None
-    return convert(open_source(local, vocab or None), None, defaults, head)
-
-
-def is_native(path: Path) -> bool:
-    """Return whether to read a path as a model directory.
-
-    True also for a folder without weights, so that the error says which files are missing.
-    """
-    return is_model_dir(path) or (path.is_dir() and not holds_weights(path))
-
-
-def is_model(path: Path) -> bool:
-    """Return whether a path looks like a model: a model directory, or weights in a file or folder."""
-    if path.is_dir():
-        return is_model_dir(path) or holds_weights(path)
-    return path.is_file() and path.suffix in SUFFIXES
 
 
 def convert(
@@ -142,9 +98,9 @@ def convert(
     if plan.report.errors:
         errors = "\n  ".join(plan.report.errors)
         raise UserError(f"{source.path}: cannot be converted ({plan.layout.name}):\n  {errors}")
-    vocab = make_vocab(source, plan)
+    vocab = check_vocab(source, plan)
     try:
-        labels = make_labels(source, plan, labels)
+        labels = make_labels(source, plan.num_outputs, plan.layout, labels)
     except UserError as error:
         if head != "try":
             raise
@@ -192,7 +148,8 @@ def plan_conversion(
     for name, value in shape.items():
         if name != "num_labels" and stated.get(name, value) != value:
             raise UserError(
-                f"{where}: {name} is {stated[name]}, but it is {value} in the tensors of {source.path}."
+                f"{where}: {name} is {stated[name]}, but it is {value} in the tensors of {source.path}. Use "
+                "the config.json that was saved with these weights."
             )
     num_outputs = shape.pop("num_labels", None)
     family_fields = _family_fields(shape, layout, stated, where, source.path, ignored)
@@ -272,7 +229,8 @@ def _family_fields(
     """Return the fields of `BertConfig` in which families differ.
 
     Args:
-        shape: result of `infer_shape`; changed in place to the meaning that `BertConfig` gives these fields.
+        shape: result of `infer_shape`; converted in place from Hugging Face's definition to that of
+            `BertConfig`, e.g. positions without the offset.
         layout: layout of the source.
         stated: its `config.json`.
         where: path of that `config.json`.
@@ -301,7 +259,8 @@ def _family_fields(
         has, uses = "task_type_vocab_size" in shape, bool(stated.get("use_task_id"))
         if uses and not has:
             raise UserError(
-                f"{where}: use_task_id is true, but {path} has no task-type embeddings."
+                f"{where}: use_task_id is true, but {path} has no task-type embeddings. Set it to false, or "
+                "use weights that have them."
             )
         if has and not uses:
             del shape["task_type_vocab_size"]
@@ -337,7 +296,7 @@ def _without_surplus_rows(
 
 
 def _fill_defaults(known: dict[str, Any], width: int, layout: Layout, source: Source) -> list[str]:
-    """Add defaults to `known` for what no `config.json` states, and return a note for each."""
+    """Add defaults to `known` for fields that `config.json` lacks, and return a note for each."""
     path, notes = source.path, []
     why = "no config.json" if source.config is None else "config.json does not say"
     if "num_attention_heads" not in known:
@@ -392,15 +351,15 @@ def _read_config_only_fields(stated: dict[str, Any], where: str) -> dict[str, An
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind or value in (math.inf, -math.inf) or value != value:
-            raise UserError(f"{where}: {name} is {value!r}, expected {kind.__name__}.")
+            raise UserError(f"{where}: {name} is {value!r}, expected {kind.__name__}. Correct it.")
         known[name] = value
     if "hidden_act" in known:
-        known["hidden_act"] = ACTIVATIONS.get(known["hidden_act"], known["hidden_act"])
+        known["hidden_act"] = ACTIVATION_ALIASES.get(known["hidden_act"], known["hidden_act"])
     return known
 
 
-def make_vocab(source: Source, plan: ConversionPlan) -> list[str]:
-    """Return the source's tokens, in the order of their ids.
+def check_vocab(source: Source, plan: ConversionPlan) -> list[str]:
+    """Check the source's vocabulary, and return its tokens in the order of their ids.
 
     Raises:
         UserError: there is no vocabulary, its size does not fit the embedding, or special tokens are missing.
@@ -431,81 +390,3 @@ def make_vocab(source: Source, plan: ConversionPlan) -> list[str]:
     if source.kind != "subword":
         map_tokens_to_ids(source.vocab, str(source.vocab_path))
     return source.vocab
-
-
-def make_labels(source: Source, plan: ConversionPlan, labels: LabelSet | None) -> LabelSet | None:
-    """Return the labels of the head's outputs; None for an encoder.
-
-    Raises:
-        UserError: the labels are unknown, or their number differs from the number of outputs.
-    """
-    if plan.num_outputs is None:
-        if labels is not None:
-            raise UserError(
-                f"--labels: {source.path} has no head for tagging. Omit --labels; fine-tuning adds a head."
-            )
-        return None
-    if labels is None:
-        names = _id2label(source, plan.num_outputs)
-        if names is not None:
-            try:
-                labels = LabelSet.from_names(names)
-            except UserError as error:
-                raise UserError(
-                    f"{source.config_path}: {error} To name the tags yourself, use convert/torch_to_flax.py "
-                    "--labels FILE. To convert only the encoder, use --drop-head."
-                ) from None
-        elif plan.layout is MMOCR:
-            labels = LabelSet.mmocr(CLUENER)
-        else:
-            raise UserError(
-                f"{source.path}: the head has {plan.num_outputs} outputs, but no config.json beside it names "
-                "them in id2label. Name them with convert/torch_to_flax.py --labels FILE."
-            )
-    if len(labels) != plan.num_outputs:
-        raise UserError(
-            f"{source.path}: the head has {plan.num_outputs} outputs, but there are {len(labels)} labels "
-            f"({labels.scheme} over {', '.join(labels.categories)}). "
-            "Name the outputs with convert/torch_to_flax.py --labels FILE."
-        )
-    return labels
-
-
-def _id2label(source: Source, outputs: int) -> list[str] | None:
-    """Return the names of the head's outputs; None if `config.json` has none or only LABEL_0, LABEL_1, ..."""
-    table = (source.config or {}).get("id2label")
-    if table is None or table == {str(i): f"LABEL_{i}" for i in range(outputs)}:
-        return None
-    rows = table if isinstance(table, dict) else {}
-    names = [name for i in range(outputs) if isinstance(name := rows.get(str(i)), str)]
-    if not len(names) == len(rows) == outputs:
-        raise UserError(
-            f"{source.config_path}: id2label does not name the {outputs} outputs 0, 1, 2, ... of the head. "
-            "Correct it, or use convert/torch_to_flax.py --labels FILE."
-        )
-    return names
-
-
-def read_labels(path: str | Path) -> LabelSet:
-    """Read a label set from a `labels.json` of a model directory, or from a text file with one item per line.
-
-    The items are the tags in the order of the outputs (O, B-name, ...), or MMOCR's categories.
-
-    Raises:
-        UserError: the file is missing or has another form.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--labels: no file {str(path)!r}.")
-    text = read_text(path).removeprefix("\ufeff")
-    try:
-        if path.suffix != ".json":
-            lines = [line.strip() for line in text.split("\n") if line.strip()]
-            return LabelSet.from_names(lines) if "O" in lines else LabelSet.mmocr(lines)
-        return LabelSet.from_json(json.loads(text))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            f'{path}: expected {{"scheme": "bio", "categories": [...]}}, or one tag per line.'
-        ) from None

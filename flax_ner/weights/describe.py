@@ -14,9 +14,11 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.text.labels import SpanLabels
 from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.weights.conversion_report import table
-from flax_ner.weights.convert import is_native, make_labels, make_vocab, plan_conversion
+from flax_ner.weights.convert import check_vocab, plan_conversion
+from flax_ner.weights.head_labels import make_labels
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import RESTORE_HINT, check_files, read_metadata, stored_shapes
+from flax_ner.weights.open_model import is_native
 from flax_ner.weights.source import Source, open_source
 
 
@@ -45,13 +47,13 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
     lines += [_model_line(plan.config, plan.num_outputs), str(plan.report)]
     problems = [f"{source.path}: {problem}" for problem in plan.report.errors]
     try:
-        make_vocab(source, plan)
+        check_vocab(source, plan)
         if source.kind == SubwordTokenizer.kind:
             SubwordTokenizer(source.definition, str(source.vocab_path))
     except UserError as error:
         problems.append(str(error))
     try:
-        labels = make_labels(source, plan, None)
+        labels = make_labels(source, plan.num_outputs, plan.layout, None)
         if labels is not None:
             lines.append(f"Labels: {', '.join(labels.names)}.")
     except UserError as error:

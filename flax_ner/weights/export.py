@@ -10,12 +10,13 @@ from flax_ner import durable
 from flax_ner.errors import UserError
 from flax_ner.text.vocab import write_vocab
 from flax_ner.weights.families import FAMILIES
+from flax_ner.weights.layouts import HF_LAYOUTS, MMOCR, PRETRAINING, Layout
 from flax_ner.weights.model_dir import ModelDir, write_json
-from flax_ner.weights.names import HF_LAYOUTS, MMOCR, PRETRAINING, Layout, to_torch
 from flax_ner.weights.safetensors_files import write_safetensors
+from flax_ner.weights.tensor_copy import to_torch
 from flax_ner.weights.torch_writer import write_torch_file
 
-LAYOUTS = ("hf", "mmocr")
+EXPORT_LAYOUTS = ("hf", "mmocr")
 LABELS = ("bio",)
 # Tags as trained, beside a model whose labels were renamed; `torch_to_flax.py --labels` reads it.
 TRAINED_TAGS = "tags.txt"

@@ -306,7 +306,7 @@ def _read_small_files(path: Path) -> ModelDir:
         if not known or extra or type(lower_case) is not bool:
             raise ValueError(f"tokenizer {row['tokenizer']} is unknown")
         if (path / "labels.json").exists():
-            labels = LabelSet.from_json(json.loads((path / "labels.json").read_text("utf-8")))
+            labels = _read_labels(path / "labels.json")
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -327,6 +327,13 @@ def _read_small_files(path: Path) -> ModelDir:
                 f"{RESTORE_HINT}"
             )
     return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind, definition)
+
+
+def _read_labels(path: Path) -> LabelSet:
+    try:
+        return LabelSet.from_json(json.loads(path.read_text("utf-8")))
+    except UserError as error:
+        raise UserError(f"{path}: {error} {RESTORE_HINT}") from None
 
 
 def is_model_dir(path: Path) -> bool:

@@ -5,21 +5,17 @@ of their own, and query, key and value share one tensor.
 """
 
 import math
-import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from flax_ner.errors import UserError
 from flax_ner.weights.conversion_report import Report, UsedTensor
-from flax_ner.weights.families import FAMILIES, SUPPORTED, Family, Rule
-from flax_ner.weights.mapped import release
+from flax_ner.weights.families import Rule
+from flax_ner.weights.layouts import WORD_EMBEDDINGS, Layout
 
 # (source name, target path, slot); "{i}" is the layer index.
 ENCODER: list[Rule] = [
@@ -59,8 +55,8 @@ HEAD: list[Rule] = [
     ("weight", "classifier/kernel", None),
     ("bias", "classifier/bias", None),
 ]
-# Other tensors that a source may hold, as (pattern, reason). They are ignored.
 _SEQUENCE_HEAD = "head for whole sentences: not used for tagging"
+# Other tensors that a source may hold, as (pattern, reason). They are ignored.
 IGNORED: list[tuple[str, str]] = [
     (
         r"^(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|^generator_lm_head\.weight$",
@@ -89,103 +85,7 @@ ENCODER_NAME = re.compile(r"(embeddings|encoder|pooler|embeddings_project)\.")
 WRAPPER = re.compile(r"(?:(?:module|model|_orig_mod)\.)+")
 # Old files call the LayerNorm parameters gamma and beta.
 OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 FLOATING_KINDS = "fV"  # `np.dtype.kind`; V is bfloat16
-# Rows per block when transposing: a cache line holds 16 float32, and such blocks are twice as fast.
-COPY_ROWS = 16
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Naming scheme of a kind of checkpoint.
-
-    Attributes:
-        name: name of the layout, for messages.
-        encoder: prefix of the encoder's tensors.
-        head: prefix of the token classification head's tensors; None if there is no such head.
-        hidden_act: activation to assume without a `config.json`.
-        marker: prefix of at least one other tensor; "" if the layout needs none.
-        model_type: a key of `FAMILIES`.
-    """
-
-    name: str
-    encoder: str
-    head: str | None
-    hidden_act: str
-    marker: str = ""
-    model_type: str = "bert"
-
-    @property
-    def family(self) -> Family:
-        return FAMILIES[self.model_type]
-
-
-# Order matters: the first layout that matches is used.
-MMOCR = Layout("MMOCR trained checkpoint", "encoder.bert.", "decoder.classifier.", "gelu_new")
-TAGGER = Layout(
-    "Hugging Face BertForTokenClassification", "bert.", "classifier.", "gelu", "classifier.weight"
-)
-PRETRAINING = Layout(
-    "Hugging Face BertForPreTraining", "bert.", None, "gelu_new", "cls.seq_relation"
-)
-MASKED_LM = Layout(
-    "Hugging Face BertForMaskedLM, or MMOCR pre-trained encoder",
-    "bert.",
-    None,
-    "gelu_new",
-    "cls.predictions.",
-)
-ENCODER_ONLY = Layout("Hugging Face BertModel", "", None, "gelu")
-LAYOUTS = [
-    MMOCR,
-    TAGGER,
-    PRETRAINING,
-    MASKED_LM,
-    Layout("MMOCR pre-trained encoder", "bert.", None, "gelu_new"),
-    Layout(f"{TAGGER.name}, without prefix", "", "classifier.", "gelu", "classifier.weight"),
-    ENCODER_ONLY,
-]
-# The layouts that exports use, per family: token classification, masked language model, no head.
-HF_LAYOUTS = {"bert": (TAGGER, MASKED_LM, ENCODER_ONLY)}
-
-
-def _add_layouts(model_type: str, family: Family) -> None:
-    """Add the layouts of a family other than BERT. Without a `config.json` all assume the exact GELU."""
-    name, prefix = f"Hugging Face {family.name}", family.encoder
-    tagger = Layout(
-        f"{name}ForTokenClassification", prefix, TAGGER.head, "gelu", TAGGER.marker, model_type
-    )
-    masked = Layout(f"{name}ForMaskedLM", prefix, None, "gelu", family.token_bias, model_type)
-    other = Layout(f"{name}Model with another head", prefix, None, "gelu", "", model_type)
-    encoder = Layout(f"{name}Model", "", None, "gelu", "", model_type)
-    HF_LAYOUTS[model_type] = (tagger, masked, encoder)
-    LAYOUTS.extend([tagger, masked, other, encoder])
-
-
-for _type, _family in FAMILIES.items():
-    if _type not in HF_LAYOUTS:
-        _add_layouts(_type, _family)
-
-# Models similar to BERT that are not supported: `model_type`, pattern of a tensor name, reason.
-UNSUPPORTED_MODELS = [
-    ("albert", r"^albert\.|albert_layer_groups", "ALBERT: its layers share one set of weights"),
-    ("distilbert", r"^distilbert\.|transformer\.layer\.", "DistilBERT: it has no token types"),
-    ("deberta", r"^deberta\.|rel_embeddings", "DeBERTa: its positions are relative"),
-    ("deberta-v2", r"^deberta\.", "DeBERTa: its positions are relative"),
-    ("nezha", r"^nezha\.", "NEZHA: its positions are relative"),
-    ("roformer", r"^roformer\.|embed_positions", "RoFormer: its positions are rotary"),
-    ("megatron-bert", r"encoder\.layer\.\d+\.attention\.ln\.", "Megatron-BERT: LayerNorm comes first"),
-    ("mobilebert", r"^mobilebert\.|bottleneck", "MobileBERT: its layers have bottlenecks"),
-    ("xlnet", r"^transformer\.mask_emb", "XLNet: it is another architecture"),
-    ("modernbert", r"(^|\.)embeddings\.tok_embeddings", "ModernBERT: it is another architecture"),
-    ("bert", r"distance_embedding", "BERT with relative positions"),
-]  # fmt: skip
-# Families that cannot be converted without a `config.json`: name, pattern of a tensor name.
-NEEDS_CONFIG = [
-    ("RoBERTa or XLM-RoBERTa", r"^roberta\.|^lm_head\."),
-    ("ELECTRA", r"^electra\.|^discriminator_|^generator_|(^|\.)embeddings_project\."),
-    ("ERNIE", r"^ernie\.|task_type_embeddings"),
-]
 
 
 def current_names(names: Iterable[str], path: str) -> dict[str, str]:
@@ -217,60 +117,12 @@ def current_names(names: Iterable[str], path: str) -> dict[str, str]:
     return current
 
 
-def detect_layout(names: Iterable[str], path: str, model_type: str | None = None) -> Layout:
-    """Return the layout of a file.
+def split_head_names(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the tensors of a supported head, and those of unsupported heads.
 
     Args:
-        names: current names (`current_names`) of its tensors.
-        path: path of the file, for messages.
-        model_type: `model_type` in its `config.json`, a key of `FAMILIES`. None: it is not stated, and only
-            BERT can be detected.
-
-    Raises:
-        UserError: the model is not supported, or no layout matches.
-    """
-    names = set(names)
-    refuse_unsupported_model(names, path)
-    if model_type is None:
-        _refuse_without_config(names, path)
-    layouts = [layout for layout in LAYOUTS if layout.model_type == (model_type or "bert")]
-    for layout in layouts:
-        marked = any(name.startswith(layout.marker) for name in names)
-        if layout.encoder + WORD_EMBEDDINGS in names and marked:
-            return layout
-    expected = ", ".join(dict.fromkeys(layout.encoder + WORD_EMBEDDINGS for layout in layouts))
-    raise UserError(
-        f"{path}: no known layout matches. Its first tensors are {', '.join(sorted(names)[:3]) or 'none'}, but "
-        f"a model of model_type {model_type or 'bert'} has one of {expected}."
-    )
-
-
-def _refuse_without_config(names: Iterable[str], path: str) -> None:
-    """Raise `UserError` if the tensors belong to a family that needs a `config.json`."""
-    for family, pattern in NEEDS_CONFIG:
-        matches = sorted(name for name in names if re.search(pattern, name))
-        if matches:
-            raise UserError(
-                f"{path}: {matches[0]} belongs to {family}, but no config.json states the model_type. Put the "
-                "config.json beside the weights, or pass it to convert/torch_to_flax.py with --config."
-            )
-
-
-def refuse_unsupported_model(names: Iterable[str], path: str) -> None:
-    """Raise `UserError` if the tensors belong to a model in `UNSUPPORTED_MODELS`."""
-    for _, pattern, reason in UNSUPPORTED_MODELS:
-        matches = sorted(name for name in names if re.search(pattern, name))
-        if matches:
-            raise UserError(
-                f"{path}: {matches[0]} belongs to {reason}. Only {SUPPORTED} can be converted, with or without "
-                "a softmax head for tagging."
-            )
-
-
-def split_head_names(names: Iterable[str], layout: Layout) -> tuple[list[str], list[str]]:
-    """Return the names of head tensors: those of the head that can be read, and those of any other head.
-
-    `names` are current names.
+        names: current names (`current_names`) of all tensors.
+        layout: layout of the file, see `detect_layout`.
     """
     head = layout.head or ""
     readable = {head + source for source, _, _ in HEAD} if head else set()
@@ -288,18 +140,10 @@ def split_head_names(names: Iterable[str], layout: Layout) -> tuple[list[str], l
     )
 
 
-def refuse_model_type(model_type: str, path: str) -> None:
-    """Raise `UserError` if `model_type`, stated in the `config.json` at `path`, is not in `FAMILIES`."""
-    if model_type not in FAMILIES:
-        reasons = {name: reason for name, _, reason in UNSUPPORTED_MODELS}
-        reason = reasons.get(model_type, "it is another architecture")
-        raise UserError(
-            f"{path}: model_type is {model_type!r} ({reason}). Only {SUPPORTED} can be converted."
-        )
-
-
 def infer_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) -> dict[str, int]:
-    """Return the fields of a `config.json` that follow from tensor shapes: all but the number of heads.
+    """Return the fields of a `config.json` that follow from tensor shapes.
+
+    These are all fields but those that `convert.CONFIG_ONLY_FIELDS` lists.
 
     Args:
         tensors: tensors by their current names.
@@ -315,7 +159,8 @@ def infer_shape(tensors: Mapping[str, np.ndarray], layout: Layout, path: str) ->
             raise UserError(f"{path}: {name} is missing. The file is incomplete.")
         if tensors[name].ndim != rank:
             raise UserError(
-                f"{path}: {name} has shape {list(tensors[name].shape)}, expected rank {rank}."
+                f"{path}: {name} has shape {list(tensors[name].shape)}, expected rank {rank}. Use the "
+                "weights as the framework saved them."
             )
         return tensors[name].shape
 
@@ -378,7 +223,7 @@ def match_tensors(
         if tensor is None:
             report.errors.append(f"missing: {name}, for {target}")
             continue
-        expected = _torch_shape(targets[target].shape, target, slot)
+        expected = torch_shape(targets[target].shape, target, slot)
         if tensor.shape != expected:
             report.errors.append(
                 f"wrong shape: {name} is {list(tensor.shape)}, the model needs {list(expected)}"
@@ -408,49 +253,10 @@ def has_masked_lm_head(
     targets = flatten_dict(head, sep="/")
     return all(
         name in tensors
-        and tensors[name].shape == _torch_shape(targets[target].shape, target)
+        and tensors[name].shape == torch_shape(targets[target].shape, target)
         and tensors[name].dtype.kind in FLOATING_KINDS
         for name, target, _ in layout.family.masked_lm
     )
-
-
-def fill(report: Report, tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> Any:
-    """Return float32 parameters, filled as `report` says; freshly initialised ones are left out.
-
-    Args:
-        report: result of `match_tensors`, without errors.
-        tensors: tensors of the source by their current names.
-        abstract: see `match_tensors`.
-
-    Raises:
-        UserError: a float64 tensor has values beyond float32.
-    """
-    targets = flatten_dict(abstract, sep="/")
-    filled = _allocate({used.target: targets[used.target].shape for used in report.used})
-
-    def copy(used: UsedTensor) -> None:
-        view = _torch_view(filled[used.target], used.target, used.slot)
-        tensor = tensors[used.source]
-        step = COPY_ROWS if view.ndim == 2 else max(len(tensor), 1)
-        with np.errstate(over="ignore"):  # checked below
-            for row in range(0, len(tensor), step):
-                view[row : row + step] = tensor[row : row + step]
-        if tensor.dtype == np.float64 and not np.isfinite(view).all():
-            raise UserError(f"{used.source}: has values that are not finite in float32.")
-        release(tensor)
-
-    with ThreadPoolExecutor() as pool:  # NumPy releases the GIL while copying
-        list(pool.map(copy, report.used))
-    return unflatten_dict(filled, sep="/")
-
-
-def to_torch(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
-    """Return views of the parameters with PyTorch's names and shapes, the inverse of `fill`."""
-    arrays = {target: np.asarray(array) for target, array in flatten_dict(params, sep="/").items()}
-    return {
-        name: _torch_view(arrays[target], target, slot)
-        for name, target, slot in expand_rules(layout, arrays)
-    }
 
 
 def expand_rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
@@ -474,15 +280,7 @@ def expand_rules(layout: Layout, targets: Iterable[str]) -> Iterator[Rule]:
             yield source, "masked_lm/" + target, slot
 
 
-def _torch_view(array: np.ndarray, target: str, slot: int | None) -> np.ndarray:
-    """Return a view of the part of a target that one source tensor fills, in PyTorch's shape."""
-    if slot is not None:  # query, key and value share [D, 3, N, H] and [3, N, H]
-        array = array[:, slot] if target.endswith("kernel") else array[slot]
-    shape = _torch_shape(array.shape, target)
-    return array.reshape(shape[::-1]).T if target.endswith("kernel") else array.reshape(shape)
-
-
-def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -> tuple[int, ...]:
+def torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -> tuple[int, ...]:
     """Return PyTorch's shape of a target, or of one slot of it."""
     if slot is not None:
         shape = shape[:1] + shape[2:] if target.endswith("kernel") else shape[1:]
@@ -493,21 +291,3 @@ def _torch_shape(shape: tuple[int, ...], target: str, slot: int | None = None) -
     if target.endswith("bias"):
         return (math.prod(shape),)
     return shape
-
-
-def _allocate(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Return uninitialised float32 arrays of these shapes, in one block of memory.
-
-    Each array starts at a multiple of 64 bytes, so that jax on a CPU can use it without a copy. The block is an
-    anonymous memory map. NumPy would allocate huge pages, which a virtual machine may have to request from its
-    host; that took longer than copying the weights.
-    """
-    lengths = [-(-math.prod(shape) // 16) * 16 for shape in shapes.values()]
-    block = np.frombuffer(
-        mmap.mmap(-1, 4 * max(sum(lengths), 1), access=mmap.ACCESS_COPY), np.float32
-    )
-    offsets = [0, *accumulate(lengths)]
-    return {
-        target: block[offset : offset + math.prod(shape)].reshape(shape)
-        for (target, shape), offset in zip(shapes.items(), offsets, strict=False)
-    }

@@ -61,6 +61,16 @@ def test_latin_surfaces_only_match_whole_words() -> None:
     assert len(find_unlabelled_surfaces([*data, example("在AC米兰")])) == 1
 
 
+def test_only_scripts_with_spaces_have_whole_words() -> None:
+    thai = [example("ไทย", ("place", 0, 3)), example("ประเทศไทยสวย")]  # written without spaces
+    assert len(find_unlabelled_surfaces(thai)) == 1
+    korean = [example("서울", ("place", 0, 2)), example("남서울대")]  # another word
+    assert find_unlabelled_surfaces(korean) == []
+    assert len(find_unlabelled_surfaces([*korean, example("서울 시")])) == 1
+    hindi = [example("राम", ("name", 0, 3)), example("रामायण")]  # ends before a vowel sign
+    assert find_unlabelled_surfaces(hindi) == []
+
+
 def test_one_character_surfaces_are_skipped() -> None:
     assert find_unlabelled_surfaces([example("中", ("address", 0, 1)), example("中")]) == []
 

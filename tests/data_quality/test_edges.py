@@ -25,10 +25,20 @@ from flax_ner.data_quality.edges import (
         "Let’s",
         "《(a)[b]》「」",
         "＂中＂",
+        "'abc'",
+        "«abc»",
+        "‹a›",
+        "〖a〗",
+        "„abc“",
+        "„abc”",
+        "‚a‘",
+        '"中＂',
+        "Let's",
     ],
 )
 def test_balanced_marks_have_no_problem(surface: str) -> None:
     assert describe_unbalanced(surface) == ""
+    assert describe_edge_punctuation(surface) == ""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +54,10 @@ def test_balanced_marks_have_no_problem(surface: str) -> None:
         ("星际’", "’ is never opened"),
         ("《a》《b", "《 is never closed"),
         ("》", "》 is never opened"),
+        ("《（a》）", "》 closes （"),
+        ("'90s", "' is never closed"),
+        ("abc»", "» is never opened"),
+        ("“abc", "“ is never closed"),
     ],
 )
 def test_an_unmatched_mark_is_described(surface: str, expected: str) -> None:
@@ -85,6 +99,8 @@ def test_spaces_and_invisible_characters_at_the_edges(surface: str, expected: st
         ("*ST金泰", ""),
         ("C#", ""),
         ("保罗·艾伦", ""),
+        ("'90s", 'starts with "\'"'),
+        ("'abc'", ""),
     ],
 )
 def test_punctuation_at_the_edges(surface: str, expected: str) -> None:

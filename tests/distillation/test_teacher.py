@@ -15,7 +15,8 @@ from rich.console import Console
 
 from configs import cluener_scratch, demo, student
 from flax_ner import load
-from flax_ner.config import check_config, with_fallbacks
+from flax_ner.config import with_fallbacks
+from flax_ner.config_checks import check_config
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.distillation.teacher import compute_teacher_probs

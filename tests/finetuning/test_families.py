@@ -22,9 +22,9 @@ from flax_ner.pretraining.masked_lm import MaskedLM
 from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tokenizer import Tokenizer, WordPieceTokenizer
 from flax_ner.text.vocab import build_vocab
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.open_model import open_model
 from tests.subwords import bpe_tokenizer, unigram_tokenizer
 from tests.weights.helpers import assert_same
 
@@ -139,7 +139,7 @@ def test_a_subword_encoder_gets_characters_if_they_suit_the_data(tmp_path: Path)
     unknown = task.batcher.tokens.ids == task.tokenizer.unknown_id
     share = 1 - unknown.sum() / (len(unknown) - 2 * len(task.batcher.tokens.lengths))
     assert f"has {share:.2%} of the" in coverage
-    assert any("was trained on subword tokens" in note for note in task.notes)
+    assert any("was trained with tokenizer.kind=subword" in note for note in task.notes)
 
 
 def test_settings_that_contradict_a_tokenizer_json_are_rejected(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from flax_ner import load
-from flax_ner.config import check_config, default_config
+from flax_ner.config import default_config
+from flax_ner.config_checks import check_config
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
 from flax_ner.weights.model_dir import load_model

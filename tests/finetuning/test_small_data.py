@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import cluener_scratch
-from flax_ner.config import check_config
+from flax_ner.config_checks import check_config
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.evaluation.metrics import Scores

@@ -154,13 +154,13 @@ def test_the_tokenizer_is_that_of_a_tagger_unless_set(tmp_path: Path) -> None:
         encoder.tokenizer = kind
         save_model(tmp_path / f"encoder_{kind}", encoder)
         assert read_task_data(config(tmp_path / f"encoder_{kind}")).tokenizer.kind == "char"
-    message = "was trained on wordpiece tokens, .*--config.tokenizer.kind=wordpiece"
+    message = "was trained with tokenizer.kind=wordpiece, .*--config.tokenizer.kind=wordpiece"
     for name in ("wordpiece", "encoder_wordpiece"):
         task = read_task_data(config(tmp_path / name, tokenizer__kind="char"))
         # An encoder without word pieces gets a character tokenizer anyway.
         assert any(re.search(message, note) for note in task.notes) is (name == "wordpiece")
         task = read_task_data(config(tmp_path / name, tokenizer__kind="wordpiece"))
-        assert not any("was trained on" in note for note in task.notes)
+        assert not any("was trained with" in note for note in task.notes)
         assert trained_model(task, {}).tokenizer == "wordpiece"
 
 

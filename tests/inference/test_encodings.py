@@ -13,7 +13,7 @@ from flax_ner.data.files import read_rows
 from flax_ner.data.formats import read_examples, read_texts
 from flax_ner.errors import UserError
 from flax_ner.text.vocab import read_vocab
-from flax_ner.weights.convert import read_labels
+from flax_ner.weights.head_labels import read_labels
 
 needs_iconv = pytest.mark.skipif(shutil.which("iconv") is None, reason="iconv is not installed")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flax_ner import Tagger, load
-from flax_ner.config import check_config, default_config
+from flax_ner.config import default_config
+from flax_ner.config_checks import check_config
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
 from flax_ner.inference.label_errors import find_label_errors

@@ -26,9 +26,9 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import abstract_params
 from flax_ner.text.examples import Example
 from flax_ner.text.vocab import build_vocab, write_vocab
-from flax_ner.weights.convert import open_model
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.open_model import open_model
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")

@@ -19,9 +19,11 @@ from flax_ner.text.labels import LabelSet
 from flax_ner.text.subword import SubwordTokenizer, roberta_definition
 from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
+from flax_ner.weights.layouts import HF_LAYOUTS
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
-from flax_ner.weights.names import HF_LAYOUTS, fill, match_tensors
+from flax_ner.weights.names import match_tensors
 from flax_ner.weights.source import open_source
+from flax_ner.weights.tensor_copy import fill
 from tests.subwords import byte_level_bpe, unigram, word_pieces
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,9 @@ from flax.traverse_util import flatten_dict
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.losses import cross_entropy
 from flax_ner.model.tagging_model import abstract_params, apply
-from flax_ner.weights.names import TAGGER, fill, match_tensors
+from flax_ner.weights.layouts import TAGGER
+from flax_ner.weights.names import match_tensors
+from flax_ner.weights.tensor_copy import fill
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -20,8 +20,9 @@ from flax_ner.training.mesh import make_mesh, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_run_steps, make_step
 from flax_ner.weights.convert import convert
-from flax_ner.weights.names import MMOCR, to_torch
+from flax_ner.weights.layouts import MMOCR
 from flax_ner.weights.source import open_source
+from flax_ner.weights.tensor_copy import to_torch
 
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0,

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from flax_ner import Tagger, load
-from flax_ner.data.cluener import read_cluener
+from flax_ner.data.cluener import CATEGORIES, read_cluener
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS, read_vocab
-from flax_ner.weights.convert import CLUENER, convert
+from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir
 from flax_ner.weights.source import open_source
@@ -165,7 +165,7 @@ def tagger_of(model: ModelDir) -> Tagger:
     return Tagger(model.config, model.params, tokenizer, model.labels, model.max_length)
 
 
-@pytest.mark.parametrize("labels", [LabelSet(CLUENER), LabelSet.mmocr(CLUENER)])
+@pytest.mark.parametrize("labels", [LabelSet(CATEGORIES), LabelSet.mmocr(CATEGORIES)])
 def test_transformers_loads_the_complete_export(tmp_path: Path, labels: LabelSet) -> None:
     vocab = write_vocab_of(tmp_path, 300)
     export(make_ours(vocab, labels), tmp_path / "hf", "hf")
@@ -195,7 +195,7 @@ TEXTS = ["NBA 2008年İ中国\n", "", " ", "e\u0301É😀👨\u200d👩", "ΑΣ 
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_tokenizers_agree(cluener: Path, tmp_path: Path, lower_case: bool) -> None:
     vocab = read_vocab(cluener / "vocab.txt")
-    export(make_ours(vocab, LabelSet(CLUENER), lower_case), tmp_path / "hf", "hf")
+    export(make_ours(vocab, LabelSet(CATEGORIES), lower_case), tmp_path / "hf", "hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     texts = [example.text for example in read_cluener(cluener / "dev.json")] + TEXTS[:-1]
     actual = tokenizer(texts, return_offsets_mapping=True)
@@ -209,7 +209,7 @@ def test_tokenizers_agree(cluener: Path, tmp_path: Path, lower_case: bool) -> No
 
 def test_pipeline_entities_agree(cluener: Path, tmp_path: Path) -> None:
     """The pipeline agrees with `lenient`. Our default `strict` drops entities that start with I-."""
-    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CATEGORIES))
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
         "token-classification", str(tmp_path / "hf"), aggregation_strategy="simple"
@@ -297,7 +297,7 @@ def test_wordpieces_agree(cluener: Path, tmp_path: Path) -> None:
     vocab = read_vocab(cluener / "vocab.txt")
     texts = [example.text for example in read_cluener(cluener / "dev.json")] + TEXTS[:-1]
     for lower_case in (True, False):
-        model = make_ours(vocab, LabelSet(CLUENER), lower_case)
+        model = make_ours(vocab, LabelSet(CATEGORIES), lower_case)
         model.tokenizer = "wordpiece"
         export(model, tmp_path / f"hf_{lower_case}", "hf")
         expected = WordPieceTokenizer(vocab, lower_case).encode_batch(texts)
@@ -311,7 +311,7 @@ def test_wordpieces_agree(cluener: Path, tmp_path: Path) -> None:
 
 
 def test_pipeline_words_agree(cluener: Path, tmp_path: Path) -> None:
-    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CATEGORIES))
     model.tokenizer = "wordpiece"
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
@@ -333,7 +333,7 @@ def test_pipeline_words_agree(cluener: Path, tmp_path: Path) -> None:
 
 def test_scores_of_one_token_entities_agree(cluener: Path, tmp_path: Path) -> None:
     """For one token, the pipeline's mean of probabilities equals our product."""
-    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CLUENER))
+    model = make_ours(read_vocab(cluener / "vocab.txt"), LabelSet(CATEGORIES))
     export(model, tmp_path / "hf", "hf")
     pipeline = transformers.pipeline(
         "token-classification", str(tmp_path / "hf"), aggregation_strategy="simple"

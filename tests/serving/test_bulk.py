@@ -32,11 +32,23 @@ def test_workers_share_the_resources_of_the_machines() -> None:
     assert plan_workers([{"CPU": 5.0}], 2) == (2, {"num_cpus": 2})
     assert plan_workers([{"CPU": 8.0}, {"CPU": 8.0}, {"CPU": 0.0}], None) == (2, {"num_cpus": 8})
     assert plan_workers([{"CPU": 8.0}, {"CPU": 4.0}], 4) == (4, {"num_cpus": 2})
+    # All machines have work, unless one is too small to matter.
+    assert plan_workers([{"CPU": 4.0}, {"CPU": 16.0}], None) == (5, {"num_cpus": 4})
+    assert plan_workers([{"CPU": 1.0}, {"CPU": 64.0}], None) == (1, {"num_cpus": 64})
+    assert plan_workers([{"CPU": 0.0}], None) == (0, {"num_cpus": 0})
     assert plan_workers([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], None) == (4, {"num_gpus": 1})
     with pytest.raises(UserError, match="--workers 3: there are 2 cores"):
         plan_workers([{"CPU": 2.0}], 3)
     with pytest.raises(UserError, match="--workers 3: there are 2 GPUs"):
         plan_workers([{"CPU": 64.0, "GPU": 2.0}], 3)
+
+
+def test_files_with_special_names_are_shards_only_if_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_b.jsonl", ".c.jsonl", "_SUCCESS", ".DS_Store", "notes.txt"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    with pytest.warns(UserWarning, match=r"not shards: \.c\.jsonl, _b\.jsonl, notes\.txt$"):
+        assert [path.name for path in bulk._list_shards(tmp_path)] == ["a.jsonl"]
+    assert bulk._list_shards(tmp_path / "_b.jsonl") == [tmp_path.resolve() / "_b.jsonl"]
 
 
 @pytest.fixture
@@ -173,7 +185,7 @@ def test_a_shard_that_kills_its_workers_is_reported(model: str, tmp_path: Path) 
     for i in range(3):
         (out / f".0.jsonl.{i}.part").touch()
     answer = worker({"source": [str(source / "0.jsonl")], "target": [str(out / "0.jsonl")]})
-    assert "0.jsonl: 3 workers died at this shard" in answer["error"][0]
+    assert "0.jsonl: 3 workers died while tagging this shard" in answer["error"][0]
     tag_files(model, str(source), str(out))  # the next job tries again and removes the part files
     assert not list(out.glob("*.part"))
 

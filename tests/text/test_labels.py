@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from seqeval.scheme import IOB2, IOBES, Entities
 
 from flax_ner.data.cluener import read_cluener
 from flax_ner.errors import UserError
-from flax_ner.text.labels import LabelSet
+from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.overlaps import count_overlaps, drop_overlaps
 from tests.text.helpers import CATEGORIES, entities, random_tags, tag_names
 
@@ -403,6 +404,31 @@ def test_adjacent_io_tags_are_one_entity(names: str, convention: str) -> None:
     kinds = [names.split().index(tag) for tag in names.split() if tag != "X"]
     assert labels.allowed_transitions()[np.ix_(kinds, kinds)].all()
     assert sorted(set(labels.bio_names())) == ["I-LOC", "I-PER", "O"]
+
+
+@given(gold=ENTITIES)
+def test_bio_names_keep_the_entities_of_well_formed_sequences(
+    gold: list[tuple[str, int, int]],
+) -> None:
+    labels = LabelSet(["a", "b"], "bioes")
+    kept = sorted(drop_overlaps(gold)[0], key=lambda e: e[1])
+    names = [labels.bio_names()[tag] for tag in labels.encode(kept, 10)]
+    assert decode_names(LabelSet(["a", "b"]), " ".join(names), "strict") == kept
+
+
+def test_span_labels_have_no_names_of_tags() -> None:
+    labels = SpanLabels(["a", "b"])
+    for names in (labels.bio_names, labels.standard_names):
+        with pytest.raises(UserError, match="has no tags"):
+            names()
+
+
+@pytest.mark.parametrize(
+    "row", [{}, [], {"scheme": "bio"}, {"categories": ["a"]}, {"scheme": "span"}, None]
+)
+def test_an_incomplete_object_is_reported(row: Any) -> None:
+    with pytest.raises(UserError, match=r'^labels: expected \{"names"'):
+        LabelSet.from_json(row)
 
 
 def test_io_tag_names() -> None:

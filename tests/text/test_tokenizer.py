@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from flax_ner.data.cluener import read_cluener
 from flax_ner.errors import UserError
 from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.tokenizer_kinds import build_tokenizer
 from flax_ner.text.vocab import (
     SPECIAL_TOKENS,
     build_vocab,
@@ -216,3 +217,8 @@ def test_character_ids_equal_encode(lower_case: bool) -> None:
     all_characters = "".join(map(chr, range(sys.maxunicode + 1)))
     for text in ("", "ΑΣ ẞ\ud83d\ude00İ\n", all_characters, "ab" + all_characters[::-1]):
         assert tokenizer.character_ids(text).tolist() == tokenizer.encode(text).ids[1:-1]
+
+
+def test_an_unknown_kind_raises() -> None:
+    with pytest.raises(ValueError, match=r"'bpe' is unknown\. Choose one of char, wordpiece"):
+        build_tokenizer("bpe", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lower_case=True)

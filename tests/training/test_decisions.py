@@ -84,7 +84,7 @@ def test_without_weights_the_defaults_are_used() -> None:
 def test_a_field_that_contradicts_the_weights_is_reported_with_both_values() -> None:
     with pytest.raises(
         UserError,
-        match=r"model\.hidden_act is gelu_new, but the weights have gelu\. Remove the field",
+        match=r"model\.hidden_act is gelu_new, but the weights have gelu\. Remove the setting",
     ):
         resolved(weights(), model__hidden_act="gelu_new")
     assert resolved(weights(), model__hidden_act="gelu", model__hidden_size=64)
@@ -114,7 +114,9 @@ def test_dropout_is_the_set_value_or_that_of_the_weights() -> None:
 
 def test_a_set_max_length_above_the_number_of_positions_is_rejected() -> None:
     assert resolved(weights(), data__max_length=64).data.max_length == 64
-    with pytest.raises(UserError, match=r"max_length: 128, but .*embeddings is 100\. Lower the"):
+    with pytest.raises(
+        UserError, match=r"max_length: 128, but .*embeddings is 100\. Lower data\.max_length\."
+    ):
         resolved(weights(), data__max_length=128)
     long = weights(max_position_embeddings=512)
     assert resolved(long).data.max_length == 128

@@ -36,8 +36,18 @@ def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
         assert metrics.best() == -1
 
 
-def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path) -> None:
-    write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', '{"step": 2, "spl', "")
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 2, "spl',
+        "3",
+        '{"step": "a", "split": "train", "seconds": 1}',
+        '{"step": 2, "split": "train", "seconds": null}',
+        '{"step": 2, "split": "dev", "seconds": 1, "f1": "high"}',
+    ],
+)
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str) -> None:
+    write_lines(tmp_path, '{"step": 1, "split": "train", "seconds": 1}', line, "")
     with pytest.raises(UserError, match=r"metrics.jsonl:2: not a line of metrics"):
         MetricsFile(tmp_path, 9, tensorboard=False)
 
@@ -68,7 +78,7 @@ def test_a_missing_tensorboardx_is_reported(
 def test_the_bar_shows_epoch_model_devices_and_times_in_80_columns(
     tmp_path: Path, steps: tuple[int, int, int]
 ) -> None:
-    done, total, _ = steps
+    done, total, per_epoch = steps
     before = 3725.0 if done else 0.0  # seconds of the interrupted part of the run
     if done:
         row = {"step": done, "split": "train", "seconds": before}
@@ -76,7 +86,16 @@ def test_the_bar_shows_epoch_model_devices_and_times_in_80_columns(
     console = Console(file=StringIO(), width=80)
     with MetricsFile(tmp_path, done, tensorboard=False) as metrics, progress_bar(console) as bar:
         description = "12 layers x 768, 102.3M parameters, on 2 CPU devices"
-        log = RunLog(metrics, bar, steps, (1000.0, "sentences"), description)
+        log = RunLog(
+            metrics,
+            bar,
+            done=done,
+            total=total,
+            per_epoch=per_epoch,
+            units_per_step=1000.0,
+            unit="sentences",
+            description=description,
+        )
         metrics_row = {
             "step": 15,
             "updates": 15 - done,

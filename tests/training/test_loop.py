@@ -20,6 +20,8 @@ from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
+from flax_ner.training.loop import _how_to_use_less_memory
+from flax_ner.training.mesh import make_mesh
 from flax_ner.weights.model_dir import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,6 +195,8 @@ import jax
 from configs.demo import get_config
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
+from flax_ner.training.loop import _how_to_use_less_memory
+from flax_ner.training.mesh import make_mesh
 from tests.training.test_loop import small
 
 config = small(get_config(), data__batch_size=8192)
@@ -264,4 +268,37 @@ def test_a_compiled_dispatch_is_profiled(tmp_path: Path) -> None:
 
 def test_a_missing_profile_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(small(demo.get_config(), profile=True, train__steps=2), tmp_path / "run")
-    assert "No profile: every dispatch was compiled" in capsys.readouterr().out
+    # Repeating the command in the same work directory would find no step left.
+    advice = "every dispatch was compiled. Lower train.steps_per_dispatch and set a new --workdir."
+    assert f"No profile: {advice}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "included", "excluded"),
+    [
+        (
+            {},
+            [
+                "gradient_accumulation_steps=2,",
+                "remat=True and model.scan_layers=True",
+                "size (now 8)",
+            ],
+            [],
+        ),
+        (
+            {"train.gradient_accumulation_steps": 2, "model.scan_layers": True},
+            ["gradient_accumulation_steps=4 (now 2)", "remat=True,"],
+            ["scan_layers"],
+        ),
+        ({"data.batch_size": 1}, ["mesh.fsdp"], ["batch_size", "gradient_accumulation"]),
+        ({"model.remat": True}, ["scan_layers=True"], ["model.remat=True"]),
+    ],
+)
+def test_out_of_memory_advice_names_options_that_help(
+    changes: dict[str, Any], included: list[str], excluded: list[str]
+) -> None:
+    config = small(demo.get_config())
+    config.update_from_flattened_dict(changes)
+    advice = _how_to_use_less_memory(config, make_mesh(1, 1, config.data.batch_size))
+    assert all(words in advice for words in included), advice
+    assert not any(words in advice for words in excluded), advice

@@ -10,12 +10,14 @@ import pytest
 
 import flax_ner
 from convert.torch_to_flax import main
+from flax_ner.data.cluener import CATEGORIES
 from flax_ner.errors import UserError
 from flax_ner.text.labels import LabelSet
 from flax_ner.weights.conversion_report import Report
-from flax_ner.weights.convert import CLUENER, convert, open_model
+from flax_ner.weights.convert import convert
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.open_model import open_model
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source, read_json
 from tests.weights.helpers import (
@@ -53,7 +55,7 @@ def test_a_trained_checkpoint_converts_completely(
         name: value for name, value in stated.items() if name not in ("categories", "id2label")
     }
     assert model.labels is not None
-    assert (model.labels.scheme, model.labels.categories) == ("mmocr", CLUENER)
+    assert (model.labels.scheme, model.labels.categories) == ("mmocr", CATEGORIES)
     assert len(model.vocab) == 21128
     assert model.max_length == 512
     assert (len(report.used), len(report.ignored), len(report.fresh)) == (39, 2, 0)

@@ -11,7 +11,8 @@ import flax_ner
 from convert.torch_to_flax import main
 from flax_ner.errors import UserError
 from flax_ner.text.labels import LabelSet
-from flax_ner.weights.convert import convert, read_labels
+from flax_ner.weights.convert import convert
+from flax_ner.weights.head_labels import read_labels
 from flax_ner.weights.model_dir import load_model
 from flax_ner.weights.source import open_source
 from tests.weights.helpers import (
@@ -148,12 +149,27 @@ def test_a_label_that_is_not_a_string_is_reported(tmp_path: Path) -> None:
         read_labels(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"scheme": "bio"}', '{"categories": ["a"]}'])
-def test_an_invalid_labels_file_is_reported(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "labels: expected "),
+        ('{"scheme": "bio"}', "labels: expected "),
+        ('{"categories": ["a"]}', "labels: expected "),
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        (
+            "O\nB-a\nI-a\n",
+            "is not valid JSON. If it has one tag per line, rename it to labels.txt.",
+        ),
+    ],
+)
+def test_an_invalid_labels_file_is_reported(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "labels.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=re.escape(f"{path}: expected ")):
+    with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
         read_labels(path)
+    if "rename" in message:
+        assert read_labels(path.rename(tmp_path / "labels.txt")).categories == ("a",)
 
 
 def test_invalid_tags_are_reported_with_their_file(tmp_path: Path) -> None:

@@ -10,17 +10,9 @@ from flax.traverse_util import flatten_dict
 from flax_ner.errors import UserError
 from flax_ner.model.tagging_model import abstract_params
 from flax_ner.weights.conversion_report import Report
-from flax_ner.weights.names import (
-    LAYOUTS,
-    MMOCR,
-    Layout,
-    current_names,
-    detect_layout,
-    fill,
-    infer_shape,
-    match_tensors,
-    to_torch,
-)
+from flax_ner.weights.layouts import LAYOUTS, MMOCR, Layout, detect_layout
+from flax_ner.weights.names import current_names, infer_shape, match_tensors
+from flax_ner.weights.tensor_copy import fill, to_torch
 from tests.weights.helpers import CONFIG, PRETRAINED, TRAINED, old_name, tiny_state_dict
 
 ABSTRACT = abstract_params(CONFIG)

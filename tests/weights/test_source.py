@@ -12,7 +12,8 @@ import pytest
 from flax_ner.errors import UserError
 from flax_ner.model.tagging_model import Params
 from flax_ner.text.tokenizer import CharTokenizer
-from flax_ner.weights.convert import convert, open_model
+from flax_ner.weights.convert import convert
+from flax_ner.weights.open_model import open_model
 from flax_ner.weights.safetensors_files import write_safetensors
 from flax_ner.weights.source import open_source
 from flax_ner.weights.torch_writer import write_torch_file

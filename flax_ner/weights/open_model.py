@@ -1,0 +1,53 @@
+"""Open a model from a model directory, from weights of another framework, or from the Hugging Face hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax_ner.weights.conversion_report import Report
+from flax_ner.weights.convert import HeadPolicy, convert
+from flax_ner.weights.hub import resolve
+from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
+from flax_ner.weights.source import SUFFIXES, holds_weights, open_source
+
+
+def open_model(
+    path: str | Path,
+    field: str,
+    vocab: str = "",
+    defaults: Mapping[str, Any] | None = None,
+    head: HeadPolicy = "keep",
+) -> tuple[ModelDir, Report | None]:
+    """Load a model from a model directory, from PyTorch weights, or from a repository with either.
+
+    Args:
+        path: directory, file, or repository `owner/name[@revision]` on the Hugging Face hub.
+        field: option or argument that holds `path`, for messages.
+        vocab: see `open_source`; ignored for a model directory.
+        defaults, head: see `convert`; ignored for a model directory.
+
+    Returns:
+        The model, and the conversion report; the report of a model directory is None.
+
+    Raises:
+        UserError: there is no such model, or it cannot be read or converted.
+    """
+    local = resolve(path, field)
+    if is_native(local):
+        return load_model(local), None
+    return convert(open_source(local, vocab or None), None, defaults, head)
+
+
+def is_native(path: Path) -> bool:
+    """Return whether to read a path as a model directory.
+
+    True also for a folder without weights, so that the error says which files are missing.
+    """
+    return is_model_dir(path) or (path.is_dir() and not holds_weights(path))
+
+
+def is_model(path: Path) -> bool:
+    """Return whether a path looks like a model: a model directory, or weights in a file or folder."""
+    if path.is_dir():
+        return is_model_dir(path) or holds_weights(path)
+    return path.is_file() and path.suffix in SUFFIXES
