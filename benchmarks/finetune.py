@@ -56,7 +56,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_ner.data.conll import split_columns
+from flax_ner.data.columns import split_columns
 from flax_ner.data.formats import read_examples
 from flax_ner.data.tagged import join_tokens
 

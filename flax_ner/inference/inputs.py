@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flax_ner.data.detection import detect_format, format_by_name
-from flax_ner.data.files import read_objects, stream_rows
 from flax_ner.data.formats import READERS, read_examples
+from flax_ner.data.json_rows import read_objects, stream_rows
 from flax_ner.errors import UserError
 from flax_ner.inference.outputs import ENTITIES_FIELD
 from flax_ner.text.utf8 import STDIN, stream_lines
