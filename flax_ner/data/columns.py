@@ -114,7 +114,7 @@ def looks_like_columns(lines: Sequence[str]) -> bool:
         return False
     if any(len(row) > 1 and any(map(is_prefixed_tag, row[1:])) for row in rows):
         return True
-    return all(len(row) > 1 and row[-1] in OUTSIDE for row in rows)
+    return sum(len(row) > 1 and row[-1] == "O" for row in rows) * 2 > len(rows)
 
 
 def looks_like_io(lines: Sequence[str]) -> bool:
@@ -361,7 +361,7 @@ def _csv_sentences(
 
 
 def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
-    """Yield the sentences of rows that hold one sentence each, joined by a separator; or the sentence itself."""
+    """Yield the sentences of rows that hold one each, tokens joined by a separator; or the sentence itself."""
     rows = [row for row in sentence.rows if len(row) == layout.width]
     separator = next(
         (

@@ -1,6 +1,7 @@
 """Detect the format of a data file from its content."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from flax_ner.data.brat import TEXT_BOUND
 from flax_ner.data.columns import DOCUMENT_BOUNDARY, find_header, looks_like_columns, looks_like_io
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
-from flax_ner.data.json_rows import json_object, json_records
+from flax_ner.data.json_rows import is_pair, json_records, json_value
 from flax_ner.data.spans import format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.token_rows import find_token_fields
@@ -17,6 +18,7 @@ from flax_ner.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 COLUMN_SUFFIXES = (".conll", ".bio", ".bios", ".bioes", ".bmes", ".iob", ".iob2", ".csv", ".tsv")
+_JSON_START = re.compile(r"\s*(\[\s*([\[{\"\]]|$)|\{\s*([\"}]|$))")
 SAMPLE_LINES = 50  # to distinguish columns, JSON and plain text
 SAMPLE_ROWS = 1000  # to distinguish the JSON formats
 
@@ -53,8 +55,9 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
         return "conll"
     if any(TEXT_BOUND.fullmatch(row) for row in sample):
         return "brat"
-    braces = sum(row.lstrip().startswith("{") for row in sample)
-    if sample[0].lstrip()[:1] in ("[", "{") or braces * 2 > len(sample):
+    if _JSON_START.match(sample[0]) or sum(map(bool, map(_JSON_START.match, sample))) * 2 > len(
+        sample
+    ):
         return _json_format(file)
     if path.suffix == ".txt" and path.with_suffix(".ann").is_file():
         return "brat"
@@ -92,9 +95,12 @@ def _json_format(file: DataFile) -> str | None:
             if number == SAMPLE_ROWS:
                 break
             try:
-                row = json_object(record, source, "")
+                value = json_value(record, source)
             except UserError:
                 continue
+            if isinstance(value, list) and is_pair(value):
+                formats["spacy"] += 1
+            row = value if isinstance(value, dict) else {}
             name = format_of_row(row)
             formats.update([name] if name else [])
             has_text = has_text or any(isinstance(row.get(field), str) for field in TEXT_FIELDS)

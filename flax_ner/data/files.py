@@ -116,7 +116,7 @@ class DataFile:
                     if example is not None:
                         examples.append(example)
         if self.skipped is not None:
-            self.skipped += errors
+            self.skipped.extend(errors)
         if not examples:
             details = (
                 f" {len(errors)} {name} cannot be read; first error: {errors[0]}" if errors else ""

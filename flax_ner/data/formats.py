@@ -27,7 +27,7 @@ from flax_ner.data.token_rows import read_token_rows, write_token_rows
 from flax_ner.durable import replace_file
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
-from flax_ner.text.utf8 import Line, decode_line, read_text_lines
+from flax_ner.text.utf8 import Line, decode_line, read_lines, read_text_lines
 
 Reader = Callable[[DataFile], tuple[list[Example], str]]
 Writer = Callable[[Path, Sequence[Example], ConversionWarnings], None]
@@ -101,12 +101,14 @@ def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
             f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann, or files of "
             "save_to_disk."
         )
+    for number, line in enumerate(read_lines(path, options.encoding), 1):
+        decode_line(line, f"{path}:{number}")  # the encoding may be the reason
     start = describe_start(path, options.encoding)
     if start == "nothing":
         return UserError(f"{path}: contains no examples. The file is empty.")
     return UserError(
-        f"{path}: its format is unknown. It starts with {start}. docs/your_data.md shows every form that can be "
-        "read. --from (data.format) names the format of a damaged file."
+        f"{path}: its format is unknown. It starts with {start}. docs/your_data.md shows every form that can "
+        "be read. --from (data.format) names the format of a damaged file."
     )
 
 

@@ -189,12 +189,12 @@ def _is_list_of_records(value: Any) -> bool:
     def is_record(item: Any) -> bool:
         if isinstance(item, dict):
             return any(isinstance(v, str | dict) for v in item.values()) and not parse_span(item)
-        return isinstance(item, list) and _is_pair(item)
+        return isinstance(item, list) and is_pair(item)
 
     return isinstance(value, list) and bool(value) and all(map(is_record, value))
 
 
-def _is_pair(value: list[Any]) -> bool:
+def is_pair(value: list[Any]) -> bool:
     """Return whether a list is spaCy's `[text, {"entities": [...]}]`."""
     return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict)
 
@@ -202,7 +202,7 @@ def _is_pair(value: list[Any]) -> bool:
 def _unwrap(value: Any, path: Path) -> list[Any]:
     """Return the records of an array, or of an object that holds records."""
     if isinstance(value, list):
-        return [value] if _is_pair(value) else value
+        return [value] if is_pair(value) else value
     if not _is_container(value):
         return [value]
     lists = {key: v for key, v in value.items() if _is_list_of_records(v)}
@@ -214,18 +214,27 @@ def _unwrap(value: Any, path: Path) -> list[Any]:
     return next(iter(lists.values())) if lists else list(value.values())
 
 
-def json_object(record: Line | ParsedValue, source: str, form: str) -> dict[str, Any]:
-    """Return the object of a record of `json_records`. A pair `[text, {...}]` becomes one object.
+def json_value(record: Line | ParsedValue, source: str) -> Any:
+    """Return the value of a record of `json_records`.
+
+    Raises:
+        UserError: the record is a line that is not JSON.
+    """
+    if isinstance(record, ParsedValue):
+        return record.value
+    return parse_json(decode_line(record, source), source)
+
+
+def json_object(
+    record: Line | ParsedValue, source: str, form: str, pairs: bool = False
+) -> dict[str, Any]:
+    """Return the object of a record of `json_records`. With `pairs`, `[text, {...}]` becomes one object.
 
     Raises:
         UserError: the record is not an object; the message shows the expected `form`.
     """
-    row = (
-        record.value
-        if isinstance(record, ParsedValue)
-        else parse_json(decode_line(record, source), source)
-    )
-    if isinstance(row, list) and _is_pair(row):
+    row = json_value(record, source)
+    if pairs and isinstance(row, list) and is_pair(row):
         row = {"text": row[0], **row[1]}
     if not isinstance(row, dict):
         raise UserError(f"{source}: not a JSON object. Expected {form}.")

@@ -1,8 +1,8 @@
 """Read JSON in which each item has a text and a list of labelled spans, whatever its fields are called.
 
-`{"text": ..., "label": [[start, end, category], ...]}` of doccano is one example; `SPAN_FORMATS` lists the others
-that are recognised by name. Where spans repeat their text, this decides whether `end` is inclusive and what
-offsets count. Elsewhere the rule of the format holds. `field_names` has the names that are understood.
+`{"text": ..., "label": [[start, end, category], ...]}` of doccano is one example; `SPAN_FORMATS` lists those
+that have a name, and `field_names` the field names that are understood. Where spans repeat their text, this
+decides whether `end` is inclusive and what offsets count. Elsewhere the rule of the format holds.
 """
 
 import re
@@ -65,7 +65,8 @@ SPAN_FORMATS = {
     ),
     "cmeee": SpanFormat(
         "CMeEE JSON", frozenset({"start_idx", "end_idx"}), "inclusive",
-        '[{"text": "彭小军在台湾", "entities": [{"start_idx": 0, "end_idx": 2, "type": "name", "entity": "彭小军"}]}]',
+        '[{"text": "彭小军在台湾", '
+        '"entities": [{"start_idx": 0, "end_idx": 2, "type": "name", "entity": "彭小军"}]}]',
     ),
     "ccks": SpanFormat(
         "CCKS JSONL", frozenset({"originalText", "label_type", "start_pos"}), "exclusive",
@@ -73,7 +74,8 @@ SPAN_FORMATS = {
     ),
     "uie": SpanFormat(
         "PaddleNLP UIE JSONL", frozenset({"result_list"}), "exclusive",
-        '{"content": "彭小军在台湾", "prompt": "name", "result_list": [{"text": "彭小军", "start": 0, "end": 3}]}',
+        '{"content": "彭小军在台湾", "prompt": "name", '
+        '"result_list": [{"text": "彭小军", "start": 0, "end": 3}]}',
     ),
     "spacy": SpanFormat(
         "spaCy training pairs", frozenset(), "exclusive",
@@ -123,7 +125,7 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]
     end = file.options.end or _detect_end(file, SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
-        row = json_object(record, source, FORM)
+        row = json_object(record, source, FORM, pairs=True)
         if row.get("answer") in ("reject", "ignore"):  # of Prodigy
             file.warnings.add(f"texts with the answer {row['answer']!r}, left out", source)
             return None
@@ -198,8 +200,8 @@ def parse_row(row: dict[str, Any], source: str) -> _Row:
     for span in spans or ():
         if type(span.type) is int:
             raise UserError(
-                f"{source}: the categories in {name!r} are numbers, such as {span.type}. Replace them by names, "
-                "or export the data again with names."
+                f"{source}: the categories in {name!r} are numbers, such as {span.type}. Replace them by "
+                "names, or export the data again with names."
             )
     for field in _BOOKKEEPING & rest.keys():
         del rest[field]
@@ -219,7 +221,7 @@ def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | No
     }
     if len(found) > 1:
         raise UserError(
-            f"{source}: there are spans in {' and in '.join(map(repr, found))}. Keep the field that counts, and "
+            f"{source}: there are spans in {' and in '.join(map(repr, found))}. Keep the right field, and "
             "delete the other."
         )
     named = [name for name in SPAN_FIELDS if name in row and row[name] is not None]
@@ -298,7 +300,7 @@ def _detect_end(file: DataFile, default: str) -> str:
     inclusive = exclusive = 0
     for source, record in islice(json_records(file, "row"), SAMPLE_ROWS):
         try:
-            text, spans, _ = parse_row(json_object(record, source, FORM), source)
+            text, spans, _ = parse_row(json_object(record, source, FORM, pairs=True), source)
         except UserError:
             continue  # the reader reports it
         shown = [span for span in spans or () if span.surface is not None]

@@ -1,7 +1,6 @@
-"""Inputs that people have, made after public bug reports: each is read as a person would, or refused by name."""
+"""Inputs that people have, made after public bug reports: each is read correctly, or refused by name."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest

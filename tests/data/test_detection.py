@@ -16,6 +16,11 @@ FILES = {
     "doccano": ('{"text": "ab", "label": [[0, 1, "x"]]}', "doccano"),
     "doccano, relations": ('{"text": "ab", "entities": [], "relations": []}', "doccano"),
     "Label Studio": ('[{"id": 1, "data": {"text": "a"}, "annotations": []}]', "label_studio"),
+    "Prodigy": ('{"text": "a", "spans": [{"start": 0, "end": 1, "label": "x"}], "answer": "accept"}', "prodigy"),
+    "CMeEE": ('[{"text": "a", "entities": [{"start_idx": 0, "end_idx": 0, "type": "x", "entity": "a"}]}]', "cmeee"),
+    "spaCy": ('[["a", {"entities": [[0, 1, "x"]]}]]', "spacy"),
+    "a header": ("word,tag\nEU,B-ORG\n", "conll"),
+    "categories": ("EU ORG\nrejects O\nGerman O\ncall O\n", "conll"),
     "JSON-MIN": ('[{"text": "a", "label": [{"start": 0, "end": 1, "labels": ["x"]}]}]', "label_studio"),
     "tokens": ('{"tokens": ["a"], "ner_tags": ["O"]}', "tokens"),
     "tokens, array": ('[\n{"tokens": ["a"],\n"ner_tags": ["O"]}]', "tokens"),
@@ -53,8 +58,9 @@ def test_detects_brat_folder_and_text_with_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("", r"data:? ?.*contains no examples\. Expected one JSON object per line"),
-        ("no example", r"data:1: not JSON"),
+        ("", r"data: contains no examples\. The file is empty"),
+        ("no example", r"data: its format is unknown\. It starts with 'no example'"),
+        ('{"id": 3, "score": 1}', r"data: its format is unknown\. It starts with fields id, score"),
         ('[{"data": {"text": "a"}},\n{]', r"data:2: not JSON"),
         ("EU\nrejects O\nGerman O\n", r"data:1: only one column, 'EU'"),
     ],
