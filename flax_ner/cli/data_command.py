@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.detection import COLUMN_SUFFIXES
-from flax_ner.data.formats import READERS, WRITERS, read_examples, write_examples
+from flax_ner.data.formats import WRITERS, read_examples, write_examples
 from flax_ner.data.tagged import SCHEMES
 from flax_ner.inference.outputs import add_force, check_output
 
@@ -21,10 +22,6 @@ def add_data_commands(
         "target", metavar="OUT", help="file; for brat a folder that does not exist yet"
     )
     convert.add_argument(
-        "--from", dest="source_format", choices=("auto", *READERS), default="auto", metavar="FORMAT",
-        help=f"{', '.join(READERS)}; default: detected from the content of IN",
-    )  # fmt: skip
-    convert.add_argument(
         "--to", dest="target_format", choices=tuple(WRITERS), metavar="FORMAT",
         help=f"{', '.join(WRITERS)}; default: conll if OUT ends in {', '.join(COLUMN_SUFFIXES)}, else cluener",
     )  # fmt: skip
@@ -35,6 +32,7 @@ def add_data_commands(
         "--skip", action="store_true", help="leave out unreadable records, and list them"
     )
     add_force(convert)
+    add_read_options(convert, "IN")
     convert.set_defaults(run=_convert)
     return data
 
@@ -43,7 +41,12 @@ def _convert(options: argparse.Namespace) -> None:
     check_output(options.target, "OUT", [options.source], options.force)
     notes, skipped = list[str](), list[str]()
     examples = read_examples(
-        options.source, options.source_format, "IN", skipped if options.skip else None, notes
+        options.source,
+        options.source_format,
+        "IN",
+        skipped if options.skip else None,
+        notes,
+        read_options(options),
     )
     columns = Path(options.target).suffix in COLUMN_SUFFIXES
     target_format = options.target_format or ("conll" if columns else "cluener")

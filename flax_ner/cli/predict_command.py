@@ -36,6 +36,9 @@ def add_predict_command(
         "text as a field. Default: auto, by the file name",
     )  # fmt: skip
     predict.add_argument(
+        "--encoding", default="", help="encoding of FILE, e.g. gb18030. Default: UTF-8"
+    )
+    predict.add_argument(
         "--text-field", metavar="NAME", help="field of JSON rows to tag. Default: text"
     )
     predict.add_argument(
@@ -64,7 +67,14 @@ def _predict(options: argparse.Namespace) -> None:
     as_json = options.format == "jsonl"
     tagger = load(options.model, options.compute_dtype, options.batch_size)
     inputs, again = tee(
-        read_inputs(options.file, options.input_format, options.text_field, as_json, _print_note)
+        read_inputs(
+            options.file,
+            options.input_format,
+            options.text_field,
+            as_json,
+            _print_note,
+            options.encoding,
+        )
     )
     texts = (item.text for item in inputs)
     threshold = options.threshold

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
@@ -136,15 +136,21 @@ def _ends_in_tag(line: str) -> bool:
     return len(columns) > 1 and bool(TAG.fullmatch(columns[-1]))
 
 
-def find_header(line: str) -> tuple[str, list[str]] | None:
-    """Return the separator and the column names of a header, None if the line is none."""
+def find_header(line: str, columns: Sequence[str] = ()) -> tuple[str, list[str]] | None:
+    """Return the separator and the column names of a header, None if the line is none.
+
+    Args:
+        line: the first line of a file.
+        columns: columns that the user named. With a name among them, the line is a header if it has the name.
+    """
     line = line.removeprefix("\ufeff").strip("\r\n")
+    named = {column for column in columns if column and not column.isdecimal()}
     for separator in ("\t", ",", ";", "|"):
         names = [name.strip().strip('"').strip() for name in line.split(separator)]
         lower = [name.lower() for name in names]
-        if len(set(lower)) == len(lower) > 1 and (
-            set(TAG_NAMES) & set(lower) and set(TOKEN_NAMES) & set(lower)
-        ):
+        if len(set(lower)) < len(lower) or len(names) == 1:
+            continue
+        if named & set(names) or (set(TAG_NAMES) & set(lower) and set(TOKEN_NAMES) & set(lower)):
             return separator, names
     return None
 
@@ -160,7 +166,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             the tags. The message names file and line.
     """
     lines = file.lines()
-    header = find_header(lines[0]) if isinstance(lines[0], str) else None
+    header = find_header(lines[0], file.options.columns) if isinstance(lines[0], str) else None
     records: list[tuple[str, _Sentence | UserError]] = (
         list(_csv_sentences(file, header))
         if header
@@ -330,7 +336,7 @@ def _csv_sentences(
     text = "\n".join(
         decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
     )
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(
         text.removesuffix("\n").splitlines(keepends=True) if "\r" not in text else text.split("\n"),
         delimiter=separator, quoting=quoting, strict=True,
@@ -402,55 +408,66 @@ def _find_layout(file: DataFile, sentences: list[_Sentence], names: tuple[str, .
     """
     widths = Counter(len(row) for sentence in sentences for row in sentence.rows)
     width = len(names) or (widths.most_common(1)[0][0] if widths else 2)
-    given = [_column_index(file, column, names, width) for column in file.options.columns]
-    if given:
-        return Layout(given[0], given[1], width, names)
-    if names:
-        lower = [name.lower() for name in names]
-        tag = next(lower.index(name) for name in TAG_NAMES if name in lower)
-        token = next(
-            lower.index(name) for name in TOKEN_NAMES if name in lower and lower.index(name) != tag
-        )
-        return Layout(token, tag, width, names)
     rows = [row for sentence in sentences for row in sentence.rows if len(row) == width]
-    counted = width > 2 and all(_counts_tokens(s, width) for s in sentences) and bool(rows)
-    token = int(counted)
-    candidates = [i for i in range(token + 1, width) if _has_tags(Counter(row[i] for row in rows))]
-    if not candidates:
-        candidates = [
-            i for i in range(token + 1, width) if _has_categories(Counter(row[i] for row in rows))
-        ]
-        if len(rows) and width - 1 not in candidates and not candidates:
-            candidates = [width - 1]  # each line is reported
+    counted = width > 2 and bool(rows) and all(_counts_tokens(s, width) for s in sentences)
+    token, tag = (
+        _column_index(file, column, names, width) if column else None
+        for column in file.options.columns or ("", "")
+    )
+    lower = [name.lower() for name in names]
+    if tag is None and names:
+        tag = next((lower.index(name) for name in TAG_NAMES if name in lower), None)
+    if token is None and names:
+        usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
+        token = next((i for i in usual if i != tag), None)
+    if token is None:
+        token = int(counted)
+    if tag is None:
+        tag = _find_tag_column(file, rows, width, token, counted)
+    return Layout(token, tag, width, names)
+
+
+def _find_tag_column(
+    file: DataFile, rows: list[list[str]], width: int, token: int, counted: bool
+) -> int:
+    """Return the index of the column that has the tags, judging by its content.
+
+    Raises:
+        UserError: several columns have tags, or one that is not the last.
+    """
+    cells = {i: Counter(row[i] for row in rows) for i in range(token + 1, width)}
+    found = [i for i in cells if _has_tags(cells[i])]
+    found = found or [i for i in cells if _has_categories(cells[i])]
     last = width - 1
-    if len(candidates) > 1 and last in candidates:
-        others = [i for i in candidates if i != last and not _has_chunks(rows, i)]
-        if not others:
-            return Layout(token, last, width)
-        if counted and width == 4:  # GermEval: outer and inner entities
-            return Layout(token, candidates[0], width)
-    if len(candidates) == 1 and (candidates == [last] or counted):
-        return Layout(token, candidates[0], width)
-    if not candidates:
-        return Layout(token, last, width)
+    if not found or found == [last]:  # without tags, each line is reported
+        return last
+    if last in found and all(_has_chunks(cells[i]) for i in found if i != last):
+        return last
+    # A counter in front: GermEval has outer and inner entities behind it, Universal NER two more columns.
+    if counted and (len(found) == 1 or width == 4):
+        return found[0]
+    places = " and ".join(f"column {i + 1}" for i in found)
     raise UserError(
-        f"{file.path}: which column has the tags? Of {width} columns, "
-        f"{' and '.join(f'column {i + 1}' for i in candidates)} could be it. Name the columns with "
-        f"--token-column {token + 1} --tag-column {candidates[0] + 1} "
-        f'(in training --config.data.columns="({token + 1}, {candidates[0] + 1})").'
+        f"{file.path}: which column has the tags? Of {width} columns, it could be {places}. Name the columns "
+        f"with --token-column {token + 1} --tag-column {found[0] + 1} "
+        f"(in training --config.data.columns=\"('{token + 1}', '{found[0] + 1}')\")."
     )
 
 
-def _column_index(file: DataFile, column: int | str, names: tuple[str, ...], width: int) -> int:
-    """Return the index of a column that the user named."""
-    if str(column).isdecimal():
+def _column_index(file: DataFile, column: str, names: tuple[str, ...], width: int) -> int:
+    """Return the index of a column that the user named.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if column.isdecimal():
         if 1 <= int(column) <= width:
             return int(column) - 1
         raise UserError(f"{file.path}: no column {column}. The file has {width} columns.")
     if column not in names:
         known = f"Its header has {', '.join(names)}." if names else "The file has no header."
         raise UserError(f"{file.path}: no column named {column!r}. {known}")
-    return names.index(str(column))
+    return names.index(column)
 
 
 def _counts_tokens(sentence: _Sentence, width: int) -> bool:
@@ -471,8 +488,8 @@ def _has_categories(cells: Counter[str]) -> bool:
     return bool(OUTSIDE & cells.keys()) and len(cells) <= max(3, min(100, cells.total() // 2))
 
 
-def _has_chunks(rows: list[list[str]], column: int) -> bool:
-    categories = {row[column][2:] for row in rows if row[column] not in OUTSIDE}
+def _has_chunks(cells: Counter[str]) -> bool:
+    categories = {cell[2:] for cell in cells if cell not in OUTSIDE}
     return bool(categories) and len(categories & _CHUNKS) * 2 > len(categories)
 
 

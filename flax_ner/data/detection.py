@@ -11,7 +11,7 @@ from flax_ner.data.columns import DOCUMENT_BOUNDARY, find_header, looks_like_col
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_pair, json_records, json_value
-from flax_ner.data.spans import format_of_span_row
+from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.token_rows import find_token_fields
 from flax_ner.errors import UserError
@@ -89,7 +89,7 @@ def _json_format(file: DataFile) -> str | None:
     A row with a text only is valid in several formats, so it does not count unless there are no others.
     """
     formats: Counter[str] = Counter()
-    has_text = False
+    parsed = has_text = False
     try:
         for number, (source, record) in enumerate(json_records(file, "row")):
             if number == SAMPLE_ROWS:
@@ -98,6 +98,7 @@ def _json_format(file: DataFile) -> str | None:
                 value = json_value(record, source)
             except UserError:
                 continue
+            parsed = True
             if isinstance(value, list) and is_pair(value):
                 formats["spacy"] += 1
             row = value if isinstance(value, dict) else {}
@@ -108,7 +109,8 @@ def _json_format(file: DataFile) -> str | None:
         return "spans"  # the file is not JSON as a whole; the reader names the line
     if formats:
         return formats.most_common(1)[0][0]
-    return "cluener" if has_text else None
+    # Without a valid line, the reader reports each.
+    return "cluener" if has_text else (None if parsed else "spans")
 
 
 def format_of_row(row: dict[str, Any]) -> str | None:

@@ -46,11 +46,12 @@ class Span(NamedTuple):
     surface: str | None = None
 
 
-def parse_span(value: Any) -> list[Span] | None:
+def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
     """Return the span that a JSON value describes, once per category; None if it does not look like a span.
 
     A span is `[start, end, category]`, `[category, start, end]`, either with the text as a fourth element, or
-    an object with a start, an end and a category under any of their usual names.
+    an object with a start, an end and a category under any of their usual names. In a field that has spans, the
+    offsets of a list may have any type, so that the caller can report it.
     """
     if isinstance(value, dict):
         return _parse_object(value)
@@ -58,9 +59,11 @@ def parse_span(value: Any) -> list[Span] | None:
         return None
     if isinstance(value[0], str) and _is_number(value[1]) and _is_number(value[2]):
         category, start, end, *rest = value
-    else:
+    elif in_span_field or (_is_number(value[0]) or _is_number(value[1])):
         start, end, category, *rest = value
-    if any(isinstance(x, list | dict) for x in value):
+    else:
+        return None
+    if isinstance(category, list | dict):
         return None
     surface = rest[0] if rest and isinstance(rest[0], str) else None
     return [Span(category, start, end, surface)]

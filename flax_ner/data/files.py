@@ -1,5 +1,6 @@
 """What all readers and writers share: the file to read, how to read it, errors with file and line, warnings."""
 
+import codecs
 import gc
 import re
 from collections import Counter
@@ -34,6 +35,10 @@ class ConversionWarnings:
         ]
 
 
+END_RULES = ("exclusive", "inclusive")
+OFFSET_UNITS = ("character", "utf16")
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How to read a data file where its content does not tell, or where its content misleads.
@@ -41,8 +46,8 @@ class ReadOptions:
     Attributes:
         encoding: a text encoding that Python knows, e.g. "gb18030". "" is UTF-8.
         columns: the column of the tokens and that of the tags, each a number from 1 or the name in the header.
-            () detects them.
-        tag_scheme: one of `tagged.SCHEMES` or "IOB1". "" detects it.
+            "" or () detects them.
+        tag_scheme: one of `tagged.READ_SCHEMES`. "" detects it.
         end: whether `end` is "exclusive" or "inclusive" where an annotation does not repeat its text.
             "" is the rule of the format.
         offset_unit: what offsets count where an annotation does not repeat its text: "character" or
@@ -50,10 +55,22 @@ class ReadOptions:
     """
 
     encoding: str = ""
-    columns: tuple[int | str, ...] = ()
+    columns: tuple[str, ...] = ()
     tag_scheme: str = ""
     end: str = ""
     offset_unit: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise UserError(
+                f"{self.encoding!r} is not an encoding. Examples: utf-8, gb18030, utf-16, cp1252."
+            ) from None
+        if len(self.columns) not in (0, 2):
+            raise UserError(
+                f"data.columns: {self.columns}. Give two columns: that of the tokens and that of the tags."
+            )
 
 
 @dataclass(frozen=True)

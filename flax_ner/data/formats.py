@@ -20,7 +20,7 @@ from flax_ner.data.files import (
     without_duplicates,
 )
 from flax_ner.data.label_studio import read_label_studio, write_label_studio
-from flax_ner.data.spans import SPAN_FORMATS, read_spans, write_doccano, write_prodigy
+from flax_ner.data.span_rows import SPAN_FORMATS, read_spans, write_doccano, write_prodigy
 from flax_ner.data.synthetic import synthetic
 from flax_ner.data.tables import download_split, read_table
 from flax_ner.data.token_rows import read_token_rows, write_token_rows

@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -39,19 +40,24 @@ def stream_rows(file: BinaryIO, path: str | Path) -> Iterator[tuple[str, str, di
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Read JSON objects as `read_rows` does, from JSON lines or from one JSON array.
+    """Read JSON objects as `read_rows` does, from any file that `json_records` reads.
 
-    An array element that spans several lines is yielded as one line, otherwise unchanged.
+    An element of an array that spans several lines is yielded as one line, otherwise unchanged. Other objects
+    that span lines are yielded as `json.dumps` writes them.
     """
     with open(path, "rb") as file:
-        start = next((line for line in file if line.strip()), b"")
-    if not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        start = next((line for line in file if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+    if start.lstrip().startswith(b"{") and _parses(start.decode("utf-8", "replace")):
         yield from read_rows(path)
         return
-    records = list(json_records(DataFile(path), "row"))  # raises if the array is invalid
-    for (source, record), line in zip(records, _array_elements(path), strict=True):
-        row = json_object(record, source, "an array of objects")
-        yield source, line, row
+    records = list(json_records(DataFile(path), "row"))  # raises if the file is invalid
+    if not records:
+        return
+    is_array = start.lstrip().startswith(b"[") and isinstance(records[0][1], ParsedValue)
+    lines = _array_elements(path) if is_array else repeat("")
+    for (source, record), line in zip(records, lines, strict=is_array):
+        row = json_object(record, source, "objects", pairs=True)
+        yield source, line or json.dumps(row, ensure_ascii=False), row
 
 
 def _array_elements(path: Path) -> Iterator[str]:
@@ -159,7 +165,7 @@ def _parse_values(file: DataFile, is_array: bool) -> list[Any] | None:
     """Parse a file of JSON values that may span lines. None: the first value is damaged and no array."""
     rows = file.lines()
     text = "\n".join(decode_line(row, f"{file.path}:{i}") for i, row in enumerate(rows, 1))
-    values, position = [], 0
+    values, position = list[Any](), 0
     while (position := _SEPARATOR.match(text, position).end()) < len(text):  # type: ignore[union-attr]
         try:
             value, position = _DECODER.raw_decode(text, position)

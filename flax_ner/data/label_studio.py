@@ -14,7 +14,7 @@ from flax_ner.data.field_names import Span
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records
 from flax_ner.data.offsets import entities_from_spans
-from flax_ner.data.spans import check_no_address, example_of_row
+from flax_ner.data.span_rows import check_no_address, example_of_row
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import Line

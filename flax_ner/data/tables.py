@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.data.files import DataFile
-from flax_ner.data.spans import FORM as SPAN_FORM
-from flax_ner.data.spans import example_of_row
+from flax_ner.data.span_rows import FORM as SPAN_FORM
+from flax_ner.data.span_rows import example_of_row
 from flax_ner.data.token_rows import (
     ClassNames,
     examples_from_token_rows,

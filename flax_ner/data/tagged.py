@@ -23,6 +23,7 @@ SCHEMES = {
     "BIO": "BIIB", "BIOS": "BIIS", "BIOES": "BIES", "BMES": "BMES", "BMEWO": "BMEW", "BILOU": "BILU",
 }  # fmt: skip
 IOB1 = "IOB1"  # read, but not written
+READ_SCHEMES = (*SCHEMES, IOB1)
 TAG_FORM = "O, or a prefix such as B- or I- and a category."
 TAG = re.compile(r"O|[BIMELSUW]-.+", re.DOTALL)
 OUTSIDE = frozenset("Oo0")

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from flax_ner.data.field_names import TAG_FIELDS, TOKEN_FIELDS, looks_like_annotations
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
@@ -245,6 +243,8 @@ def _names_in_card(card: Path, field: str) -> list[str] | None:
     """Return the names in the YAML head of a data card of the hub, None if it has none."""
     if not card.is_file():
         return None
+    import yaml  # seldom needed
+
     try:
         head = card.read_text("utf-8").split("---\n")[1]
         info = yaml.safe_load(head)["dataset_info"]

@@ -172,7 +172,7 @@ def read_lines(path: Path, encoding: str = "") -> Sequence[Line]:
         UserError: the file is not text, or not in `encoding`.
     """
     if encoding:
-        return _decode_as(path, encoding).removeprefix("\ufeff").split("\n")
+        return decode_as(path.read_bytes(), encoding, path).removeprefix("\ufeff").split("\n")
     data = read_bytes(path)
     try:
         return data.decode("utf-8-sig").split("\n")
@@ -212,9 +212,14 @@ def decode_line(line: Line, source: str) -> str:
         raise not_utf8_error(error, source, line.remedy) from None
 
 
-def _decode_as(path: Path, encoding: str) -> str:
+def decode_as(data: bytes, encoding: str, path: str | Path) -> str:
+    """Return bytes in another encoding as text.
+
+    Raises:
+        UserError: they are not in this encoding. The message starts with `path`.
+    """
     try:
-        return path.read_bytes().decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: is not {encoding} ({error.reason} at byte {error.start}). Name its encoding, or leave "
@@ -233,7 +238,7 @@ def read_text(path: Path, encoding: str = "") -> str:
         UserError: the file is not UTF-8, or not in `encoding`. The message starts with the path.
     """
     if encoding:
-        return _decode_as(path, encoding)
+        return decode_as(path.read_bytes(), encoding, path)
     data = read_bytes(path)
     try:
         return data.decode("utf-8")

@@ -7,6 +7,7 @@ import pytest
 
 from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
+from flax_ner.inference.inputs import read_inputs
 from tests.conftest import SHARED
 
 CASES = SHARED / "cases" / "cases.jsonl"
@@ -14,13 +15,20 @@ ROWS = (
     [json.loads(line) for line in CASES.read_text("utf-8").splitlines()] if CASES.exists() else []
 )
 
+# Plain texts for `predict`, and their number.
+TEXTS = {"43_text_lines/t.txt": 5, "14_gbk/texts.txt": 1}
+
 
 @pytest.mark.skipif(not ROWS, reason=f"no {CASES}")
 @pytest.mark.parametrize("row", ROWS, ids=[row["input"] for row in ROWS])
 def test_case_is_read_or_refused(row: dict[str, Any]) -> None:
     notes: list[str] = []
+    path = str(CASES.parent / row["input"])
     try:
-        examples = read_examples(str(CASES.parent / row["input"]), "auto", notes=notes)
+        if row["input"] in TEXTS:
+            assert len(list(read_inputs(path))) == TEXTS[row["input"]]
+            return
+        examples = read_examples(path, "auto", notes=notes)
     except UserError as error:
         assert any(word in str(error) for word in row.get("or_refused_naming", ())), error
         return

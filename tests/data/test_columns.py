@@ -77,7 +77,8 @@ def test_detects_the_tag_scheme(tmp_path: Path, tags: str, scheme: str, expected
 @pytest.mark.parametrize(
     ("tags", "expected", "warning"),
     [
-        ("B-x M-x E-x B-y I-y", ["x甲乙丙", "y丁戊"], "tags that are not part of BIOES, read by their prefix: 1"),
+        ("B-x M-x E-x B-y I-y", ["x甲乙丙", "y丁戊"],
+         "tags that are not part of BIOES, read by their prefix: 1"),
         ("B-x O I-y I-y O", ["x甲", "y丙丁"], "I- tags that continue no entity, read as B-: 1"),
         ("B-x I-y O O O", ["x甲", "y乙"], "I- tags that continue no entity, read as B-: 1"),
         ("B-x M-x O S-y O", ["x甲乙", "y丁"], "entities without an end tag, kept: 1"),

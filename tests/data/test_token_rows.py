@@ -98,7 +98,10 @@ BAD = {
     "tags a string": ({"tokens": ["a"], "ner_tags": "O"}, '"ner_tags" is not a list of tags'),
     "mixed tags": ({"tokens": ["a", "b"], "ner_tags": ["O", 1]}, "'O' is not a tag number"),
     "unknown number": ({"tokens": ["a"], "ner_tags": [5]}, "5 is not a tag number"),
-    "other annotations": ({"tokens": ["a"], "spans": [[0, 1, "x"]]}, "the field 'spans' looks like"),
+    "other annotations": (
+        {"tokens": ["a"], "spans": [[0, 1, "x"]]},
+        "the field 'spans' looks like",
+    ),
     "another text": ({**GOOD, "text": "UN"}, "the tokens do not match the text 'UN'"),
 }
 

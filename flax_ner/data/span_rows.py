@@ -237,7 +237,7 @@ def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | No
             raise UserError(
                 f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
             )
-        parsed = parse_span(item)
+        parsed = parse_span(item, in_span_field=True)
         if parsed is None:
             raise UserError(
                 f'{source}: "{name}" does not have the form [[start, end, category], ...] or '
@@ -322,7 +322,8 @@ def format_of_span_row(row: dict[str, Any]) -> str | None:
         if isinstance(value, list) and value and any(parse_span(item) for item in value)
     }
     if not spans:
-        return "doccano" if row.get("label") == [] or row.get("entities") == [] else None
+        listed = [row[name] for name in ("label", "labels", "entities") if name in row]
+        return "doccano" if any(isinstance(value, list) for value in listed) else None
     name, value = next(iter(spans.items()))
     first = next(item for item in value if parse_span(item))
     keys = set(row) | (set(first) if isinstance(first, dict) else set())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flax_ner.data.files import ConversionWarnings, DataFile
-from flax_ner.data.spans import read_spans
+from flax_ner.data.span_rows import read_spans
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 
@@ -75,7 +75,10 @@ BAD = {
     "fractions": ('{"text": "ab", "label": [[0.0, 1.0, "x"]]}', "x: start is 0.0 (of type float)"),
     "strings": ('{"text": "ab", "label": [["0", "1", "x"]]}', "x: start is '0' (of type str)"),
     "null": ('{"text": "ab", "label": [[0, null, "x"]]}', "x: end is None (null)"),
-    "category a number": ('{"text": "ab", "label": [[0, 1, 7]]}', "the categories in 'label' are numbers, such as 7"),
+    "category a number": (
+        '{"text": "ab", "label": [[0, 1, 7]]}',
+        "the categories in 'label' are numbers, such as 7",
+    ),
     "no category": ('{"text": "ab", "label": [[0, 1, ""]]}', "the category of [0, 1) is ''"),
 }
 
