@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flax_ner.data.brat import read_brat, write_brat
 from flax_ner.data.cluener import read_cluener_file, write_cluener
@@ -19,7 +20,7 @@ from flax_ner.data.files import (
     checked_entity,
     without_duplicates,
 )
-from flax_ner.data.label_studio import read_label_studio, write_label_studio
+from flax_ner.data.label_studio import read_label_studio, write_label_studio, write_predictions
 from flax_ner.data.span_rows import SPAN_FORMATS, read_spans, write_doccano, write_prodigy
 from flax_ner.data.synthetic import synthetic
 from flax_ner.data.tables import download_split, read_table
@@ -31,6 +32,30 @@ from flax_ner.text.utf8 import Line, decode_line, read_lines, read_text_lines
 
 Reader = Callable[[DataFile], tuple[list[Example], str]]
 Writer = Callable[[Path, Sequence[Example], ConversionWarnings], None]
+
+
+def read(source: str | Path, data_format: str = "auto", **options: Any) -> list[Example]:
+    """Read a data set in any format.
+
+    Args:
+        source: path of a file or folder, or `hub:owner/name[@revision]:split`.
+        data_format: one of `FORMATS`; "auto" detects it from the content.
+        **options: fields of `ReadOptions`.
+
+    Returns:
+        The examples in the order of the file. `entities` is None for a text without labels.
+
+    Raises:
+        UserError: the data cannot be read. The message names file and line.
+    """
+    return read_examples(str(source), data_format, options=ReadOptions(**options))
+
+
+def write(
+    path: str | Path, examples: Sequence[Example], data_format: str, scheme: str = "BIO"
+) -> None:
+    """Write a data set, see `write_examples`. What the format cannot represent is left out."""
+    write_examples(path, examples, data_format, scheme)
 
 
 def read_examples(
@@ -82,7 +107,9 @@ def read_examples(
                 f"{field}: no file {source!r}. {_CLUENER_HINT if source in DEFAULT_CLUENER_FILES else ''}"
                 f"Give a file in one of the formats {', '.join(READERS)} (see docs/your_data.md)."
             )
-        name = detect_format(path, options.encoding) if data_format == "auto" else data_format
+        name: str | None = data_format
+        if data_format == "auto":
+            name = "conll" if options.columns else detect_format(path, options.encoding)
         if name is None:
             raise _unknown_format_error(path, options)
         read, description = READERS[name](DataFile(path, options, skipped, warnings))
@@ -91,6 +118,11 @@ def read_examples(
         if data_format == "auto" or options != ReadOptions():
             encoding = f" in {options.encoding}" if options.encoding else ""
             notes.append(f"{field}: {source} is read as {description}{encoding}.")
+        unlabelled = [example for example in examples if example.entities is None]
+        if unlabelled:
+            notes.append(
+                f"{field}: texts without labels: {len(unlabelled)} (first: {unlabelled[0].source})"
+            )
         notes += [f"{field}: {line}" for line in warnings.lines()]
     return examples
 
@@ -160,7 +192,11 @@ def read_texts(
 
 
 def write_examples(
-    path: str | Path, examples: Sequence[Example], data_format: str, scheme: str = "BIO"
+    path: str | Path,
+    examples: Sequence[Example],
+    data_format: str,
+    scheme: str = "BIO",
+    predicted: bool = False,
 ) -> list[str]:
     """Write a data set. If writing fails, the target is left unchanged.
 
@@ -169,6 +205,8 @@ def write_examples(
         examples: labelled or unlabelled examples.
         data_format: one of `WRITERS`.
         scheme: tag scheme of `conll`, one of `tagged.SCHEMES`.
+        predicted: whether a model predicted the entities. `label_studio` then gets predictions with scores
+            instead of annotations.
 
     Returns:
         One line for each kind of information that the format cannot represent, with its count and
@@ -193,7 +231,8 @@ def write_examples(
             for e in example.entities
         )
         scored = sum(e.score != 1.0 for e in example.entities or ())
-        warnings.add("scores of entities, left out", example.source, scored)
+        if not predicted:
+            warnings.add("scores of entities, left out", example.source, scored)
         if entities:
             entities = without_duplicates(entities, example.source, warnings)
         checked.append(Example(example.text, entities, example.source))
@@ -201,6 +240,8 @@ def write_examples(
     try:
         if data_format == "conll":
             write_conll(part, checked, warnings, scheme)
+        elif data_format == "label_studio" and predicted:
+            write_predictions(part, examples)
         else:
             WRITERS[data_format](part, checked, warnings)
         replace_file(part, path)

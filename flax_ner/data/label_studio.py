@@ -6,7 +6,7 @@ Source: labelstud.io/guide/task_format and /guide/export.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,39 @@ def write_label_studio(
     path: Path, examples: Sequence[Example], warnings: ConversionWarnings
 ) -> None:
     """Write tasks that Label Studio imports. An unlabelled example gets no annotation."""
+
+    def task(example: Example) -> dict[str, Any]:
+        annotations = []
+        if example.entities is not None:
+            annotations = [{"result": [_region(e, example.text) for e in example.entities]}]
+        return {"data": {"text": example.text}, "annotations": annotations}
+
+    _write_tasks(path, map(task, examples))
+
+
+def write_predictions(path: Path, examples: Sequence[Example]) -> None:
+    """Write tasks with predictions, which Label Studio shows to annotators as a start.
+
+    The score of a task is that of its least certain entity, so that sorting by it brings doubtful texts first.
+    """
+    tasks = []
+    for example in examples:
+        entities = example.entities or ()
+        prediction = {
+            "model_version": "flax_ner",
+            "score": min((e.score for e in entities), default=1.0),
+            "result": [_region(e, example.text) | {"score": e.score} for e in entities],
+        }
+        tasks.append({"data": {"text": example.text}, "predictions": [prediction]})
+    _write_tasks(path, tasks)
+
+
+def _write_tasks(path: Path, tasks: Iterable[dict[str, Any]]) -> None:
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        for number, example in enumerate(examples):
-            task: dict[str, Any] = {"data": {"text": example.text}, "annotations": []}
-            if example.entities is not None:
-                task["annotations"] = [
-                    {"result": [_region(e, example.text) for e in example.entities]}
-                ]
-            file.write(("[\n" if number == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
-        file.write("\n]\n" if examples else "[]\n")
+        file.write("[")
+        for number, task in enumerate(tasks):
+            file.write(("\n" if number == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
+        file.write("\n]\n" if file.tell() > 1 else "]\n")
 
 
 def _region(entity: Entity, text: str) -> dict[str, Any]:

@@ -129,7 +129,10 @@ def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
             if tag_field and len(lists[tag_field]) in (len(value), len(value.split())):
                 return token_field, tag_field
         elif isinstance(value, list) and all(isinstance(token, str) for token in value):
-            usual = [n for n in TAG_FIELDS if row.get(n) is not None and n != token_field]
+            usual = [
+                n for n in TAG_FIELDS if row.get(n) is not None and n != token_field
+                and not any(isinstance(tag, list | dict) for tag in lists.get(n, ()))
+            ]  # fmt: skip
             # Prefer tags that are strings to numbers.
             named = [n for n in usual if all(isinstance(t, str) for t in lists.get(n, [0]))]
             others = [
