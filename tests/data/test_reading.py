@@ -97,9 +97,11 @@ READ = {
         '{"classes": ["PER"], "annotations": [["林月在苏州", {"entities": [[0, 2, "PER"], [3, 5, "LOC"]]}]]}',
         EXPECTED, "spaCy"),
     "an object with rows": (
-        '{"version": 1, "data": [{"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}]}', EXPECTED, ""),
+        '{"version": 1, "data": [{"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}]}',
+        EXPECTED, ""),
     "an object by id": (
-        '{"7": {"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}, "8": {"text": "无", "label": []}}',
+        '{"7": {"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}, '
+        '"8": {"text": "无", "label": []}}',
         [*EXPECTED, ("无", [])], ""),
     "indented objects": (
         json.dumps({"text": TEXT, "label": [[0, 2, "PER"], [3, 5, "LOC"]]}, indent=2), EXPECTED, "doccano"),
@@ -148,7 +150,9 @@ REFUSED = {
     "no text": ('{"a": 3, "label": [[0, 1, "x"]]}', 'no "text"'),
     "GBK": (columns().encode("gbk"), "GB18030"),
     "UTF-16": (columns().encode("utf-16"), "UTF-16"),
-    "HyperText": ('[{"text": "<p>a</p>", "label": [{"start": "/p", "end": "/p", "hypertextlabels": ["x"]}]}]', "HyperText"),
+    "HyperText": (
+        '[{"text": "<p>a</p>", "label": [{"start": "/p", "end": "/p", "hypertextlabels": ["x"]}]}]',
+        "HyperText"),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
 
 pyarrow = pytest.importorskip("pyarrow")
-import pyarrow.parquet  # noqa: E402
+parquet = pytest.importorskip("pyarrow.parquet")
 
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 ROWS = [
@@ -39,7 +39,7 @@ def spans(path: str, **options: Any) -> list[tuple[str, list[tuple[str, int, int
 
 def test_parquet_has_the_names_in_its_schema(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
-    pyarrow.parquet.write_table(table(ROWS, NAMES), path)
+    parquet.write_table(table(ROWS, NAMES), path)
     notes: list[str] = []
     assert detect_format(path) == "table" and spans(str(path), notes=notes) == EXPECTED
     assert "Parquet, tokens and ner_tags, characters, BIO" in notes[0]
@@ -48,15 +48,18 @@ def test_parquet_has_the_names_in_its_schema(tmp_path: Path) -> None:
 def test_a_folder_of_save_to_disk_has_several_files(tmp_path: Path) -> None:
     for i, row in enumerate(ROWS):
         part = table([row], NAMES)
-        with pyarrow.OSFile(str(tmp_path / f"data-0000{i}-of-00002.arrow"), "wb") as sink:
-            with pyarrow.ipc.new_stream(sink, part.schema) as writer:
-                writer.write_table(part)
+        path = tmp_path / f"data-0000{i}-of-00002.arrow"
+        with (
+            pyarrow.OSFile(str(path), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, part.schema) as out,
+        ):
+            out.write_table(part)
     assert spans(str(tmp_path)) == EXPECTED
 
 
 def test_rows_with_spans_are_read(tmp_path: Path) -> None:
     rows = [{"text": "林月在苏州", "entities": [{"start": 0, "end": 2, "label": "PER"}]}]
-    pyarrow.parquet.write_table(table(rows), tmp_path / "a.parquet")
+    parquet.write_table(table(rows), tmp_path / "a.parquet")
     assert spans(str(tmp_path / "a.parquet")) == [("林月在苏州", [("PER", 0, 2)])]
 
 
@@ -65,17 +68,17 @@ def test_errors_name_the_file_and_the_row(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(UserError, match=r"train\.parquet: not a parquet file .*Download it again"):
         read_examples(str(path), "auto")
-    pyarrow.parquet.write_table(table(ROWS), path)
+    parquet.write_table(table(ROWS), path)
     with pytest.raises(UserError, match=r"train\.parquet: row 1: .*dataset_info\.json"):
         read_examples(str(path), "auto")
-    pyarrow.parquet.write_table(table([{"tokens": ["a"], "ner_tags": [9]}], NAMES), path)
+    parquet.write_table(table([{"tokens": ["a"], "ner_tags": [9]}], NAMES), path)
     with pytest.raises(UserError, match=r"train\.parquet: row 1: 9 is not a tag number"):
         read_examples(str(path), "auto")
 
 
 def test_a_split_of_the_hub_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "0000.parquet"
-    pyarrow.parquet.write_table(table(ROWS, NAMES), path)
+    parquet.write_table(table(ROWS, NAMES), path)
     listed = {
         None: ["README.md", "data.py"],
         tables.PARQUET_BRANCH: ["default/train/0000.parquet", "default/test/0000.parquet"],
