@@ -9,18 +9,19 @@ not give it (see `tagged`).
 
 import csv
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
     OUTSIDE,
     TAG,
     TAG_FORM,
-    TagSpelling,
     detect_scheme,
     detect_spelling,
     example_from_tags,
@@ -35,7 +36,7 @@ from flax_ner.data.tagged import (
 )
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
-from flax_ner.text.utf8 import SURROGATES, Line, decode_line
+from flax_ner.text.utf8 import SURROGATES, Line, decode_line, iterate_lines
 
 TEXT_COMMENT = "# text = "
 DOCUMENT_BOUNDARY = "-DOCSTART-"
@@ -90,10 +91,27 @@ class Layout(NamedTuple):
         return f", tokens in column {token}, tags in column {tag}"
 
 
+Row = tuple[str, ...]  # the columns of a line
+
+
+class _Sources(Sequence[str]):
+    """The `file:line` of each token of a sentence, made when it is asked for."""
+
+    def __init__(self, path: Path, numbers: Sequence[int]):
+        self.path = path
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{self.path}:{self.numbers[index]}"
+
+
 @dataclass
 class _Sentence:
-    rows: list[list[str]]  # columns of each token
-    sources: list[str]  # file:line of each token
+    rows: list[Row]
+    sources: _Sources
     text: str | None = None  # of the comment, if there is one
 
 
@@ -102,6 +120,8 @@ def split_columns(line: str) -> list[str]:
     line = line.rstrip("\r\n")
     if "\t" in line:
         return line.split("\t")
+    if "  " not in line:
+        return line.strip(" ").split(" ")
     columns = re.split(" +", line.strip(" "))
     return [" ", *columns] if len(columns) == 1 and line.startswith("  ") else columns
 
@@ -165,47 +185,34 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
         UserError: a sentence is unreadable (see `DataFile.collect`), or it is not clear which column has
             the tags. The message names file and line.
     """
-    lines = file.lines()
-    header = find_header(lines[0], file.options.columns) if isinstance(lines[0], str) else None
-    records: list[tuple[str, _Sentence | UserError]] = (
-        list(_csv_sentences(file, header))
-        if header
-        else [_parse_block(file, block) for block in _blocks(file)]
-    )
+    records, separator, layout = _read_sentences(file)
     sentences = [record for _, record in records if isinstance(record, _Sentence)]
-    layout = _find_layout(file, sentences, tuple(header[1]) if header else ())
-    _drop_comment_rows(records, layout, file.warnings)
-    if header:
-        sentences = [s for sentence in sentences for s in _split_cells(sentence, layout)]
-        records = [(s.sources[0], s) for s in sentences]
-    tags = Counter(row[layout.tag] for s in sentences for row in s.rows if len(row) == layout.width)
+
+    def column(index: int) -> Iterator[list[str]]:  # of every sentence, without damaged rows
+        return ([row[index] for row in s.rows if len(row) == layout.width] for s in sentences)
+
+    tags = Counter(chain.from_iterable(column(layout.tag)))
     spelling = detect_spelling(tags)
     normal = {tag: spelling.normalize(tag) for tag in tags}
-    tokens = [[row[layout.token] for row in s.rows if len(row) == layout.width] for s in sentences]
-    segmented = _is_segmented(tokens)
-    if segmented:
-        tokens = [[token[0] for token in sentence] for sentence in tokens]
+    segmented = _is_segmented(column(layout.token))
+    character_level = segmented or is_character_level(column(layout.token))
     scheme = file.options.tag_scheme or detect_scheme(
-        [normal[row[layout.tag]] or "O" for row in s.rows if len(row) == layout.width]
-        for s in sentences
+        [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
-    character_level = is_character_level(tokens)
     left_out = layout.width - 2
 
-    def make_example(sentence: _Sentence, _: str) -> Example:
-        row_tags = []
-        for row, source in zip(sentence.rows, sentence.sources, strict=True):
-            row_tags.append(_check_row(row, layout, normal, source, spelling))
-        file.warnings.add(
-            f"extra columns, left out ({left_out} per token)", sentence.sources[0],
-            (left_out > 0) * len(sentence.rows),
-        )  # fmt: skip
+    def make_example(sentence: _Sentence, source: str) -> Example:
+        row_tags = [
+            _check_row(row, layout, normal, sentence.sources, i)
+            for i, row in enumerate(sentence.rows)
+        ]
         words = [row[layout.token] for row in sentence.rows]
+        file.warnings.add(
+            f"extra columns, left out ({left_out} per token)", source, (left_out > 0) * len(words)
+        )
         if segmented:
             file.warnings.add(
-                "digits of word segmentation behind the characters, left out",
-                sentence.sources[0],
-                len(words),
+                "digits of word segmentation behind the characters, left out", source, len(words)
             )
             words = [word[0] for word in words]
         return example_from_tags(
@@ -219,10 +226,27 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
         )
 
     examples = file.collect(records, make_example, f"on each line {FORM.rstrip('.')}", "sentences")
-    kind = {",": "CSV", ";": "CSV", "|": "CSV"}.get(header[0], "TSV") if header else "CoNLL columns"
+    kind = {"": "CoNLL columns", "\t": "TSV"}.get(separator, "CSV")
     spelled = "" if spelling.usual else f", tags spelled {_example_tag(tags)}"
     characters = "characters" if character_level else "words"
     return examples, f"{kind} of {characters}, {scheme}{layout.describe()}{spelled}"
+
+
+def _read_sentences(
+    file: DataFile,
+) -> tuple[list[tuple[str, "_Sentence | UserError"]], str, Layout]:
+    """Return the sentences (or errors) with their sources, the separator of a header or "", and the layout."""
+    first = next(iterate_lines(file.path, file.options.encoding), "")
+    header = find_header(first, file.options.columns) if isinstance(first, str) else None
+    records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
+    sentences = [record for _, record in records if isinstance(record, _Sentence)]
+    layout = _find_layout(file, sentences, tuple(header[1]) if header else ())
+    for sentence in sentences:
+        _drop_comment_rows(sentence, layout, file.warnings)
+    if not header:
+        return records, "", layout
+    split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
+    return [(sentence.sources[0], sentence) for sentence in split], header[0], layout
 
 
 def _example_tag(tags: Counter[str]) -> str:
@@ -231,13 +255,14 @@ def _example_tag(tags: Counter[str]) -> str:
 
 
 def _check_row(
-    row: list[str],
-    layout: Layout,
-    normal: dict[str, str | None],
-    source: str,
-    spelling: TagSpelling,
+    row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
 ) -> str:
-    """Return the normalized tag of a row after checking its columns."""
+    """Return the normalized tag of the row `index` of a sentence after checking its columns."""
+    if len(row) == layout.width and row[layout.token]:
+        tag = normal.get(row[layout.tag])
+        if tag is not None:
+            return tag
+    source = sources[index]
     if len(row) == 1:
         raise UserError(f"{source}: only one column, {row[0][:40]!r}. Expected {FORM}")
     if len(row) != layout.width:
@@ -247,27 +272,23 @@ def _check_row(
         )
     if not row[layout.token]:
         raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
-    tag = normal.get(row[layout.tag])
-    if tag is None:
-        raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}")
-    return tag
+    raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}")
 
 
 def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
     """Yield the numbered lines between blank lines and document boundaries."""
     block: list[tuple[int, Line]] = []
-    for number, line in enumerate(file.lines(), 1):
+    for number, line in enumerate(iterate_lines(file.path, file.options.encoding), 1):
         # Lines are bytes if the file is not valid UTF-8.
         blank, boundary = (
             (not line.strip(" \t\r"), line.startswith(DOCUMENT_BOUNDARY))
             if isinstance(line, str)
             else (not line.strip(b" \t\r"), line.startswith(DOCUMENT_BOUNDARY.encode()))
         )
-        file.warnings.add(
-            f"document boundaries ({DOCUMENT_BOUNDARY}), left out",
-            f"{file.path}:{number}",
-            boundary,
-        )
+        if boundary:
+            file.warnings.add(
+                f"document boundaries ({DOCUMENT_BOUNDARY}), left out", f"{file.path}:{number}"
+            )
         if not blank and not boundary:
             block.append((number, line))
         elif block:
@@ -277,24 +298,38 @@ def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
         yield block
 
 
+def _parse_blocks(file: DataFile) -> list[tuple[str, _Sentence | UserError]]:
+    known: dict[str, Row] = {}
+    return [_parse_block(file, block, known) for block in _blocks(file)]
+
+
 def _parse_block(
-    file: DataFile, block: Sequence[tuple[int, Line]]
+    file: DataFile, block: Sequence[tuple[int, Line]], known: dict[str, Row]
 ) -> tuple[str, _Sentence | UserError]:
-    """Return the source and the sentence of a block, or the error of its first unreadable line."""
-    sentence = _Sentence([], [])
-    for number, raw in block:
-        source = f"{file.path}:{number}"
-        try:
-            line = decode_line(raw, source)
-        except UserError as error:
-            return str(file.path), error
-        if not sentence.rows and line.startswith(TEXT_COMMENT):
-            sentence.text = line.removeprefix(TEXT_COMMENT).removesuffix("\r")
-        elif not sentence.rows and line.startswith("# ") and not _ends_in_tag(line):
-            file.warnings.add("comments, left out", source)
-        else:
-            sentence.rows.append(split_columns(line))
-            sentence.sources.append(source)
+    """Return the source and the sentence of a block, or the error of its first unreadable line.
+
+    `known` has the columns of lines that occurred before. Equal lines share them, which saves memory and time.
+    """
+    sentence = _Sentence([], _Sources(file.path, ()))
+    for number, line in block:
+        if not isinstance(line, str):
+            try:
+                line = decode_line(line, f"{file.path}:{number}")
+            except UserError as error:
+                return str(file.path), error
+        if not sentence.rows and line.startswith("# "):
+            if line.startswith(TEXT_COMMENT):
+                sentence.text = line.removeprefix(TEXT_COMMENT).removesuffix("\r")
+                continue
+            if not _ends_in_tag(line):
+                file.warnings.add("comments, left out", f"{file.path}:{number}")
+                continue
+        row = known.get(line)
+        if row is None:
+            row = known[line] = tuple(map(sys.intern, split_columns(line)))
+        if not sentence.rows:
+            sentence.sources.numbers = range(number, block[-1][0] + 1)
+        sentence.rows.append(row)
     if not sentence.rows:
         return str(file.path), UserError(
             f"{file.path}:{block[0][0]}: a comment without a sentence. Delete it."
@@ -302,20 +337,16 @@ def _parse_block(
     return sentence.sources[0], sentence
 
 
-def _drop_comment_rows(
-    records: list[tuple[str, _Sentence | UserError]], layout: Layout, warnings: ConversionWarnings
-) -> None:
+def _drop_comment_rows(sentence: _Sentence, layout: Layout, warnings: ConversionWarnings) -> None:
     """Drop rows before a sentence that start with "#" and do not have the columns of the file."""
-    for _, sentence in records:
-        if not isinstance(sentence, _Sentence):
-            continue
-        while (
-            len(sentence.rows) > 1
-            and sentence.rows[0][0].startswith("#")
-            and len(sentence.rows[0]) != layout.width
-        ):
-            warnings.add("comments, left out", sentence.sources[0])
-            del sentence.rows[0], sentence.sources[0]
+    while (
+        len(sentence.rows) > 1
+        and sentence.rows[0][0].startswith("#")
+        and len(sentence.rows[0]) != layout.width
+    ):
+        warnings.add("comments, left out", sentence.sources[0])
+        del sentence.rows[0]
+        sentence.sources.numbers = sentence.sources.numbers[1:]
 
 
 def _csv_sentences(
@@ -341,11 +372,11 @@ def _csv_sentences(
         text.removesuffix("\n").splitlines(keepends=True) if "\r" not in text else text.split("\n"),
         delimiter=separator, quoting=quoting, strict=True,
     )  # fmt: skip
-    sentence, current = _Sentence([], []), ""
+    numbers = list[int]()
+    sentence, current = _Sentence([], _Sources(file.path, numbers)), ""
     try:
         next(reader)
         for row in reader:
-            source = f"{file.path}:{reader.line_num}"
             row = [cell.removesuffix("\r") for cell in row] if separator == "\t" else row
             number = (
                 row[number_column].strip()
@@ -356,10 +387,11 @@ def _csv_sentences(
             current = number or current
             if sentence.rows and (starts or not any(cell.strip() for cell in row)):
                 yield sentence.sources[0], sentence
-                sentence = _Sentence([], [])
+                numbers = []
+                sentence = _Sentence([], _Sources(file.path, numbers))
             if any(cell.strip() for cell in row):
-                sentence.rows.append(row)
-                sentence.sources.append(source)
+                sentence.rows.append(tuple(map(sys.intern, row)))
+                numbers.append(reader.line_num)
     except csv.Error as error:
         raise UserError(f"{file.path}:{reader.line_num}: not CSV ({error}).") from None
     if sentence.rows:
@@ -380,9 +412,10 @@ def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
     if separator is None or not any(separator in row[layout.tag] for row in rows):
         yield sentence
         return
-    for row, source in zip(sentence.rows, sentence.sources, strict=True):
+    path = sentence.sources.path
+    for row, number in zip(sentence.rows, sentence.sources.numbers, strict=True):
         if len(row) != layout.width:
-            yield _Sentence([row], [source])
+            yield _Sentence([row], _Sources(path, [number]))
             continue
         cells = zip(
             row[layout.token].split(separator), row[layout.tag].split(separator), strict=True
@@ -391,11 +424,11 @@ def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
         for token, tag in cells:
             columns = [""] * layout.width
             columns[layout.token], columns[layout.tag] = token, tag
-            split.append(columns)
-        yield _Sentence(split, [source] * len(split))
+            split.append(tuple(columns))
+        yield _Sentence(split, _Sources(path, [number] * len(split)))
 
 
-def _holds_sentence(row: list[str], layout: Layout, separator: str) -> bool:
+def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
     tags = row[layout.tag].split(separator)
     return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
 
@@ -427,9 +460,7 @@ def _find_layout(file: DataFile, sentences: list[_Sentence], names: tuple[str, .
     return Layout(token, tag, width, names)
 
 
-def _find_tag_column(
-    file: DataFile, rows: list[list[str]], width: int, token: int, counted: bool
-) -> int:
+def _find_tag_column(file: DataFile, rows: list[Row], width: int, token: int, counted: bool) -> int:
     """Return the index of the column that has the tags, judging by its content.
 
     Raises:
@@ -493,7 +524,7 @@ def _has_chunks(cells: Counter[str]) -> bool:
     return bool(categories) and len(categories & _CHUNKS) * 2 > len(categories)
 
 
-def _is_segmented(sentences: list[list[str]]) -> bool:
+def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:
     """Return whether every token is a character with its index within a word behind it, as in Weibo NER."""
     cjk = total = 0
     for tokens in sentences:

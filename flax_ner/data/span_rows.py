@@ -29,8 +29,10 @@ from flax_ner.text.examples import Entity, Example, offset_type_error
 
 FORM = '{"text": "...", "label": [[start, end, category], ...]}'
 SAMPLE_ROWS = 1000  # rows that decide whether `end` is inclusive
+# A text in a storage, as annotation tools refer to it. A message may well be a link to a page.
 ADDRESS = re.compile(
-    r"\s*(?:[a-z][a-z0-9+.-]*://|/data/(?:upload|local-files)/)\S+\s*", re.IGNORECASE
+    r"(s3|gs|azure-blob|file)://\S+|(https?:/)?/\S+\.(txt|json|html?|pdf|docx?)|/data/(upload|local-files)/\S+",
+    re.IGNORECASE,
 )
 
 
@@ -180,7 +182,7 @@ def example_of_row(
 
 def check_no_address(text: str, source: str) -> None:
     """Raise `UserError` if the text is the address of a file that has the text."""
-    if ADDRESS.fullmatch(text):
+    if ADDRESS.fullmatch(text.strip()):
         raise UserError(
             f"{source}: the text is the address {text.strip()[:60]!r} (URL), not a text. Put the text itself "
             "into the file."

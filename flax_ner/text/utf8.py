@@ -212,6 +212,31 @@ def decode_line(line: Line, source: str) -> str:
         raise not_utf8_error(error, source, line.remedy) from None
 
 
+def iterate_lines(path: Path, encoding: str = "") -> Iterator[Line]:
+    r"""Yield the lines of `read_lines` one by one, so that a large file needs little memory.
+
+    Only lines that are not UTF-8 are an `UndecodedLine`.
+
+    Args, Raises: see `read_lines`.
+    """
+    if encoding:
+        yield from read_lines(path, encoding)
+        return
+    remedy = ""
+    with open(path, "rb") as file:
+        check_plain_text(file.peek(SAMPLE_BYTES), path)
+        for number, raw in enumerate(file):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
+            if b"\0" in line:
+                read_bytes(path)  # raises if the file is UTF-16
+            line = line.removesuffix(b"\n")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                remedy = remedy or encoding_remedy(path.read_bytes(), path)
+                yield UndecodedLine(line, remedy)
+
+
 def decode_as(data: bytes, encoding: str, path: str | Path) -> str:
     """Return bytes in another encoding as text.
 
