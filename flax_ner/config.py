@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder as unset
 
+from flax_ner.data.files import ReadOptions
 from flax_ner.model.bert import BertConfig
 
 # Fields of `BertConfig` that describe the encoder. If set, they must agree with the weights of `init_from`.
@@ -117,9 +118,18 @@ def default_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = "data/cluener/train.json"  # Training data; plain text for masked_lm.
     config.data.dev = "data/cluener/dev.json"  # Data to evaluate on during training.
-    # Data format: auto (detect it from the content), cluener, conll, doccano, label_studio, tokens, brat, or
-    # synthetic with data.train="train 4000" and data.dev="dev 500".
+    # Data format: auto (detect it from the content), one of docs/your_data.md, or synthetic with
+    # data.train="train 4000" and data.dev="dev 500".
     config.data.format = "auto"
+    config.data.encoding = ""  # Encoding of the files, e.g. gb18030. Empty: UTF-8.
+    # Columns of the tokens and of the tags, each a number from 1 or a name in the header. Empty: detected.
+    config.data.columns = ()
+    # Scheme of the tags in the files: BIO, BIOS, BIOES, BMES, BMEWO, BILOU or IOB1. Empty: detected.
+    config.data.tag_scheme = ""
+    # Whether the end of a span is exclusive or inclusive, if spans do not repeat their text. Empty: by format.
+    config.data.end = ""
+    # What offsets count, if spans do not repeat their text: character or utf16. Empty: character.
+    config.data.offset_unit = ""
     # What to do with an invalid line: stop with an error, or skip it and list it in WORKDIR/skipped.txt.
     config.data.on_error = "stop"
     # Maximum tokens per row, including [CLS] and [SEP]. Longer texts are split. Not set: 128, or the number of
@@ -239,6 +249,18 @@ def default_config() -> ConfigDict:
     # hosts need access to the work directory.
     config.mesh.distributed = False
     return config.lock()  # setting an unknown field raises an error, also in a configuration file
+
+
+def read_options(config: ConfigDict) -> ReadOptions:
+    """Return how to read data.train and data.dev.
+
+    Raises:
+        UserError: the encoding is unknown, or data.columns does not have two columns.
+    """
+    data = config.data
+    return ReadOptions(
+        data.encoding, tuple(data.columns), data.tag_scheme, data.end, data.offset_unit
+    )
 
 
 def is_unset(config: ConfigDict, name: str) -> bool:

@@ -12,9 +12,12 @@ from flax_ner.config import (
     TRAINING_FIELDS,
     UNLABELLED_FALLBACKS,
     get_setting,
+    read_options,
     with_fallbacks,
 )
+from flax_ner.data.files import END_RULES, OFFSET_UNITS
 from flax_ner.data.formats import FORMATS
+from flax_ner.data.tagged import READ_SCHEMES
 from flax_ner.errors import UserError
 from flax_ner.model.bert import ACTIVATIONS, ATTENTIONS, DTYPES, HEADS, BertConfig
 from flax_ner.text.batches import BATCHINGS
@@ -38,6 +41,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tokenizer.kind": ("", *TOKENIZERS),
     "data.format": FORMATS,
     "data.on_error": ("stop", "skip"),
+    "data.tag_scheme": ("", *READ_SCHEMES),
+    "data.end": ("", *END_RULES),
+    "data.offset_unit": ("", *OFFSET_UNITS),
     "data.batching": BATCHINGS,
     "data.scheme": SCHEMES,
     "optimizer.name": OPTIMIZERS,
@@ -109,6 +115,7 @@ BELOW_ONE = (
 ITEM_TYPES: dict[str, tuple[Any, str]] = {
     "optimizer.milestones": ((int, float), "a number. Give epochs, e.g. (8, 14)"),
     "data.categories": (str, "text. Put it in quotes"),
+    "data.columns": (str, "text. Put it in quotes"),
 }
 
 
@@ -152,6 +159,7 @@ def _check_choices(config: ConfigDict) -> None:
 
 def _check_ranges(config: ConfigDict) -> None:
     """Check numbers and the items of lists, each setting on its own."""
+    read_options(config)  # raises if the encoding or the columns are invalid
     for name, value in _floats(config):
         if not math.isfinite(value):
             raise UserError(f"{name}: {value} is not finite. Give a finite number.")

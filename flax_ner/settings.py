@@ -15,6 +15,7 @@ from flax_ner.config import FALLBACKS, default_config
 
 # Names of settings in other libraries, with a value if the name implies one.
 OTHER_NAMES = {
+    "optimizer.head_lr_multiplier": "head_factor",
     "optimizer.learning_rate": "lr max_lr peak_lr base_lr",
     "optimizer.schedule": "scheduler lr_schedule lr_scheduler lr_scheduler_type",
     "optimizer.warmup": "warmup_ratio warmup_proportion warmup_fraction",
@@ -50,6 +51,7 @@ OTHER_NAMES = {
     "tokenizer.lower_case": "do_lower_case lowercase",
     "checkpoint.every": "save_steps",
     "checkpoint.keep": "save_total_limit max_to_keep",
+    "pretrain.steps_per_chunk": "portion",
     "init_from": "model_name_or_path pretrained pretrained_model init_checkpoint load_from",
     "seed": "random_seed",
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.data_quality.audit import LONG_TEXT_CHARACTERS, audit, compute_statistics
 from flax_ner.data_quality.audit_html import audit_html, statistics_html
@@ -65,6 +66,7 @@ def add_audit_commands(
         command.add_argument("--json", metavar="OUT", help="also write the report as JSON")
         command.add_argument("--html", metavar="OUT", help="also write the report as an HTML page")
         add_force(command)
+        add_read_options(command, "DATA")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -73,7 +75,7 @@ def _check(options: argparse.Namespace) -> None:
         if (value := getattr(options, name)) < least:
             raise UserError(f"--{name}: {value}, but it must be at least {least}.")
     errors = list[str]()
-    files = {name: _read_valid_examples(name, errors) for name in options.data}
+    files = {name: _read_valid_examples(name, options, errors) for name in options.data}
     report = audit(files, errors, options.long)
     if options.model:
         tagger = load(options.model, options.compute_dtype)
@@ -91,7 +93,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _stats(options: argparse.Namespace) -> None:
     _check_files(options)
-    files = [compute_statistics(name, read_examples(name, "auto", "DATA")) for name in options.data]
+    files = [compute_statistics(name, _read(name, options)) for name in options.data]
     _print(statistics_tables(files))
     if options.json:
         _write_json(options.json, {"files": statistics_json(files)})
@@ -109,11 +111,24 @@ def _check_files(options: argparse.Namespace) -> None:
             raise UserError(f"DATA: {name!r} is the same file as {first!r}. Give each file once.")
 
 
-def _read_valid_examples(name: str, errors: list[str]) -> list[Example]:
+def _read(name: str, options: argparse.Namespace, errors: list[str] | None = None) -> list[Example]:
+    """Read the examples of a file, and print what was assumed and left out."""
+    notes = list[str]()
+    examples = read_examples(
+        name, options.source_format, "DATA", errors, notes, read_options(options)
+    )
+    for note in notes:
+        print(f"flax_ner: {note}", file=sys.stderr)
+    return examples
+
+
+def _read_valid_examples(
+    name: str, options: argparse.Namespace, errors: list[str]
+) -> list[Example]:
     """Read the examples of a file; append a message to `errors` for each line that cannot be read."""
     before = len(errors)
     try:
-        return read_examples(name, "auto", "DATA", errors)
+        return _read(name, options, errors)
     except UserError as error:
         if not Path(name).exists():
             raise

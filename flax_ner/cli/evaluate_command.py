@@ -7,6 +7,7 @@ from collections import Counter
 
 from rich.console import Console
 
+from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.evaluation.analysis import check_comparable
 from flax_ner.evaluation.html_report import evaluation_html
@@ -44,6 +45,7 @@ def add_evaluate_command(
         help="training data, to score entities that occur in it and new ones separately",
     )  # fmt: skip
     add_force(evaluate)
+    add_read_options(evaluate, "DATA and --train")
     evaluate.set_defaults(run=_evaluate)
     return evaluate
 
@@ -51,11 +53,14 @@ def add_evaluate_command(
 def _evaluate(options: argparse.Namespace) -> None:
     check_outputs(options, [options.model, options.data, options.train, options.compare])
     notes: list[str] = []
-    examples = read_examples(options.data, "auto", "DATA", notes=notes)
+    how = read_options(options)
+    examples = read_examples(options.data, options.source_format, "DATA", notes=notes, options=how)
     for note in notes:
         print(f"flax_ner: {note}", file=sys.stderr)
     gold_entities(examples)  # before the model is loaded
-    train = read_examples(options.train, "auto", "--train") if options.train else None
+    train = None
+    if options.train:
+        train = read_examples(options.train, options.source_format, "--train", options=how)
     texts = [example.text for example in examples]
 
     tagger = load(options.model, options.compute_dtype, options.batch_size)

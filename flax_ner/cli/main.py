@@ -17,6 +17,7 @@ from flax_ner.cli.ensemble_command import add_ensemble_command
 from flax_ner.cli.evaluate_command import add_evaluate_command
 from flax_ner.cli.inspect_command import add_inspect_command
 from flax_ner.cli.predict_command import add_predict_command
+from flax_ner.cli.select_command import add_select_command
 from flax_ner.cli.web_command import add_web_command
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_inspect_command(commands)
     data_commands = add_data_commands(commands)
     add_audit_commands(data_commands)
+    add_select_command(data_commands)
     add_download_command(data_commands)
 
     # Options that several commands share.

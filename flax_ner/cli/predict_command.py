@@ -5,15 +5,19 @@ import json
 import sys
 from contextlib import nullcontext
 from itertools import tee
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from flax_ner.data.cluener import cluener_label
+from flax_ner.data.formats import WRITERS, write_examples
+from flax_ner.errors import UserError
 from flax_ner.evaluation.display import bracket_entities, highlight
 from flax_ner.inference.inputs import INPUT_FORMATS, read_inputs
 from flax_ner.inference.outputs import add_force, check_output, json_line, open_output, tagged_row
 from flax_ner.inference.tagger import load
-from flax_ner.text.examples import Entity
+from flax_ner.text.examples import Entity, Example
 
 
 def add_predict_command(
@@ -36,14 +40,18 @@ def add_predict_command(
         "text as a field. Default: auto, by the file name",
     )  # fmt: skip
     predict.add_argument(
+        "--encoding", default="", help="encoding of FILE, e.g. gb18030. Default: UTF-8"
+    )
+    predict.add_argument(
         "--text-field", metavar="NAME", help="field of JSON rows to tag. Default: text"
     )
     predict.add_argument(
-        "--format", choices=("text", "jsonl", "clue"), default="text",
+        "--format", choices=("text", "jsonl", "clue", *WRITERS), default="text",
         help="output format. text marks entities in the sentence. jsonl writes entities with offsets and "
         "scores; a JSON row of FILE keeps all its fields and gets the field `entities`, which it must not "
         "have yet. clue is the submission format of the CLUE benchmark for CLUENER's test.json, with line "
-        "numbers as ids. Default: text",
+        "numbers as ids. The others are data formats, for annotators to correct: label_studio has predictions "
+        "with scores; brat needs --output. Default: text",
     )  # fmt: skip
     predict.add_argument(
         "--output", metavar="OUT",
@@ -61,10 +69,19 @@ def add_predict_command(
 def _predict(options: argparse.Namespace) -> None:
     if options.output:
         check_output(options.output, "--output", [options.file, options.model], options.force)
+    if options.format == "brat" and not options.output:
+        raise UserError("--format brat writes a folder. Name it with --output.")
     as_json = options.format == "jsonl"
     tagger = load(options.model, options.compute_dtype, options.batch_size)
     inputs, again = tee(
-        read_inputs(options.file, options.input_format, options.text_field, as_json, _print_note)
+        read_inputs(
+            options.file,
+            options.input_format,
+            options.text_field,
+            as_json,
+            _print_note,
+            options.encoding,
+        )
     )
     texts = (item.text for item in inputs)
     threshold = options.threshold
@@ -75,6 +92,13 @@ def _predict(options: argparse.Namespace) -> None:
         if interactive
         else tagger.stream(texts, threshold=threshold)
     )
+    if options.format in WRITERS:
+        examples = [
+            Example(item.text, tuple(entities))
+            for item, entities in zip(again, predicted, strict=True)
+        ]
+        _write_data(examples, options)
+        return
     with nullcontext(sys.stdout) if not options.output else open_output(options.output) as file:
         console = Console(soft_wrap=True, file=file)
         for number, (item, entities) in enumerate(zip(again, predicted, strict=True)):
@@ -89,6 +113,19 @@ def _predict(options: argparse.Namespace) -> None:
                 console.print(highlight(item.text, entities, tagger.labels.categories))
             else:
                 print(bracket_entities(item.text, entities), file=file)
+
+
+def _write_data(examples: list[Example], options: argparse.Namespace) -> None:
+    """Write predictions in a data format, to a file or to standard output."""
+    if options.output:
+        warnings = write_examples(options.output, examples, options.format, predicted=True)
+    else:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "predictions")
+            warnings = write_examples(path, examples, options.format, predicted=True)
+            sys.stdout.write(path.read_text("utf-8"))
+    for warning in warnings:
+        _print_note(warning)
 
 
 def _print_note(note: str) -> None:

@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from flax_ner.data.files import (
     ConversionWarnings,
+    DataFile,
     checked_entity,
-    collect_examples,
     space_free_names,
     without_duplicates,
 )
@@ -30,56 +31,64 @@ OTHER_ANNOTATIONS = {
 _LINE_BREAK = re.compile("[\r\n]")
 
 
-def read_brat(
-    path: Path, skipped: list[str] | None, warnings: ConversionWarnings
-) -> tuple[list[Example], str]:
+def read_brat(file: DataFile) -> tuple[list[Example], str]:
     """Read a folder of documents, or one document. A document without an `.ann` file is unlabelled.
-
-    Args:
-        path: path of the folder, or of either file of a document.
-        skipped: see `collect_examples`.
-        warnings: receives what an example cannot represent.
 
     Returns:
         The examples, one per document, and a description of the data for messages.
 
     Raises:
-        UserError: a document is unreadable (see `collect_examples`). The message names file and line.
+        UserError: a document is unreadable (see `DataFile.collect`). The message names file and line.
     """
+    path = file.path
     if path.is_dir():
-        names = {file.with_suffix("") for file in path.iterdir() if file.suffix in (".txt", ".ann")}
+        names = {item.with_suffix("") for item in path.iterdir() if item.suffix in (".txt", ".ann")}
     else:
         names = {path.with_suffix("")}
-    empty = f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann."
-    records = [(f"{name}.txt", name) for name in sorted(names)]
-    examples = collect_examples(
-        records,
-        lambda name, source: _read_document(name, source, warnings),
-        skipped,
-        empty,
+    examples = file.collect(
+        [(f"{name}.txt", name) for name in sorted(names)],
+        lambda name, source: _read_document(name, source, file),
+        "pairs of files NAME.txt and NAME.ann",
         "documents",
     )
     return examples, "brat standoff"
 
 
-def _read_document(name: Path, source: str, warnings: ConversionWarnings) -> Example:
+def _read_document(name: Path, source: str, file: DataFile) -> Example:
     text_file, annotation_file = Path(f"{name}.txt"), Path(f"{name}.ann")
+    encoding = file.options.encoding
     if not text_file.is_file():
         raise UserError(f"{annotation_file}: there is no {text_file.name} beside it. Add the text.")
-    text = read_text(text_file)  # keeps a byte order mark, because brat counts it as a character
+    # Keeps a byte order mark, because brat counts it as a character.
+    text = read_text(text_file, encoding)
     if not annotation_file.is_file():
         return Example(text, None, source)
-    entities = []
-    for number, raw in enumerate(read_lines(annotation_file), 1):
+    annotations = []
+    for number, raw in enumerate(read_lines(annotation_file, encoding), 1):
         line_source = f"{annotation_file}:{number}"
         line = decode_line(raw, line_source).removesuffix("\r")
-        if line.strip():
-            entity = _parse_entity(line, text, line_source, warnings)
-            entities += [entity] if entity else []
-    return Example(text, without_duplicates(entities, source, warnings), source)
+        if line.strip() and (annotation := _parse_annotation(line, line_source, file.warnings)):
+            annotations.append(annotation)
+    # Tools on Windows count CR LF as one character. Convert if all surfaces match then.
+    offsets: Sequence[int] = range(len(text) + 1)  # the character at each offset of the file
+    if "\r\n" in text and not _all_match(annotations, text, offsets):
+        joined = [i for i in offsets if text[max(i - 1, 0) : i + 1] != "\r\n"]
+        if _all_match(annotations, text, joined):
+            offsets = joined
+            file.warnings.add("texts whose offsets count CR LF as one character, converted", source)
+    entities = [_entity(annotation, text, offsets, file.warnings) for annotation in annotations]
+    kept = [entity for entity in entities if entity]
+    return Example(text, without_duplicates(kept, source, file.warnings), source)
 
 
-def _parse_entity(line: str, text: str, source: str, warnings: ConversionWarnings) -> Entity | None:
+class _Annotation(NamedTuple):
+    category: str
+    spans: list[tuple[int, int]]  # as in the file
+    surface: str
+    source: str
+
+
+def _parse_annotation(line: str, source: str, warnings: ConversionWarnings) -> _Annotation | None:
     if line[0] in OTHER_ANNOTATIONS:
         warnings.add(f"{OTHER_ANNOTATIONS[line[0]]} ({line[0]}), left out", source)
         return None
@@ -89,13 +98,39 @@ def _parse_entity(line: str, text: str, source: str, warnings: ConversionWarning
             f"{source}: {line[:60]!r} is not an annotation. Expected T1<tab>CATEGORY START END<tab>SURFACE."
         )
     _, category, offsets, surface = match.groups()
-    spans = [map(int, span.split()) for span in offsets.split(";")]
-    fragments = [checked_entity(category, start, end, text, source) for start, end in spans]
+    spans = [(int(start), int(end)) for start, end in (s.split() for s in offsets.split(";"))]
+    return _Annotation(category, spans, surface, source)
+
+
+def _all_match(annotations: list[_Annotation], text: str, offsets: Sequence[int]) -> bool:
+    """Return whether every surface is found, with `offsets` as the character at each offset of the file."""
+    for annotation in annotations:
+        places = [place for span in annotation.spans for place in span]
+        if max(places) >= len(offsets):
+            return False
+        joined = " ".join(text[offsets[a] : offsets[b]] for a, b in annotation.spans)
+        if _LINE_BREAK.sub(" ", joined) != _LINE_BREAK.sub(" ", annotation.surface):
+            return False
+    return True
+
+
+def _entity(
+    annotation: _Annotation, text: str, offsets: Sequence[int], warnings: ConversionWarnings
+) -> Entity | None:
+    category, spans, surface, source = annotation
+    if isinstance(offsets, range):
+        fragments = [checked_entity(category, start, end, text, source) for start, end in spans]
+    else:
+        fragments = [
+            checked_entity(category, offsets[start], offsets[end], text, source)
+            for start, end in spans
+        ]
     joined = " ".join(fragment.text for fragment in fragments)
     if _LINE_BREAK.sub(" ", joined) != _LINE_BREAK.sub(" ", surface):
+        shown = ";".join(f"{start} {end}" for start, end in spans)
         raise UserError(
-            f"{source}: {category} {surface!r} at {offsets}, but the text has {joined!r} there. Offsets "
-            "count the characters of the .txt file, including line ends."
+            f"{source}: {category} {surface!r} at {shown}, but the text has {joined!r} there. Offsets "
+            "count the characters of the .txt file, including line ends (CR LF as two)."
         )
     # brat splits an entity at line breaks. Rejoin these fragments; others are truly discontinuous.
     for left, right in pairwise(fragments):

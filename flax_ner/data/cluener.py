@@ -1,19 +1,18 @@
 """Read and write CLUENER's JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flax_ner.data.files import (
-    ConversionWarnings,
-    collect_examples,
-    parse_json,
-    write_json_lines,
-)
+from flax_ner.data.field_names import Span, looks_like_annotations
+from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
+from flax_ner.data.json_rows import ParsedValue, json_object, json_records, write_json_lines
+from flax_ner.data.offsets import entities_from_spans
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
-from flax_ner.text.utf8 import Line, decode_line, read_lines
+from flax_ner.text.utf8 import Line
+
+FORM = '{"text": "...", "label": {category: {surface: [[start, end], ...]}}}'
 
 CATEGORIES = (
     "address", "book", "company", "game", "government",
@@ -21,32 +20,38 @@ CATEGORIES = (
 )  # fmt: skip
 
 
-def read_cluener(
-    path: str | Path, skipped: list[str] | None = None, warnings: ConversionWarnings | None = None
-) -> list[Example]:
-    """Read CLUENER JSON lines: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
-
-    Offsets count characters. `end` is inclusive in the file and exclusive in the result. A line
-    without `label` gives an unlabelled example.
+def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Example]:
+    """Read a CLUENER file, see `read_cluener_file`.
 
     Args:
         path: path of the file.
-        skipped: see `read_examples`.
-        warnings: receives the fields that are left out.
-
-    Returns:
-        The examples, with their entities in the order of the file.
+        skipped: see `DataFile`.
 
     Raises:
-        UserError: a line does not have this form. The message names file and line.
+        UserError: a line does not have the form. The message names file and line.
     """
-    path = Path(path)
-    records = ((f"{path}:{number}", line) for number, line in enumerate(read_lines(path), 1))
-    empty = f"{path}: contains no examples. Expected one JSON object per line."
-    warnings = warnings or ConversionWarnings()
-    return collect_examples(
-        records, lambda line, source: _parse_line(line, source, warnings), skipped, empty
+    return read_cluener_file(DataFile(Path(path), skipped=skipped))[0]
+
+
+def read_cluener_file(file: DataFile) -> tuple[list[Example], str]:
+    """Read CLUENER's objects: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
+
+    Offsets count characters. `end` is inclusive in the file and exclusive in the result. An object
+    without `label` gives an unlabelled example.
+
+    Returns:
+        The examples, with their entities in the order of the file; and a description for messages.
+
+    Raises:
+        UserError: an object does not have this form (see `DataFile.collect`). The message names file
+            and line.
+    """
+    examples = file.collect(
+        json_records(file, "row"),
+        lambda record, source: _parse_record(record, source, file.warnings),
+        "one JSON object per line",
     )
+    return examples, "CLUENER JSON lines"
 
 
 def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
@@ -69,45 +74,54 @@ def cluener_label(text: str, entities: Iterable[Entity]) -> dict[str, dict[str, 
     return label
 
 
-def _parse_line(line: Line, source: str, warnings: ConversionWarnings) -> Example | None:
-    content = decode_line(line, source)
-    if not content.strip():
-        return None
-    row = parse_json(content, source)
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise UserError(f'{source}: no "text". Expected {{"text": "...", "label": {{...}}}}.')
+def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionWarnings) -> Example:
+    row = json_object(record, source, FORM)
+    if not isinstance(row.get("text"), str):
+        raise UserError(f'{source}: no "text". Expected {FORM}.')
     text, label = row["text"], row.get("label")
     for name in row.keys() - {"text", "label"}:
+        if label is None and looks_like_annotations(name, row[name]):
+            raise UserError(
+                f"{source}: the field {name!r} looks like annotations, but cannot be read: "
+                f"{str(row[name])[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
+            )
         warnings.add(f"field {name!r}, left out", source)
     if label is None:
         return Example(text, None, source)
-    entities = []
+    spans = []
     try:
         for category, surfaces in label.items():
-            for surface, spans in surfaces.items():
-                for start, end in spans:
-                    entities.append((category, surface, start, end))
+            for surface, places in surfaces.items():
+                for start, end in places:
+                    spans.append(Span(category, start, end, surface))
     except (AttributeError, TypeError, ValueError):
         raise UserError(
             f'{source}: "label" does not have the form {{category: {{surface: [[start, end], ...]}}}}.'
         ) from None
-    for category, surface, start, end in entities:
+    if all(_is_found(text, span) for span in spans):
+        entities = [Entity(c, start, end + 1, surface or "") for c, start, end, surface in spans]
+    else:
+        _check_offsets(text, spans, source)
+        entities = entities_from_spans(text, spans, source, warnings, "inclusive")
+    return Example(text, without_duplicates(entities, source, warnings), source)
+
+
+def _is_found(text: str, span: Span) -> bool:
+    start, end = span.start, span.end
+    return (
+        type(start) is type(end) is int
+        and 0 <= start <= end < len(text)
+        and text[start : end + 1] == span.surface
+    )
+
+
+def _check_offsets(text: str, spans: list[Span], source: str) -> None:
+    units = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    for category, start, end, surface in spans:
         if error := offset_type_error(start, end):
             raise UserError(f"{source}: {category} {surface!r}: {error}")
-        if not 0 <= start <= end < len(text):
+        if not 0 <= start <= end < units:
             raise UserError(
                 f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
                 f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."
             )
-        if text[start : end + 1] != surface:
-            raise UserError(
-                f"{source}: {category} {surface!r} at [{start}, {end}], but the text has "
-                f"{text[start : end + 1]!r} there. Correct the span or the surface."
-            )
-    if len(set(entities)) < len(entities):
-        counts = Counter(entities)
-        category, surface, start, end = next(e for e in entities if counts[e] > 1)
-        raise UserError(
-            f"{source}: {category} {surface!r} at [{start}, {end}] is a duplicate. Delete one."
-        )
-    return Example(text, tuple(Entity(c, s, e + 1, t) for c, t, s, e in entities), source)

@@ -1,43 +1,67 @@
 """Detect the format of a data file from its content."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from flax_ner.data.brat import TEXT_BOUND
-from flax_ner.data.conll import DOCUMENT_BOUNDARY, is_tagged_line
-from flax_ner.text.utf8 import read_bytes
+from flax_ner.data.columns import DOCUMENT_BOUNDARY, find_header, looks_like_columns, looks_like_io
+from flax_ner.data.field_names import TEXT_FIELDS
+from flax_ner.data.files import DataFile, ReadOptions
+from flax_ner.data.json_rows import is_pair, json_records, json_value
+from flax_ner.data.span_rows import format_of_span_row
+from flax_ner.data.tables import is_table
+from flax_ner.data.token_rows import find_token_fields
+from flax_ner.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-COLUMN_SUFFIXES = (".conll", ".bio", ".bioes", ".bmes")
-SAMPLE_BYTES = 1 << 20  # read from the start of the file
+COLUMN_SUFFIXES = (".conll", ".bio", ".bios", ".bioes", ".bmes", ".iob", ".iob2", ".csv", ".tsv")
+_JSON_START = re.compile(r"\s*(\[\s*([\[{\"\]]|$)|\{\s*([\"}]|$))")
 SAMPLE_LINES = 50  # to distinguish columns, JSON and plain text
 SAMPLE_ROWS = 1000  # to distinguish the JSON formats
 
 
-def detect_format(path: Path) -> str | None:
+def detect_format(path: str | Path, encoding: str = "") -> str | None:
     """Return the format of a data file or folder, one of `FORMATS`, or None if it looks like none of them.
 
-    Only the start of the file is considered. Broken lines are outvoted by the others, so that the
-    reader of the format can report them.
+    Broken lines are outvoted by the others, so that the reader of the format can report them.
+
+    Args:
+        path: path of the file or folder.
+        encoding: the encoding of the file; "" is UTF-8.
+
+    Raises:
+        UserError: the file is not text, or not in `encoding`.
     """
+    path = Path(path)
+    if is_table(path):
+        return "table"
     if path.is_dir():
         return "brat" if any(path.glob("*.txt")) or any(path.glob("*.ann")) else None
-    text = read_bytes(path)[:SAMPLE_BYTES].decode("utf-8-sig", "replace")
-    rows = [row for row in text.split("\n", SAMPLE_ROWS) if row.strip()]
-    sample = rows[:SAMPLE_LINES]
+    file = DataFile(path, ReadOptions(encoding))
+    rows = [
+        row if isinstance(row, str) else row.decode("utf-8", "replace")
+        for row in file.lines()[:SAMPLE_ROWS]
+    ]
+    sample = [row for row in rows if row.strip()][:SAMPLE_LINES]
+    if not sample:
+        return None
+    if find_header(sample[0]):
+        return "conll"
     token_lines = [row for row in sample if not row.startswith(("# ", DOCUMENT_BOUNDARY))]
-    if sum(map(is_tagged_line, token_lines)) * 2 > len(token_lines):
+    if token_lines and looks_like_columns(token_lines):
         return "conll"
     if any(TEXT_BOUND.fullmatch(row) for row in sample):
         return "brat"
-    if text.lstrip().startswith("["):
-        return _format_of_row(_first_known_element(path))
-    if sum(row.lstrip().startswith("{") for row in sample) * 2 <= len(sample):
-        return "brat" if _is_brat_text(path) else None
-    # A row with a text only is valid in several formats, so the first row with more decides.
-    formats = (_format_of_row(_parse_or_none(row)) for row in rows)
-    return next((name for name in formats if name), "cluener")
+    if _JSON_START.match(sample[0]) or sum(map(bool, map(_JSON_START.match, sample))) * 2 > len(
+        sample
+    ):
+        return _json_format(file)
+    if path.suffix == ".txt" and path.with_suffix(".ann").is_file():
+        return "brat"
+    return "conll" if token_lines and looks_like_io(token_lines) else None
 
 
 def format_by_name(path: Path) -> str | None:
@@ -46,10 +70,12 @@ def format_by_name(path: Path) -> str | None:
     The content is not considered: a line of plain text may look like a token and its tag.
 
     Returns:
-        "auto" for folders and JSON files, whose format the content decides; "conll" or "brat"; None
+        "auto" for folders and JSON files, whose format the content decides; "conll", "brat" or "table"; None
         for any other name, which means plain text.
     """
     suffix = path.suffix.lower()
+    if is_table(path):
+        return "table"
     if path.is_dir() or suffix in JSON_SUFFIXES:
         return "auto"
     if suffix in COLUMN_SUFFIXES:
@@ -57,33 +83,63 @@ def format_by_name(path: Path) -> str | None:
     return "brat" if suffix == ".ann" else None
 
 
-def _is_brat_text(path: Path) -> bool:
-    return path.suffix == ".txt" and path.with_suffix(".ann").is_file()
+def _json_format(file: DataFile) -> str | None:
+    """Return the format that most rows have.
+
+    A row with a text only is valid in several formats, so it does not count unless there are no others.
+    """
+    formats: Counter[str] = Counter()
+    parsed = has_text = False
+    try:
+        for number, (source, record) in enumerate(json_records(file, "row")):
+            if number == SAMPLE_ROWS:
+                break
+            try:
+                value = json_value(record, source)
+            except UserError:
+                continue
+            parsed = True
+            if isinstance(value, list) and is_pair(value):
+                formats["spacy"] += 1
+            row = value if isinstance(value, dict) else {}
+            name = format_of_row(row)
+            formats.update([name] if name else [])
+            has_text = has_text or any(isinstance(row.get(field), str) for field in TEXT_FIELDS)
+    except UserError:
+        return "spans"  # the file is not JSON as a whole; the reader names the line
+    if formats:
+        return formats.most_common(1)[0][0]
+    # Without a valid line, the reader reports each.
+    return "cluener" if has_text else (None if parsed else "spans")
 
 
-def _format_of_row(row: Any) -> str | None:
-    if not isinstance(row, dict):
-        return None
-    label = row.get("label", row.get("labels"))
-    if isinstance(row.get("tokens"), list):
-        return "tokens"
+def format_of_row(row: dict[str, Any]) -> str | None:
+    """Return the format of a JSON row, None if it has no annotations of any."""
+    label = row.get("label")
     if isinstance(row.get("data"), dict):
         return "label_studio"
-    if isinstance(label, list) and label and isinstance(label[0], dict):
-        return "label_studio"
-    if isinstance(label, list) or isinstance(row.get("entities"), list):
-        return "doccano"
-    return "cluener" if isinstance(label, dict) else None
+    if isinstance(label, dict) and isinstance(row.get("text"), str):
+        return "cluener"
+    fields = find_token_fields(row)
+    if fields and fields[1]:
+        return "tokens"
+    if name := format_of_span_row(row):
+        return name
+    return "tokens" if fields and isinstance(row[fields[0]], list) else None
 
 
-def _parse_or_none(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _first_known_element(path: Path) -> Any:
-    """Return the first element of a JSON array whose format is known, or None."""
-    values = _parse_or_none(read_bytes(path).decode("utf-8-sig", "replace"))
-    return next((value for value in values or () if _format_of_row(value)), None)
+def describe_start(path: Path, encoding: str = "") -> str:
+    """Return the start of a file for the message that its format is unknown."""
+    for line in DataFile(path, ReadOptions(encoding)).lines():
+        text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+        if text.strip():
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                return repr(text.strip()[:60])
+            if isinstance(value, list) and value:
+                value = value[0]
+            return (
+                f"fields {', '.join(value)}" if isinstance(value, dict) else repr(text.strip()[:60])
+            )
+    return "nothing"

@@ -7,28 +7,55 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flax_ner.data.brat import read_brat, write_brat
-from flax_ner.data.cluener import read_cluener, write_cluener
-from flax_ner.data.conll import read_conll, write_conll
-from flax_ner.data.detection import detect_format, format_by_name
-from flax_ner.data.doccano import read_doccano, write_doccano
+from flax_ner.data.cluener import read_cluener_file, write_cluener
+from flax_ner.data.columns import read_conll, write_conll
+from flax_ner.data.detection import describe_start, detect_format, format_by_name
 from flax_ner.data.files import (
     ConversionWarnings,
+    DataFile,
+    ReadOptions,
     checked_entity,
-    collect_examples,
     without_duplicates,
 )
-from flax_ner.data.label_studio import read_label_studio, write_label_studio
+from flax_ner.data.label_studio import read_label_studio, write_label_studio, write_predictions
+from flax_ner.data.span_rows import SPAN_FORMATS, read_spans, write_doccano, write_prodigy
 from flax_ner.data.synthetic import synthetic
+from flax_ner.data.tables import download_split, read_table
 from flax_ner.data.token_rows import read_token_rows, write_token_rows
 from flax_ner.durable import replace_file
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
-from flax_ner.text.utf8 import Line, decode_line, read_bytes, read_text_lines
+from flax_ner.text.utf8 import Line, decode_line, read_lines, read_text_lines
 
-Reader = Callable[[Path, list[str] | None, ConversionWarnings], tuple[list[Example], str]]
+Reader = Callable[[DataFile], tuple[list[Example], str]]
 Writer = Callable[[Path, Sequence[Example], ConversionWarnings], None]
+
+
+def read(source: str | Path, data_format: str = "auto", **options: Any) -> list[Example]:
+    """Read a data set in any format.
+
+    Args:
+        source: path of a file or folder, or `hub:owner/name[@revision]:split`.
+        data_format: one of `FORMATS`; "auto" detects it from the content.
+        **options: fields of `ReadOptions`.
+
+    Returns:
+        The examples in the order of the file. `entities` is None for a text without labels.
+
+    Raises:
+        UserError: the data cannot be read. The message names file and line.
+    """
+    return read_examples(str(source), data_format, options=ReadOptions(**options))
+
+
+def write(
+    path: str | Path, examples: Sequence[Example], data_format: str, scheme: str = "BIO"
+) -> None:
+    """Write a data set, see `write_examples`. What the format cannot represent is left out."""
+    write_examples(path, examples, data_format, scheme)
 
 
 def read_examples(
@@ -37,17 +64,20 @@ def read_examples(
     field: str = "data",
     skipped: list[str] | None = None,
     notes: list[str] | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008  (immutable)
 ) -> list[Example]:
     """Read a data set.
 
     Args:
-        source: path of a file; for `brat` a folder is possible, too. For the format `synthetic` the
-            split and the number of sentences to generate, e.g. "train 4000".
+        source: path of a file, or of a folder if its format has folders. `hub:owner/name[@revision]:split` is a
+            data set on the hub. For the format `synthetic` the split and the number of sentences to
+            generate, e.g. "train 4000".
         data_format: one of `FORMATS`; `auto` detects the format from the content.
         field: config field or argument that `source` came from, for messages.
         skipped: list to which the error of each unreadable record (line, sentence, task, document) is
             appended. If None, the first error is raised.
         notes: list to which the detected format and the information that was dropped are appended.
+        options: how to read a file whose content does not tell.
 
     Returns:
         The examples in the order of the file.
@@ -69,22 +99,49 @@ def read_examples(
             'e.g. "train 4000" or "dev 500". For your own files set data.format=auto, data.train and '
             "data.dev."
         )
-    path = Path(source)
-    if not path.is_file() and not (data_format in ("auto", "brat") and path.is_dir()):
-        raise UserError(
-            f"{field}: no file {source!r}. {_CLUENER_HINT if source in DEFAULT_CLUENER_FILES else ''}"
-            f"Give a file in one of the formats {', '.join(READERS)} (see docs/your_data.md)."
-        )
-    file_format = data_format
-    if data_format == "auto":
-        file_format = detect_format(path) or _fallback_format(path)
-    warnings = ConversionWarnings()
-    examples, description = READERS[file_format](path, skipped, warnings)
-    if notes is not None:
+    paths = download_split(source) if source.startswith("hub:") else [Path(source)]
+    examples, warnings = list[Example](), ConversionWarnings()
+    for path in paths:
+        if not path.is_file() and not (data_format in ("auto", *FOLDER_FORMATS) and path.is_dir()):
+            raise UserError(
+                f"{field}: no file {source!r}. {_CLUENER_HINT if source in DEFAULT_CLUENER_FILES else ''}"
+                f"Give a file in one of the formats {', '.join(READERS)} (see docs/your_data.md)."
+            )
+        name: str | None = data_format
         if data_format == "auto":
-            notes.append(f"{field}: {source} is read as {description}.")
+            name = "conll" if options.columns else detect_format(path, options.encoding)
+        if name is None:
+            raise _unknown_format_error(path, options)
+        read, description = READERS[name](DataFile(path, options, skipped, warnings))
+        examples += read
+    if notes is not None:
+        if data_format == "auto" or options != ReadOptions():
+            encoding = f" in {options.encoding}" if options.encoding else ""
+            notes.append(f"{field}: {source} is read as {description}{encoding}.")
+        unlabelled = [example for example in examples if example.entities is None]
+        if unlabelled:
+            notes.append(
+                f"{field}: texts without labels: {len(unlabelled)} (first: {unlabelled[0].source})"
+            )
         notes += [f"{field}: {line}" for line in warnings.lines()]
     return examples
+
+
+def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
+    if path.is_dir():
+        return UserError(
+            f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann, or files of "
+            "save_to_disk."
+        )
+    for number, line in enumerate(read_lines(path, options.encoding), 1):
+        decode_line(line, f"{path}:{number}")  # the encoding may be the reason
+    start = describe_start(path, options.encoding)
+    if start == "nothing":
+        return UserError(f"{path}: contains no examples. The file is empty.")
+    return UserError(
+        f"{path}: its format is unknown. It starts with {start}. docs/your_data.md shows every form that can "
+        "be read. --from (data.format) names the format of a damaged file."
+    )
 
 
 def read_texts(
@@ -92,6 +149,7 @@ def read_texts(
     field: str = "texts",
     skipped: list[str] | None = None,
     notes: list[str] | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008  (immutable)
 ) -> list[Example]:
     """Read texts from plain text (one per line) or from a data file, depending on the file name.
 
@@ -101,6 +159,7 @@ def read_texts(
         field: config field or argument that `source` came from, for messages.
         skipped: see `read_examples`.
         notes: see `read_examples`; also receives the number of blank lines, which are left out.
+        options: see `read_examples`.
 
     Returns:
         Examples. Those of a data file keep their entities.
@@ -115,32 +174,29 @@ def read_texts(
         )
     data_format = format_by_name(path)
     if data_format:
-        return read_examples(source, data_format, field, skipped, notes)
-    warnings = ConversionWarnings()
+        return read_examples(source, data_format, field, skipped, notes, options)
+    file = DataFile(path, options, skipped)
 
     def make_example(line: Line, line_source: str) -> Example | None:
         text = decode_line(line, line_source)
-        warnings.add("blank lines, left out", line_source, not text.strip())
+        file.warnings.add("blank lines, left out", line_source, not text.strip())
         return Example(text, None, line_source) if text.strip() else None
 
-    records = ((f"{path}:{number}", line) for number, line in enumerate(read_text_lines(path), 1))
-    empty = f"{path}: contains no texts. Expected one text per line."
-    examples = collect_examples(records, make_example, skipped, empty)
+    lines = read_text_lines(path, options.encoding)
+    records = ((f"{path}:{number}", line) for number, line in enumerate(lines, 1))
+    examples = file.collect(records, make_example, "one text per line")
     if notes is not None:
         notes.append(f"{field}: {source} is read as plain text, one text per line.")
-        notes += [f"{field}: {line}" for line in warnings.lines()]
+        notes += [f"{field}: {line}" for line in file.warnings.lines()]
     return examples
 
 
-def _fallback_format(path: Path) -> str:
-    """Return the format whose reader gives the most helpful error for a file of unknown format."""
-    if path.is_dir():
-        return "brat"
-    return "label_studio" if read_bytes(path).lstrip().startswith(b"[") else "cluener"
-
-
 def write_examples(
-    path: str | Path, examples: Sequence[Example], data_format: str, scheme: str = "BIO"
+    path: str | Path,
+    examples: Sequence[Example],
+    data_format: str,
+    scheme: str = "BIO",
+    predicted: bool = False,
 ) -> list[str]:
     """Write a data set. If writing fails, the target is left unchanged.
 
@@ -149,6 +205,8 @@ def write_examples(
         examples: labelled or unlabelled examples.
         data_format: one of `WRITERS`.
         scheme: tag scheme of `conll`, one of `tagged.SCHEMES`.
+        predicted: whether a model predicted the entities. `label_studio` then gets predictions with scores
+            instead of annotations.
 
     Returns:
         One line for each kind of information that the format cannot represent, with its count and
@@ -173,7 +231,8 @@ def write_examples(
             for e in example.entities
         )
         scored = sum(e.score != 1.0 for e in example.entities or ())
-        warnings.add("scores of entities, left out", example.source, scored)
+        if not predicted:
+            warnings.add("scores of entities, left out", example.source, scored)
         if entities:
             entities = without_duplicates(entities, example.source, warnings)
         checked.append(Example(example.text, entities, example.source))
@@ -181,6 +240,8 @@ def write_examples(
     try:
         if data_format == "conll":
             write_conll(part, checked, warnings, scheme)
+        elif data_format == "label_studio" and predicted:
+            write_predictions(part, examples)
         else:
             WRITERS[data_format](part, checked, warnings)
         replace_file(part, path)
@@ -191,10 +252,8 @@ def write_examples(
     return warnings.lines()
 
 
-def _read_cluener(
-    path: Path, skipped: list[str] | None, warnings: ConversionWarnings
-) -> tuple[list[Example], str]:
-    return read_cluener(path, skipped, warnings), "CLUENER JSON lines"
+def _span_reader(name: str) -> Reader:
+    return lambda file: read_spans(file, name)
 
 
 def _write_cluener(path: Path, examples: Sequence[Example], warnings: ConversionWarnings) -> None:
@@ -202,13 +261,15 @@ def _write_cluener(path: Path, examples: Sequence[Example], warnings: Conversion
 
 
 READERS: dict[str, Reader] = {
-    "cluener": _read_cluener,
+    "cluener": read_cluener_file,
     "conll": read_conll,
-    "doccano": read_doccano,
     "label_studio": read_label_studio,
     "tokens": read_token_rows,
     "brat": read_brat,
+    "table": read_table,
+    **{name: _span_reader(name) for name in SPAN_FORMATS},
 }
+FOLDER_FORMATS = ("brat", "table")
 WRITERS: dict[str, Writer] = {
     "cluener": _write_cluener,
     "conll": write_conll,
@@ -216,6 +277,7 @@ WRITERS: dict[str, Writer] = {
     "label_studio": write_label_studio,
     "tokens": write_token_rows,
     "brat": write_brat,
+    "prodigy": write_prodigy,
 }
 # Default values of data.train and data.dev.
 DEFAULT_CLUENER_FILES = ("data/cluener/train.json", "data/cluener/dev.json")

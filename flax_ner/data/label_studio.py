@@ -6,55 +6,47 @@ Source: labelstud.io/guide/task_format and /guide/export.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_ner.data.files import (
-    ConversionWarnings,
-    ParsedValue,
-    checked_entity,
-    collect_examples,
-    json_object,
-    json_records,
-    without_duplicates,
-)
+from flax_ner.data.field_names import Span
+from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
+from flax_ner.data.json_rows import ParsedValue, json_object, json_records
+from flax_ner.data.offsets import entities_from_spans
+from flax_ner.data.span_rows import check_no_address, example_of_row
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import Line
 
-_Span = tuple[Any, ...]  # unchecked: label, start, end, surface or None
 FORM = '{"data": {"text": "..."}, "annotations": [{"result": [...]}]}'
 
 
-def read_label_studio(
-    path: Path, skipped: list[str] | None, warnings: ConversionWarnings
-) -> tuple[list[Example], str]:
+def read_label_studio(file: DataFile) -> tuple[list[Example], str]:
     """Read a Label Studio export. Only the first annotation of a task counts; without any it is unlabelled.
-
-    Args:
-        path: path of the file.
-        skipped: see `collect_examples`.
-        warnings: receives what an example cannot represent.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a task is unreadable (see `collect_examples`). The message names file and task.
+        UserError: a task is unreadable (see `DataFile.collect`). The message names file and task.
     """
 
     def make_example(record: Line | ParsedValue, source: str) -> Example:
         row = json_object(record, source, FORM)
-        parse = _parse_task if "data" in row else _parse_json_min
-        text, regions = parse(row, source, warnings)
+        if "data" not in row:
+            return example_of_row(row, source, file)
+        text, regions = _parse_task(row, source, file.warnings)
+        check_no_address(text, source)
         if regions is None:
             return Example(text, None, source)
-        entities = _entities(text, regions, source, warnings)
-        return Example(text, without_duplicates(entities, source, warnings), source)
+        spans = _spans(regions, source, file.warnings)
+        entities = entities_from_spans(text, spans, source, file.warnings)
+        return Example(text, without_duplicates(entities, source, file.warnings), source)
 
-    empty = f"{path}: contains no examples. Expected an array of tasks, {FORM}."
-    examples = collect_examples(json_records(path, "task"), make_example, skipped, empty, "tasks")
+    examples = file.collect(
+        json_records(file, "task"), make_example, f"an array of tasks, {FORM}", "tasks"
+    )
     return examples, "Label Studio JSON"
 
 
@@ -104,24 +96,8 @@ def _parse_task(
     return texts[name], regions
 
 
-def _parse_json_min(
-    row: dict[str, Any], source: str, warnings: ConversionWarnings
-) -> tuple[str, list[Any] | None]:
-    """Return text and regions as `_parse_task` does, for a row of JSON-MIN."""
-    text, regions = row.pop("text", None), row.pop("label", None)
-    if not isinstance(text, str):
-        raise UserError(f'{source}: neither "data" nor "text". Expected {FORM}.')
-    for name in row:
-        warnings.add(f"field {name!r}, left out", source)
-    if regions is not None and not isinstance(regions, list):
-        raise UserError(f'{source}: "label" is not a list of regions.')
-    return text, regions
-
-
-def _entities(
-    text: str, regions: list[Any], source: str, warnings: ConversionWarnings
-) -> list[Entity]:
-    spans: list[_Span] = []
+def _spans(regions: list[Any], source: str, warnings: ConversionWarnings) -> list[Span]:
+    spans: list[Span] = []
     for region in regions:
         if not isinstance(region, dict) or "start" not in region or "end" not in region:
             raise UserError(f'{source}: a region without "start" and "end".')
@@ -129,57 +105,49 @@ def _entities(
         if not isinstance(labels, list):
             raise UserError(f'{source}: "labels" of a region is {labels!r}, not a list.')
         warnings.add("regions without a label, left out", source, not labels)
-        spans += [(label, region["start"], region["end"], region.get("text")) for label in labels]
-    if _surfaces_match(text, spans):
-        return [checked_entity(label, start, end, text, source) for label, start, end, _ in spans]
-    # Browsers count UTF-16 code units. Convert if all surfaces match then.
-    converted = _from_utf16(text, spans)
-    if _surfaces_match(text, converted):
-        warnings.add("texts with UTF-16 offsets, converted to characters", source)
-        spans = converted
-    entities = [checked_entity(label, start, end, text, source) for label, start, end, _ in spans]
-    for entity, (label, start, end, surface) in zip(entities, spans, strict=True):
-        if isinstance(surface, str) and entity.text != surface:
-            raise UserError(
-                f"{source}: {label} {surface!r} at [{start}, {end}), but the text has {entity.text!r} there. "
-                "Correct the offsets or the text."
-            )
-    return entities
-
-
-def _from_utf16(text: str, spans: list[_Span]) -> list[_Span]:
-    """Convert offsets in UTF-16 code units, where a character over U+FFFF counts as two, to characters."""
-    character_offset, units = {0: 0}, 0  # by UTF-16 offset
-    for i, character in enumerate(text, 1):
-        units += 1 + (character > "\uffff")
-        character_offset[units] = i
-    return [
-        (label, *(character_offset.get(x) if type(x) is int else None for x in offsets), surface)
-        for label, *offsets, surface in spans
-    ]
-
-
-def _surfaces_match(text: str, spans: list[_Span]) -> bool:
-    """Return whether the text has the surface of each span at its offsets."""
-    return all(
-        type(start) is int and type(end) is int and surface in (None, text[start:end])
-        for _, start, end, surface in spans
-    )
+        surface = region.get("text")
+        surface = surface if isinstance(surface, str) else None
+        spans += [Span(label, region["start"], region["end"], surface) for label in labels]
+    return spans
 
 
 def write_label_studio(
     path: Path, examples: Sequence[Example], warnings: ConversionWarnings
 ) -> None:
     """Write tasks that Label Studio imports. An unlabelled example gets no annotation."""
+
+    def task(example: Example) -> dict[str, Any]:
+        annotations = []
+        if example.entities is not None:
+            annotations = [{"result": [_region(e, example.text) for e in example.entities]}]
+        return {"data": {"text": example.text}, "annotations": annotations}
+
+    _write_tasks(path, map(task, examples))
+
+
+def write_predictions(path: Path, examples: Sequence[Example]) -> None:
+    """Write tasks with predictions, which Label Studio shows to annotators as a start.
+
+    The score of a task is that of its least certain entity, so that sorting by it brings doubtful texts first.
+    """
+    tasks = []
+    for example in examples:
+        entities = example.entities or ()
+        prediction = {
+            "model_version": "flax_ner",
+            "score": min((e.score for e in entities), default=1.0),
+            "result": [_region(e, example.text) | {"score": e.score} for e in entities],
+        }
+        tasks.append({"data": {"text": example.text}, "predictions": [prediction]})
+    _write_tasks(path, tasks)
+
+
+def _write_tasks(path: Path, tasks: Iterable[dict[str, Any]]) -> None:
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        for number, example in enumerate(examples):
-            task: dict[str, Any] = {"data": {"text": example.text}, "annotations": []}
-            if example.entities is not None:
-                task["annotations"] = [
-                    {"result": [_region(e, example.text) for e in example.entities]}
-                ]
-            file.write(("[\n" if number == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
-        file.write("\n]\n" if examples else "[]\n")
+        file.write("[")
+        for number, task in enumerate(tasks):
+            file.write(("\n" if number == 0 else ",\n") + json.dumps(task, ensure_ascii=False))
+        file.write("\n]\n" if file.tell() > 1 else "]\n")
 
 
 def _region(entity: Entity, text: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 from flax_ner.data.files import ConversionWarnings
 from flax_ner.errors import UserError
@@ -18,8 +19,17 @@ from flax_ner.text.examples import Entity, Example
 from flax_ner.text.tag_names import END, INSIDE, PREFIXES, SINGLE
 
 # Prefixes of the first, a middle, the last and the only token of an entity.
-SCHEMES = {"BIO": "BIIB", "BIOES": "BIES", "BMES": "BMES", "BMEWO": "BMEW", "BILOU": "BILU"}
+SCHEMES = {
+    "BIO": "BIIB", "BIOS": "BIIS", "BIOES": "BIES", "BMES": "BMES", "BMEWO": "BMEW", "BILOU": "BILU",
+}  # fmt: skip
+IOB1 = "IOB1"  # read, but not written
+READ_SCHEMES = (*SCHEMES, IOB1)
+TAG_FORM = "O, or a prefix such as B- or I- and a category."
 TAG = re.compile(r"O|[BIMELSUW]-.+", re.DOTALL)
+OUTSIDE = frozenset("Oo0")
+# Other spellings of a tag: b-x, B_x; and x-B, x_b.
+_PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_](.+)", re.DOTALL | re.IGNORECASE)
+_PREFIX_LAST = re.compile(r"(.+)[-_]([BIMELSUW])", re.DOTALL | re.IGNORECASE)
 # Han, kana, bopomofo, CJK punctuation and full-width forms: scripts without spaces between words.
 # Hangul is not among them, because Korean has spaces.
 _CJK = re.compile(
@@ -31,9 +41,68 @@ _POSITIONS = PREFIXES | {"W": SINGLE}  # tag prefix -> position within the entit
 Spans = list[tuple[int, int]]  # start and exclusive end of each token
 
 
+class TagSpelling(NamedTuple):
+    """How a data set spells its tags.
+
+    Attributes:
+        name: "B-x", "x-B", or "x" for categories without prefix (IO).
+        usual: whether every tag is spelled as this project writes it.
+    """
+
+    name: str
+    usual: bool
+
+    def normalize(self, tag: str) -> str | None:
+        """Return a tag as `O` or PREFIX-CATEGORY, or None if it is not a tag."""
+        if TAG.fullmatch(tag) and self.name == "B-x":
+            return tag
+        if tag in OUTSIDE:
+            return "O"
+        if self.name == "x":
+            return f"I-{tag}" if tag else None
+        match = (_PREFIX_FIRST if self.name == "B-x" else _PREFIX_LAST).fullmatch(tag)
+        if not match:
+            return None
+        prefix, category = match.groups() if self.name == "B-x" else match.groups()[::-1]
+        return f"{prefix.upper()}-{category}"
+
+
+def detect_spelling(tags: Mapping[str, int]) -> TagSpelling:
+    """Return how a data set spells its tags.
+
+    Args:
+        tags: the number of times that each tag occurs.
+    """
+    first = sum(count for tag, count in tags.items() if _PREFIX_FIRST.fullmatch(tag))
+    last = sum(count for tag, count in tags.items() if _PREFIX_LAST.fullmatch(tag))
+    usual = all(TAG.fullmatch(tag) for tag in tags)
+    if first >= last and (first or not tags.keys() - OUTSIDE):
+        return TagSpelling("B-x", usual)
+    if last:
+        return TagSpelling("x-B", False)
+    return TagSpelling("x", False) if OUTSIDE & tags.keys() else TagSpelling("B-x", usual)
+
+
+def is_prefixed_tag(tag: str) -> bool:
+    """Return whether a string is a tag with a prefix, in any spelling."""
+    return bool(_PREFIX_FIRST.fullmatch(tag) or _PREFIX_LAST.fullmatch(tag))
+
+
+def is_tag_sequence(values: Sequence[Any]) -> bool:
+    """Return whether all values are tags, in any spelling with prefixes."""
+    return bool(values) and all(
+        isinstance(value, str) and (value in OUTSIDE or is_prefixed_tag(value)) for value in values
+    )
+
+
 def is_character_level(sentences: Iterable[Sequence[str]]) -> bool:
     """Return whether every token is a single character."""
     return all(len(token) == 1 for tokens in sentences for token in tokens)
+
+
+def starts_with_cjk(token: str) -> bool:
+    """Return whether the first character is CJK."""
+    return bool(_CJK.match(token))
 
 
 def join_tokens(tokens: Sequence[str], character_level: bool) -> tuple[str, Spans]:
@@ -80,7 +149,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
             inside_at_start += tag[0] == "I" and not follows
             begin_at_start += tag[0] == "B" and not follows
     scheme = max(SCHEMES, key=lambda name: sum(prefixes[prefix] for prefix in set(SCHEMES[name])))
-    return "IOB1" if scheme == "BIO" and inside_at_start and not begin_at_start else scheme
+    return IOB1 if scheme == "BIO" and inside_at_start and not begin_at_start else scheme
 
 
 def entities_from_tags(
@@ -90,10 +159,8 @@ def entities_from_tags(
 
     Invalid tag sequences are tolerated and counted, because published data sets have them (Resume with
     its 13,438 entities has both kinds). In BIO, an I- that continues no entity starts one. In schemes
-    with end tags, such a tag is read as O, and an entity without an end tag is kept.
-
-    Raises:
-        UserError: a tag is not part of the scheme; the message starts with the tag's source.
+    with end tags, such a tag is read as O, and an entity without an end tag is kept. A prefix of another
+    scheme keeps its meaning there.
     """
     prefixes = SCHEMES.get(scheme, SCHEMES["BIO"])  # IOB1 has the prefixes of BIO
     has_end_tags = prefixes[1] != prefixes[2]
@@ -101,11 +168,9 @@ def entities_from_tags(
     current: tuple[str, int] | None = None  # type and first token of the entity not yet ended
     for i, tag in enumerate((*tags, "O")):
         prefix, _, category = tag.partition("-")
-        if prefix not in prefixes and prefix != "O":
-            raise UserError(
-                f"{sources[i]}: the tag {tag} is not part of {scheme}, the scheme of the file."
-            )
         position = _POSITIONS.get(prefix)
+        if prefix not in prefixes and prefix != "O":
+            warnings.add(f"tags that are not part of {scheme}, read by their prefix", sources[i])
         continues = position in (INSIDE, END)
         if current and not (continues and category == current[0]):
             warnings.add("entities without an end tag, kept", sources[current[1]], has_end_tags)
@@ -208,8 +273,7 @@ def example_from_tags(
         warnings: receives the invalid tag sequences.
 
     Raises:
-        UserError: the text differs from the tokens by more than white space, or a tag is not part of
-            the scheme.
+        UserError: the text differs from the tokens by more than white space.
     """
     spans: Spans | None
     if text is None:

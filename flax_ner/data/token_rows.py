@@ -7,23 +7,22 @@ Tokens are joined as described in `tagged`. A field `text` gives the original te
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flax_ner.data.files import (
-    ConversionWarnings,
-    collect_examples,
-    json_object,
-    json_records,
-    write_json_lines,
-)
+from flax_ner.data.field_names import TAG_FIELDS, TOKEN_FIELDS, looks_like_annotations
+from flax_ner.data.files import ConversionWarnings, DataFile
+from flax_ner.data.json_rows import json_object, json_records, write_json_lines
 from flax_ner.data.tagged import (
-    TAG,
+    TAG_FORM,
     detect_scheme,
+    detect_spelling,
     example_from_tags,
     has_cjk,
     is_character_level,
+    is_tag_sequence,
     join_tokens,
     tags_from_entities,
     token_spans,
@@ -32,150 +31,245 @@ from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
 
 FORM = '{"tokens": ["...", ...], "ner_tags": ["O", "B-...", ...]}'
-TAG_FIELDS = ("ner_tags", "tags", "labels")  # in order of preference
 INFO_FILE = "dataset_info.json"
 
 
-def read_token_rows(
-    path: Path, skipped: list[str] | None, warnings: ConversionWarnings
-) -> tuple[list[Example], str]:
-    """Read tokens and tags from JSON lines or one JSON array. A row without tags is unlabelled.
+class _Row(NamedTuple):
+    """Tokens and tags of a row. `tags` is None if the row has none, `text` if the tokens are joined."""
 
-    Args:
-        path: path of the file.
-        skipped: see `collect_examples`.
-        warnings: receives what an example cannot represent.
+    tokens: list[str]
+    tags: list[str] | None
+    text: str | None
+    rest: dict[str, Any]  # fields that were not read
+
+
+def read_token_rows(file: DataFile) -> tuple[list[Example], str]:
+    """Read tokens and tags from JSON lines or one JSON array. A row without tags is unlabelled.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a row is unreadable (see `collect_examples`). The message names file and line.
+        UserError: a row is unreadable (see `DataFile.collect`). The message names file and line.
     """
-    class_names: dict[str, list[str]] = {}
-    records: list[tuple[str, dict[str, Any] | UserError]] = []
-    for source, record in json_records(path, "row"):
+    names = ClassNames(file.path)
+    records: list[tuple[str, Any]] = []
+    for source, record in json_records(file, "row"):
         try:
-            row = json_object(record, source, FORM)
-            records.append((source, _parse_row(row, path, class_names, source)))
+            records.append((source, json_object(record, source, FORM)))
         except UserError as error:
             records.append((source, error))
-    rows = [row for _, row in records if isinstance(row, dict)]
-    scheme = detect_scheme(row["tags"] for row in rows if row["tags"] is not None)
-    character_level = is_character_level(row["tokens"] for row in rows)
+    return examples_from_token_rows(file, records, names)
 
-    def make_example(row: dict[str, Any], source: str) -> Example:
-        for name in row["others"]:
-            warnings.add(f"field {name!r}, left out", source)
-        tags, sources = row["tags"], [source] * len(row["tokens"])
-        outside = ["O"] * len(row["tokens"])
+
+def examples_from_token_rows(
+    file: DataFile, records: Iterable[tuple[str, Any]], names: "ClassNames"
+) -> tuple[list[Example], str]:
+    """Return the examples of rows with tokens and tags, and a description of the file.
+
+    Args:
+        file: the file that they came from.
+        records: pairs of source and row. A row may be a `UserError` that an earlier step found in it.
+        names: names of numbered tags.
+
+    Raises:
+        UserError: a row is unreadable (see `DataFile.collect`).
+    """
+    parsed: list[tuple[str, _Row | UserError]] = []
+    for source, row in records:
+        try:
+            parsed.append(
+                (source, row if isinstance(row, UserError) else _parse_row(row, names, source))
+            )
+        except UserError as error:
+            parsed.append((source, error))
+    rows = [row for _, row in parsed if isinstance(row, _Row)]
+    spelling = detect_spelling(Counter(tag for row in rows for tag in row.tags or ()))
+    scheme = file.options.tag_scheme or detect_scheme(
+        [spelling.normalize(tag) or "O" for tag in row.tags] for row in rows if row.tags is not None
+    )
+    character_level = is_character_level(row.tokens for row in rows)
+
+    def make_example(row: _Row, source: str) -> Example:
+        for name, value in row.rest.items():
+            if row.tags is None and looks_like_annotations(name, value):
+                raise UserError(
+                    f"{source}: the field {name!r} looks like annotations, but cannot be read: "
+                    f"{str(value)[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
+                )
+            file.warnings.add(f"field {name!r}, left out", source)
+        tags = ["O"] * len(row.tokens)
+        for i, tag in enumerate(row.tags or ()):
+            normal = spelling.normalize(tag)
+            if normal is None:
+                raise UserError(f"{source}: {tag!r} is not a tag. Expected {TAG_FORM}")
+            tags[i] = normal
+        sources = [source] * max(len(tags), 1)
         example = example_from_tags(
-            row["tokens"],
-            row["text"],
-            tags or outside,
-            sources or [source],
-            scheme,
-            character_level,
-            warnings,
+            row.tokens, row.text, tags, sources, scheme, character_level, file.warnings
         )
-        return Example(example.text, None, source) if tags is None else example
+        return Example(example.text, None, source) if row.tags is None else example
 
-    empty = f"{path}: contains no examples. Expected on each line {FORM}."
-    examples = collect_examples(records, make_example, skipped, empty)
+    examples = file.collect(parsed, make_example, f"on each line {FORM}", "rows")
     token_kind = "characters" if character_level else "words"
-    return examples, f"tokens and ner_tags, {token_kind}, {scheme}"
+    spelled = "" if spelling.usual else f", tags spelled like {spelling.name}"
+    return examples, f"tokens and ner_tags, {token_kind}, {scheme}{spelled}"
 
 
-def _parse_row(
-    row: dict[str, Any], path: Path, class_names: dict[str, list[str]], source: str
-) -> dict[str, Any]:
-    """Return tokens, tags (strings, or None), text (or None) and the names of the other fields."""
-    tokens = row.get("tokens")
-    if not isinstance(tokens, list) or not all(isinstance(t, str) and t for t in tokens):
+def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the fields that have the tokens and the tags of a row, "" for the tags if it has none.
+
+    None: the row has no tokens. A text with one tag per character or word counts as tokens.
+    """
+    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    for token_field in TOKEN_FIELDS:
+        value = row.get(token_field)
+        if isinstance(value, str):
+            tag_field = next((n for n in TAG_FIELDS if is_tag_sequence(lists.get(n, []))), "")
+            if tag_field and len(lists[tag_field]) in (len(value), len(value.split())):
+                return token_field, tag_field
+        elif isinstance(value, list) and all(isinstance(token, str) for token in value):
+            usual = [
+                n for n in TAG_FIELDS if row.get(n) is not None and n != token_field
+                and not any(isinstance(tag, list | dict) for tag in lists.get(n, ()))
+            ]  # fmt: skip
+            # Prefer tags that are strings to numbers.
+            named = [n for n in usual if all(isinstance(t, str) for t in lists.get(n, [0]))]
+            others = [
+                name for name, tags in lists.items()
+                if name != token_field and len(tags) == len(value) and is_tag_sequence(tags)
+            ]  # fmt: skip
+            return token_field, next(iter([*named, *usual, *others]), "")
+    return None
+
+
+def _parse_row(row: dict[str, Any], names: "ClassNames", source: str) -> _Row:
+    fields = find_token_fields(row)
+    if fields is None:
         raise UserError(f'{source}: "tokens" is not a list of words. Expected {FORM}.')
-    tag_fields = {name: row[name] for name in TAG_FIELDS if row.get(name) is not None}
-    # Prefer tags that are strings to numbers.
-    with_names = [
-        name
-        for name, tags in tag_fields.items()
-        if isinstance(tags, list) and all(isinstance(t, str) for t in tags)
-    ]
-    name = next(iter(with_names or tag_fields), None)
-    tags = None if name is None else _parse_tags(tag_fields[name], name, path, class_names, source)
+    token_field, tag_field = fields
+    value = row[token_field]
+    text = row["text"] if isinstance(row.get("text"), str) else None
+    tags = None if not tag_field else _parse_tags(row[tag_field], tag_field, names, source)
+    if isinstance(value, str):
+        tokens = list(value) if tags and len(tags) == len(value) else value.split()
+        text = value
+    else:
+        tokens = value
+    if not all(tokens):
+        raise UserError(f'{source}: "{token_field}" has an empty token. Expected {FORM}.')
     if tags is not None and len(tags) != len(tokens):
         raise UserError(
-            f"{source}: {len(tokens)} tokens but {len(tags)} {name}. Give one tag per token."
+            f"{source}: {len(tokens)} tokens but {len(tags)} {tag_field}. Give one tag per token."
         )
-    text = row.get("text")
-    if not isinstance(text, str):
-        text = None
-    others = [
-        k for k in row if k not in ("tokens", name) and not (k == "text" and text is not None)
-    ]
-    return {"tokens": tokens, "tags": tags, "text": text, "others": others}
+    read = {token_field, tag_field} | ({"text"} if text is not None else set())
+    return _Row(tokens, tags, text, {k: v for k, v in row.items() if k not in read})
 
 
-def _parse_tags(
-    value: Any, name: str, path: Path, class_names: dict[str, list[str]], source: str
-) -> list[str]:
+def _parse_tags(value: Any, name: str, names: "ClassNames", source: str) -> list[str]:
     if not isinstance(value, list):
         raise UserError(f'{source}: "{name}" is not a list of tags. Expected {FORM}.')
-    tags = value
     if any(type(tag) is int for tag in value):
-        if name not in class_names:
-            class_names[name] = _read_class_names(path, name, source)
-        names = class_names[name]
-        for tag in value:
-            if type(tag) is not int or not 0 <= tag < len(names):
+        return names.resolve(name, value, source)
+    for tag in value:
+        if not isinstance(tag, str):
+            raise UserError(f"{source}: {tag!r} is not a tag. Expected {TAG_FORM}")
+    return value
+
+
+class ClassNames:
+    """The names of numbered tags: from a schema, or from a file beside the data.
+
+    `save_to_disk` of `datasets` writes `dataset_info.json`; a repository of the hub has them in the head of its
+    `README.md`.
+
+    Args:
+        path: path of the data file.
+        schema: names by field, from the file itself; None to look for them beside it.
+    """
+
+    def __init__(self, path: Path, schema: dict[str, list[str]] | None = None):
+        self._path = path
+        self._names = dict(schema or {})
+
+    def resolve(self, field: str, numbers: list[Any], source: str) -> list[str]:
+        """Return the names of tag numbers.
+
+        Raises:
+            UserError: there are no names, or a number has none.
+        """
+        if field not in self._names:
+            self._names[field] = self._find(field, numbers, source)
+        names = self._names[field]
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < len(names):
                 raise UserError(
-                    f"{source}: {tag!r} is not a tag number. {INFO_FILE} names {len(names)} tags, numbered "
+                    f"{source}: {number!r} is not a tag number. There are names of {len(names)} tags, numbered "
                     "from 0."
                 )
-        tags = [names[tag] for tag in value]
-    for tag in tags:
-        if not isinstance(tag, str) or not TAG.fullmatch(tag):
-            raise UserError(
-                f"{source}: {tag!r} is not a tag. Expected O, or a prefix such as B- or I- and a category."
-            )
-    return tags
+        return [names[number] for number in numbers]
 
-
-def _read_class_names(path: Path, name: str, source: str) -> list[str]:
-    """Read the tag names from the `dataset_info.json` in the folder of the file or its parent."""
-    for folder in (path.parent, Path(os.path.realpath(path.parent)).parent):
-        info_file = folder / INFO_FILE
-        if info_file.is_file():
-            try:
-                info = json.loads(info_file.read_text("utf-8"))
-                names = next(_find_class_names(info["features"][name]), None)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                names = None
-            if names:
+    def _find(self, field: str, numbers: list[Any], source: str) -> list[str]:
+        """Read the names from a file in the folder of the data or its parent."""
+        example = _info_example(field, numbers)
+        for folder in (self._path.parent, Path(os.path.realpath(self._path.parent)).parent):
+            info_file = folder / INFO_FILE
+            if info_file.is_file():
+                try:
+                    info = json.loads(info_file.read_text("utf-8"))
+                    names = next(find_class_names(info["features"][field]), None)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    names = None
+                if names:
+                    return names
+                raise UserError(
+                    f'{info_file}: has no names for "{field}". Write your tags in the order of their numbers: '
+                    f"{example}"
+                )
+            if names := _names_in_card(folder / "README.md", field):
                 return names
-            raise UserError(
-                f'{info_file}: has no names for "{name}". Write your tags in the order of their numbers: '
-                f"{_info_example(name)}"
-            )
-    raise UserError(
-        f'{source}: the tags in "{name}" are numbers without names. Put the {INFO_FILE} of the data set beside '
-        f"the file, or write one with your tags in the order of their numbers: {_info_example(name)}"
-    )
+        raise UserError(
+            f'{source}: the tags in "{field}" are numbers without names. Put the {INFO_FILE} of the data set '
+            f"beside the file, or write one with your tags in the order of their numbers: {example}"
+        )
 
 
-def _info_example(name: str) -> str:
-    return json.dumps({"features": {name: {"names": ["O", "B-name", "I-name"]}}})
+def _info_example(field: str, numbers: list[Any]) -> str:
+    """Return the content of an `INFO_FILE` with as many names as the largest number needs."""
+    count = max([2, *(number for number in numbers if type(number) is int)]) + 1
+    categories = range((count + 1) // 2)
+    names = ["O", *(f"{prefix}-NAME{i or ''}" for i in categories for prefix in "BI")][:count]
+    return json.dumps({"features": {field: {"names": names}}})
 
 
-def _find_class_names(feature: Any) -> Iterator[list[str]]:
+def _names_in_card(card: Path, field: str) -> list[str] | None:
+    """Return the names in the YAML head of a data card of the hub, None if it has none."""
+    if not card.is_file():
+        return None
+    import yaml  # seldom needed
+
+    try:
+        head = card.read_text("utf-8").split("---\n")[1]
+        info = yaml.safe_load(head)["dataset_info"]
+        configs = info if isinstance(info, list) else [info]
+        features = [f for config in configs for f in config["features"] if f["name"] == field]
+        return next(find_class_names(features), None)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, yaml.YAMLError):
+        return None
+
+
+def find_class_names(feature: Any) -> Iterator[list[str]]:
     """Yield lists of class names at any depth: versions of `datasets` nest the class feature differently."""
     if isinstance(feature, list):
         for inner in feature:
-            yield from _find_class_names(inner)
+            yield from find_class_names(inner)
     elif isinstance(feature, dict):
         names = feature.get("names")
+        if isinstance(names, dict):  # in a data card: {'0': 'O', ...}
+            names = [names[key] for key in sorted(names, key=int)]
         if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
             yield names
-        yield from _find_class_names([v for k, v in feature.items() if k != "names"])
+        yield from find_class_names([v for k, v in feature.items() if k != "names"])
 
 
 def write_token_rows(path: Path, examples: Sequence[Example], warnings: ConversionWarnings) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from flax_ner.config import read_options
 from flax_ner.config_checks import check_config
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import DistillationData, prepare_distillation
@@ -160,7 +161,14 @@ def _read_examples(
     """Return the examples of data.train and data.dev, and notes about the files."""
     notes: list[str] = []
     train, dev = (
-        read_examples(config.data[split], config.data.format, f"data.{split}", skipped, notes)
+        read_examples(
+            config.data[split],
+            config.data.format,
+            f"data.{split}",
+            skipped,
+            notes,
+            read_options(config),
+        )
         for split in ("train", "dev")
     )
     gold_entities(dev, "data.dev")

@@ -10,19 +10,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flax_ner.data.detection import detect_format, format_by_name
-from flax_ner.data.files import read_objects, stream_rows
+from flax_ner.data.files import ReadOptions
 from flax_ner.data.formats import READERS, read_examples
+from flax_ner.data.json_rows import read_objects, stream_rows
 from flax_ner.errors import UserError
 from flax_ner.inference.outputs import ENTITIES_FIELD
-from flax_ner.text.utf8 import STDIN, stream_lines
+from flax_ner.text.utf8 import STDIN, decode_as, stream_lines
 
 INPUT_FORMATS = ("auto", "text", "jsonl", *READERS)
+# Formats with one JSON object per text, none of which is left out.
 JSON_FORMATS = (
-    "cluener",
-    "doccano",
-    "label_studio",
-    "tokens",
-)  # formats with one JSON object per text
+    "cluener", "doccano", "label_studio", "tokens", "adaseq", "cmeee", "ccks", "spans",
+)  # fmt: skip
 
 
 class Input(NamedTuple):
@@ -39,6 +38,7 @@ def read_inputs(
     text_field: str | None = None,
     keep_rows: bool = False,
     report: Callable[[str], None] = lambda note: None,
+    encoding: str = "",
 ) -> Iterator[Input]:
     """Yield the texts of a file, in order.
 
@@ -52,6 +52,7 @@ def read_inputs(
         text_field: the field of JSON rows to read. Defaults to "text".
         keep_rows: whether the caller writes the rows back with their entities.
         report: called with a message about the format that "auto" chose.
+        encoding: the encoding of the file; "" is UTF-8. A file in another encoding is read at once.
 
     Raises:
         UserError: the file does not exist, or, while iterating, a line or row cannot be read.
@@ -61,6 +62,11 @@ def read_inputs(
         raise UserError(
             f"FILE: no file {file!r}. Give a file with one text per line, or - for standard input."
         )
+    if encoding:
+        yield from _read_encoded(
+            file, input_format, text_field, keep_rows, report, ReadOptions(encoding).encoding
+        )
+        return
     data_format, description = input_format, input_format
     if input_format == "auto":
         data_format, description = _choose_format(file, text_field)
@@ -99,9 +105,32 @@ def _choose_format(file: str, text_field: str | None) -> tuple[str, str]:
     _, _, first = next(read_objects(path), ("", "", {"text": ""}))
     if text_field is None and not isinstance(first.get("text"), str):
         detected = detect_format(path)
-        if detected in ("label_studio", "tokens") or (detected == "doccano" and "data" in first):
+        if detected and detected != "cluener":
             return detected, detected
     return "jsonl", f"JSON rows with the text in the field {text_field or 'text'!r}"
+
+
+def _read_encoded(
+    file: str,
+    input_format: str,
+    text_field: str | None,
+    keep_rows: bool,
+    report: Callable[[str], None],
+    encoding: str,
+) -> Iterator[Input]:
+    """Yield the texts of a file that is not UTF-8, from a copy in UTF-8 with the same name."""
+    name = STDIN if file == "-" else file
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, Path(name).name)
+        copy.write_bytes(decode_as(data, encoding, name).encode())
+        try:
+            yield from read_inputs(
+                str(copy), input_format, text_field, keep_rows,
+                lambda note: report(note.replace(str(copy), name)),
+            )  # fmt: skip
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), name)) from None
 
 
 def _read_plain_text(file: str) -> Iterator[Input]:

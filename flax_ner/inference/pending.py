@@ -121,6 +121,25 @@ def collect_words(pending: PendingBatch, labels: LabelSet) -> list[Words]:
     return [Words(*text) for text in zip(*columns, strict=True)]
 
 
+def collect_log_probs(pending: PendingBatch, labels: LabelSet) -> list[tuple[float, int]]:
+    """Wait for the outputs of `forward.predict`.
+
+    Returns:
+        For each text, the log of the probability of all its predicted tags together, and its number of
+        words.
+    """
+    log_p, log_step = np.zeros((2, len(pending.tagged)), np.float64)
+    for source, target, decoded in pending.outputs:
+        log_p[source], log_step[source] = (np.asarray(x).ravel()[target] for x in decoded[1:])
+    read = pending.tagged & ~pending.line_break
+    row, log_p, log_step = pending.text[read], log_p[read], log_step[read]
+    words = np.bincount(row, minlength=len(pending.texts))
+    total = np.bincount(row, log_step, minlength=len(pending.texts))
+    first = (np.cumsum(words) - words)[words > 0]
+    total[words > 0] += log_p[first] - log_step[first]
+    return list(zip(total.tolist(), words.tolist(), strict=True))
+
+
 def _read_spans(pending: PendingBatch) -> tuple[np.ndarray, ...]:
     """Return text index, category id, first character, end and score of each entity, all [E]."""
     batches = [extract_spans(*batch) for batch in pending.outputs]

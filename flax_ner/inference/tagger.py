@@ -34,6 +34,7 @@ from flax_ner.inference.pending import (
     PendingBatch,
     Words,
     collect_entities,
+    collect_log_probs,
     collect_words,
     prepare_inputs,
 )
@@ -293,12 +294,29 @@ class Tagger:
         Raises:
             UserError: the head predicts spans instead of tags, or a text is not a string.
         """
+        self._check_has_tags()
+        pending = self._dispatch_batches(check_texts(texts, "texts"), self._predict_proba, tokens)
+        return chain.from_iterable(map(self._collect_words, pending))
+
+    def sequence_log_probs(self, texts: Iterable[str]) -> Iterator[tuple[float, int]]:
+        """Yield for each text the log-probability of its predicted tag sequence, and its number of words.
+
+        Args:
+            texts: an iterable of strings.
+
+        Raises:
+            UserError: the head predicts spans instead of tags, or a text is not a string.
+        """
+        self._check_has_tags()
+        for pending in self._dispatch_batches(check_texts(texts, "texts"), self._predict):
+            with self._explain_out_of_memory():
+                yield from collect_log_probs(pending, self.labels)
+
+    def _check_has_tags(self) -> None:
         if isinstance(self.labels, SpanLabels):
             raise UserError(
                 "a model with the head global_pointer has no tag probabilities. Use a model with another head."
             )
-        pending = self._dispatch_batches(check_texts(texts, "texts"), self._predict_proba, tokens)
-        return chain.from_iterable(map(self._collect_words, pending))
 
     def _dispatch_batches(
         self, texts: Iterable[str], forward: Forward, tokens: Tokens | None = None

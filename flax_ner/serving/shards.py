@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flax_ner import durable
-from flax_ner.data.files import read_rows
+from flax_ner.data.json_rows import read_rows
 from flax_ner.errors import UserError, error_summary, import_optional
 from flax_ner.inference.inputs import check_no_entities, row_text
 from flax_ner.inference.outputs import ENTITIES_FIELD, tagged_row

@@ -161,8 +161,18 @@ def not_utf8_error(error: UnicodeDecodeError, source: str, remedy: str) -> UserE
     )
 
 
-def read_lines(path: Path) -> Sequence[Line]:
-    r"""Return the lines of a file, split at \n; all as `UndecodedLine` if the file is not entirely UTF-8."""
+def read_lines(path: Path, encoding: str = "") -> Sequence[Line]:
+    r"""Return the lines of a file, split at \n; all as `UndecodedLine` if the file is not entirely UTF-8.
+
+    Args:
+        path: path of the file.
+        encoding: the encoding of the file; "" is UTF-8.
+
+    Raises:
+        UserError: the file is not text, or not in `encoding`.
+    """
+    if encoding:
+        return decode_as(path.read_bytes(), encoding, path).removeprefix("\ufeff").split("\n")
     data = read_bytes(path)
     try:
         return data.decode("utf-8-sig").split("\n")
@@ -173,9 +183,12 @@ def read_lines(path: Path) -> Sequence[Line]:
         ]
 
 
-def read_text_lines(path: Path) -> list[Line]:
-    r"""Return the lines of a plain-text file, without line ends. Only \n and \r\n end a line."""
-    *ended, last = read_lines(path)
+def read_text_lines(path: Path, encoding: str = "") -> list[Line]:
+    r"""Return the lines of a plain-text file, without line ends. Only \n and \r\n end a line.
+
+    Args, Raises: see `read_lines`.
+    """
+    *ended, last = read_lines(path, encoding)
     rows: list[Line] = [
         row.removesuffix("\r")
         if isinstance(row, str)
@@ -199,12 +212,58 @@ def decode_line(line: Line, source: str) -> str:
         raise not_utf8_error(error, source, line.remedy) from None
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file, with its line ends and byte order mark.
+def iterate_lines(path: Path, encoding: str = "") -> Iterator[Line]:
+    r"""Yield the lines of `read_lines` one by one, so that a large file needs little memory.
+
+    Only lines that are not UTF-8 are an `UndecodedLine`.
+
+    Args, Raises: see `read_lines`.
+    """
+    if encoding:
+        yield from read_lines(path, encoding)
+        return
+    remedy = ""
+    with open(path, "rb") as file:
+        check_plain_text(file.peek(SAMPLE_BYTES), path)
+        for number, raw in enumerate(file):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
+            if b"\0" in line:
+                read_bytes(path)  # raises if the file is UTF-16
+            line = line.removesuffix(b"\n")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                remedy = remedy or encoding_remedy(path.read_bytes(), path)
+                yield UndecodedLine(line, remedy)
+
+
+def decode_as(data: bytes, encoding: str, path: str | Path) -> str:
+    """Return bytes in another encoding as text.
 
     Raises:
-        UserError: the file is not UTF-8. The message starts with the path.
+        UserError: they are not in this encoding. The message starts with `path`.
     """
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: is not {encoding} ({error.reason} at byte {error.start}). Name its encoding, or leave "
+            "out the option for UTF-8."
+        ) from None
+
+
+def read_text(path: Path, encoding: str = "") -> str:
+    """Return the text of a file, with its line ends and byte order mark.
+
+    Args:
+        path: path of the file.
+        encoding: the encoding of the file; "" is UTF-8.
+
+    Raises:
+        UserError: the file is not UTF-8, or not in `encoding`. The message starts with the path.
+    """
+    if encoding:
+        return decode_as(path.read_bytes(), encoding, path)
     data = read_bytes(path)
     try:
         return data.decode("utf-8")

@@ -52,7 +52,7 @@ def test_every_unreadable_line_is_an_error(
 def test_a_file_without_a_readable_line_is_listed_by_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad, empty = write(tmp_path / "bad.json", "a", "b", "c"), write(tmp_path / "empty.json")
+    bad, empty = write(tmp_path / "bad.json", *['{"text":'] * 3), write(tmp_path / "empty.json")
     (tmp_path / "wide.json").write_text(GOOD, "utf-16")
     out = tmp_path / "out.json"
     with pytest.raises(SystemExit):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from flax_ner.cli import main as cli
 from flax_ner.data.formats import read_examples, write_examples
+from flax_ner.data.synthetic import synthetic
 from flax_ner.text.examples import Entity, Example
 
 COLUMNS = "-DOCSTART- O\n\nEU B-ORG\nrejects O\n\nGerman B-MISC\n"
@@ -106,3 +108,70 @@ def test_convert_replaces_existing_file_only_with_force(
     with pytest.raises(SystemExit, match="already exists"):  # not a regular file, like a device
         cli.main(["data", "convert", str(source), str(tmp_path / "pipe"), "--force"])
     assert (tmp_path / "pipe").is_fifo()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    cli.main(["data", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def test_split_writes_parts_without_common_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = synthetic("train", 200)
+    write_examples(tmp_path / "all.json", rows, "doccano")
+    out = run(capsys, "split", tmp_path / "all.json", tmp_path / "parts", "--test", "0.2")
+    assert "read as doccano JSONL" in out
+    parts = {
+        name: read_examples(str(tmp_path / "parts" / f"{name}.json"), "cluener")
+        for name in ("train", "dev", "test")
+    }
+    assert sum(map(len, parts.values())) == 200 and 15 <= len(parts["dev"]) <= 25
+    texts = [{example.text for example in part} for part in parts.values()]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    with pytest.raises(SystemExit, match=r"train\.json' exists"):
+        cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "parts")])
+
+
+def test_split_writes_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_examples(tmp_path / "all.json", synthetic("train", 60), "cluener")
+    run(capsys, "split", tmp_path / "all.json", tmp_path, "--folds", "3", "--to", "conll")
+    dev = [read_examples(str(tmp_path / f"fold_{i}" / "dev.conll"), "conll") for i in (1, 2, 3)]
+    train = read_examples(str(tmp_path / "fold_1" / "train.conll"), "conll")
+    assert sum(map(len, dev)) == 60 and len(train) + len(dev[0]) == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dev", "1"], "--dev: 1.0, but it must be from 0 to below 1"),
+        (["--dev", "0.5", "--test", "0.5"], "leave texts for train.json"),
+        (["--folds", "1"], "--folds: 1, but it must be at least 2"),
+        (["--folds", "9"], "would be empty"),
+    ],
+)
+def test_invalid_splits_are_refused_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    write_examples(tmp_path / "all.json", synthetic("train", 4), "cluener")
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_merge_writes_a_text_with_the_same_entities_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [Example("ab", (Entity("x", 0, 1),)), Example("c", ())]
+    second = [Example("ab", (Entity("x", 0, 1),)), Example("c", (Entity("y", 0, 1),))]
+    write_examples(tmp_path / "1.json", first, "doccano")
+    write_examples(tmp_path / "2.json", second, "cluener")
+    out = run(capsys, "merge", tmp_path / "1.json", tmp_path / "2.json", tmp_path / "out.json")
+    assert "1 texts occur again with the same entities, written once." in out
+    assert "1 texts occur again with other entities, all written." in out
+    merged = read_examples(str(tmp_path / "out.json"), "auto")
+    assert [(e.text, e.entities) for e in merged] == [
+        ("ab", (Entity("x", 0, 1, "a"),)), ("c", ()), ("c", (Entity("y", 0, 1, "c"),)),
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="exists"):
+        cli.main(["data", "merge", str(tmp_path / "1.json"), str(tmp_path / "out.json")])

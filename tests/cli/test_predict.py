@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flax_ner import Tagger
-from flax_ner.data.formats import read_texts, write_examples
+from flax_ner.data.formats import WRITERS, read_examples, read_texts, write_examples
 from flax_ner.serving.shards import tag_shard
 from flax_ner.text.examples import Entity, Example
 
@@ -300,3 +300,47 @@ def test_output_may_be_a_pipe(predict: Callable[..., tuple[str, str]], tmp_path:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("data_format", [name for name in WRITERS if name not in ("conll", "brat")])
+def test_predictions_are_written_in_a_data_format(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path, data_format: str
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("abi\naa\n")
+    target = tmp_path / "out"
+    printed, _ = predict(texts, "--format", data_format)
+    predict(texts, "--format", data_format, "--output", target)
+    assert target.read_text() == printed
+    if data_format == "label_studio":
+        (first, second) = json.loads(printed)
+        (result,) = first["predictions"][0]["result"]
+        assert result["value"] == {"start": 1, "end": 3, "text": "bi", "labels": ["name"]}
+        assert 0 < result["score"] == first["predictions"][0]["score"] <= 1
+        assert second["predictions"][0]["result"] == []
+        return
+    rows = read_examples(str(target), data_format)
+    assert [(e.text, [x[1:3] for x in e.entities or ()]) for e in rows] == [
+        ("abi", [(1, 3)]),
+        ("aa", []),
+    ]
+
+
+def test_brat_needs_an_output(predict: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("abi\n")
+    with pytest.raises(SystemExit, match="Name it with --output"):
+        predict(tmp_path / "texts.txt", "--format", "brat")
+    predict(tmp_path / "texts.txt", "--format", "brat", "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "000001.ann").read_text() == "T1\tname 1 3\tbi\n"
+
+
+def test_texts_in_another_encoding_are_read(
+    predict: Callable[..., tuple[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "texts.txt").write_bytes("ab中\n".encode("gbk"))
+    out, _ = predict(tmp_path / "texts.txt", "--encoding", "gbk", "--format", "jsonl")
+    assert json.loads(out)["text"] == "ab中"
+    out, _ = predict("-", "--encoding", "gbk", "--format", "jsonl", stdin="ab中\n".encode("gbk"))
+    assert json.loads(out)["text"] == "ab中"
+    with pytest.raises(SystemExit, match=r"texts\.txt: is not utf-16"):
+        predict(tmp_path / "texts.txt", "--encoding", "utf-16")

@@ -122,7 +122,7 @@ def test_rejects_other_counts(server: FileServer, tmp_path: Path) -> None:
     assert_rejected(server, more, folder, r"train\.json is not from CLUENER2020: 3 texts.*2 texts")
     broken = archive(**{"dev.json": LABELLED.replace("[[2,", "[[1,")})
     assert_rejected(
-        server, broken, folder, r"its dev\.json is not from CLUENER2020: .*Correct the span"
+        server, broken, folder, r"its dev\.json is not from CLUENER2020: .*Correct the offsets"
     )
     empty = archive(**{"test.json": ""})
     assert_rejected(server, empty, folder, r"test\.json is not .*contains no examples")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_ner.data.cluener import read_cluener
-from flax_ner.data.formats import FORMATS, read_examples, read_texts, write_examples
+from flax_ner.data.formats import WRITERS, read_examples, read_texts, write_examples
 from flax_ner.data.tagged import SCHEMES
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
@@ -40,7 +40,7 @@ def test_synthetic_source_needs_split_and_number(source: str) -> None:
 
 
 LINE_BREAKS = str.maketrans("\r\n", "  ")
-WRITABLE = [name for name in FORMATS if name not in ("auto", "synthetic")]
+WRITABLE = list(WRITERS)
 MIXED = (
     st.sampled_from("中国，aZ9_- \"\\\t\n\r\x85\u2028\u3000\0'#O😀\ufeff\ud800éक") | st.characters()
 )
@@ -240,5 +240,5 @@ def test_unreadable_texts_raise(tmp_path: Path) -> None:
     skipped: list[str] = []
     assert len(read_texts(str(path), skipped=skipped)) == len(skipped) == 1
     path.write_text("\n")
-    with pytest.raises(UserError, match="contains no texts"):
+    with pytest.raises(UserError, match=r"contains no examples\. Expected one text per line"):
         read_texts(str(path))

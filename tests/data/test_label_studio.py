@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flax_ner.data.files import ConversionWarnings
+from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.label_studio import read_label_studio
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
@@ -31,7 +31,7 @@ def read(folder: Path, tasks: Any, skipped: list[str] | None = None) -> tuple[An
     path = folder / "export.json"
     path.write_text(json.dumps(tasks), "utf-8")
     warnings = ConversionWarnings()
-    examples, description = read_label_studio(path, skipped, warnings)
+    examples, description = read_label_studio(DataFile(path, skipped=skipped, warnings=warnings))
     assert description == "Label Studio JSON"
     return examples, [line.replace(f" (first: {path}: task 1)", "") for line in warnings.lines()]
 
@@ -91,7 +91,7 @@ BAD = {
         {"data": {"a": "x", "b": "y"}},
         'cannot tell which field of "data" is the text (string fields: a, b)',
     ),
-    "nothing": ({"id": 3}, 'neither "data" nor "text"'),
+    "nothing": ({"id": 3}, 'no "text"'),
     "annotations a number": ({"data": {"text": "a"}, "annotations": 3}, '"annotations" is not a list'),
     "no result": ({"data": {"text": "a"}, "annotations": [{}]}, 'an annotation has no list "result"'),
     "HyperText": (task({"type": "hypertextlabels"}), "the offsets of a HyperText region"),
@@ -102,7 +102,7 @@ BAD = {
     "strings": (task(region("0", 2)), "ORG: start is '0' (of type str). Give offsets"),
     "booleans": (task(region(0, True)), "ORG: end is True (of type bool). Give offsets"),
     "another text": (task(region(0, 2, "盟拒")), "ORG '盟拒' at [0, 2), but the text has '欧盟' there"),
-    "JSON-MIN": ({"text": "a", "label": {}}, '"label" is not a list of regions'),
+    "JSON-MIN": ({"text": "a", "label": {}}, '"label" does not have the form'),
 }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flax_ner.data.corpus import read_documents
-from flax_ner.data.files import read_rows
 from flax_ner.data.formats import read_examples, read_texts
+from flax_ner.data.json_rows import read_rows
 from flax_ner.errors import UserError
 from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.head_labels import read_labels

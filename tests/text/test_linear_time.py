@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flax_ner.data.cluener import read_cluener
-from flax_ner.data.files import ConversionWarnings, parse_json
+from flax_ner.data.files import ConversionWarnings
+from flax_ner.data.json_rows import parse_json
 from flax_ner.data.tagged import tags_from_entities, token_spans
 from flax_ner.data_quality.audit import audit
 from flax_ner.errors import UserError

@@ -59,7 +59,7 @@ def params(workdir: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_the_mmocr_recipe_runs(tmp_path: Path) -> None:
-    config = small(cluener_mmocr.get_config(), init_from="", train__steps=4)
+    config = small(cluener_mmocr.get_config(), init_from="", train__steps=4, mesh__data=8)
     scores = fit(config, tmp_path / "run")
     assert len(load(tmp_path / "run" / "best").labels) == 24
     assert rows(tmp_path / "run", "train")[-1]["learning_rate"] == 0.5
@@ -69,6 +69,7 @@ def test_the_mmocr_recipe_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_run_with_buckets_is_bit_identical(tmp_path: Path) -> None:
     changes = {"data__batching": "bucket", "loss__name": "focal", "checkpoint__every": 4}
+    changes["mesh__data"] = 8
     fit(small(demo.get_config(), **changes), tmp_path / "whole")
     # The files of a run that was stopped after step 8.
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
@@ -81,19 +82,22 @@ def test_a_resumed_run_with_buckets_is_bit_identical(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_on_eight_devices_resumes_on_fewer(tmp_path: Path) -> None:
-    eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5}
-    eight |= {
+    on_eight = {"mesh__data": 1, "mesh__fsdp": 8, "checkpoint__every": 5}
+    on_eight |= {
         "model__hidden_size": 64,
         "model__intermediate_size": 128,
     }  # large enough to be sharded
-    fit(small(demo.get_config(), **eight), tmp_path / "eight")
+    fit(small(demo.get_config(), **on_eight), tmp_path / "eight")
     expected = params(tmp_path / "eight")
     for data, fsdp in ((1, 4), (2, 1), (1, 1)):
         workdir = tmp_path / f"{data} x {fsdp}"
         (workdir / "checkpoints").mkdir(parents=True)
         shutil.copytree(tmp_path / "eight" / "checkpoints" / "5", workdir / "checkpoints" / "5")
         shutil.copy(tmp_path / "eight" / "config.json", workdir)
-        fit(small(demo.get_config(), **(eight | {"mesh__data": data, "mesh__fsdp": fsdp})), workdir)
+        fit(
+            small(demo.get_config(), **(on_eight | {"mesh__data": data, "mesh__fsdp": fsdp})),
+            workdir,
+        )
         assert rows(workdir, "train")[0]["step"] > 5  # it did not start over
         for name, array in params(workdir).items():
             np.testing.assert_allclose(array, expected[name], atol=1e-4, err_msg=name)
@@ -154,6 +158,7 @@ def test_a_damaged_config_is_reported(tmp_path: Path) -> None:
 
 
 DIVERGING = {
+    "mesh__data": 8,
     "optimizer__learning_rate": 1e38,
     "optimizer__schedule": "constant",
     "optimizer__warmup": 0.0,

@@ -31,7 +31,9 @@ def test_files_of_a_run_are_on_disk_before_they_are_renamed(
             assert ("dev", step) in logged or step % 15
 
     disk = Disk(monkeypatch, on_rename=look)
-    config = small(demo.get_config(), train__steps=30, checkpoint__every=10, checkpoint__keep=1)
+    config = small(
+        demo.get_config(), train__steps=30, checkpoint__every=10, checkpoint__keep=1, mesh__data=8
+    )
     fit(config, tmp_path / "run")
     disk.check_renames_synced()
     assert disk.renamed[:3] == ["config.json", "inputs.json", "metrics.jsonl"]

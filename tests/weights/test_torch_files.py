@@ -293,7 +293,6 @@ def test_an_inconsistent_archive_is_refused(tmp_path: Path, name: str) -> None:
     refuses(path)
 
 
-@pytest.mark.slow
 def test_hostile_files_run_nothing_and_use_few_resources() -> None:
     """Each file in a process of its own gives one error, runs nothing, and needs little memory and time."""
     assert len(files()) > 150

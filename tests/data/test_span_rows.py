@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flax_ner.data.doccano import read_doccano
-from flax_ner.data.files import ConversionWarnings
+from flax_ner.data.files import ConversionWarnings, DataFile
+from flax_ner.data.span_rows import read_spans
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 
@@ -41,11 +41,11 @@ def test_reads_every_export_form(
     for data in (json.dumps(row), json.dumps([row], indent=1)):
         counted = ConversionWarnings()
         path = write(tmp_path, data)
-        (example,), description = read_doccano(path, None, counted)
+        (example,), description = read_spans(DataFile(path, warnings=counted), "doccano")
         assert (example.text, example.entities, description) == (
             "欧盟拒绝",
             expected,
-            "doccano JSONL",
+            "doccano JSONL, `end` exclusive",
         )
         source = f"{path}: row 1" if data.startswith("[") else f"{path}:1"
         assert example.source == source
@@ -65,7 +65,7 @@ BAD = {
     "a number": ('{"text": "ab", "label": 3}', '"label" does not have the form'),
     "no offsets": (
         '{"text": "ab", "entities": [{"label": "x"}]}',
-        '"entities" does not have the form [{',
+        '"entities" does not have the form [[start',
     ),
     "after the end": (
         '{"text": "ab", "label": [[0, 3, "x"]]}',
@@ -75,7 +75,10 @@ BAD = {
     "fractions": ('{"text": "ab", "label": [[0.0, 1.0, "x"]]}', "x: start is 0.0 (of type float)"),
     "strings": ('{"text": "ab", "label": [["0", "1", "x"]]}', "x: start is '0' (of type str)"),
     "null": ('{"text": "ab", "label": [[0, null, "x"]]}', "x: end is None (null)"),
-    "category a number": ('{"text": "ab", "label": [[0, 1, 7]]}', "the category of [0, 1) is 7"),
+    "category a number": (
+        '{"text": "ab", "label": [[0, 1, 7]]}',
+        "the categories in 'label' are numbers, such as 7",
+    ),
     "no category": ('{"text": "ab", "label": [[0, 1, ""]]}', "the category of [0, 1) is ''"),
 }
 
@@ -84,9 +87,9 @@ BAD = {
 def test_error_names_file_and_line_or_is_skipped(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
     with pytest.raises(UserError, match=f"^{re.escape(f'{path}:3: {message}')}"):
-        read_doccano(path, None, ConversionWarnings())
+        read_spans(DataFile(path))
     skipped: list[str] = []
-    examples, _ = read_doccano(path, skipped, ConversionWarnings())
+    examples, _ = read_spans(DataFile(path, skipped=skipped))
     assert [e.entities for e in examples] == [EXPECTED] * 2
     assert len(skipped) == 1 and skipped[0].startswith(f"{path}:3: ")
 
@@ -96,7 +99,7 @@ def test_duplicate_entity_is_kept_once(tmp_path: Path) -> None:
         write(tmp_path, '{"text": "ab", "label": [[0, 1, "x"], [0, 1, "x"]]}'),
         ConversionWarnings(),
     )
-    (example,), _ = read_doccano(path, None, warnings)
+    (example,), _ = read_spans(DataFile(path, warnings=warnings))
     assert example.entities == (Entity("x", 0, 1, "a"),)
     assert warnings.lines() == [f"duplicate entities, kept once: 1 (first: {path}:1)"]
 
@@ -104,4 +107,4 @@ def test_duplicate_entity_is_kept_once(tmp_path: Path) -> None:
 def test_invalid_array_error_names_line(tmp_path: Path) -> None:
     path = write(tmp_path, f"[\n{GOOD},\n{GOOD[:-1]}\n]")
     with pytest.raises(UserError, match=re.escape(f"{path}:4: not JSON (Expecting ',' delimiter")):
-        read_doccano(path, None, ConversionWarnings())
+        read_spans(DataFile(path))

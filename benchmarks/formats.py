@@ -1,0 +1,77 @@
+"""Read large annotation files of every format: python benchmarks/formats.py DATA WORK [--megabytes 100]
+
+DATA is a folder with CLUENER's train.json. Its sentences are repeated until each file has about the given size.
+`data stats` reads each file in a process of its own. Reported are processor seconds, seconds per megabyte (for
+half the size as well, to show that the time is linear), and peak memory.
+"""
+
+import argparse
+import os
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+from flax_ner.data.formats import read_examples, write_examples
+
+FORMATS = ("cluener", "conll", "doccano", "label_studio", "tokens", "prodigy", "brat")
+
+
+def make(path: Path, data: Path, data_format: str, sentences: int) -> None:
+    """Write a file of so many sentences unless it exists."""
+    if not path.exists():
+        examples = read_examples(str(data / "train.json"), "cluener")
+        write_examples(path, list(islice(cycle(examples), sentences)), data_format)
+
+
+def measure(path: Path) -> tuple[float, float, float]:
+    """Return processor seconds, wall seconds and peak MiB of `data stats`."""
+    began = time.perf_counter()
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "flax_ner", "data", "stats", str(path)],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)],
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"data stats {path} failed")
+    seconds = usage.ru_utime + usage.ru_stime
+    return seconds, time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def size(path: Path) -> float:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--megabytes", type=float, default=100)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    print("| format | MB | sentences | CPU s | s per MB | s per MB, half the size | peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for data_format in FORMATS:
+        probe = options.work / f"probe.{data_format}"
+        make(probe, options.data, data_format, 1000)
+        sentences = int(1000 * options.megabytes / size(probe))
+        if data_format == "brat":
+            sentences = min(sentences, 100_000)  # two files each
+        rates = []
+        for count in (sentences // 2, sentences):
+            path = options.work / f"{count}.{data_format}"
+            make(path, options.data, data_format, count)
+            seconds, _, peak = measure(path)
+            rates.append(seconds / size(path))
+        print(
+            f"| {data_format} | {size(path):.0f} | {sentences:,} | {seconds:.1f} | {rates[1]:.3f} | "
+            f"{rates[0]:.3f} | {peak:,.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

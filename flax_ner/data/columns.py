@@ -1,0 +1,597 @@
+"""Read and write columns: one token per line with its tag, a blank line after a sentence. CoNLL, TSV and CSV.
+
+Columns are separated by tabs, by spaces, or as in CSV if the first line is a header. A header names the columns
+of the tokens and tags; else the token is in the first column, or in the second if the first counts the tokens,
+and the tag is in the last. `-DOCSTART-` lines separate documents. A line that starts with "#", stands before a
+sentence and has no tag is a comment. `# text = ...` stores the text of the sentence if joining its tokens does
+not give it (see `tagged`).
+"""
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
+from flax_ner.data.tagged import (
+    OUTSIDE,
+    TAG,
+    TAG_FORM,
+    detect_scheme,
+    detect_spelling,
+    example_from_tags,
+    has_cjk,
+    is_character_level,
+    is_prefixed_tag,
+    is_tag_sequence,
+    join_tokens,
+    starts_with_cjk,
+    tags_from_entities,
+    token_spans,
+)
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Example
+from flax_ner.text.utf8 import SURROGATES, Line, decode_line, iterate_lines
+
+TEXT_COMMENT = "# text = "
+DOCUMENT_BOUNDARY = "-DOCSTART-"
+FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
+SEPARATOR = "\x02"  # between the tokens of a sentence in one cell, as PaddleNLP has them
+TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
+TAG_NAMES = (
+    "tag",
+    "tags",
+    "label",
+    "labels",
+    "ner",
+    "ner_tag",
+    "ner_tags",
+    "bio",
+    "iob",
+    "ner_label",
+)
+SENTENCE_NAMES = (
+    "sentence #", "sentence", "sentence_id", "sentence_idx", "sentence id", "sent_id", "sentid", "sent",
+)  # fmt: skip
+# Syntactic chunks of CoNLL-2000 and CoNLL-2003: tags, but not of entities.
+_CHUNKS = frozenset(
+    ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"]
+)
+_LINE_BREAKS = re.compile("[\r\n]")
+_SEGMENTED = re.compile(r"(\D)([0-9]+)|([0-9])([0-9]+)")  # a character and its index within a word
+
+
+class Layout(NamedTuple):
+    """Where the tokens and tags of a file stand.
+
+    Attributes:
+        token: index of the column of the tokens.
+        tag: index of the column of the tags.
+        width: number of columns.
+        names: names of the columns; () without a header.
+    """
+
+    token: int
+    tag: int
+    width: int
+    names: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the columns for a message, "" for the usual ones."""
+        if not self.names and (self.token, self.tag) == (0, self.width - 1):
+            return ""
+        token, tag = (
+            repr(self.names[i]) if self.names else str(i + 1) for i in (self.token, self.tag)
+        )
+        return f", tokens in column {token}, tags in column {tag}"
+
+
+Row = tuple[str, ...]  # the columns of a line
+
+
+class _Sources(Sequence[str]):
+    """The `file:line` of each token of a sentence, made when it is asked for."""
+
+    def __init__(self, path: Path, numbers: Sequence[int]):
+        self.path = path
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{self.path}:{self.numbers[index]}"
+
+
+@dataclass
+class _Sentence:
+    rows: list[Row]
+    sources: _Sources
+    text: str | None = None  # of the comment, if there is one
+
+
+def split_columns(line: str) -> list[str]:
+    """Split a line into columns. In a line of spaces and a tag, the token is a space."""
+    line = line.rstrip("\r\n")
+    if "\t" in line:
+        return line.split("\t")
+    if "  " not in line:
+        return line.strip(" ").split(" ")
+    columns = re.split(" +", line.strip(" "))
+    return [" ", *columns] if len(columns) == 1 and line.startswith("  ") else columns
+
+
+def looks_like_columns(lines: Sequence[str]) -> bool:
+    """Return whether most lines may be tokens and their tags."""
+    rows = [split_columns(line) for line in lines]
+    tagged = sum(len(row) > 1 and any(map(_is_tag, row[1:])) for row in rows)
+    if tagged * 2 <= len(rows):
+        return False
+    if any(len(row) > 1 and any(map(is_prefixed_tag, row[1:])) for row in rows):
+        return True
+    return sum(len(row) > 1 and row[-1] == "O" for row in rows) * 2 > len(rows)
+
+
+def looks_like_io(lines: Sequence[str]) -> bool:
+    """Return whether all lines may be tokens and their categories without a prefix, or O."""
+    rows = [split_columns(line) for line in lines]
+    return (
+        len({len(row) for row in rows}) == 1
+        and len(rows[0]) > 1
+        and _has_categories(Counter(row[-1] for row in rows))
+    )
+
+
+def _is_tag(cell: str) -> bool:
+    return cell in OUTSIDE or is_prefixed_tag(cell)
+
+
+def _ends_in_tag(line: str) -> bool:
+    columns = split_columns(line)
+    return len(columns) > 1 and bool(TAG.fullmatch(columns[-1]))
+
+
+def find_header(line: str, columns: Sequence[str] = ()) -> tuple[str, list[str]] | None:
+    """Return the separator and the column names of a header, None if the line is none.
+
+    Args:
+        line: the first line of a file.
+        columns: columns that the user named. With a name among them, the line is a header if it has the name.
+    """
+    line = line.removeprefix("\ufeff").strip("\r\n")
+    named = {column for column in columns if column and not column.isdecimal()}
+    for separator in ("\t", ",", ";", "|"):
+        names = [name.strip().strip('"').strip() for name in line.split(separator)]
+        lower = [name.lower() for name in names]
+        if len(set(lower)) < len(lower) or len(names) == 1:
+            continue
+        if named & set(names) or (set(TAG_NAMES) & set(lower) and set(TOKEN_NAMES) & set(lower)):
+            return separator, names
+    return None
+
+
+def read_conll(file: DataFile) -> tuple[list[Example], str]:
+    """Read columns. Their places, the tag scheme and the kind of tokens are detected from the whole file.
+
+    Returns:
+        The examples, and a description of the file for messages.
+
+    Raises:
+        UserError: a sentence is unreadable (see `DataFile.collect`), or it is not clear which column has
+            the tags. The message names file and line.
+    """
+    records, separator, layout = _read_sentences(file)
+    sentences = [record for _, record in records if isinstance(record, _Sentence)]
+
+    def column(index: int) -> Iterator[list[str]]:  # of every sentence, without damaged rows
+        return ([row[index] for row in s.rows if len(row) == layout.width] for s in sentences)
+
+    tags = Counter(chain.from_iterable(column(layout.tag)))
+    spelling = detect_spelling(tags)
+    normal = {tag: spelling.normalize(tag) for tag in tags}
+    segmented = _is_segmented(column(layout.token))
+    character_level = segmented or is_character_level(column(layout.token))
+    scheme = file.options.tag_scheme or detect_scheme(
+        [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
+    )
+    left_out = layout.width - 2
+
+    def make_example(sentence: _Sentence, source: str) -> Example:
+        row_tags = [
+            _check_row(row, layout, normal, sentence.sources, i)
+            for i, row in enumerate(sentence.rows)
+        ]
+        words = [row[layout.token] for row in sentence.rows]
+        file.warnings.add(
+            f"extra columns, left out ({left_out} per token)", source, (left_out > 0) * len(words)
+        )
+        if segmented:
+            file.warnings.add(
+                "digits of word segmentation behind the characters, left out", source, len(words)
+            )
+            words = [word[0] for word in words]
+        return example_from_tags(
+            words,
+            sentence.text,
+            row_tags,
+            sentence.sources,
+            scheme,
+            character_level,
+            file.warnings,
+        )
+
+    examples = file.collect(records, make_example, f"on each line {FORM.rstrip('.')}", "sentences")
+    kind = {"": "CoNLL columns", "\t": "TSV"}.get(separator, "CSV")
+    spelled = "" if spelling.usual else f", tags spelled {_example_tag(tags)}"
+    characters = "characters" if character_level else "words"
+    return examples, f"{kind} of {characters}, {scheme}{layout.describe()}{spelled}"
+
+
+def _read_sentences(
+    file: DataFile,
+) -> tuple[list[tuple[str, "_Sentence | UserError"]], str, Layout]:
+    """Return the sentences (or errors) with their sources, the separator of a header or "", and the layout."""
+    first = next(iterate_lines(file.path, file.options.encoding), "")
+    header = find_header(first, file.options.columns) if isinstance(first, str) else None
+    records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
+    sentences = [record for _, record in records if isinstance(record, _Sentence)]
+    layout = _find_layout(file, sentences, tuple(header[1]) if header else ())
+    for sentence in sentences:
+        _drop_comment_rows(sentence, layout, file.warnings)
+    if not header:
+        return records, "", layout
+    split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
+    return [(sentence.sources[0], sentence) for sentence in split], header[0], layout
+
+
+def _example_tag(tags: Counter[str]) -> str:
+    tag = next((tag for tag, _ in tags.most_common() if tag not in OUTSIDE), "0")
+    return repr(tag)
+
+
+def _check_row(
+    row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
+) -> str:
+    """Return the normalized tag of the row `index` of a sentence after checking its columns."""
+    if len(row) == layout.width and row[layout.token]:
+        tag = normal.get(row[layout.tag])
+        if tag is not None:
+            return tag
+    source = sources[index]
+    if len(row) == 1:
+        raise UserError(f"{source}: only one column, {row[0][:40]!r}. Expected {FORM}")
+    if len(row) != layout.width:
+        raise UserError(
+            f"{source}: {len(row)} columns, but the file has {layout.width}. Separate columns by tabs if "
+            "tokens contain spaces."
+        )
+    if not row[layout.token]:
+        raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
+    raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}")
+
+
+def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
+    """Yield the numbered lines between blank lines and document boundaries."""
+    block: list[tuple[int, Line]] = []
+    for number, line in enumerate(iterate_lines(file.path, file.options.encoding), 1):
+        # Lines are bytes if the file is not valid UTF-8.
+        blank, boundary = (
+            (not line.strip(" \t\r"), line.startswith(DOCUMENT_BOUNDARY))
+            if isinstance(line, str)
+            else (not line.strip(b" \t\r"), line.startswith(DOCUMENT_BOUNDARY.encode()))
+        )
+        if boundary:
+            file.warnings.add(
+                f"document boundaries ({DOCUMENT_BOUNDARY}), left out", f"{file.path}:{number}"
+            )
+        if not blank and not boundary:
+            block.append((number, line))
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _parse_blocks(file: DataFile) -> list[tuple[str, _Sentence | UserError]]:
+    known: dict[str, Row] = {}
+    return [_parse_block(file, block, known) for block in _blocks(file)]
+
+
+def _parse_block(
+    file: DataFile, block: Sequence[tuple[int, Line]], known: dict[str, Row]
+) -> tuple[str, _Sentence | UserError]:
+    """Return the source and the sentence of a block, or the error of its first unreadable line.
+
+    `known` has the columns of lines that occurred before. Equal lines share them, which saves memory and time.
+    """
+    sentence = _Sentence([], _Sources(file.path, ()))
+    for number, line in block:
+        if not isinstance(line, str):
+            try:
+                line = decode_line(line, f"{file.path}:{number}")
+            except UserError as error:
+                return str(file.path), error
+        if not sentence.rows and line.startswith("# "):
+            if line.startswith(TEXT_COMMENT):
+                sentence.text = line.removeprefix(TEXT_COMMENT).removesuffix("\r")
+                continue
+            if not _ends_in_tag(line):
+                file.warnings.add("comments, left out", f"{file.path}:{number}")
+                continue
+        row = known.get(line)
+        if row is None:
+            row = known[line] = tuple(map(sys.intern, split_columns(line)))
+        if not sentence.rows:
+            sentence.sources.numbers = range(number, block[-1][0] + 1)
+        sentence.rows.append(row)
+    if not sentence.rows:
+        return str(file.path), UserError(
+            f"{file.path}:{block[0][0]}: a comment without a sentence. Delete it."
+        )
+    return sentence.sources[0], sentence
+
+
+def _drop_comment_rows(sentence: _Sentence, layout: Layout, warnings: ConversionWarnings) -> None:
+    """Drop rows before a sentence that start with "#" and do not have the columns of the file."""
+    while (
+        len(sentence.rows) > 1
+        and sentence.rows[0][0].startswith("#")
+        and len(sentence.rows[0]) != layout.width
+    ):
+        warnings.add("comments, left out", sentence.sources[0])
+        del sentence.rows[0]
+        sentence.sources.numbers = sentence.sources.numbers[1:]
+
+
+def _csv_sentences(
+    file: DataFile, header: tuple[str, list[str]]
+) -> Iterator[tuple[str, _Sentence | UserError]]:
+    """Yield the sentences of a file with a header: divided by blank rows, or by a column that names them."""
+    separator, names = header
+    lower = [name.lower() for name in names]
+    has_word = any(name in lower for name in TOKEN_NAMES if name != "sentence")
+    number_column = next(
+        (
+            i
+            for i, name in enumerate(lower)
+            if name in SENTENCE_NAMES and (name != "sentence" or has_word)
+        ),
+        None,
+    )
+    text = "\n".join(
+        decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
+    )
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader(
+        text.removesuffix("\n").splitlines(keepends=True) if "\r" not in text else text.split("\n"),
+        delimiter=separator, quoting=quoting, strict=True,
+    )  # fmt: skip
+    numbers = list[int]()
+    sentence, current = _Sentence([], _Sources(file.path, numbers)), ""
+    try:
+        next(reader)
+        for row in reader:
+            row = [cell.removesuffix("\r") for cell in row] if separator == "\t" else row
+            number = (
+                row[number_column].strip()
+                if number_column is not None and len(row) > number_column
+                else ""
+            )
+            starts = bool(number) and number != current
+            current = number or current
+            if sentence.rows and (starts or not any(cell.strip() for cell in row)):
+                yield sentence.sources[0], sentence
+                numbers = []
+                sentence = _Sentence([], _Sources(file.path, numbers))
+            if any(cell.strip() for cell in row):
+                sentence.rows.append(tuple(map(sys.intern, row)))
+                numbers.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{file.path}:{reader.line_num}: not CSV ({error}).") from None
+    if sentence.rows:
+        yield sentence.sources[0], sentence
+
+
+def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
+    """Yield the sentences of rows that hold one each, tokens joined by a separator; or the sentence itself."""
+    rows = [row for row in sentence.rows if len(row) == layout.width]
+    separator = next(
+        (
+            s
+            for s in (SEPARATOR, " ")
+            if rows and all(_holds_sentence(row, layout, s) for row in rows)
+        ),
+        None,
+    )
+    if separator is None or not any(separator in row[layout.tag] for row in rows):
+        yield sentence
+        return
+    path = sentence.sources.path
+    for row, number in zip(sentence.rows, sentence.sources.numbers, strict=True):
+        if len(row) != layout.width:
+            yield _Sentence([row], _Sources(path, [number]))
+            continue
+        cells = zip(
+            row[layout.token].split(separator), row[layout.tag].split(separator), strict=True
+        )
+        split = []
+        for token, tag in cells:
+            columns = [""] * layout.width
+            columns[layout.token], columns[layout.tag] = token, tag
+            split.append(tuple(columns))
+        yield _Sentence(split, _Sources(path, [number] * len(split)))
+
+
+def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
+    tags = row[layout.tag].split(separator)
+    return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
+
+
+def _find_layout(file: DataFile, sentences: list[_Sentence], names: tuple[str, ...]) -> Layout:
+    """Return where tokens and tags stand: as the options say, the header, or the content.
+
+    Raises:
+        UserError: it is not clear which column has the tags.
+    """
+    widths = Counter(len(row) for sentence in sentences for row in sentence.rows)
+    width = len(names) or (widths.most_common(1)[0][0] if widths else 2)
+    rows = [row for sentence in sentences for row in sentence.rows if len(row) == width]
+    counted = width > 2 and bool(rows) and all(_counts_tokens(s, width) for s in sentences)
+    token, tag = (
+        _column_index(file, column, names, width) if column else None
+        for column in file.options.columns or ("", "")
+    )
+    lower = [name.lower() for name in names]
+    if tag is None and names:
+        tag = next((lower.index(name) for name in TAG_NAMES if name in lower), None)
+    if token is None and names:
+        usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
+        token = next((i for i in usual if i != tag), None)
+    if token is None:
+        token = int(counted)
+    if tag is None:
+        tag = _find_tag_column(file, rows, width, token, counted)
+    return Layout(token, tag, width, names)
+
+
+def _find_tag_column(file: DataFile, rows: list[Row], width: int, token: int, counted: bool) -> int:
+    """Return the index of the column that has the tags, judging by its content.
+
+    Raises:
+        UserError: several columns have tags, or one that is not the last.
+    """
+    cells = {i: Counter(row[i] for row in rows) for i in range(token + 1, width)}
+    found = [i for i in cells if _has_tags(cells[i])]
+    found = found or [i for i in cells if _has_categories(cells[i])]
+    last = width - 1
+    if not found or found == [last]:  # without tags, each line is reported
+        return last
+    if last in found and all(_has_chunks(cells[i]) for i in found if i != last):
+        return last
+    # A counter in front: GermEval has outer and inner entities behind it, Universal NER two more columns.
+    if counted and (len(found) == 1 or width == 4):
+        return found[0]
+    places = " and ".join(f"column {i + 1}" for i in found)
+    raise UserError(
+        f"{file.path}: which column has the tags? Of {width} columns, it could be {places}. Name the columns "
+        f"with --token-column {token + 1} --tag-column {found[0] + 1} "
+        f"(in training --config.data.columns=\"('{token + 1}', '{found[0] + 1}')\")."
+    )
+
+
+def _column_index(file: DataFile, column: str, names: tuple[str, ...], width: int) -> int:
+    """Return the index of a column that the user named.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if column.isdecimal():
+        if 1 <= int(column) <= width:
+            return int(column) - 1
+        raise UserError(f"{file.path}: no column {column}. The file has {width} columns.")
+    if column not in names:
+        known = f"Its header has {', '.join(names)}." if names else "The file has no header."
+        raise UserError(f"{file.path}: no column named {column!r}. {known}")
+    return names.index(column)
+
+
+def _counts_tokens(sentence: _Sentence, width: int) -> bool:
+    """Return whether the first column counts the tokens of a sentence, from 0 or 1."""
+    numbers = [row[0] for row in sentence.rows if len(row) == width and not row[0].startswith("#")]
+    return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
+
+
+def _has_tags(cells: Counter[str]) -> bool:
+    """Return whether most cells are tags with a prefix, or outside of entities, and some have a prefix."""
+    prefixed = sum(count for cell, count in cells.items() if is_prefixed_tag(cell))
+    outside = sum(cells[cell] for cell in OUTSIDE)
+    return prefixed > 0 and (prefixed + outside) * 2 > cells.total()
+
+
+def _has_categories(cells: Counter[str]) -> bool:
+    """Return whether the cells may be categories without a prefix (IO)."""
+    return bool(OUTSIDE & cells.keys()) and len(cells) <= max(3, min(100, cells.total() // 2))
+
+
+def _has_chunks(cells: Counter[str]) -> bool:
+    categories = {cell[2:] for cell in cells if cell not in OUTSIDE}
+    return bool(categories) and len(categories & _CHUNKS) * 2 > len(categories)
+
+
+def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:
+    """Return whether every token is a character with its index within a word behind it, as in Weibo NER."""
+    cjk = total = 0
+    for tokens in sentences:
+        before = None
+        for token in tokens:
+            match = _SEGMENTED.fullmatch(token)
+            if not match:
+                return False
+            index = int(match[2] or match[4])
+            if before is not None and index not in (0, before + 1):
+                return False
+            before = index
+            total += 1
+            cjk += starts_with_cjk(token)
+    return cjk * 2 > total
+
+
+def write_conll(
+    path: Path, examples: Sequence[Example], warnings: ConversionWarnings, scheme: str = "BIO"
+) -> None:
+    """Write CoNLL columns: a token, a space, a tag. Tokens are characters if any text has CJK, else words.
+
+    A sentence gets a `# text = ...` line if joining its tokens does not give its text.
+
+    Args:
+        path: path of the file.
+        examples: unlabelled examples are left out.
+        warnings: receives what columns cannot represent.
+        scheme: tag scheme, one of `tagged.SCHEMES`.
+
+    Raises:
+        UserError: two categories would get the same name, as tags contain no spaces, or no example
+            can be written.
+    """
+    split_characters = has_cjk(examples)
+    sentences = []
+    names = space_free_names(examples, warnings)
+    for example in examples:
+        if example.entities is None:
+            warnings.add("unlabelled texts, left out", example.source)
+            continue
+        text = _to_single_line(example, warnings)
+        spans = token_spans(text, example.entities, split_characters)
+        if not spans:
+            warnings.add("texts without tokens, left out", example.source)
+            continue
+        entities = tuple(e._replace(type=names[e.type]) for e in example.entities)
+        tags = tags_from_entities(Example(text, entities, example.source), spans, scheme, warnings)
+        sentences.append((text, [text[a:b] for a, b in spans], tags))
+    if not sentences:
+        raise UserError("nothing to write as conll: no text has both labels and tokens.")
+    character_level = is_character_level(tokens for _, tokens, _ in sentences)
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for text, tokens, tags in sentences:
+            if join_tokens(tokens, character_level)[0] != text:
+                file.write(f"{TEXT_COMMENT}{text}\n")
+            elif file.tell() == 0 and text.startswith("\ufeff"):
+                # Readers drop the first character as a byte order mark, so write it twice.
+                file.write("\ufeff")
+            file.writelines(f"{token} {tag}\n" for token, tag in zip(tokens, tags, strict=True))
+            file.write("\n")
+
+
+def _to_single_line(example: Example, warnings: ConversionWarnings) -> str:
+    """Replace line breaks and lone surrogates of the text one by one, so that offsets stay valid."""
+    text, breaks = _LINE_BREAKS.subn(" ", example.text)
+    text, surrogates = SURROGATES.subn("\ufffd", text)
+    warnings.add("line breaks, written as spaces", example.source, breaks)
+    warnings.add("lone surrogates, written as U+FFFD", example.source, surrogates)
+    return text

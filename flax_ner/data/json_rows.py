@@ -1,0 +1,254 @@
+"""JSON files: rows with their source, errors with the line, arrays and indented objects."""
+
+import codecs
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from flax_ner.data.field_names import parse_span
+from flax_ner.data.files import DataFile
+from flax_ner.errors import UserError
+from flax_ner.text.utf8 import Line, decode_line, read_text, stream_lines
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON lines lazily.
+
+    Yields:
+        `file:line`, the line, and its object. Blank lines are left out.
+
+    Raises:
+        UserError: a line is reached that is not a JSON object. The message names file and line.
+    """
+    with open(path, "rb") as file:
+        yield from stream_rows(file, path)
+
+
+def stream_rows(file: BinaryIO, path: str | Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON lines from an open file, as `read_rows` does; `path` as in `stream_lines`."""
+    for source, line in stream_lines(file, path):
+        line = line.strip()
+        if line:
+            row = parse_json(line, source)
+            if not isinstance(row, dict):
+                raise UserError(f"{source}: not a JSON object. Expected one per line.")
+            yield source, line, row
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Read JSON objects as `read_rows` does, from any file that `json_records` reads.
+
+    An element of an array that spans several lines is yielded as one line, otherwise unchanged. Other objects
+    that span lines are yielded as `json.dumps` writes them.
+    """
+    with open(path, "rb") as file:
+        start = next((line for line in file if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+    if start.lstrip().startswith(b"{") and _parses(start.decode("utf-8", "replace")):
+        yield from read_rows(path)
+        return
+    records = list(json_records(DataFile(path), "row"))  # raises if the file is invalid
+    if not records:
+        return
+    is_array = start.lstrip().startswith(b"[") and isinstance(records[0][1], ParsedValue)
+    lines = _array_elements(path) if is_array else repeat("")
+    for (source, record), line in zip(records, lines, strict=is_array):
+        row = json_object(record, source, "objects", pairs=True)
+        yield source, line or json.dumps(row, ensure_ascii=False), row
+
+
+def _array_elements(path: Path) -> Iterator[str]:
+    """Yield the source text of each element of a valid JSON array, on one line."""
+    text = read_text(path)
+    position = text.index("[") + 1
+    while text[position := _SEPARATOR.match(text, position).end()] != "]":  # type: ignore[union-attr]
+        _, end = _DECODER.raw_decode(text, position)
+        # Valid JSON has line breaks between tokens only, never within strings.
+        yield re.sub("[\r\n]+", " ", text[position:end])
+        position = end
+
+
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object. By default Python silently keeps only the last value of a duplicate key."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, _ in pairs if counts[key] > 1)
+        raise ValueError(f"duplicate key {duplicate!r} in one object")
+    return row
+
+
+# Built once: `json.loads` with a hook builds a decoder per call, which takes half of its time.
+_DECODER = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
+_SEPARATOR = re.compile(r"[ \t\r\n,]*")  # between the elements of an array
+
+
+def parse_json(line: str, source: str) -> Any:
+    """Parse a line of JSON; duplicate keys are an error.
+
+    Raises:
+        UserError: the line is not JSON; the message starts with `source`.
+    """
+    try:
+        if line.startswith("\ufeff"):
+            json.loads(line)  # raises an error that names the byte order mark
+        return _DECODER.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{source}: not JSON ({error}). Expected one JSON object per line."
+        ) from None
+
+
+class ParsedValue(NamedTuple):
+    """A JSON value that has already been parsed."""
+
+    value: Any
+
+
+def json_records(file: DataFile, name: str) -> Iterator[tuple[str, Line | ParsedValue]]:
+    """Yield the source and content of each record of a JSON file.
+
+    The file is JSON lines, one array, objects that span several lines, or one object that holds all records
+    in its only list or under one key each.
+
+    Args:
+        file: the file.
+        name: noun for a record, for its source.
+
+    Yields:
+        ("file:line", line) for JSON lines, otherwise ("file: NAME 1", parsed value).
+
+    Raises:
+        UserError: the file starts like an array but is not valid JSON (names the line), or it is one object
+            with several lists.
+    """
+    rows = file.lines()
+    filled = [(number, row) for number, row in enumerate(rows, 1) if row.strip()]
+    if not filled:
+        return
+    first = filled[0][1]
+    is_array = first.lstrip()[:1] in ("[", b"[")
+    one_line = _parses(first)
+    if one_line and (len(filled) > 1 or not is_array):
+        value = json.loads(first) if len(filled) == 1 else None
+        if _is_container(value):
+            yield from _numbered(file.path, name, _unwrap(value, file.path))
+        else:
+            yield from ((f"{file.path}:{number}", row) for number, row in filled)
+        return
+    values = _parse_values(file, is_array)
+    if values is None:  # the first line is damaged
+        yield from ((f"{file.path}:{number}", row) for number, row in filled)
+        return
+    if len(values) == 1:
+        values = _unwrap(values[0], file.path)
+    yield from _numbered(file.path, name, values)
+
+
+def _numbered(path: Path, name: str, values: list[Any]) -> Iterator[tuple[str, ParsedValue]]:
+    for number, value in enumerate(values, 1):
+        yield f"{path}: {name} {number}", ParsedValue(value)
+
+
+def _parses(line: Line) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse_values(file: DataFile, is_array: bool) -> list[Any] | None:
+    """Parse a file of JSON values that may span lines. None: the first value is damaged and no array."""
+    rows = file.lines()
+    text = "\n".join(decode_line(row, f"{file.path}:{i}") for i, row in enumerate(rows, 1))
+    values, position = list[Any](), 0
+    while (position := _SEPARATOR.match(text, position).end()) < len(text):  # type: ignore[union-attr]
+        try:
+            value, position = _DECODER.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            if not values and not is_array:
+                return None
+            raise UserError(
+                f"{file.path}:{error.lineno}: not JSON ({error.msg}, column {error.colno}). Expected an "
+                "array, [{...}, {...}], or one JSON object per line."
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file.path}: not JSON ({error}).") from None
+        values.append(value)
+    return values
+
+
+def _is_container(value: Any) -> bool:
+    """Return whether an object holds records instead of being one."""
+    if not isinstance(value, dict) or any(isinstance(v, str) for v in value.values()):
+        return False
+    return any(_is_list_of_records(v) for v in value.values()) or (
+        len(value) > 1 and all(isinstance(v, dict) for v in value.values())
+    )
+
+
+def _is_list_of_records(value: Any) -> bool:
+    def is_record(item: Any) -> bool:
+        if isinstance(item, dict):
+            return any(isinstance(v, str | dict) for v in item.values()) and not parse_span(item)
+        return isinstance(item, list) and is_pair(item)
+
+    return isinstance(value, list) and bool(value) and all(map(is_record, value))
+
+
+def is_pair(value: list[Any]) -> bool:
+    """Return whether a list is spaCy's `[text, {"entities": [...]}]`."""
+    return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict)
+
+
+def _unwrap(value: Any, path: Path) -> list[Any]:
+    """Return the records of an array, or of an object that holds records."""
+    if isinstance(value, list):
+        return [value] if is_pair(value) else value
+    if not _is_container(value):
+        return [value]
+    lists = {key: v for key, v in value.items() if _is_list_of_records(v)}
+    if len(lists) > 1:
+        raise UserError(
+            f"{path}: one object with records in {', '.join(map(repr, lists))}. Save each list as a file of "
+            "its own."
+        )
+    return next(iter(lists.values())) if lists else list(value.values())
+
+
+def json_value(record: Line | ParsedValue, source: str) -> Any:
+    """Return the value of a record of `json_records`.
+
+    Raises:
+        UserError: the record is a line that is not JSON.
+    """
+    if isinstance(record, ParsedValue):
+        return record.value
+    return parse_json(decode_line(record, source), source)
+
+
+def json_object(
+    record: Line | ParsedValue, source: str, form: str, pairs: bool = False
+) -> dict[str, Any]:
+    """Return the object of a record of `json_records`. With `pairs`, `[text, {...}]` becomes one object.
+
+    Raises:
+        UserError: the record is not an object; the message shows the expected `form`.
+    """
+    row = json_value(record, source)
+    if pairs and isinstance(row, list) and is_pair(row):
+        row = {"text": row[0], **row[1]}
+    if not isinstance(row, dict):
+        raise UserError(f"{source}: not a JSON object. Expected {form}.")
+    return row
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON lines. Lone surrogates, which UTF-8 cannot encode, become JSON escapes."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

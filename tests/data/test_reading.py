@@ -1,0 +1,380 @@
+"""Forms of annotation files that tools and published data sets have: read as meant, or refused by name."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flax_ner.data.detection import detect_format
+from flax_ner.data.files import ReadOptions
+from flax_ner.data.formats import FORMATS, WRITERS, read_examples, write_examples
+from flax_ner.data.span_rows import SPAN_FORMATS
+from flax_ner.data.tagged import SCHEMES
+from flax_ner.errors import UserError
+from flax_ner.text.examples import Entity, Example
+
+TEXT = "林月在苏州"
+EXPECTED = [(TEXT, [("PER", 0, 2), ("LOC", 3, 5)])]
+COLUMNS = "林 {b}PER\n月 {i}PER\n在 {o}\n苏 {b}LOC\n州 {i}LOC\n"
+
+
+def spans(examples: list[Example]) -> list[tuple[str, list[tuple[str, int, int]]]]:
+    return [(e.text, sorted(x[:3] for x in e.entities or ())) for e in examples]
+
+
+def read(folder: Path, data: str | bytes, name: str = "data", **options: Any) -> tuple[Any, str]:
+    path, notes = folder / name, list[str]()
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    examples = read_examples(str(path), "auto", notes=notes, options=ReadOptions(**options))
+    assert all(e.entities is not None for e in examples)
+    return spans(examples), "\n".join(notes).replace(str(path), "FILE")
+
+
+def columns(b: str = "B-", i: str = "I-", o: str = "O") -> str:
+    return COLUMNS.format(b=b, i=i, o=o)
+
+
+READ = {
+    "GermEval": (
+        "#\tsource [2012]\n1\tOtto\tB-PER\tO\n2\tKern\tI-PER\tB-PER\n\n1\tMainz\tB-LOC\tO\n",
+        [("Otto Kern", [("PER", 0, 9)]), ("Mainz", [("LOC", 0, 5)])], "tags in column '?3"),
+    "Universal NER": (
+        "# sent_id = 0\n# text = Otto in Mainz\n1\tOtto\tB-PER\t-\tx\n2\tin\tO\t-\tx\n3\tMainz\tB-LOC\t-\tx\n",
+        [("Otto in Mainz", [("LOC", 8, 13), ("PER", 0, 4)])], "tokens in column 2, tags in column 3"),
+    "CoNLL-2003": (
+        "EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n", [("EU rejects", [("ORG", 0, 2)])],
+        "columns of words, BIO\\."),
+    "digits of segmentation": (
+        "林0\tB-PER\n月1\tI-PER\n在0\tO\n苏0\tB-LOC\n州1\tI-LOC\n20\tO\n",
+        [(f"{TEXT}2", EXPECTED[0][1])], "digits of word segmentation"),
+    "no prefix": (columns("", ""), EXPECTED, "spelled '(PER|LOC)'"),
+    "underscores": (columns("B_", "I_"), EXPECTED, "spelled"),
+    "lower case": (columns("b-", "i-", "o"), EXPECTED, "spelled"),
+    "zero for O": (columns(o="0"), EXPECTED, ""),
+    "prefix last": ("林 PER-B\n月 PER-I\n在 O\n苏 LOC-B\n州 LOC-I\n", EXPECTED, "spelled"),
+    "two schemes": (
+        "林 B-PER\n月 E-PER\n在 O\n苏 B-LOC\n州 I-LOC\n在 O\n", [(f"{TEXT}在", EXPECTED[0][1])], ""),
+    "a CSV": (
+        "Sentence #,Word,POS,Tag\nSentence: 1,Otto,N,B-PER\n,in,P,O\nSentence: 2,\"1,5\",N,O\n",
+        [("Otto in", [("PER", 0, 4)]), ("1,5", [])], "CSV of words"),
+    "a CSV with an id on every row": (
+        "sentence_id,word,label\n0,Otto,B-PER\n0,in,O\n1,Mainz,B-LOC\n",
+        [("Otto in", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "CSV of words"),
+    "a TSV with a header": (
+        "token\tner\nOtto\tB-PER\n\nMainz\tB-LOC\n",
+        [("Otto", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "TSV of words"),
+    "a sentence per row": (
+        "text_a\tlabel\n林\x02月\x02在\tB-PER\x02I-PER\x02O\n苏\x02州\tB-LOC\x02I-LOC\n",
+        [("林月在", [("PER", 0, 2)]), ("苏州", [("LOC", 0, 2)])], "TSV of characters"),
+    "PaddleNLP UIE": (
+        '{"content": "林月在苏州", "prompt": "PER", "result_list": [{"text": "林月", "start": 0, "end": 2}]}\n'
+        '{"content": "林月在苏州", "prompt": "LOC", "result_list": [{"text": "苏州", "start": 3, "end": 5}]}\n',
+        EXPECTED, "UIE"),
+    "token spans, W2NER": (
+        '[{"sentence": ["林", "月", "在", "苏", "州"], "ner": [{"index": [0, 1], "type": "PER"}, '
+        '{"index": [3, 4], "type": "LOC"}], "word": [[0, 1], [2], [3, 4]]}]', EXPECTED, ""),
+    "token spans, SpERT": (
+        '[{"tokens": ["Otto", "in", "New", "York"], "entities": [{"type": "LOC", "start": 2, "end": 4}], '
+        '"relations": []}]', [("Otto in New York", [("LOC", 8, 16)])], "`end` exclusive"),
+    "a name for everything": (
+        '{"Body": "林月在苏州", "marks": [{"begin": 0, "stop": 2, "category": "PER", "surface": "林月"}, '
+        '{"begin": 3, "stop": 5, "category": "LOC", "surface": "苏州"}], "day": "2024-01-01"}', EXPECTED, ""),
+    "inclusive by surface": (
+        '{"text": "林月在苏州", "entities": [{"start": 0, "end": 1, "type": "PER", "word": "林月"}, '
+        '{"start": 3, "end": 4, "type": "LOC", "word": "苏州"}]}', EXPECTED, "`end` inclusive"),
+    "the category first": ('{"text": "林月在苏州", "ner": [["PER", 0, 2], ["LOC", 3, 5]]}', EXPECTED, ""),
+    "an offset pair": (
+        '{"text": "林月在苏州", "entities": [{"span": [0, 2], "label": "PER"}, '
+        '{"offsets": [[3, 5]], "label": "LOC"}]}', EXPECTED, ""),
+    "spaCy pairs": ('[["林月在苏州", {"entities": [[0, 2, "PER"], [3, 5, "LOC"]]}]]', EXPECTED, "spaCy"),
+    "spaCy pairs in an object": (
+        '{"classes": ["PER"], "annotations": [["林月在苏州", {"entities": [[0, 2, "PER"], [3, 5, "LOC"]]}]]}',
+        EXPECTED, "spaCy"),
+    "an object with rows": (
+        '{"version": 1, "data": [{"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}]}',
+        EXPECTED, ""),
+    "an object by id": (
+        '{"7": {"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}, '
+        '"8": {"text": "无", "label": []}}',
+        [*EXPECTED, ("无", [])], ""),
+    "indented objects": (
+        json.dumps({"text": TEXT, "label": [[0, 2, "PER"], [3, 5, "LOC"]]}, indent=2), EXPECTED, "doccano"),
+    "tags of the characters of a text": (
+        '{"text": "林月在苏州", "labels": ["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]}', EXPECTED, "tokens"),
+    "other names for tokens": (
+        '{"words": ["林", "月", "在", "苏", "州"], "iob": ["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]}',
+        EXPECTED, ""),
+    "UTF-16 offsets": (
+        '{"text": "😀林月在苏州", "label": [[2, 4, "PER", "林月"], [5, 7, "LOC", "苏州"]]}',
+        [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "UTF-16 offsets, converted"),
+    "CR LF as one": (
+        '{"text": "好\\r\\n林月在苏州", "label": [[2, 4, "PER", "林月"], [5, 7, "LOC", "苏州"]]}',
+        [(f"好\r\n{TEXT}", [("LOC", 6, 8), ("PER", 3, 5)])], "CR LF as one character, converted"),
+    "emoji without surfaces": (
+        '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
+        [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "expected", "note"), READ.values(), ids=READ)
+def test_form_is_read_and_described(tmp_path: Path, data: str, expected: Any, note: str) -> None:
+    examples, notes = read(tmp_path, data)
+    assert examples == [(text, sorted(entities)) for text, entities in expected]
+    assert notes.startswith("data: FILE is read as ")
+    assert re.search(note, notes), notes
+
+
+REFUSED = {
+    "doccano with label numbers": (
+        '{"text": "林月", "annotations": [{"label": 3, "start_offset": 0, "end_offset": 2}]}',
+        "'annotations' are num"),
+    "a classification": ('{"text": "林月", "label": "positive"}', '"label" does not have the form'),
+    "entities without offsets": ('{"text": "林月", "entities": ["林月"]}', '"entities" does not have the form'),
+    "two fields with spans": (
+        '{"text": "林月", "label": [[0, 2, "PER"]], "predicted": [[0, 1, "PER"]]}',
+        "spans in 'label' and in 'predicted'"),
+    "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
+    "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
+    "two columns of tags": ("Otto B-PER B-LOC\nin O O\n", "column 2 and column 3"),
+    "plain text": ("林月在苏州。\n苏州很美。\n", "its format is unknown"),
+    "a table without annotations": ('{"id": 3, "price": 7}', "fields id, price"),
+    "inclusive without surfaces": ('{"text": "林月", "label": [[1, 1, "PER"]]}', "--end inclusive"),
+    "UTF-16 behind the end": ('{"text": "😀林月", "label": [[2, 4, "PER"]]}', "--offset-unit utf16"),
+    "several lists": ('{"train": [{"text": "a"}], "dev": [{"text": "b"}]}', "'train', 'dev'"),
+    "no text": ('{"a": 3, "label": [[0, 1, "x"]]}', 'no "text"'),
+    "GBK": (columns().encode("gbk"), "GB18030"),
+    "UTF-16": (columns().encode("utf-16"), "UTF-16"),
+    "HyperText": (
+        '[{"text": "<p>a</p>", "label": [{"start": "/p", "end": "/p", "hypertextlabels": ["x"]}]}]',
+        "HyperText"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
+def test_form_is_refused_by_name(tmp_path: Path, data: str | bytes, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(tmp_path, data)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("林 B-PER x\n月 I-PER y\n在 O y\n苏 B-LOC x\n州 I-LOC y\n", {"columns": ("1", "2")}),
+        (
+            "x 林 B-PER B-A\nx 月 I-PER O\nx 在 O O\nx 苏 B-LOC O\nx 州 I-LOC O\n",
+            {"columns": ("2", "3")},
+        ),
+        (f"w,x\n{columns().replace(' ', ',')}", {"columns": ("w", "x")}),
+        (columns().encode("gbk"), {"encoding": "gbk"}),
+        (columns().encode("utf-16"), {"encoding": "utf-16"}),
+        ('{"text": "林月在苏州", "label": [[0, 1, "PER"], [3, 4, "LOC"]]}', {"end": "inclusive"}),
+    ],
+)
+def test_options_say_what_the_content_does_not(
+    tmp_path: Path, data: str | bytes, options: dict[str, Any]
+) -> None:
+    assert read(tmp_path, data, **options)[0] == [(TEXT, sorted(EXPECTED[0][1]))]
+
+
+def test_offsets_in_utf16_units_can_be_named(tmp_path: Path) -> None:
+    data = '{"text": "😀林月", "label": [[2, 4, "PER"]]}'
+    assert read(tmp_path, data, offset_unit="utf16")[0] == [("😀林月", [("PER", 1, 3)])]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoding": "nothing"}, "'nothing' is not an encoding"),
+        ({"columns": ("1",)}, "Give two columns"),
+        ({"columns": ("1", "9")}, "no column 9. The file has 2 columns"),
+        ({"columns": ("1", "tag")}, "no column named 'tag'. The file has no header"),
+        ({"encoding": "ascii"}, "is not ascii"),
+    ],
+)
+def test_invalid_options_are_explained(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        read(tmp_path, columns(), **options)
+    assert message in str(error.value)
+
+
+def test_the_printed_names_of_tags_are_accepted_when_filled_in(tmp_path: Path) -> None:
+    data = '{"tokens": ["林", "月", "在", "苏", "州"], "ner_tags": [1, 2, 0, 3, 4]}'
+    with pytest.raises(UserError, match=r"dataset_info\.json") as error:
+        read(tmp_path, data)
+    info = json.loads(str(error.value).split("of their numbers: ")[1])
+    info["features"]["ner_tags"]["names"] = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    assert read(tmp_path, data)[0] == [(TEXT, sorted(EXPECTED[0][1]))]
+
+
+def test_names_of_tags_are_found_in_a_data_card(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: ner_tags\n    sequence:\n      class_label:\n"
+        "        names:\n          '0': O\n          '1': B-PER\n          '2': I-PER\n---\n# A data set\n"
+    )
+    data = '{"tokens": ["林", "月", "在"], "ner_tags": [1, 2, 0]}'
+    assert read(tmp_path, data)[0] == [("林月在", [("PER", 0, 2)])]
+
+
+@pytest.mark.parametrize("name", SPAN_FORMATS)
+def test_the_example_of_a_format_is_detected_and_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(SPAN_FORMATS[name].example, "utf-8")
+    assert name in FORMATS and detect_format(path) == name
+    for data_format in ("auto", name):
+        assert spans(read_examples(str(path), data_format)) == [("彭小军在台湾", [("name", 0, 3)])]
+
+
+def test_data_without_jax() -> None:
+    code = "import sys; from flax_ner.data import read, write, detect_format; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+# Mutations of the lines of a good file. Each returns bytes.
+Mutation = Callable[[str, random.Random], bytes]
+
+
+def rename_field(data: str, rng: random.Random) -> bytes:
+    names = [name for name in ("text", "label", "entities", "tokens", "ner_tags", "data", "result", "start",
+                               "end", "spans", "annotations", "labels") if f'"{name}":' in data]  # fmt: skip
+    if not names:
+        return data.encode()
+    name = rng.choice(names)
+    return data.replace(
+        f'"{name}":', f'"{rng.choice(["x", "ner", "content", "tag", "note"])}":'
+    ).encode()
+
+
+def change_line(data: str, rng: random.Random) -> bytes:
+    lines = data.split("\n")
+    i = rng.randrange(len(lines))
+    lines[i] = rng.choice(
+        ["", "x", "{", "[]", "null", lines[i] * 2, lines[i][:-1], lines[i] + " x"]
+    )
+    return "\n".join(lines).encode()
+
+
+def change_line_ends(data: str, rng: random.Random) -> bytes:
+    return data.replace("\n", rng.choice(["\r\n", "\n\n", "\n \n"])).encode()
+
+
+def change_encoding(data: str, rng: random.Random) -> bytes:
+    encoding = rng.choice(["gb18030", "utf-16", "utf-8-sig", "utf-16-le", "big5", "utf-32"])
+    return data.encode(encoding, "replace")
+
+
+def change_separator(data: str, rng: random.Random) -> bytes:
+    return data.replace(" ", rng.choice(["\t", ",", ";", "  ", "\u3000", ""])).encode()
+
+
+def change_tags(data: str, rng: random.Random) -> bytes:
+    before, after = rng.choice(
+        [
+            ("B-", "b-"),
+            ("I-", "I_"),
+            ("-", "_"),
+            ("B-", ""),
+            (" O", " 0"),
+            (" O", ""),
+            ("I-", "M-"),
+        ]
+    )
+    return data.replace(before, after).encode()
+
+
+def add_column(data: str, rng: random.Random) -> bytes:
+    front, value = rng.random() < 0.5, rng.choice(["1", "_", "NN", "O", "+"])
+    rows = [
+        (f"{value} {line}" if front else f"{line} {value}") if line else ""
+        for line in data.split("\n")
+    ]
+    return "\n".join(rows).encode()
+
+
+def wrap_json(data: str, rng: random.Random) -> bytes:
+    try:
+        rows = [json.loads(line) for line in data.split("\n") if line]
+    except ValueError:
+        return data.encode()
+    forms: list[Any] = [
+        rows,
+        {"data": rows},
+        {str(i): row for i, row in enumerate(rows)},
+        {"a": rows, "b": rows},
+    ]
+    return json.dumps(rng.choice(forms), indent=rng.choice([None, 1]), ensure_ascii=False).encode()
+
+
+def cut_bytes(data: str, rng: random.Random) -> bytes:
+    raw = data.encode()
+    return raw[: rng.randrange(len(raw))] + raw[len(raw) - rng.choice([0, 1]) :]
+
+
+def _is_cut(text: str, originals: list[Example]) -> bool:
+    """Return whether a text is another text because characters are missing."""
+    return all(example.text != text for example in originals) and any(
+        text and (text in e.text or e.text.startswith(text[:1]) or e.text.endswith(text[-1:]))
+        for e in originals
+    )
+
+
+MUTATIONS: list[Mutation] = [
+    rename_field, change_line, change_line_ends, change_encoding, change_separator, change_tags, add_column,
+    wrap_json, cut_bytes,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data_format", [name for name in WRITERS if name != "brat"])
+@pytest.mark.parametrize("count", [200, pytest.param(1700, marks=pytest.mark.slow)])
+def test_a_mutated_file_is_read_as_the_original_or_refused(
+    tmp_path: Path, data_format: str, count: int
+) -> None:
+    """No mutation gives other entities to a text of the original without a warning."""
+    rng = random.Random(f"{data_format} {count}")
+    originals = [
+        Example("林月在苏州", (Entity("PER", 0, 2), Entity("LOC", 3, 5))),
+        Example("好😀，赵一来过杭州湾", (Entity("PER", 3, 5), Entity("LOC", 7, 10))),
+        Example("没有实体", ()),
+        Example("周六去北京", (Entity("LOC", 3, 5),)),
+        Example("他叫陈九", (Entity("PER", 2, 4),)),
+    ]
+    path, mutated = tmp_path / "good", tmp_path / "mutated"
+    outcomes = {"same": 0, "refused": 0, "warned": 0}
+    for _ in range(count):
+        path.unlink(missing_ok=True)
+        scheme = rng.choice(list(SCHEMES)) if data_format == "conll" else "BIO"
+        write_examples(path, originals, data_format, scheme)
+        data = path.read_text("utf-8")
+        mutation = rng.choice(MUTATIONS)
+        mutated.write_bytes(mutation(data, rng))
+        notes: list[str] = []
+        try:
+            examples = read_examples(str(mutated), "auto", notes=notes)
+        except UserError as error:
+            assert str(mutated) in str(error)
+            outcomes["refused"] += 1
+            continue
+        expected = dict(spans(originals))
+        same = all(
+            expected.get(text) == entities
+            or (mutation in (cut_bytes, change_line) and _is_cut(text, originals))
+            for text, entities in spans(examples)
+        )
+        same = same and all(e.entities is not None for e in examples)
+        outcomes["same" if same else "warned"] += 1
+        assert same or len(notes) > 1, (
+            mutation.__name__,
+            mutated.read_bytes(),
+            spans(examples),
+            notes,
+        )
+    assert min(outcomes["same"], outcomes["refused"]) > count / 20, outcomes
