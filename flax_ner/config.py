@@ -12,7 +12,6 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder as unset
 
-from flax_ner.data.files import ReadOptions
 from flax_ner.model.bert import BertConfig
 
 # Fields of `BertConfig` that describe the encoder. If set, they must agree with the weights of `init_from`.
@@ -249,18 +248,6 @@ def default_config() -> ConfigDict:
     # hosts need access to the work directory.
     config.mesh.distributed = False
     return config.lock()  # setting an unknown field raises an error, also in a configuration file
-
-
-def read_options(config: ConfigDict) -> ReadOptions:
-    """Return how to read data.train and data.dev.
-
-    Raises:
-        UserError: the encoding is unknown, or data.columns does not have two columns.
-    """
-    data = config.data
-    return ReadOptions(
-        data.encoding, tuple(data.columns), data.tag_scheme, data.end, data.offset_unit
-    )
 
 
 def is_unset(config: ConfigDict, name: str) -> bool:

@@ -12,10 +12,9 @@ from flax_ner.config import (
     TRAINING_FIELDS,
     UNLABELLED_FALLBACKS,
     get_setting,
-    read_options,
     with_fallbacks,
 )
-from flax_ner.data.files import END_RULES, OFFSET_UNITS
+from flax_ner.data.files import END_RULES, OFFSET_UNITS, ReadOptions
 from flax_ner.data.formats import FORMATS
 from flax_ner.data.tagged import READ_SCHEMES
 from flax_ner.errors import UserError
@@ -132,6 +131,18 @@ def check_config(config: ConfigDict) -> None:
     _check_choices(filled)
     _check_ranges(filled)
     _check_combinations(filled, config)
+
+
+def read_options(config: ConfigDict) -> ReadOptions:
+    """Return how to read data.train and data.dev.
+
+    Raises:
+        UserError: the encoding is unknown, or data.columns does not have two columns.
+    """
+    data = config.data
+    return ReadOptions(
+        data.encoding, tuple(data.columns), data.tag_scheme, data.end, data.offset_unit
+    )
 
 
 def config_warnings(config: ConfigDict) -> list[str]:

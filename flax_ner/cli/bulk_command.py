@@ -25,7 +25,7 @@ def add_bulk_command(
     bulk.add_argument(
         "--workers", metavar="N", type=int,
         help="number of processes, each with its own copy of the model. Default: one per GPU. Without "
-        "GPUs, one per machine, or as few as use 90% of the cores if the machines differ",
+        "GPUs, one per machine, or as few as use 90%% of the cores if the machines differ",
     )  # fmt: skip
     bulk.add_argument(
         "--address", metavar="ADDR",

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from flax_ner.config import read_options
-from flax_ner.config_checks import check_config
+from flax_ner.config_checks import check_config, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import DistillationData, prepare_distillation
 from flax_ner.errors import UserError

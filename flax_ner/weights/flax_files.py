@@ -28,12 +28,15 @@ def read_flax_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         data: Any = map_file(path)
         refuse_lfs_pointer(data)
         refuse_text(data)
-        arrays = flatten_dict(serialization.msgpack_restore(data), sep="/")
+        restored = flatten_dict(serialization.msgpack_restore(data))
+        arrays = {"/".join(map(str, path)): array for path, array in restored.items()}
+        if numbers := [path for path in restored if not all(isinstance(x, str) for x in path)]:
+            raise ValueError(f"{numbers[0]} has a name that is not text")
         for name, array in arrays.items():
             supported = isinstance(array, np.ndarray) and array.dtype in DTYPES.values()
-            if not supported or not isinstance(name, str):
+            if not supported:
                 kind = getattr(array, "dtype", type(array).__name__)
-                raise ValueError(f"{str(name)[:100]!r} holds {kind}")
+                raise ValueError(f"{name[:100]!r} holds {kind}")
         return arrays
     except WeightsFileError as error:
         raise WeightsFileError(f"{path}: {error}") from None

@@ -108,8 +108,8 @@ def test_reporting_duplicates_takes_linear_time(tmp_path: Path) -> None:
     file.write_text(json.dumps({"text": text, "label": {"a": surfaces}}), "utf-8")
     fields = [f'"{i}": 0' for i in range(60_000)]
     with time_limit():
-        with pytest.raises(UserError, match="duplicate"):
-            read_cluener(file)
+        (example,) = read_cluener(file)
+        assert len(example.entities or ()) == 20_000
         with pytest.raises(UserError, match="duplicate key '59999'"):
             parse_json("{" + ", ".join([*fields, fields[-1]]) + "}", "file:1")
 
