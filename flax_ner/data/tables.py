@@ -18,7 +18,7 @@ from flax_ner.data.token_rows import (
     find_class_names,
     find_token_fields,
 )
-from flax_ner.errors import UserError
+from flax_ner.errors import UserError, import_optional
 from flax_ner.text.examples import Example
 
 HUB = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<split>[\w.-]+)")
@@ -65,16 +65,11 @@ def _table_files(path: Path) -> list[Path]:
 
 def _open(path: Path) -> Any:
     """Return the pyarrow table of a file."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            f'{path}: reading {path.suffix[1:]} files needs pyarrow. Run: pip install "flax_ner[datasets]"'
-        ) from None
+    pyarrow = import_optional("pyarrow", str(path), "pyarrow>=15")
+    parquet = import_optional("pyarrow.parquet", str(path), "pyarrow>=15")
     try:
         if path.suffix.lower() == ".parquet":
-            return pyarrow.parquet.read_table(path)
+            return parquet.read_table(path)
         with pyarrow.memory_map(str(path)) as source:
             try:
                 return pyarrow.ipc.open_stream(source).read_all()
