@@ -17,6 +17,7 @@ from flax_ner.data.files import (
     space_free_names,
     without_duplicates,
 )
+from flax_ner.data.offsets import CHARACTERS, UNITS, character_offsets, unit_differs
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import SURROGATES, decode_line, read_lines, read_text
@@ -29,6 +30,7 @@ OTHER_ANNOTATIONS = {
     "#": "notes", "*": "equivalences",
 }  # fmt: skip
 _LINE_BREAK = re.compile("[\r\n]")
+Offsets = range | dict[int, int]
 
 
 def read_brat(file: DataFile) -> tuple[list[Example], str]:
@@ -41,6 +43,8 @@ def read_brat(file: DataFile) -> tuple[list[Example], str]:
         UserError: a document is unreadable (see `DataFile.collect`). The message names file and line.
     """
     path = file.path
+    if path.is_dir() and any(path.glob("*.a1")):
+        raise UserError(f"{path}: has annotations in files NAME.a1. Rename them to NAME.ann.")
     if path.is_dir():
         names = {item.with_suffix("") for item in path.iterdir() if item.suffix in (".txt", ".ann")}
     else:
@@ -69,13 +73,16 @@ def _read_document(name: Path, source: str, file: DataFile) -> Example:
         line = decode_line(raw, line_source).removesuffix("\r")
         if line.strip() and (annotation := _parse_annotation(line, line_source, file.warnings)):
             annotations.append(annotation)
-    # Tools on Windows count CR LF as one character. Convert if all surfaces match then.
-    offsets: Sequence[int] = range(len(text) + 1)  # the character at each offset of the file
-    if "\r\n" in text and not _all_match(annotations, text, offsets):
-        joined = [i for i in offsets if text[max(i - 1, 0) : i + 1] != "\r\n"]
-        if _all_match(annotations, text, joined):
-            offsets = joined
-            file.warnings.add("texts whose offsets count CR LF as one character, converted", source)
+    # Some tools count UTF-16 units, or CR LF as one character. Convert if all surfaces match then.
+    offsets: Offsets = range(len(text) + 1)  # the character at each offset of the file
+    if not _all_match(annotations, text, offsets):
+        for unit, message in UNITS.items():
+            if unit != CHARACTERS and unit_differs(text, unit):
+                converted = character_offsets(text, unit)
+                if _all_match(annotations, text, converted):
+                    offsets = converted
+                    file.warnings.add(message, source)
+                    break
     entities = [_entity(annotation, text, offsets, file.warnings) for annotation in annotations]
     kept = [entity for entity in entities if entity]
     return Example(text, without_duplicates(kept, source, file.warnings), source)
@@ -102,11 +109,11 @@ def _parse_annotation(line: str, source: str, warnings: ConversionWarnings) -> _
     return _Annotation(category, spans, surface, source)
 
 
-def _all_match(annotations: list[_Annotation], text: str, offsets: Sequence[int]) -> bool:
+def _all_match(annotations: list[_Annotation], text: str, offsets: Offsets) -> bool:
     """Return whether every surface is found, with `offsets` as the character at each offset of the file."""
     for annotation in annotations:
         places = [place for span in annotation.spans for place in span]
-        if max(places) >= len(offsets):
+        if not all(place in offsets for place in places):
             return False
         joined = " ".join(text[offsets[a] : offsets[b]] for a, b in annotation.spans)
         if _LINE_BREAK.sub(" ", joined) != _LINE_BREAK.sub(" ", annotation.surface):
@@ -115,7 +122,7 @@ def _all_match(annotations: list[_Annotation], text: str, offsets: Sequence[int]
 
 
 def _entity(
-    annotation: _Annotation, text: str, offsets: Sequence[int], warnings: ConversionWarnings
+    annotation: _Annotation, text: str, offsets: Offsets, warnings: ConversionWarnings
 ) -> Entity | None:
     category, spans, surface, source = annotation
     if isinstance(offsets, range):

@@ -80,7 +80,7 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
         raise UserError(f'{source}: no "text". Expected {FORM}.')
     text, label = row["text"], row.get("label")
     for name in row.keys() - {"text", "label"}:
-        if label is None and looks_like_annotations(name, row[name]):
+        if label is None and looks_like_annotations(name, row[name], text):
             raise UserError(
                 f"{source}: the field {name!r} looks like annotations, but cannot be read: "
                 f"{str(row[name])[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
@@ -99,7 +99,7 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
             f'{source}: "label" does not have the form {{category: {{surface: [[start, end], ...]}}}}.'
         ) from None
     if all(_is_found(text, span) for span in spans):
-        entities = [Entity(c, start, end + 1, surface or "") for c, start, end, surface in spans]
+        entities = [Entity(s.type, s.start, s.end + 1, s.surface or "") for s in spans]
     else:
         _check_offsets(text, spans, source)
         entities = entities_from_spans(text, spans, source, warnings, "inclusive")
@@ -110,6 +110,7 @@ def _is_found(text: str, span: Span) -> bool:
     start, end = span.start, span.end
     return (
         type(start) is type(end) is int
+        and bool(span.type)
         and 0 <= start <= end < len(text)
         and text[start : end + 1] == span.surface
     )
@@ -117,7 +118,7 @@ def _is_found(text: str, span: Span) -> bool:
 
 def _check_offsets(text: str, spans: list[Span], source: str) -> None:
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2
-    for category, start, end, surface in spans:
+    for category, start, end, surface, _ in spans:
         if error := offset_type_error(start, end):
             raise UserError(f"{source}: {category} {surface!r}: {error}")
         if not 0 <= start <= end < units:

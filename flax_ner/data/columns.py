@@ -25,6 +25,7 @@ from flax_ner.data.tagged import (
     detect_scheme,
     detect_spelling,
     example_from_tags,
+    has_categories,
     has_cjk,
     is_character_level,
     is_prefixed_tag,
@@ -43,6 +44,8 @@ DOCUMENT_BOUNDARY = "-DOCSTART-"
 FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
 SEPARATOR = "\x02"  # between the tokens of a sentence in one cell, as PaddleNLP has them
 TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
+TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
+LONG_SENTENCE = 1000  # tokens
 TAG_NAMES = (
     "tag",
     "tags",
@@ -54,15 +57,20 @@ TAG_NAMES = (
     "bio",
     "iob",
     "ner_label",
+    "ne",
+    "entity",
+    "named_entity",
+    "iob_tag",
 )
 SENTENCE_NAMES = (
     "sentence #", "sentence", "sentence_id", "sentence_idx", "sentence id", "sent_id", "sentid", "sent",
 )  # fmt: skip
 # Syntactic chunks of CoNLL-2000 and CoNLL-2003: tags, but not of entities.
 _CHUNKS = frozenset(
-    ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"]
+    ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC"]
 )
 _LINE_BREAKS = re.compile("[\r\n]")
+_ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 _SEGMENTED = re.compile(r"(\D)([0-9]+)|([0-9])([0-9]+)")  # a character and its index within a word
 
 
@@ -119,7 +127,7 @@ def split_columns(line: str) -> list[str]:
     """Split a line into columns. In a line of spaces and a tag, the token is a space."""
     line = line.rstrip("\r\n")
     if "\t" in line:
-        return line.split("\t")
+        return line.rstrip(" ").split("\t")
     if "  " not in line:
         return line.strip(" ").split(" ")
     columns = re.split(" +", line.strip(" "))
@@ -194,12 +202,27 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
     tags = Counter(chain.from_iterable(column(layout.tag)))
     spelling = detect_spelling(tags)
     normal = {tag: spelling.normalize(tag) for tag in tags}
+    header_of_texts = bool(layout.names) and layout.names[layout.token].lower() in TEXT_NAMES
     segmented = _is_segmented(column(layout.token))
     character_level = segmented or is_character_level(column(layout.token))
+    if header_of_texts and spelling.name == "x" and not file.options.columns:
+        raise UserError(
+            f"{file.path}: has one label per text. Entities need a tag per token, or spans of the text."
+        )
     scheme = file.options.tag_scheme or detect_scheme(
         [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
     left_out = layout.width - 2
+    if _has_chunks(tags):
+        file.warnings.add(
+            "tags of syntactic chunks such as NP and VP, read as entities", str(file.path)
+        )
+    if len(sentences) == 1 and len(sentences[0].rows) > LONG_SENTENCE:
+        file.warnings.add(
+            "lines without a blank line or a sentence column, read as one sentence",
+            str(file.path),
+            len(sentences[0].rows),
+        )
 
     def make_example(sentence: _Sentence, source: str) -> Example:
         row_tags = [
@@ -243,10 +266,10 @@ def _read_sentences(
     layout = _find_layout(file, sentences, tuple(header[1]) if header else ())
     for sentence in sentences:
         _drop_comment_rows(sentence, layout, file.warnings)
-    if not header:
+    if not header and not any(SEPARATOR in s.rows[0][-1] for s in sentences[:1]):
         return records, "", layout
     split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
-    return [(sentence.sources[0], sentence) for sentence in split], header[0], layout
+    return [(s.sources[0], s) for s in split], header[0] if header else "", layout
 
 
 def _example_tag(tags: Counter[str]) -> str:
@@ -405,11 +428,12 @@ def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
         (
             s
             for s in (SEPARATOR, " ")
-            if rows and all(_holds_sentence(row, layout, s) for row in rows)
+            if any(s in row[layout.tag] for row in rows)
+            and all(_holds_sentence(row, layout, s) for row in rows)
         ),
         None,
     )
-    if separator is None or not any(separator in row[layout.tag] for row in rows):
+    if separator is None:
         yield sentence
         return
     path = sentence.sources.path
@@ -453,6 +477,12 @@ def _find_layout(file: DataFile, sentences: list[_Sentence], names: tuple[str, .
     if token is None and names:
         usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
         token = next((i for i in usual if i != tag), None)
+    if token is None and not counted and width > 2 and _has_ids(rows):
+        raise UserError(
+            f"{file.path}: column 1 has numbers or names of documents. Name the columns of the tokens and "
+            f"tags, e.g. --token-column 2 --tag-column {width} (in training "
+            f"--config.data.columns=\"('2', '{width}')\")."
+        )
     if token is None:
         token = int(counted)
     if tag is None:
@@ -507,6 +537,14 @@ def _counts_tokens(sentence: _Sentence, width: int) -> bool:
     return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
 
 
+def _has_ids(rows: list[Row]) -> bool:
+    """Return whether the first column has a number on every line, or always the same name."""
+    cells = {row[0] for row in rows}
+    return all(_ID.fullmatch(cell) for cell in cells) or (
+        len(cells) == 1 and len(rows) > 2 and len({row[1] for row in rows}) > 1
+    )
+
+
 def _has_tags(cells: Counter[str]) -> bool:
     """Return whether most cells are tags with a prefix, or outside of entities, and some have a prefix."""
     prefixed = sum(count for cell, count in cells.items() if is_prefixed_tag(cell))
@@ -516,30 +554,25 @@ def _has_tags(cells: Counter[str]) -> bool:
 
 def _has_categories(cells: Counter[str]) -> bool:
     """Return whether the cells may be categories without a prefix (IO)."""
-    return bool(OUTSIDE & cells.keys()) and len(cells) <= max(3, min(100, cells.total() // 2))
+    return has_categories(cells) and len(cells) <= max(3, min(100, cells.total() // 2 + 1))
 
 
 def _has_chunks(cells: Counter[str]) -> bool:
-    categories = {cell[2:] for cell in cells if cell not in OUTSIDE}
+    categories = {cell[2:] for cell in cells if is_prefixed_tag(cell)}
     return bool(categories) and len(categories & _CHUNKS) * 2 > len(categories)
 
 
 def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:
     """Return whether every token is a character with its index within a word behind it, as in Weibo NER."""
-    cjk = total = 0
-    for tokens in sentences:
-        before = None
-        for token in tokens:
-            match = _SEGMENTED.fullmatch(token)
-            if not match:
-                return False
-            index = int(match[2] or match[4])
-            if before is not None and index not in (0, before + 1):
-                return False
-            before = index
-            total += 1
-            cjk += starts_with_cjk(token)
-    return cjk * 2 > total
+    cjk = first = total = 0
+    for token in chain.from_iterable(sentences):
+        match = _SEGMENTED.fullmatch(token)
+        if not match:
+            return False
+        total += 1
+        cjk += starts_with_cjk(token)
+        first += (match[2] or match[4]) == "0"
+    return cjk * 2 > total and first > 0
 
 
 def write_conll(

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.data.brat import TEXT_BOUND
-from flax_ner.data.columns import DOCUMENT_BOUNDARY, find_header, looks_like_columns, looks_like_io
+from flax_ner.data.columns import (
+    DOCUMENT_BOUNDARY,
+    SEPARATOR,
+    find_header,
+    looks_like_columns,
+    looks_like_io,
+)
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_pair, json_records, json_value
@@ -48,7 +54,13 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     sample = [row for row in rows if row.strip()][:SAMPLE_LINES]
     if not sample:
         return None
-    if find_header(sample[0]):
+    if len(rows) == 1 and "\r" in rows[0].strip():
+        raise UserError(
+            f"{path}: its line ends are CR alone. Convert them: tr '\\r' '\\n' < {path} > NEW_FILE"
+        )
+    if _JSON_START.match(sample[0]) and _is_json(sample[0]):
+        return _json_format(file)
+    if find_header(sample[0]) or SEPARATOR in sample[0]:
         return "conll"
     token_lines = [row for row in sample if not row.startswith(("# ", DOCUMENT_BOUNDARY))]
     if token_lines and looks_like_columns(token_lines):
@@ -62,6 +74,14 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     if path.suffix == ".txt" and path.with_suffix(".ann").is_file():
         return "brat"
     return "conll" if token_lines and looks_like_io(token_lines) else None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def format_by_name(path: Path) -> str | None:
@@ -90,6 +110,7 @@ def _json_format(file: DataFile) -> str | None:
     """
     formats: Counter[str] = Counter()
     parsed = has_text = False
+    all_named_text = True
     try:
         for number, (source, record) in enumerate(json_records(file, "row")):
             if number == SAMPLE_ROWS:
@@ -104,13 +125,16 @@ def _json_format(file: DataFile) -> str | None:
             row = value if isinstance(value, dict) else {}
             name = format_of_row(row)
             formats.update([name] if name else [])
+            all_named_text = all_named_text and isinstance(row.get("text"), str)
             has_text = has_text or any(isinstance(row.get(field), str) for field in TEXT_FIELDS)
     except UserError:
         return "spans"  # the file is not JSON as a whole; the reader names the line
     if formats:
         return formats.most_common(1)[0][0]
     # Without a valid line, the reader reports each.
-    return "cluener" if has_text else (None if parsed else "spans")
+    if has_text:
+        return "cluener" if all_named_text else "spans"
+    return None if parsed else "spans"
 
 
 def format_of_row(row: dict[str, Any]) -> str | None:

@@ -9,25 +9,38 @@ TEXT_FIELDS = (
     "text", "content", "sentence", "originalText", "sentText", "raw_text", "rawText", "data", "context",
     "document",
 )  # fmt: skip
-TOKEN_FIELDS = ("tokens", "words", "chars", "sentence", "text", "token", "word")
+TOKEN_FIELDS = ("tokens", "words", "chars", "tokenized_text", "sentence", "text", "token", "word")
 TAG_FIELDS = (
-    "ner_tags", "tags", "labels", "ner", "label", "ner_labels", "tag", "ner_tag", "bio", "bio_tags",
+    "ner_tags", "ne_tags", "tags", "labels", "ner", "label", "ner_labels", "entity_tags", "tag", "ner_tag",
+    "bio", "bio_tags",
 )  # fmt: skip
 SPAN_FIELDS = (
     "label", "labels", "entities", "spans", "annotations", "ner", "entity", "entity_list", "mentions",
-    "entity_mentions", "entityMentions", "result_list",
+    "entity_mentions", "entityMentions", "result_list", "entity_label", "span_position",
 )  # fmt: skip
 ANNOTATION_FIELDS = frozenset(SPAN_FIELDS + TAG_FIELDS)
 
 _PLACE = "(_?(idx|index|offset|offsets|pos|position|char|char_index))?"
 _START = re.compile(f"(char_)?(start|begin){_PLACE}|offset_start", re.IGNORECASE)
 _END = re.compile(f"(char_)?(end|stop){_PLACE}|offset_end", re.IGNORECASE)
-_BOTH = ("span", "offsets", "position")  # [start, end] or [[start, end]]
+_BOTH = (
+    "span",
+    "offsets",
+    "position",
+    "char_span",
+    "char_offsets",
+)  # [start, end] or [[start, end]]
 _TYPE = (
-    "labels", "label", "type", "types", "entity_type", "label_type", "entity_label", "entity_group", "tag",
+    "labels", "entity_type", "label_type", "entity_label", "entity_group", "label", "type", "types", "tag",
     "category", "class", "entity", "hypertextlabels",
 )  # fmt: skip
 _SURFACE = ("text", "entity", "word", "surface", "mention", "entity_text", "span_text")
+
+
+_UNCERTAIN_SURFACE = ("name", "value", "Text")
+_ANNOTATION_NAME = re.compile(
+    r"entit|annot|label|mention|spo_|event|relation|denotation", re.IGNORECASE
+)
 
 
 class Span(NamedTuple):
@@ -44,6 +57,9 @@ class Span(NamedTuple):
     start: Any
     end: Any
     surface: str | None = None
+    certain: bool = (
+        True  # whether the surface is copied from the text, not a name such as "value" may hold
+    )
 
 
 def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
@@ -96,23 +112,42 @@ def _parse_object(value: dict[str, Any]) -> list[Span] | None:
         if len(both) != 2 or not all(map(_is_number, both)):
             return None
         start, end = both
-    surface = next(
-        (value[k] for k in _SURFACE if k != keys[0] and isinstance(value.get(k), str)), None
-    )
+    surface_keys = [
+        name for name in (*_SURFACE, *_UNCERTAIN_SURFACE)
+        if name != keys[0] and isinstance(value.get(name), str)
+    ]  # fmt: skip
+    surface = value[surface_keys[0]] if surface_keys else None
+    certain = bool(surface_keys) and surface_keys[0] in _SURFACE
     if not isinstance(categories, list):
         categories = [categories]
-    return [Span(category, start, end, surface) for category in categories]
+    return [Span(category, start, end, surface, certain) for category in categories]
 
 
-def looks_like_annotations(name: str, value: Any) -> bool:
-    """Return whether a field that was not read may hold annotations."""
+def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
+    """Return whether a field that was not read may hold annotations.
+
+    Args:
+        name: name of the field.
+        value: its value.
+        text: the text of the row. Objects that repeat a part of it are annotations under any name.
+    """
     if value is None or value in ("", [], {}):
         return False
-    if isinstance(value, list) and value:
-        return (
-            name in ANNOTATION_FIELDS or parse_span(value[0]) is not None or is_tag_sequence(value)
-        )
-    return name in ANNOTATION_FIELDS
+    if name in ANNOTATION_FIELDS or (
+        isinstance(value, list | dict) and _ANNOTATION_NAME.search(name)
+    ):
+        return True
+    if isinstance(value, dict):
+        return any(looks_like_annotations(key, inner, text) for key, inner in value.items())
+    if not isinstance(value, list):
+        return False
+    if parse_span(value[0]) is not None or is_tag_sequence(value):
+        return True
+    return any(
+        isinstance(item, dict)
+        and any(isinstance(x, str) and 1 < len(x) < len(text) and x in text for x in item.values())
+        for item in value
+    )
 
 
 def is_words(value: Any) -> bool:

@@ -123,6 +123,11 @@ def read_examples(
             notes.append(
                 f"{field}: texts without labels: {len(unlabelled)} (first: {unlabelled[0].source})"
             )
+        empty = [example for example in examples if not example.text.strip()]
+        if empty:
+            notes.append(
+                f"{field}: texts without characters: {len(empty)} (first: {empty[0].source})"
+            )
         notes += [f"{field}: {line}" for line in warnings.lines()]
     return examples
 

@@ -9,7 +9,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from flax_ner.data.field_names import parse_span
+from flax_ner.data.field_names import TEXT_FIELDS, is_words, parse_span
 from flax_ner.data.files import DataFile
 from flax_ner.errors import UserError
 from flax_ner.text.utf8 import Line, decode_line, read_text, stream_lines
@@ -184,7 +184,7 @@ def _parse_values(file: DataFile, is_array: bool) -> list[Any] | None:
 
 def _is_container(value: Any) -> bool:
     """Return whether an object holds records instead of being one."""
-    if not isinstance(value, dict) or any(isinstance(v, str) for v in value.values()):
+    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in TEXT_FIELDS):
         return False
     return any(_is_list_of_records(v) for v in value.values()) or (
         len(value) > 1 and all(isinstance(v, dict) for v in value.values())
@@ -194,7 +194,8 @@ def _is_container(value: Any) -> bool:
 def _is_list_of_records(value: Any) -> bool:
     def is_record(item: Any) -> bool:
         if isinstance(item, dict):
-            return any(isinstance(v, str | dict) for v in item.values()) and not parse_span(item)
+            has_content = any(isinstance(v, str | dict) or is_words(v) for v in item.values())
+            return has_content and not parse_span(item)
         return isinstance(item, list) and is_pair(item)
 
     return isinstance(value, list) and bool(value) and all(map(is_record, value))

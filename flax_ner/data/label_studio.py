@@ -35,13 +35,20 @@ def read_label_studio(file: DataFile) -> tuple[list[Example], str]:
     def make_example(record: Line | ParsedValue, source: str) -> Example:
         row = json_object(record, source, FORM)
         if "data" not in row:
-            return example_of_row(row, source, file)
+            return example_of_row(row, source, file, file.options.end or "exclusive")
         text, regions = _parse_task(row, source, file.warnings)
-        check_no_address(text, source)
+        check_no_address(text, source, of_tool=True)
         if regions is None:
             return Example(text, None, source)
         spans = _spans(regions, source, file.warnings)
-        entities = entities_from_spans(text, spans, source, file.warnings)
+        entities = entities_from_spans(
+            text,
+            spans,
+            source,
+            file.warnings,
+            file.options.end or "exclusive",
+            file.options.offset_unit,
+        )
         return Example(text, without_duplicates(entities, source, file.warnings), source)
 
     examples = file.collect(
@@ -85,6 +92,10 @@ def _parse_task(
     regions = []
     for result in results:
         result_type = result.get("type") if isinstance(result, dict) else None
+        if result_type == "paragraphlabels":
+            raise UserError(
+                f"{source}: the offsets of a Paragraphs region refer to a paragraph. Use the tag Text instead."
+            )
         if result_type == "hypertextlabels":
             raise UserError(
                 f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
@@ -93,7 +104,8 @@ def _parse_task(
             regions.append(result.get("value"))
         else:
             warnings.add(f"results of type {result_type!r}, left out", source)
-    return texts[name], regions
+    # Choices, ratings and the like say nothing about entities.
+    return texts[name], regions if regions or not results else None
 
 
 def _spans(regions: list[Any], source: str, warnings: ConversionWarnings) -> list[Span]:

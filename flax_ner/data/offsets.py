@@ -17,7 +17,7 @@ from flax_ner.text.examples import Entity
 _SPACE = re.compile(r"\s|\\[nrt]")
 CHARACTERS = (False, False)
 # What offsets may count, most usual first: UTF-16 code units, and CR LF as one character.
-_UNITS = {
+UNITS = {
     CHARACTERS: "",
     (True, False): "texts with UTF-16 offsets, converted to characters",
     (False, True): "texts whose offsets count CR LF as one character, converted",
@@ -55,7 +55,7 @@ def entities_from_spans(
     unit = CHARACTERS
     if surfaces:
         unit = _unit_of_surfaces(text, surfaces, source, warnings, end)
-        warnings.add(_UNITS[unit], source, unit != CHARACTERS)
+        warnings.add(UNITS[unit], source, unit != CHARACTERS)
     elif offset_unit == "utf16":
         unit = (True, False)
     if unit != CHARACTERS:
@@ -87,8 +87,8 @@ def surfaces_fit(text: str, spans: Sequence[Span], end: str) -> bool:
         spans = [span._replace(end=_add_one(span.end)) for span in spans]
     return any(
         all(_found(text, span) == span.surface for span in _convert(text, spans, unit))
-        for unit in _UNITS
-        if unit == CHARACTERS or _differs(text, unit)
+        for unit in UNITS
+        if unit == CHARACTERS or unit_differs(text, unit)
     )
 
 
@@ -100,8 +100,8 @@ def _unit_of_surfaces(
     text: str, spans: Sequence[Span], source: str, warnings: ConversionWarnings, end: str
 ) -> tuple[bool, bool]:
     """Return the unit in which every surface is found at its offsets."""
-    for unit in _UNITS:
-        if unit == CHARACTERS or _differs(text, unit):
+    for unit in UNITS:
+        if unit == CHARACTERS or unit_differs(text, unit):
             converted = _convert(text, spans, unit)
             if all(_found(text, span) == span.surface for span in converted):
                 return unit
@@ -152,23 +152,29 @@ def _found(text: str, span: Span) -> str | None:
     return text[span.start : span.end] if 0 <= span.start < span.end <= len(text) else None
 
 
-def _differs(text: str, unit: tuple[bool, bool]) -> bool:
+def unit_differs(text: str, unit: tuple[bool, bool]) -> bool:
     """Return whether offsets in this unit differ from characters in this text."""
     utf16, joined = unit
     astral = any(character > "\uffff" for character in text) if utf16 else True
     return astral and ("\r\n" in text if joined else True)
 
 
-def _convert(text: str, spans: Sequence[Span], unit: tuple[bool, bool]) -> list[Span]:
-    """Convert offsets to characters. An offset within a unit becomes None."""
-    if unit == CHARACTERS:
-        return list(spans)
+def character_offsets(text: str, unit: tuple[bool, bool]) -> dict[int, int]:
+    """Return the character at each offset in a unit of `UNITS`; offsets within a unit are left out."""
     utf16, joined = unit
     character_offset, units = {0: 0}, 0  # by offset in the file's unit
     for i, character in enumerate(text, 1):
         if not (joined and character == "\n" and text[i - 2 : i - 1] == "\r"):
             units += 1 + (utf16 and character > "\uffff")
         character_offset[units] = i
+    return character_offset
+
+
+def _convert(text: str, spans: Sequence[Span], unit: tuple[bool, bool]) -> list[Span]:
+    """Convert offsets to characters. An offset within a unit becomes None."""
+    if unit == CHARACTERS:
+        return list(spans)
+    character_offset = character_offsets(text, unit)
     return [
         span._replace(
             start=character_offset.get(span.start) if type(span.start) is int else None,

@@ -6,7 +6,7 @@ decides whether `end` is inclusive and what offsets count. Elsewhere the rule of
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from flax_ner.data.field_names import (
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans, surfaces_fit
-from flax_ner.data.tagged import is_character_level, join_tokens
+from flax_ner.data.tagged import align_tokens, is_character_level, join_tokens
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
 
@@ -31,9 +31,10 @@ FORM = '{"text": "...", "label": [[start, end, category], ...]}'
 SAMPLE_ROWS = 1000  # rows that decide whether `end` is inclusive
 # A text in a storage, as annotation tools refer to it. A message may well be a link to a page.
 ADDRESS = re.compile(
-    r"(s3|gs|azure-blob|file)://\S+|(https?:/)?/\S+\.(txt|json|html?|pdf|docx?)|/data/(upload|local-files)/\S+",
+    r"(s3|gs|azure-blob|file)://\S+|(https?:/)?/\S+\.(txt|json|html?|pdf|docx?)(\?\S*)?|\S*/data/(upload|local-files)/\S+",
     re.IGNORECASE,
 )
+LINK = re.compile(r"https?://[!-~]+")
 
 
 class SpanFormat(NamedTuple):
@@ -124,7 +125,23 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]
         UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
             The message names file and line.
     """
-    end = file.options.end or _detect_end(file, SPAN_FORMATS[name].end)
+    return examples_from_span_rows(file, lambda: json_records(file, "row"), name)
+
+
+def examples_from_span_rows(
+    file: DataFile, records: Callable[[], Iterable[tuple[str, Any]]], name: str
+) -> tuple[list[Example], str]:
+    """Return the examples of rows with texts and spans, and a description of the file.
+
+    Args:
+        file: the file that they came from.
+        records: returns pairs of source and record of `json_records`, from the first on.
+        name: a key of `SPAN_FORMATS`.
+
+    Raises:
+        UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
+    """
+    end = file.options.end or _detect_end(records(), SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
@@ -133,8 +150,7 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]
             return None
         return example_of_row(row, source, file, end)
 
-    records = json_records(file, "row")
-    examples = file.collect(records, make_example, f"on each line {FORM}", "rows")
+    examples = file.collect(records(), make_example, f"on each line {FORM}", "rows")
     if name == "uie":
         examples = _merge_categories(examples)
     return examples, f"{SPAN_FORMATS[name].title}, `end` {end}"
@@ -159,13 +175,23 @@ def example_of_row(
     Raises:
         UserError: the row has no text, a span is invalid, or a field with annotations was not read.
     """
-    text, spans, rest = parse_row(row, source)
-    if isinstance(text, list):
-        text, converted = _characters_of_tokens(text, spans or (), end, source, file.warnings)
+    text, spans, rest = parse_row(row, source, file.warnings)
+    tokens = text if isinstance(text, list) else _tokens_of_spans(row, text, spans)
+    if tokens:
+        joined, converted = _characters_of_tokens(tokens, spans or (), end, source, file.warnings)
+        text = joined if isinstance(text, list) else text
+        if text != joined:
+            raise UserError(
+                f"{source}: the spans count the tokens in 'tokens', which joined by spaces are not the text. "
+                "Write tags for the tokens instead."
+            )
+        if spans:
+            file.warnings.add(f"texts whose spans count tokens, read with `end` {end}", source)
         spans, end = None if spans is None else converted, "exclusive"
+    assert isinstance(text, str)
     check_no_address(text, source)
     for name, value in rest.items():
-        if spans is None and looks_like_annotations(name, value):
+        if spans is None and looks_like_annotations(name, value, text):
             raise UserError(
                 f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
                 f"Expected a form such as {FORM}. Delete the field if the text is not labelled."
@@ -180,16 +206,22 @@ def example_of_row(
     return Example(text, without_duplicates(entities, source, file.warnings), source)
 
 
-def check_no_address(text: str, source: str) -> None:
-    """Raise `UserError` if the text is the address of a file that has the text."""
-    if ADDRESS.fullmatch(text.strip()):
+def check_no_address(text: str, source: str, of_tool: bool = False) -> None:
+    """Raise `UserError` if the text is the address of a file that has the text.
+
+    Args:
+        text: the text.
+        source: "file:line".
+        of_tool: whether it comes from a tool that stores addresses in place of texts; then any link is one.
+    """
+    if ADDRESS.fullmatch(text.strip()) or (of_tool and LINK.fullmatch(text.strip())):
         raise UserError(
             f"{source}: the text is the address {text.strip()[:60]!r} (URL), not a text. Put the text itself "
             "into the file."
         )
 
 
-def parse_row(row: dict[str, Any], source: str) -> _Row:
+def parse_row(row: dict[str, Any], source: str, warnings: ConversionWarnings) -> _Row:
     """Return the text and spans of a row with one list of spans.
 
     Raises:
@@ -199,6 +231,11 @@ def parse_row(row: dict[str, Any], source: str) -> _Row:
     name, spans = _parse_spans(row, source)
     rest.pop(name, None)
     text = rest.pop(_text_field(row, spans, source))
+    if spans is not None and isinstance(text, str):
+        spans = [_correct_surface(span, text) for span in spans]
+    unlabelled = row.get(name) if name else None
+    if isinstance(unlabelled, list) and unlabelled and not spans:
+        warnings.add("texts with spans without a category, left out", source)
     for span in spans or ():
         if type(span.type) is int:
             raise UserError(
@@ -208,6 +245,33 @@ def parse_row(row: dict[str, Any], source: str) -> _Row:
     for field in _BOOKKEEPING & rest.keys():
         del rest[field]
     return _Row(text, spans, rest)
+
+
+def _correct_surface(span: Span, text: str) -> Span:
+    """Exchange category and surface if the category is what the text has there; drop an uncertain surface."""
+    if span.surface is None or span.surface in text:
+        return span
+    numbers = type(span.start) is type(span.end) is int
+    if numbers and text[span.start : span.end] == span.type:
+        return span._replace(type=span.surface, surface=span.type)
+    if not span.certain:
+        return span._replace(surface=None)
+    return span
+
+
+def _tokens_of_spans(row: dict[str, Any], text: str, spans: list[Span] | None) -> list[str] | None:
+    """Return the tokens beside a text if its spans count them: they do not fit the characters of tokens."""
+    tokens = row.get("tokens")
+    if not spans or not is_words(tokens) or any(span.surface is not None for span in spans):
+        return None
+    assert isinstance(tokens, list)
+    places = align_tokens(tokens, text)
+    if places is None or not all(type(s.start) is type(s.end) is int for s in spans):
+        return None
+    edges = {edge for place in places for edge in place}
+    if all(span.start in edges and span.end in edges for span in spans):
+        return None
+    return tokens if all(0 <= span.start <= span.end <= len(tokens) for span in spans) else None
 
 
 def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | None]:
@@ -297,16 +361,24 @@ def _characters_of_tokens(
     return text, converted
 
 
-def _detect_end(file: DataFile, default: str) -> str:
-    """Return whether `end` is inclusive: as most of the first surfaces say, else the rule of the format."""
+def _detect_end(records: Iterable[tuple[str, Any]], default: str) -> str:
+    """Return whether `end` is inclusive: as most of the first surfaces say, else the rule of the format.
+
+    Spans of tokens have no surfaces. One that starts where it ends shows that `end` is inclusive.
+    """
     inclusive = exclusive = 0
-    for source, record in islice(json_records(file, "row"), SAMPLE_ROWS):
+    for source, record in islice(records, SAMPLE_ROWS):
         try:
-            text, spans, _ = parse_row(json_object(record, source, FORM, pairs=True), source)
+            row = json_object(record, source, FORM, pairs=True)
+            text, spans, _ = parse_row(row, source, ConversionWarnings())
         except UserError:
             continue  # the reader reports it
+        if isinstance(text, list):
+            inclusive += any(span.start == span.end for span in spans or ())
+            exclusive += any(span.end == len(text) for span in spans or ())
+            continue
         shown = [span for span in spans or () if span.surface is not None]
-        if shown and isinstance(text, str):
+        if shown:
             inclusive += surfaces_fit(text, shown, "inclusive")
             exclusive += surfaces_fit(text, shown, "exclusive")
     if inclusive == exclusive:

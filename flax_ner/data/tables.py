@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.data.files import DataFile
-from flax_ner.data.span_rows import FORM as SPAN_FORM
-from flax_ner.data.span_rows import example_of_row
+from flax_ner.data.json_rows import ParsedValue
+from flax_ner.data.span_rows import SPAN_FORMATS, examples_from_span_rows, format_of_span_row
 from flax_ner.data.token_rows import (
     ClassNames,
     examples_from_token_rows,
@@ -51,16 +51,23 @@ def read_table(file: DataFile) -> tuple[list[Example], str]:
     if rows and find_token_fields(rows[0]):
         examples, description = examples_from_token_rows(file, records, names)
         return examples, f"{title}, {description}"
-    examples = file.collect(
-        records, lambda row, source: example_of_row(row, source, file), f"rows {SPAN_FORM}", "rows"
-    )
-    return examples, f"{title}, texts with spans"
+    name = next((n for n in map(format_of_span_row, rows) if n in SPAN_FORMATS), "spans")
+    parsed = [(source, ParsedValue(row)) for source, row in records]
+    examples, description = examples_from_span_rows(file, lambda: parsed, name)
+    return examples, f"{title}, {description}"
 
 
 def _table_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(path.glob("*.arrow")) or sorted(path.glob("*.parquet"))
+    files = sorted(path.glob("*.arrow")) or sorted(path.glob("*.parquet"))
+    splits = {re.split(r"[-.]", file.name)[0] for file in files}
+    if len(splits) > 1:
+        raise UserError(
+            f"{path}: has files of several splits ({', '.join(sorted(splits))}). Give one file, or a folder "
+            "with one split."
+        )
+    return files
 
 
 def _open(path: Path) -> Any:

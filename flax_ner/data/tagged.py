@@ -22,14 +22,16 @@ from flax_ner.text.tag_names import END, INSIDE, PREFIXES, SINGLE
 SCHEMES = {
     "BIO": "BIIB", "BIOS": "BIIS", "BIOES": "BIES", "BMES": "BMES", "BMEWO": "BMEW", "BILOU": "BILU",
 }  # fmt: skip
-IOB1 = "IOB1"  # read, but not written
-READ_SCHEMES = (*SCHEMES, IOB1)
+IOB1, IOE = "IOB1", "IOE"  # read, but not written; in IOE only the end of an entity is marked
+READ_SCHEMES = (*SCHEMES, IOB1, IOE)
 TAG_FORM = "O, or a prefix such as B- or I- and a category."
 TAG = re.compile(r"O|[BIMELSUW]-.+", re.DOTALL)
 OUTSIDE = frozenset("Oo0")
 # Other spellings of a tag: b-x, B_x; and x-B, x_b.
-_PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_](.+)", re.DOTALL | re.IGNORECASE)
-_PREFIX_LAST = re.compile(r"(.+)[-_]([BIMELSUW])", re.DOTALL | re.IGNORECASE)
+_PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_/:]([^\s\x02]+)", re.IGNORECASE)
+_PREFIX_LAST = re.compile(r"([^\s\x02]+)[-_]([BIMELSUW])", re.IGNORECASE)
+# Not a category without prefix: a number, or what remains of a tag.
+_NO_CATEGORY = re.compile(r"[0-9]+|[BIMELSUW](\W.*)?|\W+", re.DOTALL)
 # Han, kana, bopomofo, CJK punctuation and full-width forms: scripts without spaces between words.
 # Hangul is not among them, because Korean has spaces.
 _CJK = re.compile(
@@ -73,14 +75,38 @@ def detect_spelling(tags: Mapping[str, int]) -> TagSpelling:
     Args:
         tags: the number of times that each tag occurs.
     """
-    first = sum(count for tag, count in tags.items() if _PREFIX_FIRST.fullmatch(tag))
-    last = sum(count for tag, count in tags.items() if _PREFIX_LAST.fullmatch(tag))
+    first = _count_prefixes(tags, _PREFIX_FIRST, 1)
+    last = _count_prefixes(tags, _PREFIX_LAST, 2)
     usual = all(TAG.fullmatch(tag) for tag in tags)
     if first >= last and (first or not tags.keys() - OUTSIDE):
         return TagSpelling("B-x", usual)
     if last:
         return TagSpelling("x-B", False)
-    return TagSpelling("x", False) if OUTSIDE & tags.keys() else TagSpelling("B-x", usual)
+    return TagSpelling("x", False) if has_categories(tags) else TagSpelling("B-x", usual)
+
+
+def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) -> int:
+    """Return how many tags have a prefix in this form, 0 if the letters may belong to the categories.
+
+    Lower-case letters, and letters at the end, are prefixes only if B is among them. Others belong to a
+    category such as "e-mail" or "vitamin-C".
+    """
+    found = {tag: match[group] for tag in tags if (match := form.fullmatch(tag))}
+    letters = set(found.values())
+    if group == 1:
+        are_prefixes = "b" in letters or any(letter.isupper() for letter in letters)
+    else:
+        are_prefixes = "B" in letters or {"b", "i"} <= letters
+    if not are_prefixes:
+        return 0
+    return sum(tags[tag] for tag in found)
+
+
+def has_categories(tags: Mapping[str, int]) -> bool:
+    """Return whether tags may be categories without a prefix (IO): some are outside, none is a number."""
+    return bool(OUTSIDE & tags.keys()) and not any(
+        _NO_CATEGORY.fullmatch(tag) for tag in tags.keys() - OUTSIDE
+    )
 
 
 def is_prefixed_tag(tag: str) -> bool:
@@ -136,7 +162,7 @@ def align_tokens(tokens: Sequence[str], text: str) -> Spans | None:
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
-    """Return the tag scheme of a data set: the one of `SCHEMES` that covers most tags, or IOB1.
+    """Return the tag scheme of a data set: the one of `SCHEMES` that covers most tags, or IOB1 or IOE.
 
     In IOB1, B- is used only for an entity that directly follows another one of its category.
     """
@@ -149,6 +175,8 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
             inside_at_start += tag[0] == "I" and not follows
             begin_at_start += tag[0] == "B" and not follows
     scheme = max(SCHEMES, key=lambda name: sum(prefixes[prefix] for prefix in set(SCHEMES[name])))
+    if prefixes["E"] + prefixes["L"] and not any(prefixes[prefix] for prefix in "BSUWM"):
+        return IOE
     return IOB1 if scheme == "BIO" and inside_at_start and not begin_at_start else scheme
 
 
@@ -162,8 +190,8 @@ def entities_from_tags(
     with end tags, such a tag is read as O, and an entity without an end tag is kept. A prefix of another
     scheme keeps its meaning there.
     """
-    prefixes = SCHEMES.get(scheme, SCHEMES["BIO"])  # IOB1 has the prefixes of BIO
-    has_end_tags = prefixes[1] != prefixes[2]
+    prefixes = SCHEMES.get(scheme, "BIEL" if scheme == IOE else "BI")
+    has_end_tags = scheme in SCHEMES and prefixes[1] != prefixes[2]
     entities: list[tuple[str, int, int]] = []
     current: tuple[str, int] | None = None  # type and first token of the entity not yet ended
     for i, tag in enumerate((*tags, "O")):

@@ -92,7 +92,9 @@ def examples_from_token_rows(
 
     def make_example(row: _Row, source: str) -> Example:
         for name, value in row.rest.items():
-            if row.tags is None and looks_like_annotations(name, value):
+            if row.tags is None and looks_like_annotations(
+                name, value, row.text or " ".join(row.tokens)
+            ):
                 raise UserError(
                     f"{source}: the field {name!r} looks like annotations, but cannot be read: "
                     f"{str(value)[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
@@ -139,6 +141,8 @@ def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
                 name for name, tags in lists.items()
                 if name != token_field and len(tags) == len(value) and is_tag_sequence(tags)
             ]  # fmt: skip
+            # Of several unknown lists of tags none is chosen. The row is then an error.
+            others = others if len(others) == 1 else []
             return token_field, next(iter([*named, *usual, *others]), "")
     return None
 

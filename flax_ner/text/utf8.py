@@ -10,7 +10,19 @@ from typing import BinaryIO
 
 from flax_ner.errors import UserError
 
-ARCHIVE_SIGNATURES = {b"\x1f\x8b": "compressed by gzip", b"PK\x03\x04": "a zip archive"}
+ARCHIVE_SIGNATURES = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive or an Office file",
+    b"\xfd7zXZ": "compressed by xz",
+    b"BZh": "compressed by bzip2",
+    b"Rar!": "a RAR archive",
+    b"%PDF": "a PDF file",
+    b"\xd0\xcf\x11\xe0": "an old Office file",
+    b"SQLite format": "an SQLite database",
+    b"\x93NUMPY": "a NumPy file",
+    b"PAR1": "a Parquet file without the suffix .parquet",
+    b"ARROW1": "an Arrow file without the suffix .arrow",
+}
 # UTF-32 comes first: its byte order mark starts with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -102,7 +114,7 @@ def guess_encoding(data: bytes) -> str | None:
     if errors <= non_ascii:
         return None
     if b"\0" not in data:
-        return "GB18030" if _decodes(data, "gb18030") else None
+        return "GB18030" if _is_chinese(data) else None
     data = data[: len(data) // 2 * 2]  # a line of UTF-16 ends within a character
     ascii_characters = {
         name: len(data.decode(name).encode("ascii", "ignore"))
@@ -110,6 +122,15 @@ def guess_encoding(data: bytes) -> str | None:
         if _decodes(data, name)
     }
     return max(ascii_characters, key=lambda name: ascii_characters[name], default=None)
+
+
+def _is_chinese(data: bytes) -> bool:
+    """Return whether bytes are Chinese in GB18030: most characters are common ones (level 1 of GB 2312)."""
+    if not _decodes(data, "gb18030"):
+        return False
+    characters = [c for c in data.decode("gb18030") if c > "\x7f"]
+    common = sum(b"\xa1" <= c.encode("gb2312", "replace")[:1] <= b"\xd7" for c in characters)
+    return common * 3 > len(characters) * 2
 
 
 def _decodes(data: bytes, encoding: str) -> bool:

@@ -215,7 +215,7 @@ def test_file_that_is_not_utf8_raises(tmp_path: Path) -> None:
         (gzip.compress(GOOD.encode()), "compressed by gzip"),
         (GOOD.encode("utf-16"), "UTF-16"),
         (codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"), "UTF-16"),
-        (b"PK\x03\x04\x14\x00", "a zip archive"),
+        (b"PK\x03\x04\x14\x00", "a zip archive or an Office file"),
     ],
     ids=["gzip", "UTF-16", "UTF-16, other order", "zip"],
 )

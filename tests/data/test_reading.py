@@ -110,6 +110,35 @@ READ = {
     "other names for tokens": (
         '{"words": ["林", "月", "在", "苏", "州"], "iob": ["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]}',
         EXPECTED, ""),
+    "separators without a header": (
+        "林\x02月\x02在\tB-PER\x02I-PER\x02O\n苏\x02州\tB-LOC\x02I-LOC\n",
+        [("林月在", [("PER", 0, 2)]), ("苏州", [("LOC", 0, 2)])], "characters"),
+    "a CSV with a sentence per row": (
+        "text,labels\nOtto slept,B-per O\nAnn left,B-per O\n",
+        [("Otto slept", [("per", 0, 4)]), ("Ann left", [("per", 0, 3)])], "CSV of words"),
+    "a slash": ("林 B/PER\n月 I/PER\n在 O\n苏 B/LOC\n州 I/LOC\n", EXPECTED, "spelled 'B/"),
+    "a category like a tag": ("a@b.c e-mail\nto O\nme O\n", [("a@b.c to me", [("e-mail", 0, 5)])], "spelled"),
+    "only ends are marked": (
+        "林 I-PER\n月 E-PER\n在 O\n苏 I-LOC\n州 E-LOC\n", EXPECTED, "IOE"),
+    "chunks": ("Otto B-NP\nslept B-VP\n", [("Otto slept", [("NP", 0, 4), ("VP", 5, 10)])], "syntactic chunks"),
+    "token spans beside a text": (
+        '{"text": "Otto Kern slept", "tokens": ["Otto", "Kern", "slept"], '
+        '"entities": [{"start": 0, "end": 2, "type": "PER"}]}',
+        [("Otto Kern slept", [("PER", 0, 9)])], "spans count tokens"),
+    "inclusive token spans": (
+        '{"tokens": ["Otto", "Kern", "in", "Mainz"], "ner": [[0, 1, "PER"], [3, 3, "LOC"]]}',
+        [("Otto Kern in Mainz", [("LOC", 13, 18), ("PER", 0, 9)])], "`end` inclusive"),
+    "the surface before the category": (
+        '{"text": "林月在苏州", "entities": [[0, 2, "林月", "PER"], [3, 5, "苏州", "LOC"]]}', EXPECTED, ""),
+    "the type of the entity beside another": (
+        '{"text": "林月在苏州", "entities": [{"type": "NAM", "entity_type": "PER", "start": 0, "end": 2}, '
+        '{"type": "NAM", "entity_type": "LOC", "start": 3, "end": 5}]}', EXPECTED, ""),
+    "a name for the surface": (
+        '{"text": "林月在苏州", "entities": [{"name": "林月", "type": "PER", "start": 0, "end": 1}, '
+        '{"name": "苏州", "type": "LOC", "start": 3, "end": 4}]}', EXPECTED, "`end` inclusive"),
+    "an object with metadata": (
+        '{"version": "1.0", "data": [{"tokens": ["林", "月", "在"], "ner_tags": ["B-PER", "I-PER", "O"]}]}',
+        [("林月在", [("PER", 0, 2)])], "tokens"),
     "UTF-16 offsets": (
         '{"text": "😀林月在苏州", "label": [[2, 4, "PER", "林月"], [5, 7, "LOC", "苏州"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "UTF-16 offsets, converted"),
@@ -148,6 +177,18 @@ REFUSED = {
     "UTF-16 behind the end": ('{"text": "😀林月", "label": [[2, 4, "PER"]]}', "--offset-unit utf16"),
     "several lists": ('{"train": [{"text": "a"}], "dev": [{"text": "b"}]}', "'train', 'dev'"),
     "no text": ('{"a": 3, "label": [[0, 1, "x"]]}', 'no "text"'),
+    "sentence numbers": ("1\tOtto\tB-PER\n1\tslept\tO\n2\tMainz\tB-LOC\n2\tis\tO\n", "--token-column 2"),
+    "names of documents": ("d1\tOtto\t0\tB-PER\nd1\tslept\t5\tO\nd1\tin\t9\tO\n", "--token-column 2"),
+    "numbers as tags": ("the 0\ncat 0\nsat 1\n", "its format is unknown"),
+    "a label per text": ("text\tlabel\nvery good\tgood\nvery bad\tO\n", "one label per text"),
+    "relations only": ('{"text": "林月在苏州", "spo_list": [{"subject": "林月"}]}', "'spo_list' looks like"),
+    "annotations in an object": (
+        '{"text": "林月", "result": {"ner": [[0, 2, "PER"]]}}', "'result' looks like annotations"),
+    "objects that repeat the text": (
+        '{"text": "林月在苏州", "found": [{"what": "林月"}]}', "'found' looks like"),
+    "CR line ends": (columns().replace("\n", "\r"), "line ends are CR alone"),
+    "a PDF": (b"%PDF-1.7 and more", "is a PDF file"),
+    "an empty category": ('{"text": "林", "label": {"": {"林": [[0, 0]]}}}', "Give a non-empty string"),
     "GBK": (columns().encode("gbk"), "GB18030"),
     "UTF-16": (columns().encode("utf-16"), "UTF-16"),
     "HyperText": (

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(server: Server, browser: Any) -> Iterator[Any]:
+    with open_page(server, browser) as page:
+        yield page
+
+
+@contextmanager
+def open_page(server: Server, browser: Any) -> Iterator[Any]:
     """Open the page. At the end, assert that it had no errors and sent requests only to this server."""
     page = browser.new_page()
     errors: list[str] = []
@@ -349,10 +356,13 @@ def test_a_click_on_an_example_tags_it_and_uploads_are_rejected(page: Any) -> No
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_server_and_it_contacted_no_other_host(page: Any, server: Server) -> None:
-    """The server stops while the page is still open. This must be the last test that uses it."""
-    tag(page, "b")
-    assert server.stop() == 0
+def test_ctrl_c_stops_the_server_and_it_contacted_no_other_host(
+    model: str, browser: Any, tmp_path: Path
+) -> None:
+    """The server stops while the page is still open. Other tests need theirs, so it is a server of its own."""
+    with serving(model, tmp_path) as server, open_page(server, browser) as page:
+        tag(page, "b")
+        assert server.stop() == 0
     assert [line.removeprefix("flax_ner: ").split()[0] for line in server.log.splitlines()] == [
         "loading", "compiling,", server.url,
     ]  # fmt: skip
