@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flax_ner.data.columns import split_columns
+from flax_ner.data.column_layout import split_columns
 from flax_ner.data.formats import read_examples
 from flax_ner.data.tagged import join_tokens
 from flax_ner.text.examples import Example

@@ -3,12 +3,12 @@
     python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...]
     python benchmarks/selection.py table WORK
 
-Annotation is simulated: the labels of TRAIN are hidden until a sentence is picked. Both ways start from the
-same random sentences. Before each size, the model of the previous size picks the missing sentences; the random
-way adds the next ones of a random order. `train.py` trains each model anew with the defaults of
-configs/cluener.py. The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and F1 (strict) is reported
-on the other half. WORK/selection.jsonl has one line per model. Finished models are not trained again, and an
-interrupted run is resumed.
+Annotation is simulated: the label of a sentence in TRAIN is used only once the sentence is picked. Both methods
+start with the same random sentences. To reach the next size, the first method lets the last model pick
+sentences, and the second picks at random. Every model is trained from the encoder by `train.py`, with the
+defaults of configs/cluener.py. The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and F1 (strict)
+is reported on the other half. WORK/selection.jsonl has one line per model. Finished models are not trained
+again, and an interrupted run is resumed.
 """
 
 import argparse

@@ -22,7 +22,7 @@ def keep_compiled_programs() -> None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = caches / "flax_ner" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         return
     if not os.access(folder, os.W_OK):
         return

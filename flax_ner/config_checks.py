@@ -307,7 +307,7 @@ def _check_distill(config: ConfigDict) -> None:
     options = config.distill
     if options.texts and not options.teacher:
         raise UserError(
-            f"distill.texts: {options.texts!r}, but there is no teacher to label them. Set distill.teacher."
+            f"distill.texts: {options.texts!r} needs a teacher that labels these texts. Set distill.teacher."
         )
     if options.teacher and options.weight and config.model.head == "global_pointer":
         raise UserError(

@@ -191,7 +191,7 @@ def _read(options: argparse.Namespace, source: str) -> list[Example]:
 
 
 def _write(examples: Sequence[Example], target: str, options: argparse.Namespace) -> None:
-    """Write a data set, and print what was lost."""
+    """Write a data set. Print what its format cannot represent."""
     columns = Path(target).suffix in COLUMN_SUFFIXES
     target_format = options.target_format or ("conll" if columns else "cluener")
     warnings = write_examples(target, examples, target_format, options.scheme)

@@ -15,8 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from flax_ner.data.column_layout import (
+    TOKEN_NAMES,
+    Layout,
+    Row,
+    find_header,
+    find_layout,
+    has_chunks,
+    split_columns,
+)
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
     OUTSIDE,
@@ -25,10 +34,8 @@ from flax_ner.data.tagged import (
     detect_scheme,
     detect_spelling,
     example_from_tags,
-    has_categories,
     has_cjk,
     is_character_level,
-    is_prefixed_tag,
     is_tag_sequence,
     join_tokens,
     starts_with_cjk,
@@ -43,63 +50,13 @@ TEXT_COMMENT = "# text = "
 DOCUMENT_BOUNDARY = "-DOCSTART-"
 FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
 SEPARATOR = "\x02"  # between the tokens of a sentence in one cell, as PaddleNLP has them
-TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
 TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
 LONG_SENTENCE = 1000  # tokens
-TAG_NAMES = (
-    "tag",
-    "tags",
-    "label",
-    "labels",
-    "ner",
-    "ner_tag",
-    "ner_tags",
-    "bio",
-    "iob",
-    "ner_label",
-    "ne",
-    "entity",
-    "named_entity",
-    "iob_tag",
-)
 SENTENCE_NAMES = (
     "sentence #", "sentence", "sentence_id", "sentence_idx", "sentence id", "sent_id", "sentid", "sent",
 )  # fmt: skip
-# Syntactic chunks of CoNLL-2000 and CoNLL-2003: tags, but not of entities.
-_CHUNKS = frozenset(
-    ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC"]
-)
 _LINE_BREAKS = re.compile("[\r\n]")
-_ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 _SEGMENTED = re.compile(r"(\D)([0-9]+)|([0-9])([0-9]+)")  # a character and its index within a word
-
-
-class Layout(NamedTuple):
-    """Where the tokens and tags of a file stand.
-
-    Attributes:
-        token: index of the column of the tokens.
-        tag: index of the column of the tags.
-        width: number of columns.
-        names: names of the columns; () without a header.
-    """
-
-    token: int
-    tag: int
-    width: int
-    names: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        """Return the columns for a message, "" for the usual ones."""
-        if not self.names and (self.token, self.tag) == (0, self.width - 1):
-            return ""
-        token, tag = (
-            repr(self.names[i]) if self.names else str(i + 1) for i in (self.token, self.tag)
-        )
-        return f", tokens in column {token}, tags in column {tag}"
-
-
-Row = tuple[str, ...]  # the columns of a line
 
 
 class _Sources(Sequence[str]):
@@ -123,64 +80,9 @@ class _Sentence:
     text: str | None = None  # of the comment, if there is one
 
 
-def split_columns(line: str) -> list[str]:
-    """Split a line into columns. In a line of spaces and a tag, the token is a space."""
-    line = line.rstrip("\r\n")
-    if "\t" in line:
-        return line.rstrip(" ").split("\t")
-    if "  " not in line:
-        return line.strip(" ").split(" ")
-    columns = re.split(" +", line.strip(" "))
-    return [" ", *columns] if len(columns) == 1 and line.startswith("  ") else columns
-
-
-def looks_like_columns(lines: Sequence[str]) -> bool:
-    """Return whether most lines may be tokens and their tags."""
-    rows = [split_columns(line) for line in lines]
-    tagged = sum(len(row) > 1 and any(map(_is_tag, row[1:])) for row in rows)
-    if tagged * 2 <= len(rows):
-        return False
-    if any(len(row) > 1 and any(map(is_prefixed_tag, row[1:])) for row in rows):
-        return True
-    return sum(len(row) > 1 and row[-1] == "O" for row in rows) * 2 > len(rows)
-
-
-def looks_like_io(lines: Sequence[str]) -> bool:
-    """Return whether all lines may be tokens and their categories without a prefix, or O."""
-    rows = [split_columns(line) for line in lines]
-    return (
-        len({len(row) for row in rows}) == 1
-        and len(rows[0]) > 1
-        and _has_categories(Counter(row[-1] for row in rows))
-    )
-
-
-def _is_tag(cell: str) -> bool:
-    return cell in OUTSIDE or is_prefixed_tag(cell)
-
-
 def _ends_in_tag(line: str) -> bool:
     columns = split_columns(line)
     return len(columns) > 1 and bool(TAG.fullmatch(columns[-1]))
-
-
-def find_header(line: str, columns: Sequence[str] = ()) -> tuple[str, list[str]] | None:
-    """Return the separator and the column names of a header, None if the line is none.
-
-    Args:
-        line: the first line of a file.
-        columns: columns that the user named. With a name among them, the line is a header if it has the name.
-    """
-    line = line.removeprefix("\ufeff").strip("\r\n")
-    named = {column for column in columns if column and not column.isdecimal()}
-    for separator in ("\t", ",", ";", "|"):
-        names = [name.strip().strip('"').strip() for name in line.split(separator)]
-        lower = [name.lower() for name in names]
-        if len(set(lower)) < len(lower) or len(names) == 1:
-            continue
-        if named & set(names) or (set(TAG_NAMES) & set(lower) and set(TOKEN_NAMES) & set(lower)):
-            return separator, names
-    return None
 
 
 def read_conll(file: DataFile) -> tuple[list[Example], str]:
@@ -213,7 +115,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
         [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
     left_out = layout.width - 2
-    if _has_chunks(tags):
+    if has_chunks(tags):
         file.warnings.add(
             "tags of syntactic chunks such as NP and VP, read as entities", str(file.path)
         )
@@ -235,7 +137,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
         )
         if segmented:
             file.warnings.add(
-                "digits of word segmentation behind the characters, left out", source, len(words)
+                "digits after characters (the index in the word), left out", source, len(words)
             )
             words = [word[0] for word in words]
         return example_from_tags(
@@ -263,7 +165,7 @@ def _read_sentences(
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
     records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, _Sentence)]
-    layout = _find_layout(file, sentences, tuple(header[1]) if header else ())
+    layout = find_layout(file, [s.rows for s in sentences], tuple(header[1]) if header else ())
     for sentence in sentences:
         _drop_comment_rows(sentence, layout, file.warnings)
     if not header and not any(SEPARATOR in s.rows[0][-1] for s in sentences[:1]):
@@ -455,111 +357,6 @@ def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
 def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
     tags = row[layout.tag].split(separator)
     return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
-
-
-def _find_layout(file: DataFile, sentences: list[_Sentence], names: tuple[str, ...]) -> Layout:
-    """Return where tokens and tags stand: as the options say, the header, or the content.
-
-    Raises:
-        UserError: it is not clear which column has the tags.
-    """
-    widths = Counter(len(row) for sentence in sentences for row in sentence.rows)
-    width = len(names) or (widths.most_common(1)[0][0] if widths else 2)
-    rows = [row for sentence in sentences for row in sentence.rows if len(row) == width]
-    counted = width > 2 and bool(rows) and all(_counts_tokens(s, width) for s in sentences)
-    token, tag = (
-        _column_index(file, column, names, width) if column else None
-        for column in file.options.columns or ("", "")
-    )
-    lower = [name.lower() for name in names]
-    if tag is None and names:
-        tag = next((lower.index(name) for name in TAG_NAMES if name in lower), None)
-    if token is None and names:
-        usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
-        token = next((i for i in usual if i != tag), None)
-    if token is None and not counted and width > 2 and _has_ids(rows):
-        raise UserError(
-            f"{file.path}: column 1 has numbers or names of documents. Name the columns of the tokens and "
-            f"tags, e.g. --token-column 2 --tag-column {width} (in training "
-            f"--config.data.columns=\"('2', '{width}')\")."
-        )
-    if token is None:
-        token = int(counted)
-    if tag is None:
-        tag = _find_tag_column(file, rows, width, token, counted)
-    return Layout(token, tag, width, names)
-
-
-def _find_tag_column(file: DataFile, rows: list[Row], width: int, token: int, counted: bool) -> int:
-    """Return the index of the column that has the tags, judging by its content.
-
-    Raises:
-        UserError: several columns have tags, or one that is not the last.
-    """
-    cells = {i: Counter(row[i] for row in rows) for i in range(token + 1, width)}
-    found = [i for i in cells if _has_tags(cells[i])]
-    found = found or [i for i in cells if _has_categories(cells[i])]
-    last = width - 1
-    if not found or found == [last]:  # without tags, each line is reported
-        return last
-    if last in found and all(_has_chunks(cells[i]) for i in found if i != last):
-        return last
-    # A counter in front: GermEval has outer and inner entities behind it, Universal NER two more columns.
-    if counted and (len(found) == 1 or width == 4):
-        return found[0]
-    places = " and ".join(f"column {i + 1}" for i in found)
-    raise UserError(
-        f"{file.path}: which column has the tags? Of {width} columns, it could be {places}. Name the columns "
-        f"with --token-column {token + 1} --tag-column {found[0] + 1} "
-        f"(in training --config.data.columns=\"('{token + 1}', '{found[0] + 1}')\")."
-    )
-
-
-def _column_index(file: DataFile, column: str, names: tuple[str, ...], width: int) -> int:
-    """Return the index of a column that the user named.
-
-    Raises:
-        UserError: there is no such column.
-    """
-    if column.isdecimal():
-        if 1 <= int(column) <= width:
-            return int(column) - 1
-        raise UserError(f"{file.path}: no column {column}. The file has {width} columns.")
-    if column not in names:
-        known = f"Its header has {', '.join(names)}." if names else "The file has no header."
-        raise UserError(f"{file.path}: no column named {column!r}. {known}")
-    return names.index(column)
-
-
-def _counts_tokens(sentence: _Sentence, width: int) -> bool:
-    """Return whether the first column counts the tokens of a sentence, from 0 or 1."""
-    numbers = [row[0] for row in sentence.rows if len(row) == width and not row[0].startswith("#")]
-    return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
-
-
-def _has_ids(rows: list[Row]) -> bool:
-    """Return whether the first column has a number on every line, or always the same name."""
-    cells = {row[0] for row in rows}
-    return all(_ID.fullmatch(cell) for cell in cells) or (
-        len(cells) == 1 and len(rows) > 2 and len({row[1] for row in rows}) > 1
-    )
-
-
-def _has_tags(cells: Counter[str]) -> bool:
-    """Return whether most cells are tags with a prefix, or outside of entities, and some have a prefix."""
-    prefixed = sum(count for cell, count in cells.items() if is_prefixed_tag(cell))
-    outside = sum(cells[cell] for cell in OUTSIDE)
-    return prefixed > 0 and (prefixed + outside) * 2 > cells.total()
-
-
-def _has_categories(cells: Counter[str]) -> bool:
-    """Return whether the cells may be categories without a prefix (IO)."""
-    return has_categories(cells) and len(cells) <= max(3, min(100, cells.total() // 2 + 1))
-
-
-def _has_chunks(cells: Counter[str]) -> bool:
-    categories = {cell[2:] for cell in cells if is_prefixed_tag(cell)}
-    return bool(categories) and len(categories & _CHUNKS) * 2 > len(categories)
 
 
 def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:

@@ -52,7 +52,7 @@ READ = {
         "columns of words, BIO\\."),
     "digits of segmentation": (
         "林0\tB-PER\n月1\tI-PER\n在0\tO\n苏0\tB-LOC\n州1\tI-LOC\n20\tO\n",
-        [(f"{TEXT}2", EXPECTED[0][1])], "digits of word segmentation"),
+        [(f"{TEXT}2", EXPECTED[0][1])], "digits after characters"),
     "no prefix": (columns("", ""), EXPECTED, "spelled '(PER|LOC)'"),
     "underscores": (columns("B_", "I_"), EXPECTED, "spelled"),
     "lower case": (columns("b-", "i-", "o"), EXPECTED, "spelled"),
