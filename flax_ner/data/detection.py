@@ -11,7 +11,7 @@ from flax_ner.data.column_layout import find_header, looks_like_columns, looks_l
 from flax_ner.data.columns import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
-from flax_ner.data.json_rows import is_pair, json_records, json_value
+from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
 from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.token_rows import find_token_fields
@@ -53,7 +53,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
         raise UserError(
             f"{path}: its line ends are CR alone. Convert them: tr '\\r' '\\n' < {path} > NEW_FILE"
         )
-    if _JSON_START.match(sample[0]) and _is_json(sample[0]):
+    if _JSON_START.match(sample[0]) and is_json(sample[0]):
         return _json_format(file)
     if find_header(sample[0]) or SEPARATOR in sample[0]:
         return "conll"
@@ -69,14 +69,6 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     if path.suffix == ".txt" and path.with_suffix(".ann").is_file():
         return "brat"
     return "conll" if token_lines and looks_like_io(token_lines) else None
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def format_by_name(path: Path) -> str | None:

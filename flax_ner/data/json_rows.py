@@ -47,7 +47,7 @@ def read_objects(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """
     with open(path, "rb") as file:
         start = next((line for line in file if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
-    if start.lstrip().startswith(b"{") and _parses(start.decode("utf-8", "replace")):
+    if start.lstrip().startswith(b"{") and is_json(start.decode("utf-8", "replace")):
         yield from read_rows(path)
         return
     records = list(json_records(DataFile(path), "row"))  # raises if the file is invalid
@@ -131,7 +131,7 @@ def json_records(file: DataFile, name: str) -> Iterator[tuple[str, Line | Parsed
         return
     first = filled[0][1]
     is_array = first.lstrip()[:1] in ("[", b"[")
-    one_line = _parses(first)
+    one_line = is_json(first)
     if one_line and (len(filled) > 1 or not is_array):
         value = json.loads(first) if len(filled) == 1 else None
         if _is_container(value):
@@ -153,7 +153,8 @@ def _numbered(path: Path, name: str, values: list[Any]) -> Iterator[tuple[str, P
         yield f"{path}: {name} {number}", ParsedValue(value)
 
 
-def _parses(line: Line) -> bool:
+def is_json(line: Line) -> bool:
+    """Return whether a line is valid JSON as a whole."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):

@@ -230,6 +230,8 @@ def parse_row(row: dict[str, Any], source: str, warnings: ConversionWarnings) ->
     rest = dict(row)
     name, spans = _parse_spans(row, source)
     rest.pop(name, None)
+    if name == "result_list":
+        rest.pop("prompt", None)  # the category
     text = rest.pop(_text_field(row, spans, source))
     if spans is not None and isinstance(text, str):
         spans = [_correct_surface(span, text) for span in spans]
