@@ -94,7 +94,8 @@ def _merge(options: argparse.Namespace) -> None:
     examples = [example for source in options.source for example in _read(options, source)]
     first: dict[Any, Example] = {}
     for example in examples:
-        first.setdefault((example.text, example.entities), example)
+        entities = None if example.entities is None else frozenset(example.entities)
+        first.setdefault((example.text, entities), example)
     unique = list(first.values())
     if len(unique) < len(examples):
         print(
@@ -112,17 +113,15 @@ def _merge(options: argparse.Namespace) -> None:
 def _split(options: argparse.Namespace) -> None:
     parts = _part_files(options)
     for path in parts:
-        if path.exists() and not options.force:
-            raise UserError(
-                f"FOLDER: {str(path)!r} exists. Name another folder, or replace the files with --force."
-            )
+        if path.parent.is_dir():
+            check_output(str(path), "FOLDER", [options.source], options.force)
     examples = _read(options, options.source)
     if options.folds:
         folds = split_examples(examples, [1 / options.folds] * options.folds, options.seed)
         contents: list[list[Example]] = []
         for fold in folds:
-            rest = {id(example) for example in fold}
-            contents += [[e for e in examples if id(e) not in rest], fold]
+            in_fold = {id(example) for example in fold}
+            contents += [[e for e in examples if id(e) not in in_fold], fold]
     else:
         shares = [1 - options.dev - options.test, options.dev, options.test]
         contents = [

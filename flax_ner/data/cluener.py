@@ -80,7 +80,7 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
         raise UserError(f'{source}: no "text". Expected {FORM}.')
     text, label = row["text"], row.get("label")
     for name in row.keys() - {"text", "label"}:
-        if label is None and looks_like_annotations(name, row[name], text):
+        if not label and looks_like_annotations(name, row[name], text):
             raise UserError(
                 f"{source}: the field {name!r} looks like annotations, but cannot be read: "
                 f"{str(row[name])[:80]}. Expected {FORM}. Delete the field if the text is not labelled."

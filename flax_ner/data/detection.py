@@ -96,7 +96,7 @@ def _json_format(file: DataFile) -> str | None:
     A row with a text only is valid in several formats, so it does not count unless there are no others.
     """
     formats: Counter[str] = Counter()
-    parsed = has_text = False
+    parsed = has_text = only_empty = False
     all_named_text = True
     try:
         for number, (source, record) in enumerate(json_records(file, "row")):
@@ -111,7 +111,10 @@ def _json_format(file: DataFile) -> str | None:
                 formats["spacy"] += 1
             row = value if isinstance(value, dict) else {}
             name = format_of_row(row)
-            formats.update([name] if name else [])
+            if name == "doccano" and not any(isinstance(v, list) and v for v in row.values()):
+                only_empty = True  # the form of a text without entities is that of several formats
+            else:
+                formats.update([name] if name else [])
             all_named_text = all_named_text and isinstance(row.get("text"), str)
             has_text = has_text or any(isinstance(row.get(field), str) for field in TEXT_FIELDS)
     except UserError:
@@ -119,6 +122,8 @@ def _json_format(file: DataFile) -> str | None:
     if formats:
         return formats.most_common(1)[0][0]
     # Without a valid line, the reader reports each.
+    if only_empty:
+        return "doccano"
     if has_text:
         return "cluener" if all_named_text else "spans"
     return None if parsed else "spans"

@@ -12,7 +12,7 @@ from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
-from flax_ner.text.utf8 import Line, read_lines, read_text
+from flax_ner.text.utf8 import Line, read_lines
 
 
 class ConversionWarnings:
@@ -41,7 +41,7 @@ OFFSET_UNITS = ("character", "utf16")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read a data file where its content does not tell, or where its content misleads.
+    """How to read a data file whose content is ambiguous.
 
     Attributes:
         encoding: a text encoding that Python knows, e.g. "gb18030". "" is UTF-8.
@@ -67,6 +67,14 @@ class ReadOptions:
             raise UserError(
                 f"{self.encoding!r} is not an encoding. Examples: utf-8, gb18030, utf-16, cp1252."
             ) from None
+        for name, value, allowed in (
+            ("end", self.end, END_RULES),
+            ("offset_unit", self.offset_unit, OFFSET_UNITS),
+        ):
+            if value and value not in allowed:
+                raise UserError(
+                    f"{name}: {value!r} is unknown. Choose one of {', '.join(allowed)}."
+                )
         if len(self.columns) not in (0, 2):
             raise UserError(
                 f"data.columns: {self.columns}. Give two columns: that of the tokens and that of the tags."
@@ -93,10 +101,6 @@ class DataFile:
     def lines(self) -> Sequence[Line]:
         """Return the lines of the file, see `read_lines`."""
         return read_lines(self.path, self.options.encoding)
-
-    def text(self) -> str:
-        """Return the text of the file, see `read_text`."""
-        return read_text(self.path, self.options.encoding)
 
     def collect(
         self,

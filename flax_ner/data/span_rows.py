@@ -191,7 +191,7 @@ def example_of_row(
     assert isinstance(text, str)
     check_no_address(text, source)
     for name, value in rest.items():
-        if spans is None and looks_like_annotations(name, value, text):
+        if not spans and looks_like_annotations(name, value, text):
             raise UserError(
                 f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
                 f"Expected a form such as {FORM}. Delete the field if the text is not labelled."
@@ -398,8 +398,7 @@ def format_of_span_row(row: dict[str, Any]) -> str | None:
         if isinstance(value, list) and value and any(parse_span(item) for item in value)
     }
     if not spans:
-        listed = [row[name] for name in ("label", "labels", "entities") if name in row]
-        return "doccano" if any(isinstance(value, list) for value in listed) else None
+        return "doccano" if any(isinstance(row.get(name), list) for name in SPAN_FIELDS) else None
     name, value = next(iter(spans.items()))
     first = next(item for item in value if parse_span(item))
     keys = set(row) | (set(first) if isinstance(first, dict) else set())

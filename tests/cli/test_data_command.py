@@ -133,6 +133,14 @@ def test_split_writes_parts_without_common_texts(
         cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "parts")])
 
 
+def test_split_never_replaces_its_input(tmp_path: Path) -> None:
+    write_examples(tmp_path / "train.json", synthetic("train", 50), "cluener")
+    before = (tmp_path / "train.json").read_bytes()
+    with pytest.raises(SystemExit, match="belongs to the input"):
+        cli.main(["data", "split", str(tmp_path / "train.json"), str(tmp_path), "--force"])
+    assert (tmp_path / "train.json").read_bytes() == before
+
+
 def test_split_writes_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_examples(tmp_path / "all.json", synthetic("train", 60), "cluener")
     run(capsys, "split", tmp_path / "all.json", tmp_path, "--folds", "3", "--to", "conll")

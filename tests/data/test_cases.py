@@ -30,7 +30,8 @@ def test_case_is_read_or_refused(row: dict[str, Any]) -> None:
             return
         examples = read_examples(path, "auto", notes=notes)
     except UserError as error:
-        assert any(word in str(error) for word in row.get("or_refused_naming", ())), error
+        message = str(error).replace(path, "")  # the path has some of the words
+        assert any(word in message for word in row.get("or_refused_naming", ())), error
         return
     if "texts" in row:
         assert [example.text for example in examples] == row["texts"], notes

@@ -186,6 +186,8 @@ REFUSED = {
         '{"text": "林月", "result": {"ner": [[0, 2, "PER"]]}}', "'result' looks like annotations"),
     "objects that repeat the text": (
         '{"text": "林月在苏州", "found": [{"what": "林月"}]}', "'found' looks like"),
+    "annotations beside an empty list": (
+        '{"text": "林月", "label": [], "entities": ["林月"]}', "'entities' looks like"),
     "CR line ends": (columns().replace("\n", "\r"), "line ends are CR alone"),
     "a PDF": (b"%PDF-1.7 and more", "is a PDF file"),
     "an empty category": ('{"text": "林", "label": {"": {"林": [[0, 0]]}}}', "Give a non-empty string"),
