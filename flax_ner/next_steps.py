@@ -13,6 +13,7 @@ from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
@@ -80,6 +81,21 @@ def after_tagger(model: Path, evaluate: Sequence[str] | None, text: str = SAMPLE
         commands.insert(0, quote_command(*flax_ner, "evaluate", model, *evaluate))
         del commands[2 if find_spec("gradio") else 3]
     return commands
+
+
+def read_flags(config: ConfigDict) -> list[str]:
+    """Return the options with which a command reads data as a run with this `config.data` does."""
+    token_column, tag_column = config.columns or ("", "")
+    flags = {
+        "--from": "" if config.format == "auto" else config.format,
+        "--encoding": config.encoding,
+        "--token-column": token_column,
+        "--tag-column": tag_column,
+        "--tag-scheme": config.tag_scheme,
+        "--end": config.end,
+        "--offset-unit": config.offset_unit,
+    }
+    return [word for flag, value in flags.items() if value for word in (flag, value)]
 
 
 def after_encoder(model: Path, workdir: str) -> list[str]:

@@ -4,7 +4,8 @@ import argparse
 
 from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.cluener import write_cluener
-from flax_ner.data.formats import read_texts
+from flax_ner.data.files import ReadOptions
+from flax_ner.data.formats import read_examples, read_texts
 from flax_ner.errors import UserError
 from flax_ner.inference.outputs import add_force, check_output
 from flax_ner.inference.selection import select_texts
@@ -38,7 +39,14 @@ def _select(options: argparse.Namespace) -> None:
     if options.number < 1:
         raise UserError(f"--number: {options.number}, but it must be at least 1.")
     notes = list[str]()
-    examples = read_texts(options.file, "FILE", notes=notes, options=read_options(options))
+    how = read_options(options)
+    # Options for labelled data say that it is data, whatever its name.
+    if options.source_format != "auto" or how != ReadOptions(how.encoding):
+        examples = read_examples(
+            options.file, options.source_format, "FILE", notes=notes, options=how
+        )
+    else:
+        examples = read_texts(options.file, "FILE", notes=notes, options=how)
     for note in notes:
         print(note)
     texts = list(dict.fromkeys(example.text for example in examples))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flax_ner.data.field_names import Span, looks_like_annotations
+from flax_ner.data.field_names import Span, check_no_annotations
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans
@@ -80,11 +80,8 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
         raise UserError(f'{source}: no "text". Expected {FORM}.')
     text, label = row["text"], row.get("label")
     for name in row.keys() - {"text", "label"}:
-        if not label and looks_like_annotations(name, row[name], text):
-            raise UserError(
-                f"{source}: the field {name!r} looks like annotations, but cannot be read: "
-                f"{str(row[name])[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
-            )
+        if not label:
+            check_no_annotations(name, row[name], text, source, FORM)
         warnings.add(f"field {name!r}, left out", source)
     if label is None:
         return Example(text, None, source)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from flax_ner.data.files import DataFile
-from flax_ner.data.tagged import OUTSIDE, has_categories, is_prefixed_tag
+from flax_ner.data.tagged import DASHES, OUTSIDE, has_categories, is_prefixed_tag, outside_tags
 from flax_ner.errors import UserError
 
 TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
@@ -92,7 +92,7 @@ def looks_like_io(lines: Sequence[str]) -> bool:
 
 
 def _is_tag(cell: str) -> bool:
-    return cell in OUTSIDE or is_prefixed_tag(cell)
+    return cell in OUTSIDE | DASHES or is_prefixed_tag(cell)
 
 
 def find_header(line: str, columns: Sequence[str] = ()) -> tuple[str, list[str]] | None:
@@ -123,7 +123,7 @@ def find_layout(file: DataFile, sentences: Sequence[list[Row]], names: tuple[str
     widths = Counter(len(row) for sentence in sentences for row in sentence)
     width = len(names) or (widths.most_common(1)[0][0] if widths else 2)
     rows = [row for sentence in sentences for row in sentence if len(row) == width]
-    counted = width > 2 and bool(rows) and all(_counts_tokens(s, width) for s in sentences)
+    counted = width > 2 and bool(rows) and all(_is_token_index(s, width) for s in sentences)
     token, tag = (
         _column_index(file, column, names, width) if column else None
         for column in file.options.columns or ("", "")
@@ -188,7 +188,7 @@ def _column_index(file: DataFile, column: str, names: tuple[str, ...], width: in
     return names.index(column)
 
 
-def _counts_tokens(sentence: list[Row], width: int) -> bool:
+def _is_token_index(sentence: list[Row], width: int) -> bool:
     """Return whether the first column counts the tokens of a sentence, from 0 or 1."""
     numbers = [row[0] for row in sentence if len(row) == width and not row[0].startswith("#")]
     return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
@@ -198,14 +198,14 @@ def _has_ids(rows: list[Row]) -> bool:
     """Return whether the first column has a number on every line, or always the same name."""
     cells = {row[0] for row in rows}
     return all(_ID.fullmatch(cell) for cell in cells) or (
-        len(cells) == 1 and len(rows) > 2 and len({row[1] for row in rows}) > 1
+        len(cells) == 1 and len(rows) > 1 and len({row[1] for row in rows}) > 1
     )
 
 
 def _has_tags(cells: Counter[str]) -> bool:
     """Return whether most cells are tags with a prefix, or outside of entities, and some have a prefix."""
     prefixed = sum(count for cell, count in cells.items() if is_prefixed_tag(cell))
-    outside = sum(cells[cell] for cell in OUTSIDE)
+    outside = sum(cells[cell] for cell in outside_tags(cells))
     return prefixed > 0 and (prefixed + outside) * 2 > cells.total()
 
 

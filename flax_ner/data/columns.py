@@ -8,6 +8,7 @@ not give it (see `tagged`).
 """
 
 import csv
+import io
 import re
 import sys
 from collections import Counter
@@ -26,16 +27,19 @@ from flax_ner.data.column_layout import (
     has_chunks,
     split_columns,
 )
+from flax_ner.data.field_names import is_start_field
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
     OUTSIDE,
     TAG,
     TAG_FORM,
+    TagSpelling,
     detect_scheme,
     detect_spelling,
     example_from_tags,
     has_cjk,
     is_character_level,
+    is_prefixed_tag,
     is_tag_sequence,
     join_tokens,
     starts_with_cjk,
@@ -56,7 +60,9 @@ SENTENCE_NAMES = (
     "sentence #", "sentence", "sentence_id", "sentence_idx", "sentence id", "sent_id", "sentid", "sent",
 )  # fmt: skip
 _LINE_BREAKS = re.compile("[\r\n]")
-_SEGMENTED = re.compile(r"(\D)([0-9]+)|([0-9])([0-9]+)")  # a character and its index within a word
+# A character, or a longer token such as a URL, and its index within a word.
+_SEGMENTED = re.compile(r"(.)[0-9]+|(.+)[0-9]", re.DOTALL)
+SEGMENTED_SHARE = 0.9  # of the tokens that must be a character and an index
 
 
 class _Sources(Sequence[str]):
@@ -104,13 +110,10 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
     tags = Counter(chain.from_iterable(column(layout.tag)))
     spelling = detect_spelling(tags)
     normal = {tag: spelling.normalize(tag) for tag in tags}
-    header_of_texts = bool(layout.names) and layout.names[layout.token].lower() in TEXT_NAMES
     segmented = _is_segmented(column(layout.token))
     character_level = segmented or is_character_level(column(layout.token))
-    if header_of_texts and spelling.name == "x" and not file.options.columns:
-        raise UserError(
-            f"{file.path}: has one label per text. Entities need a tag per token, or spans of the text."
-        )
+    if layout.names and not file.options.columns:
+        _check_tags_of_table(file.path, layout, tags, spelling)
     scheme = file.options.tag_scheme or detect_scheme(
         [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
@@ -139,7 +142,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             file.warnings.add(
                 "digits after characters (the index in the word), left out", source, len(words)
             )
-            words = [word[0] for word in words]
+            words = [_SEGMENTED.sub(r"\1\2", word) for word in words]
         return example_from_tags(
             words,
             sentence.text,
@@ -161,7 +164,8 @@ def _read_sentences(
     file: DataFile,
 ) -> tuple[list[tuple[str, "_Sentence | UserError"]], str, Layout]:
     """Return the sentences (or errors) with their sources, the separator of a header or "", and the layout."""
-    first = next(iterate_lines(file.path, file.options.encoding), "")
+    lines = iterate_lines(file.path, file.options.encoding)
+    first = next((line for line in lines if line.strip()), "")
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
     records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, _Sentence)]
@@ -172,6 +176,31 @@ def _read_sentences(
         return records, "", layout
     split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
     return [(s.sources[0], s) for s in split], header[0] if header else "", layout
+
+
+def _check_tags_of_table(
+    path: Path, layout: Layout, tags: Mapping[str, int], spelling: TagSpelling
+) -> None:
+    """Raise `UserError` if a table with a header has something else in place of tags.
+
+    That is one label per text, spans in JSON or in columns of their own, or numbers.
+    """
+    no_tags = not any(tag in OUTSIDE or is_prefixed_tag(tag) for tag in tags)
+    in_json = any(tag.startswith(("[", "{")) for tag in tags)
+    if no_tags and (in_json or any(map(is_start_field, layout.names))):
+        raise UserError(
+            f"{path}: the column {layout.names[layout.tag]!r} has {_example_tag(tags)[:40]}, not the tag of a "
+            "token. Export the annotations as JSON or JSONL instead."
+        )
+    if tags.keys() - OUTSIDE and all(map(str.isdecimal, tags)):
+        raise UserError(
+            f"{path}: the tags in column {layout.names[layout.tag]!r} are numbers. Replace them by their "
+            "names, such as B-NAME and O."
+        )
+    if layout.names[layout.token].lower() in TEXT_NAMES and spelling.name == "x":
+        raise UserError(
+            f"{path}: has one label per text. Entities need a tag per token, or spans of the text."
+        )
 
 
 def _example_tag(tags: Counter[str]) -> str:
@@ -197,7 +226,13 @@ def _check_row(
         )
     if not row[layout.token]:
         raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
-    raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}")
+    hint = ""
+    if index == 0 and sources[0].endswith(":1") and len(row) > 1 and not layout.names:
+        hint = (
+            f" If this line is a header, name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
+            "(data.columns)."
+        )
+    raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}{hint}")
 
 
 def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
@@ -225,13 +260,16 @@ def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
 
 def _parse_blocks(file: DataFile) -> list[tuple[str, _Sentence | UserError]]:
     known: dict[str, Row] = {}
-    return [_parse_block(file, block, known) for block in _blocks(file)]
+    parsed = (_parse_block(file, block, known) for block in _blocks(file))
+    return [record for record in parsed if record]
 
 
 def _parse_block(
     file: DataFile, block: Sequence[tuple[int, Line]], known: dict[str, Row]
-) -> tuple[str, _Sentence | UserError]:
+) -> tuple[str, _Sentence | UserError] | None:
     """Return the source and the sentence of a block, or the error of its first unreadable line.
+
+    None: the block has only comments.
 
     `known` has the columns of lines that occurred before. Equal lines share them, which saves memory and time.
     """
@@ -255,11 +293,11 @@ def _parse_block(
         if not sentence.rows:
             sentence.sources.numbers = range(number, block[-1][0] + 1)
         sentence.rows.append(row)
-    if not sentence.rows:
+    if sentence.text is not None and not sentence.rows:
         return str(file.path), UserError(
-            f"{file.path}:{block[0][0]}: a comment without a sentence. Delete it."
+            f"{file.path}:{block[0][0]}: a text without tokens. Write them on the lines after it, or delete it."
         )
-    return sentence.sources[0], sentence
+    return (sentence.sources[0], sentence) if sentence.rows else None
 
 
 def _drop_comment_rows(sentence: _Sentence, layout: Layout, warnings: ConversionWarnings) -> None:
@@ -293,16 +331,15 @@ def _csv_sentences(
         decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
     )
     quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    # Only \n ends a line: `splitlines` would also split at U+2028 or U+0085.
     reader = csv.reader(
-        text.removesuffix("\n").splitlines(keepends=True) if "\r" not in text else text.split("\n"),
-        delimiter=separator, quoting=quoting, strict=True,
-    )  # fmt: skip
+        io.StringIO(text, newline="\n"), delimiter=separator, quoting=quoting, strict=True
+    )
     numbers = list[int]()
     sentence, current = _Sentence([], _Sources(file.path, numbers)), ""
     try:
-        next(reader)
+        next(row for row in reader if any(cell.strip() for cell in row))  # the header
         for row in reader:
-            row = [cell.removesuffix("\r") for cell in row] if separator == "\t" else row
             number = (
                 row[number_column].strip()
                 if number_column is not None and len(row) > number_column
@@ -360,16 +397,15 @@ def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
 
 
 def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:
-    """Return whether every token is a character with its index within a word behind it, as in Weibo NER."""
-    cjk = first = total = 0
+    """Return whether tokens are characters with their index within a word behind them, as in Weibo NER."""
+    cjk = first = indexed = total = 0
     for token in chain.from_iterable(sentences):
-        match = _SEGMENTED.fullmatch(token)
-        if not match:
-            return False
         total += 1
+        match = _SEGMENTED.fullmatch(token)
+        indexed += bool(match and match[1])
         cjk += starts_with_cjk(token)
-        first += (match[2] or match[4]) == "0"
-    return cjk * 2 > total and first > 0
+        first += token[1:] == "0"
+    return indexed > SEGMENTED_SHARE * total and cjk * 2 > total and first > 0
 
 
 def write_conll(

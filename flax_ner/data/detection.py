@@ -14,6 +14,7 @@ from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
 from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
+from flax_ner.data.tagged import TAG_FORM, is_prefixed_tag
 from flax_ner.data.token_rows import find_token_fields
 from flax_ner.errors import UserError
 
@@ -37,10 +38,8 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
         UserError: the file is not text, or not in `encoding`.
     """
     path = Path(path)
-    if is_table(path):
-        return "table"
-    if path.is_dir():
-        return "brat" if any(path.glob("*.txt")) or any(path.glob("*.ann")) else None
+    if path.is_dir() or is_table(path):
+        return detect_folder_format(path) if path.is_dir() else "table"
     file = DataFile(path, ReadOptions(encoding))
     rows = [
         row if isinstance(row, str) else row.decode("utf-8", "replace")
@@ -69,6 +68,31 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     if path.suffix == ".txt" and path.with_suffix(".ann").is_file():
         return "brat"
     return "conll" if token_lines and looks_like_io(token_lines) else None
+
+
+def detect_folder_format(path: Path) -> str | None:
+    """Return the format of a folder: "table", "brat", or None. None for a file."""
+    if not path.is_dir():
+        return None
+    if is_table(path):
+        return "table"
+    return "brat" if any(path.glob("*.txt")) or any(path.glob("*.ann")) else None
+
+
+def unknown_format_hint(path: Path, encoding: str = "") -> str:
+    """Return a sentence for the message that a format is unknown: what the file may be, and what it lacks."""
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return " If it should be JSON: it is not JSON, or has no texts."
+    lines = DataFile(path, ReadOptions(encoding)).lines()[:SAMPLE_ROWS]
+    rows = [line.strip() for line in lines if isinstance(line, str) and line.strip()]
+    if any(is_prefixed_tag(cell) for row in rows for cell in row.split(",")[1:]):
+        return " CSV needs a first line that names its columns, such as token,tag."
+    if any(is_prefixed_tag(cell) for row in rows for cell in row.split()):
+        return (
+            " If it has columns, name those of the tokens and tags, e.g. --token-column 1 --tag-column 2 "
+            f"(data.columns). A tag is {TAG_FORM}"
+        )
+    return ""
 
 
 def format_by_name(path: Path) -> str | None:

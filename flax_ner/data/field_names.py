@@ -4,6 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from flax_ner.data.tagged import is_tag_sequence
+from flax_ner.errors import UserError
 
 TEXT_FIELDS = (
     "text", "content", "sentence", "originalText", "sentText", "raw_text", "rawText", "data", "context",
@@ -23,6 +24,7 @@ ANNOTATION_FIELDS = frozenset(SPAN_FIELDS + TAG_FIELDS)
 _PLACE = "(_?(idx|index|offset|offsets|pos|position|char|char_index))?"
 _START = re.compile(f"(char_)?(start|begin){_PLACE}|offset_start", re.IGNORECASE)
 _END = re.compile(f"(char_)?(end|stop){_PLACE}|offset_end", re.IGNORECASE)
+_CAMEL_HUMP = re.compile("(?<=[a-z])(?=[A-Z])")
 _BOTH = (
     "span",
     "offsets",
@@ -37,7 +39,8 @@ _TYPE = (
 _SURFACE = ("text", "entity", "word", "surface", "mention", "entity_text", "span_text")
 
 
-_UNCERTAIN_SURFACE = ("name", "value", "Text")
+_UNCERTAIN_SURFACE = ("name", "value")
+_TOKEN_KEYS = {"text", "start", "end", "id", "ws", "disabled", "style", "tokenizer_id"}
 _ANNOTATION_NAME = re.compile(
     r"entit|annot|label|mention|spo_|event|relation|denotation", re.IGNORECASE
 )
@@ -85,11 +88,17 @@ def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
     return [Span(category, start, end, surface)]
 
 
+def is_start_field(name: str) -> bool:
+    """Return whether a field or column of this name has the first offset of a span."""
+    return bool(_START.fullmatch(name))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _parse_object(value: dict[str, Any]) -> list[Span] | None:
+    value = {_CAMEL_HUMP.sub("_", name).lower(): inner for name, inner in value.items()}
     keys = [name for name in _TYPE if name in value]
     if not keys:
         return None
@@ -113,7 +122,7 @@ def _parse_object(value: dict[str, Any]) -> list[Span] | None:
             return None
         start, end = both
     surface_keys = [
-        name for name in (*_SURFACE, *_UNCERTAIN_SURFACE)
+        name for name in (*_SURFACE, *_UNCERTAIN_SURFACE, *keys)
         if name != keys[0] and isinstance(value.get(name), str)
     ]  # fmt: skip
     surface = value[surface_keys[0]] if surface_keys else None
@@ -133,6 +142,8 @@ def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
     """
     if value is None or value in ("", [], {}):
         return False
+    if name == "tokens" and is_plain_tokens(value):
+        return False
     if name in ANNOTATION_FIELDS or (
         isinstance(value, list | dict) and _ANNOTATION_NAME.search(name)
     ):
@@ -146,6 +157,29 @@ def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
     return any(
         isinstance(item, dict)
         and any(isinstance(x, str) and 1 < len(x) < len(text) and x in text for x in item.values())
+        for item in value
+    )
+
+
+def check_no_annotations(name: str, value: Any, text: str, source: str, form: str) -> None:
+    """Raise `UserError` if a field that was not read may hold the annotations of a text.
+
+    Args:
+        name, value, text: see `looks_like_annotations`.
+        source: "file:line".
+        form: a form that can be read, for the message.
+    """
+    if looks_like_annotations(name, value, text):
+        raise UserError(
+            f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
+            f"Expected a form such as {form}. Delete the field if the text is not labelled."
+        )
+
+
+def is_plain_tokens(value: Any) -> bool:
+    """Return whether a value is a list of tokens that only repeats the text, as Prodigy has it."""
+    return isinstance(value, list) and all(
+        isinstance(item, str) or (isinstance(item, dict) and item.keys() <= _TOKEN_KEYS)
         for item in value
     )
 

@@ -142,7 +142,10 @@ class DataFile:
             details = (
                 f" {len(errors)} {name} cannot be read; first error: {errors[0]}" if errors else ""
             )
-            raise UserError(f"{self.path}: contains no examples. Expected {expected}.{details}")
+            left_out = "".join(f" Warning: {line}." for line in self.warnings.lines())
+            raise UserError(
+                f"{self.path}: contains no examples. Expected {expected}.{details}{left_out}"
+            )
         return examples
 
 

@@ -12,7 +12,13 @@ from typing import Any
 from flax_ner.data.brat import read_brat, write_brat
 from flax_ner.data.cluener import read_cluener_file, write_cluener
 from flax_ner.data.columns import read_conll, write_conll
-from flax_ner.data.detection import describe_start, detect_format, format_by_name
+from flax_ner.data.detection import (
+    describe_start,
+    detect_folder_format,
+    detect_format,
+    format_by_name,
+    unknown_format_hint,
+)
 from flax_ner.data.files import (
     ConversionWarnings,
     DataFile,
@@ -38,7 +44,7 @@ def read(source: str | Path, data_format: str = "auto", **options: Any) -> list[
     """Read a data set in any format.
 
     Args:
-        source: path of a file or folder, or `hub:owner/name[@revision]:split`.
+        source: path of a file or folder, or a split on the hub, see `download_split`.
         data_format: one of `FORMATS`; "auto" detects it from the content.
         **options: fields of `ReadOptions`.
 
@@ -69,9 +75,9 @@ def read_examples(
     """Read a data set.
 
     Args:
-        source: path of a file, or of a folder if its format has folders. `hub:owner/name[@revision]:split` is a
-            data set on the hub. For the format `synthetic` the split and the number of sentences to
-            generate, e.g. "train 4000".
+        source: path of a file, or of a folder if its format has folders; or a split on the hub, see
+            `download_split`. For the format `synthetic` the split and the number of sentences to generate,
+            e.g. "train 4000".
         data_format: one of `FORMATS`; `auto` detects the format from the content.
         field: config field or argument that `source` came from, for messages.
         skipped: list to which the error of each unreadable record (line, sentence, task, document) is
@@ -109,7 +115,13 @@ def read_examples(
             )
         name: str | None = data_format
         if data_format == "auto":
-            name = "conll" if options.columns else detect_format(path, options.encoding)
+            name = detect_format(path, options.encoding)
+            name = name or ("conll" if options.columns and path.is_file() else None)
+        if options.columns and name not in (None, "conll"):
+            raise UserError(
+                f"{path}: looks like {name}, which has no numbered columns. Leave out --token-column and "
+                "--tag-column (data.columns)."
+            )
         if name is None:
             raise _unknown_format_error(path, options)
         read, description = READERS[name](DataFile(path, options, skipped, warnings))
@@ -134,6 +146,12 @@ def read_examples(
 
 def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
     if path.is_dir():
+        parts = [part.name for part in sorted(path.iterdir()) if detect_folder_format(part)]
+        if parts:
+            return UserError(
+                f"{path}: has its data in the subfolders {', '.join(parts)}. Give one of them, e.g. "
+                f"{path / parts[0]}."
+            )
         return UserError(
             f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann, or files of "
             "save_to_disk."
@@ -144,8 +162,9 @@ def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
     if start == "nothing":
         return UserError(f"{path}: contains no examples. The file is empty.")
     return UserError(
-        f"{path}: its format is unknown. It starts with {start}. docs/your_data.md shows every form that can "
-        "be read. --from (data.format) names the format of a damaged file."
+        f"{path}: its format is unknown. It starts with {start}.{unknown_format_hint(path, options.encoding)} "
+        "docs/your_data.md shows every form that can be read. --from (data.format) names the format of a "
+        "damaged file."
     )
 
 

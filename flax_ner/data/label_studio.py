@@ -14,7 +14,7 @@ from flax_ner.data.field_names import Span
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records
 from flax_ner.data.offsets import entities_from_spans
-from flax_ner.data.span_rows import check_no_address, example_of_row
+from flax_ner.data.span_rows import SpanRules, check_no_address, example_of_row
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import Line
@@ -35,7 +35,7 @@ def read_label_studio(file: DataFile) -> tuple[list[Example], str]:
     def make_example(record: Line | ParsedValue, source: str) -> Example:
         row = json_object(record, source, FORM)
         if "data" not in row:
-            return example_of_row(row, source, file, file.options.end or "exclusive")
+            return example_of_row(row, source, file, SpanRules(file.options.end or "exclusive"))
         text, regions = _parse_task(row, source, file.warnings)
         check_no_address(text, source, of_tool=True)
         if regions is None:

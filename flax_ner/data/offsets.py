@@ -15,6 +15,7 @@ from flax_ner.text.examples import Entity
 
 # White space, and its JSON escapes written out: tools change them in the surface, not in the offsets.
 _SPACE = re.compile(r"\s|\\[nrt]")
+LAST_CYRILLIC = "\u052f"  # Latin, Greek and Cyrillic letters are below it
 CHARACTERS = (False, False)
 # What offsets may count, most usual first: UTF-16 code units, and CR LF as one character.
 UNITS = {
@@ -66,6 +67,9 @@ def entities_from_spans(
             entities.append(checked_entity(span.type, span.start, span.end, text, source))
         except UserError as error:
             raise UserError(f"{error}{_advice(text, span, end)}") from None
+    if not surfaces:
+        cut = sum(_splits_word(text, e.start) or _splits_word(text, e.end) for e in entities)
+        warnings.add("entities that begin or end within a word", source, cut)
     if not surfaces and not offset_unit and entities:
         before = text[: max(entity.end for entity in entities)]
         warnings.add(
@@ -89,6 +93,14 @@ def surfaces_fit(text: str, spans: Sequence[Span], end: str) -> bool:
         all(_found(text, span) == span.surface for span in _convert(text, spans, unit))
         for unit in UNITS
         if unit == CHARACTERS or unit_differs(text, unit)
+    )
+
+
+def _splits_word(text: str, position: int) -> bool:
+    """Return whether a position is between two letters of a script that has spaces between words."""
+    return 0 < position < len(text) and all(
+        character.isalpha() and character <= LAST_CYRILLIC
+        for character in text[position - 1 : position + 1]
     )
 
 

@@ -16,8 +16,9 @@ from flax_ner.data.field_names import (
     TEXT_FIELDS,
     TOKEN_FIELDS,
     Span,
+    check_no_annotations,
+    is_plain_tokens,
     is_words,
-    looks_like_annotations,
     parse_span,
 )
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
@@ -80,6 +81,10 @@ SPAN_FORMATS = {
         '{"content": "彭小军在台湾", "prompt": "name", '
         '"result_list": [{"text": "彭小军", "start": 0, "end": 3}]}',
     ),
+    "gliner": SpanFormat(
+        "GLiNER JSON", frozenset({"tokenized_text"}), "inclusive",
+        '{"tokenized_text": ["彭", "小", "军", "在", "台", "湾"], "ner": [[0, 2, "name"]]}',
+    ),
     "spacy": SpanFormat(
         "spaCy training pairs", frozenset(), "exclusive",
         '[["彭小军在台湾", {"entities": [[0, 3, "name"]]}]]',
@@ -91,9 +96,8 @@ SPAN_FORMATS = {
 }  # fmt: skip
 
 
-# Fields of Prodigy that say nothing about the text; its tokens repeat it.
+# Fields of Prodigy that say nothing about the text.
 _BOOKKEEPING = {
-    "tokens",
     "answer",
     "_input_hash",
     "_task_hash",
@@ -101,6 +105,21 @@ _BOOKKEEPING = {
     "_timestamp",
     "_session_id",
 }
+
+
+class SpanRules(NamedTuple):
+    """How the spans of a file count.
+
+    Attributes:
+        end: whether `end` is "inclusive" or "exclusive" where spans do not repeat their text.
+        in_tokens: whether spans beside a text count the tokens in the field `tokens`.
+    """
+
+    end: str
+    in_tokens: bool = False
+
+
+EXCLUSIVE = SpanRules("exclusive")
 
 
 class _Row(NamedTuple):
@@ -141,19 +160,19 @@ def examples_from_span_rows(
     Raises:
         UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
     """
-    end = file.options.end or _detect_end(records(), SPAN_FORMATS[name].end)
+    rules = _detect_rules(records(), file.options.end, SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
         if row.get("answer") in ("reject", "ignore"):  # of Prodigy
             file.warnings.add(f"texts with the answer {row['answer']!r}, left out", source)
             return None
-        return example_of_row(row, source, file, end)
+        return example_of_row(row, source, file, rules)
 
     examples = file.collect(records(), make_example, f"on each line {FORM}", "rows")
     if name == "uie":
         examples = _merge_categories(examples)
-    return examples, f"{SPAN_FORMATS[name].title}, `end` {end}"
+    return examples, f"{SPAN_FORMATS[name].title}, `end` {rules.end}"
 
 
 def _merge_categories(examples: list[Example]) -> list[Example]:
@@ -168,7 +187,7 @@ def _merge_categories(examples: list[Example]) -> list[Example]:
 
 
 def example_of_row(
-    row: dict[str, Any], source: str, file: DataFile, end: str = "exclusive"
+    row: dict[str, Any], source: str, file: DataFile, rules: SpanRules = EXCLUSIVE
 ) -> Example:
     """Return the example of a row with a text and spans.
 
@@ -176,7 +195,10 @@ def example_of_row(
         UserError: the row has no text, a span is invalid, or a field with annotations was not read.
     """
     text, spans, rest = parse_row(row, source, file.warnings)
-    tokens = text if isinstance(text, list) else _tokens_of_spans(row, text, spans)
+    end = rules.end
+    tokens = text if isinstance(text, list) else None
+    if rules.in_tokens and spans and is_words(row.get("tokens")):
+        tokens = row["tokens"]
     if tokens:
         joined, converted = _characters_of_tokens(tokens, spans or (), end, source, file.warnings)
         text = joined if isinstance(text, list) else text
@@ -191,11 +213,8 @@ def example_of_row(
     assert isinstance(text, str)
     check_no_address(text, source)
     for name, value in rest.items():
-        if not spans and looks_like_annotations(name, value, text):
-            raise UserError(
-                f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
-                f"Expected a form such as {FORM}. Delete the field if the text is not labelled."
-            )
+        if not spans:
+            check_no_annotations(name, value, text, source, FORM)
         if value is not None and value != []:
             file.warnings.add(f"field {name!r}, left out", source)
     if spans is None:
@@ -246,6 +265,8 @@ def parse_row(row: dict[str, Any], source: str, warnings: ConversionWarnings) ->
             )
     for field in _BOOKKEEPING & rest.keys():
         del rest[field]
+    if is_plain_tokens(rest.get("tokens")):
+        del rest["tokens"]
     return _Row(text, spans, rest)
 
 
@@ -259,21 +280,6 @@ def _correct_surface(span: Span, text: str) -> Span:
     if not span.certain:
         return span._replace(surface=None)
     return span
-
-
-def _tokens_of_spans(row: dict[str, Any], text: str, spans: list[Span] | None) -> list[str] | None:
-    """Return the tokens beside a text if its spans count them: they do not fit the characters of tokens."""
-    tokens = row.get("tokens")
-    if not spans or not is_words(tokens) or any(span.surface is not None for span in spans):
-        return None
-    assert isinstance(tokens, list)
-    places = align_tokens(tokens, text)
-    if places is None or not all(type(s.start) is type(s.end) is int for s in spans):
-        return None
-    edges = {edge for place in places for edge in place}
-    if all(span.start in edges and span.end in edges for span in spans):
-        return None
-    return tokens if all(0 <= span.start <= span.end <= len(tokens) for span in spans) else None
 
 
 def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | None]:
@@ -363,12 +369,20 @@ def _characters_of_tokens(
     return text, converted
 
 
-def _detect_end(records: Iterable[tuple[str, Any]], default: str) -> str:
-    """Return whether `end` is inclusive: as most of the first surfaces say, else the rule of the format.
+def _detect_rules(
+    records: Iterable[tuple[str, Any]], chosen_end: str, default_end: str
+) -> SpanRules:
+    """Return how the spans of a file count, as most of its first rows say.
 
-    Spans of tokens have no surfaces. One that starts where it ends shows that `end` is inclusive.
+    Surfaces show whether `end` is inclusive. Spans of tokens have no surfaces; one that starts where it ends
+    shows that `end` is inclusive. Without these, `end` follows the rule of the format.
+
+    Args:
+        records: pairs of source and record.
+        chosen_end: the rule for `end` that the user chose, or "".
+        default_end: the rule of the format.
     """
-    inclusive = exclusive = 0
+    inclusive = exclusive = in_tokens = in_characters = 0
     for source, record in islice(records, SAMPLE_ROWS):
         try:
             row = json_object(record, source, FORM, pairs=True)
@@ -383,9 +397,26 @@ def _detect_end(records: Iterable[tuple[str, Any]], default: str) -> str:
         if shown:
             inclusive += surfaces_fit(text, shown, "inclusive")
             exclusive += surfaces_fit(text, shown, "exclusive")
-    if inclusive == exclusive:
-        return default
-    return "inclusive" if inclusive > exclusive else "exclusive"
+        elif spans and is_words(row.get("tokens")):
+            fits_tokens, fits_characters = _possible_units(row["tokens"], text, spans)
+            in_tokens += fits_tokens and not fits_characters
+            in_characters += fits_characters and not fits_tokens
+    end = default_end
+    if inclusive != exclusive:
+        end = "inclusive" if inclusive > exclusive else "exclusive"
+    return SpanRules(chosen_end or end, in_tokens > in_characters)
+
+
+def _possible_units(tokens: list[str], text: str, spans: list[Span]) -> tuple[bool, bool]:
+    """Return whether spans may count the tokens beside a text, and whether they may count its characters."""
+    places = align_tokens(tokens, text)
+    if places is None or not all(type(s.start) is type(s.end) is int for s in spans):
+        return False, True
+    starts, ends = {start for start, _ in places}, {end for _, end in places}
+    return (
+        all(0 <= span.start <= span.end <= len(tokens) for span in spans),
+        all(span.start in starts and {span.end, span.end + 1} & ends for span in spans),
+    )
 
 
 def format_of_span_row(row: dict[str, Any]) -> str | None:
@@ -398,6 +429,8 @@ def format_of_span_row(row: dict[str, Any]) -> str | None:
         if isinstance(value, list) and value and any(parse_span(item) for item in value)
     }
     if not spans:
+        if "_input_hash" in row:
+            return "prodigy"
         return "doccano" if any(isinstance(row.get(name), list) for name in SPAN_FIELDS) else None
     name, value = next(iter(spans.items()))
     first = next(item for item in value if parse_span(item))

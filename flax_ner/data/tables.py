@@ -5,7 +5,8 @@ The names of numbered tags are in the schema. Rows have tokens and tags, or a te
 
 import json
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from flax_ner.data.token_rows import (
 from flax_ner.errors import UserError, import_optional
 from flax_ner.text.examples import Example
 
-HUB = re.compile(r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<split>[\w.-]+)")
+HUB = re.compile(
+    r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:((?P<config>[\w.-]+)/)?(?P<split>[\w.-]+)"
+)
+HUB_FORM = "hub:owner/name[@revision]:[configuration/]split"
 # The branch on which the hub keeps a Parquet copy of every data set.
 PARQUET_BRANCH = "refs/convert/parquet"
 
@@ -44,16 +48,21 @@ def read_table(file: DataFile) -> tuple[list[Example], str]:
             The message names file and row.
     """
     paths = _table_files(file.path)
-    names = ClassNames(paths[0], _schema_names(paths[0]))
-    records = list(_rows(paths))
+    tables = [_open(path) for path in paths]
+    names = ClassNames(paths[0], _schema_names(tables[0]))
+    records = list(_rows(paths, tables))
     rows = [row for _, row in records]
-    title = "Parquet" if paths[0].suffix == ".parquet" else "Arrow"
-    if rows and find_token_fields(rows[0]):
+    title = paths[0].suffix[1:].title()
+    fields = [find_token_fields(row) for row in rows]
+    span_format = next((n for n in map(format_of_span_row, rows) if n in SPAN_FORMATS), "")
+    tagged = any(found and row.get(found[1]) for found, row in zip(fields, rows, strict=True))
+    if tagged or (all(fields) and not span_format):
         examples, description = examples_from_token_rows(file, records, names)
-        return examples, f"{title}, {description}"
-    name = next((n for n in map(format_of_span_row, rows) if n in SPAN_FORMATS), "spans")
-    parsed = [(source, ParsedValue(row)) for source, row in records]
-    examples, description = examples_from_span_rows(file, lambda: parsed, name)
+    else:
+        parsed = [(source, ParsedValue(row)) for source, row in records]
+        examples, description = examples_from_span_rows(
+            file, lambda: parsed, span_format or "spans"
+        )
     return examples, f"{title}, {description}"
 
 
@@ -72,10 +81,12 @@ def _table_files(path: Path) -> list[Path]:
 
 def _open(path: Path) -> Any:
     """Return the pyarrow table of a file."""
-    pyarrow = import_optional("pyarrow", str(path), "pyarrow>=15")
-    parquet = import_optional("pyarrow.parquet", str(path), "pyarrow>=15")
+    kind = path.suffix[1:].lower()
+    wanted_by = f"{path}: a {kind} file"
+    pyarrow = import_optional("pyarrow", wanted_by, "pyarrow>=15")
+    parquet = import_optional("pyarrow.parquet", wanted_by, "pyarrow>=15")
     try:
-        if path.suffix.lower() == ".parquet":
+        if kind == "parquet":
             return parquet.read_table(path)
         with pyarrow.memory_map(str(path)) as source:
             try:
@@ -83,23 +94,21 @@ def _open(path: Path) -> Any:
             except pyarrow.ArrowInvalid:
                 return pyarrow.ipc.open_file(source).read_all()
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{path}: not a {path.suffix[1:]} file ({error}). Download it again."
-        ) from None
+        raise UserError(f"{path}: not a {kind} file ({error}). Download it again.") from None
 
 
-def _rows(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in paths:
+def _rows(paths: Sequence[Path], tables: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, table in zip(paths, tables, strict=True):
         number = 0
-        for batch in _open(path).to_batches():
+        for batch in table.to_batches():
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", row
 
 
-def _schema_names(path: Path) -> dict[str, list[str]]:
-    """Return the names of numbered tags that the schema has, by field."""
-    metadata = _open(path).schema.metadata or {}
+def _schema_names(table: Any) -> dict[str, list[str]]:
+    """Return the names of numbered tags that the schema of a table has, by field."""
+    metadata = table.schema.metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -109,24 +118,28 @@ def _schema_names(path: Path) -> dict[str, list[str]]:
 
 
 def download_split(source: str) -> list[Path]:
-    """Return the files of `hub:owner/name[@revision]:split`, downloaded into the cache of the hub.
+    """Return the files of a split on the hub, downloaded into the hub's cache.
 
     Parquet files of the repository are used if it has any for the split, else the hub's own Parquet copy.
 
+    Args:
+        source: `hub:owner/name[@revision]:[configuration/]split`.
+
     Raises:
-        UserError: `source` does not have this form, or the data set or split cannot be downloaded.
+        UserError: `source` does not have this form, the data set or split cannot be downloaded, or it is not
+            clear which configuration is meant.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     match = HUB.fullmatch(source)
     if not match:
-        raise UserError(f"{source!r} does not have the form hub:owner/name[@revision]:split.")
-    name, split = match["name"], match["split"]
+        raise UserError(f"{source!r} does not have the form {HUB_FORM}.")
+    name = match["name"]
     try:
         for revision in (match["revision"], None if match["revision"] else PARQUET_BRANCH):
             files = HfApi().list_repo_files(name, repo_type="dataset", revision=revision)
-            chosen = [file for file in sorted(files) if _is_split(file, split)]
+            chosen = _split_files(files, match["config"], match["split"], source)
             if chosen:
                 return [
                     Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
@@ -138,9 +151,33 @@ def download_split(source: str) -> list[Path]:
         raise UserError(f"{source}: there is no data set {name!r} on the hub.") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(f"{source}: cannot be downloaded ({error}).") from None
-    raise UserError(f"{source}: the data set has no Parquet files of a split {split!r}.")
+    wanted = source.rpartition(":")[2]
+    raise UserError(f"{source}: the data set has no Parquet files of a split {wanted!r}.")
 
 
-def _is_split(file: str, split: str) -> bool:
-    parts = re.split(r"[/.-]", file)
-    return file.endswith(".parquet") and split in parts
+def _split_files(files: Sequence[str], config: str | None, split: str, source: str) -> list[str]:
+    """Return the Parquet files of a split.
+
+    They are named `CONFIG/SPLIT-00000-of-00001.parquet` or `CONFIG/SPLIT/0000.parquet`.
+
+    Raises:
+        UserError: several configurations have the split, and none is chosen.
+    """
+    by_config: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        if not file.endswith(".parquet"):
+            continue
+        *folders, name = file.split("/")
+        if folders and folders[-1] == split:
+            by_config["/".join(folders[:-1])].append(file)
+        elif re.split(r"[.-]", name)[0] == split:
+            by_config["/".join(folders)].append(file)
+    if config:
+        return by_config.get(config, [])
+    if len(by_config) > 1:
+        example = f"{source.rpartition(':')[0]}:{min(by_config)}/{split}"
+        raise UserError(
+            f"{source}: the data set has the configurations {', '.join(sorted(by_config))}. Name one, "
+            f"e.g. {example}."
+        )
+    return next(iter(by_config.values()), [])

@@ -27,6 +27,7 @@ READ_SCHEMES = (*SCHEMES, IOB1, IOE)
 TAG_FORM = "O, or a prefix such as B- or I- and a category."
 TAG = re.compile(r"O|[BIMELSUW]-.+", re.DOTALL)
 OUTSIDE = frozenset("Oo0")
+DASHES = frozenset("-_")  # outside in files that have none of `OUTSIDE`
 # Other spellings of a tag: b-x, B_x; and x-B, x_b.
 _PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_/:]([^\s\x02]+)", re.IGNORECASE)
 _PREFIX_LAST = re.compile(r"([^\s\x02]+)[-_]([BIMELSUW])", re.IGNORECASE)
@@ -49,16 +50,18 @@ class TagSpelling(NamedTuple):
     Attributes:
         name: "B-x", "x-B", or "x" for categories without prefix (IO).
         usual: whether every tag is spelled as this project writes it.
+        outside: the tags of tokens outside of entities.
     """
 
     name: str
     usual: bool
+    outside: frozenset[str] = OUTSIDE
 
     def normalize(self, tag: str) -> str | None:
         """Return a tag as `O` or PREFIX-CATEGORY, or None if it is not a tag."""
         if TAG.fullmatch(tag) and self.name == "B-x":
             return tag
-        if tag in OUTSIDE:
+        if tag in self.outside:
             return "O"
         if self.name == "x":
             return f"I-{tag}" if tag else None
@@ -78,11 +81,20 @@ def detect_spelling(tags: Mapping[str, int]) -> TagSpelling:
     first = _count_prefixes(tags, _PREFIX_FIRST, 1)
     last = _count_prefixes(tags, _PREFIX_LAST, 2)
     usual = all(TAG.fullmatch(tag) for tag in tags)
-    if first >= last and (first or not tags.keys() - OUTSIDE):
-        return TagSpelling("B-x", usual)
+    outside = outside_tags(tags)
+    if first >= last and (first or not tags.keys() - outside):
+        return TagSpelling("B-x", usual, outside)
     if last:
-        return TagSpelling("x-B", False)
-    return TagSpelling("x", False) if has_categories(tags) else TagSpelling("B-x", usual)
+        return TagSpelling("x-B", False, outside)
+    if has_categories(tags):
+        return TagSpelling("x", False)
+    return TagSpelling("B-x", usual, outside)
+
+
+def outside_tags(tags: Mapping[str, int]) -> frozenset[str]:
+    """Return the tags that mean outside: `-` and `_` only in a file that has other tags, but no `O`."""
+    names = tags.keys()
+    return DASHES if names & DASHES and names - DASHES and not names & OUTSIDE else OUTSIDE
 
 
 def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) -> int:

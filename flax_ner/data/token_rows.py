@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_ner.data.field_names import TAG_FIELDS, TOKEN_FIELDS, looks_like_annotations
+from flax_ner.data.field_names import TAG_FIELDS, TOKEN_FIELDS, check_no_annotations
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
 from flax_ner.data.tagged import (
@@ -92,13 +92,8 @@ def examples_from_token_rows(
 
     def make_example(row: _Row, source: str) -> Example:
         for name, value in row.rest.items():
-            if row.tags is None and looks_like_annotations(
-                name, value, row.text or " ".join(row.tokens)
-            ):
-                raise UserError(
-                    f"{source}: the field {name!r} looks like annotations, but cannot be read: "
-                    f"{str(value)[:80]}. Expected {FORM}. Delete the field if the text is not labelled."
-                )
+            if row.tags is None:
+                check_no_annotations(name, value, row.text or " ".join(row.tokens), source, FORM)
             file.warnings.add(f"field {name!r}, left out", source)
         tags = ["O"] * len(row.tokens)
         for i, tag in enumerate(row.tags or ()):

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from flax_ner.data.detection import detect_format
 from flax_ner.distillation.teacher import compute_teacher_probs, distillation_fingerprint
 from flax_ner.evaluation.display import highlight, score_table
 from flax_ner.evaluation.metrics import Scores
@@ -28,7 +27,7 @@ from flax_ner.finetuning.task_data import (
 from flax_ner.inference.forward import make_decoder
 from flax_ner.inference.tagger import Tagger, load
 from flax_ner.model.tagging_model import Params, abstract_params
-from flax_ner.next_steps import SAMPLE, after_tagger, is_printable_line
+from flax_ner.next_steps import SAMPLE, after_tagger, is_printable_line, read_flags
 from flax_ner.text.batches import Epoch
 from flax_ner.text.examples import Example
 from flax_ner.training.hosts import run_on_all_hosts
@@ -173,21 +172,15 @@ class Tagging:
         """Return the commands that evaluate `best` and tag with it."""
         data, dev, scoring = self._data, self.config.data.dev, self.config.eval.scoring
         short = (e.text for e in data.dev if len(e.text) <= 60 and is_printable_line(e.text))
-        evaluate = [dev] if scoring == "strict" else [dev, "--scoring", scoring]
-        readable = not data.skipped and _is_detected(dev, self.config.data.format)
+        evaluate = [dev, *read_flags(self.config.data)]
+        evaluate += [] if scoring == "strict" else ["--scoring", scoring]
+        readable = not data.skipped and self.config.data.format != "synthetic"
         commands = after_tagger(
             workdir / "best", evaluate if readable else None, next(short, SAMPLE)
         )
         if self.config.data.format == "synthetic":
             commands.append("# To train on your own data, follow docs/your_data.md")
         return commands
-
-
-def _is_detected(path: str, data_format: str) -> bool:
-    """Return whether `evaluate`, which detects the format by content, reads a file as the run did."""
-    if data_format in ("auto", "synthetic"):
-        return data_format == "auto"
-    return detect_format(Path(path)) == data_format
 
 
 def _baseline(data: TaskData, steps: int) -> Baseline | None:

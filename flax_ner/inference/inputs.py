@@ -62,7 +62,7 @@ def read_inputs(
         raise UserError(
             f"FILE: no file {file!r}. Give a file with one text per line, or - for standard input."
         )
-    if encoding:
+    if encoding and not path.is_dir() and path.suffix != ".ann":
         yield from _read_encoded(
             file, input_format, text_field, keep_rows, report, ReadOptions(encoding).encoding
         )
@@ -81,7 +81,7 @@ def read_inputs(
     elif data_format == "jsonl":
         yield from _read_json_rows(file, text_field or "text", keep_rows)
     elif file != "-":
-        yield from _read_data(path, data_format, keep_rows)
+        yield from _read_data(path, data_format, keep_rows, encoding)
     else:
         with TemporaryDirectory() as folder:  # the readers of data formats need a file
             path = Path(folder, STDIN)
@@ -151,9 +151,11 @@ def _read_json_rows(file: str, text_field: str, keep_rows: bool) -> Iterator[Inp
         yield Input(text, line)
 
 
-def _read_data(path: Path, data_format: str, keep_rows: bool) -> Iterator[Input]:
+def _read_data(
+    path: Path, data_format: str, keep_rows: bool, encoding: str = ""
+) -> Iterator[Input]:
     """Yield the texts of a file with the reader of its data format."""
-    examples = read_examples(str(path), data_format, "FILE")
+    examples = read_examples(str(path), data_format, "FILE", options=ReadOptions(encoding))
     if not keep_rows or data_format not in JSON_FORMATS:
         yield from (Input(example.text) for example in examples)
         return

@@ -121,7 +121,7 @@ def collect_words(pending: PendingBatch, labels: LabelSet) -> list[Words]:
     return [Words(*text) for text in zip(*columns, strict=True)]
 
 
-def collect_log_probs(pending: PendingBatch, labels: LabelSet) -> list[tuple[float, int]]:
+def collect_log_probs(pending: PendingBatch) -> list[tuple[float, int]]:
     """Wait for the outputs of `forward.predict`.
 
     Returns:

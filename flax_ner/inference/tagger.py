@@ -310,7 +310,7 @@ class Tagger:
         self._check_has_tags()
         for pending in self._dispatch_batches(check_texts(texts, "texts"), self._predict):
             with self._explain_out_of_memory():
-                yield from collect_log_probs(pending, self.labels)
+                yield from collect_log_probs(pending)
 
     def _check_has_tags(self) -> None:
         if isinstance(self.labels, SpanLabels):

@@ -108,10 +108,7 @@ def guess_encoding(data: bytes) -> str | None:
     """
     if _decodes(data, "utf-8"):
         return None
-    text = data.decode("utf-8", "replace")
-    errors = text.count("\ufffd")
-    non_ascii = len(text) - len(text.encode("ascii", "ignore")) - errors
-    if errors <= non_ascii:
+    if _is_mostly_utf8(data):
         return None
     if b"\0" not in data:
         return "GB18030" if _is_chinese(data) else None
@@ -122,6 +119,12 @@ def guess_encoding(data: bytes) -> str | None:
         if _decodes(data, name)
     }
     return max(ascii_characters, key=lambda name: ascii_characters[name], default=None)
+
+
+def _is_mostly_utf8(data: bytes) -> bool:
+    text = data.decode("utf-8", "replace")
+    errors = text.count("\ufffd")
+    return errors <= len(text) - len(text.encode("ascii", "ignore")) - errors
 
 
 def _is_chinese(data: bytes) -> bool:
@@ -170,8 +173,13 @@ def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
         path, unpack: see `iconv_command`.
     """
     encoding = guess_encoding(data)
-    if encoding is None:
+    if _is_mostly_utf8(data):
         return "Save the file as UTF-8."
+    if encoding is None:
+        return (
+            "Save the file as UTF-8, or name its encoding with --encoding (data.encoding), e.g. big5, "
+            "shift_jis or cp1252."
+        )
     return f"It looks like {encoding}. Save it as UTF-8: {iconv_command(encoding, path, unpack)}"
 
 

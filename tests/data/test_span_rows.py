@@ -96,7 +96,7 @@ def test_error_names_file_and_line_or_is_skipped(tmp_path: Path, line: str, mess
 
 def test_duplicate_entity_is_kept_once(tmp_path: Path) -> None:
     path, warnings = (
-        write(tmp_path, '{"text": "ab", "label": [[0, 1, "x"], [0, 1, "x"]]}'),
+        write(tmp_path, '{"text": "a b", "label": [[0, 1, "x"], [0, 1, "x"]]}'),
         ConversionWarnings(),
     )
     (example,), _ = read_spans(DataFile(path, warnings=warnings))

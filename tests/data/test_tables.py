@@ -63,6 +63,15 @@ def test_rows_with_spans_are_read(tmp_path: Path) -> None:
     assert spans(str(tmp_path / "a.parquet")) == [("林月在苏州", [("PER", 0, 2)])]
 
 
+def test_the_rows_decide_the_form_together(tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["林", "月"], "ner": [], "text": "林月"},
+        {"tokens": ["林", "月"], "ner": [{"start": 0, "end": 2, "label": "PER"}], "text": "林月"},
+    ]
+    parquet.write_table(table(rows), tmp_path / "A.PARQUET")
+    assert spans(str(tmp_path / "A.PARQUET")) == [("林月", []), ("林月", [("PER", 0, 2)])]
+
+
 def test_errors_name_the_file_and_the_row(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     path.write_bytes(b"PAR1 and nothing else")
@@ -105,5 +114,12 @@ def test_a_split_of_the_hub_is_downloaded(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     with pytest.raises(UserError, match="no Parquet files of a split 'dev'"):
         spans("hub:owner/name:dev")
+    listed["v2"] = [
+        f"{c}/{s}/0000.parquet" for c in ("de", "zh") for s in ("train", "partial-train")
+    ]
+    with pytest.raises(UserError, match=r"configurations de, zh\. .* hub:owner/name@v2:de/train\."):
+        spans("hub:owner/name@v2:train")
+    assert spans("hub:owner/name@v2:zh/train") == EXPECTED
+    assert asked[2:] == [("zh/train/0000.parquet", "v2")]
     with pytest.raises(UserError, match="does not have the form hub:owner/name"):
         spans("hub:name:dev")
