@@ -179,7 +179,7 @@ def _read_sentences(
 
 
 def _check_tags_of_table(
-    path: Path, layout: Layout, tags: Mapping[str, int], spelling: TagSpelling
+    path: Path, layout: Layout, tags: Counter[str], spelling: TagSpelling
 ) -> None:
     """Raise `UserError` if a table with a header has something else in place of tags.
 

@@ -14,7 +14,12 @@ from flax_ner.data.field_names import Span
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records
 from flax_ner.data.offsets import entities_from_spans
-from flax_ner.data.span_rows import SpanRules, check_no_address, example_of_row
+from flax_ner.data.span_rows import (
+    SpanRules,
+    check_no_address,
+    example_of_row,
+    hypertext_error,
+)
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import Line
@@ -97,9 +102,7 @@ def _parse_task(
                 f"{source}: the offsets of a Paragraphs region refer to a paragraph. Use the tag Text instead."
             )
         if result_type == "hypertextlabels":
-            raise UserError(
-                f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
-            )
+            raise hypertext_error(source)
         if result_type == "labels":
             regions.append(result.get("value"))
         else:

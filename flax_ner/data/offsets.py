@@ -6,23 +6,43 @@ rule holds, and a warning names the risk where units differ.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax_ner.data.field_names import Span
 from flax_ner.data.files import ConversionWarnings, checked_entity
+from flax_ner.data.tagged import starts_with_cjk
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 
 # White space, and its JSON escapes written out: tools change them in the surface, not in the offsets.
 _SPACE = re.compile(r"\s|\\[nrt]")
 LAST_CYRILLIC = "\u052f"  # Latin, Greek and Cyrillic letters are below it
-CHARACTERS = (False, False)
-# What offsets may count, most usual first: UTF-16 code units, and CR LF as one character.
+
+
+class OffsetUnit(NamedTuple):
+    """What the offsets of a text count.
+
+    Attributes:
+        utf16: UTF-16 code units instead of characters.
+        joins_line_end: CR LF as one.
+    """
+
+    utf16: bool
+    joins_line_end: bool
+
+
+CHARACTERS = OffsetUnit(utf16=False, joins_line_end=False)
+UTF16 = OffsetUnit(utf16=True, joins_line_end=False)
+# The units that are tried, most usual first, and the warning for each.
 UNITS = {
     CHARACTERS: "",
-    (True, False): "texts with UTF-16 offsets, converted to characters",
-    (False, True): "texts whose offsets count CR LF as one character, converted",
-    (True, True): "texts whose UTF-16 offsets count CR LF as one character, converted",
+    UTF16: "texts with UTF-16 offsets, converted to characters",
+    OffsetUnit(
+        utf16=False, joins_line_end=True
+    ): "texts whose offsets count CR LF as one character, converted",
+    OffsetUnit(
+        utf16=True, joins_line_end=True
+    ): "texts whose UTF-16 offsets count CR LF as one character, converted",
 }
 
 
@@ -58,7 +78,7 @@ def entities_from_spans(
         unit = _unit_of_surfaces(text, surfaces, source, warnings, end)
         warnings.add(UNITS[unit], source, unit != CHARACTERS)
     elif offset_unit == "utf16":
-        unit = (True, False)
+        unit = UTF16
     if unit != CHARACTERS:
         spans = _convert(text, spans, unit)
     entities = []
@@ -69,7 +89,8 @@ def entities_from_spans(
             raise UserError(f"{error}{_advice(text, span, end)}") from None
     if not surfaces:
         cut = sum(_splits_word(text, e.start) or _splits_word(text, e.end) for e in entities)
-        warnings.add("entities that begin or end within a word", source, cut)
+        if cut and not any(map(starts_with_cjk, text)):
+            warnings.add("entities that begin or end within a word", source, cut)
     if not surfaces and not offset_unit and entities:
         before = text[: max(entity.end for entity in entities)]
         warnings.add(
@@ -110,7 +131,7 @@ def _add_one(end: Any) -> Any:
 
 def _unit_of_surfaces(
     text: str, spans: Sequence[Span], source: str, warnings: ConversionWarnings, end: str
-) -> tuple[bool, bool]:
+) -> OffsetUnit:
     """Return the unit in which every surface is found at its offsets."""
     for unit in UNITS:
         if unit == CHARACTERS or unit_differs(text, unit):
@@ -164,25 +185,23 @@ def _found(text: str, span: Span) -> str | None:
     return text[span.start : span.end] if 0 <= span.start < span.end <= len(text) else None
 
 
-def unit_differs(text: str, unit: tuple[bool, bool]) -> bool:
+def unit_differs(text: str, unit: OffsetUnit) -> bool:
     """Return whether offsets in this unit differ from characters in this text."""
-    utf16, joined = unit
-    astral = any(character > "\uffff" for character in text) if utf16 else True
-    return astral and ("\r\n" in text if joined else True)
+    astral = any(character > "\uffff" for character in text)
+    return (astral or not unit.utf16) and ("\r\n" in text or not unit.joins_line_end)
 
 
-def character_offsets(text: str, unit: tuple[bool, bool]) -> dict[int, int]:
+def character_offsets(text: str, unit: OffsetUnit) -> dict[int, int]:
     """Return the character at each offset in a unit of `UNITS`; offsets within a unit are left out."""
-    utf16, joined = unit
     character_offset, units = {0: 0}, 0  # by offset in the file's unit
     for i, character in enumerate(text, 1):
-        if not (joined and character == "\n" and text[i - 2 : i - 1] == "\r"):
-            units += 1 + (utf16 and character > "\uffff")
+        if not (unit.joins_line_end and character == "\n" and text[i - 2 : i - 1] == "\r"):
+            units += 1 + (unit.utf16 and character > "\uffff")
         character_offset[units] = i
     return character_offset
 
 
-def _convert(text: str, spans: Sequence[Span], unit: tuple[bool, bool]) -> list[Span]:
+def _convert(text: str, spans: Sequence[Span], unit: OffsetUnit) -> list[Span]:
     """Convert offsets to characters. An offset within a unit becomes None."""
     if unit == CHARACTERS:
         return list(spans)

@@ -308,9 +308,7 @@ def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | No
     spans = []
     for item in value if isinstance(value, list) else [None]:
         if isinstance(item, dict) and "hypertextlabels" in item:
-            raise UserError(
-                f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
-            )
+            raise hypertext_error(source)
         parsed = parse_span(item, in_span_field=True)
         if parsed is None:
             raise UserError(
@@ -319,6 +317,13 @@ def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | No
             )
         spans += parsed
     return name, spans
+
+
+def hypertext_error(source: str) -> UserError:
+    """Return the error for a region of Label Studio's HyperText."""
+    return UserError(
+        f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
+    )
 
 
 def _text_field(row: dict[str, Any], spans: list[Span] | None, source: str) -> str:

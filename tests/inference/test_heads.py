@@ -66,6 +66,8 @@ def test_the_most_probable_sequence_is_predicted(head: str, words: bool) -> None
     for text, entities in zip(TEXTS, predicted, strict=True):
         p = sequences(tagger, text)
         best = max(p, key=lambda tags: p[tags])
+        ((log_prob, words_read),) = tagger.sequence_log_probs([text])
+        assert (log_prob, words_read) == (pytest.approx(np.log(p[best]), abs=1e-4), len(best))
         tokens = tagger.tokenizer.tokenize([text])
         start, end = tokens.start[tokens.first], tokens.end[tokens.first]
         (expected,) = LABELS.decode(np.array([[0, *best, 0]]), np.ones((1, len(best) + 2)))
@@ -102,6 +104,11 @@ def test_conventions_agree_if_only_allowed_transitions_are_predicted(head: str) 
     short = tagger_of(made, words=False, max_length=42)
     lines = short("\n".join(texts))
     assert [e.text for e in lines] == [e.text for row in tagger(texts) for e in row]
+    # In windows, each line keeps the probability that it has alone.
+    ((log_prob, words_read),) = short.sequence_log_probs(["\n".join(texts)])
+    alone = list(tagger.sequence_log_probs(texts))
+    assert words_read == sum(count for _, count in alone)
+    assert log_prob == pytest.approx(sum(p for p, _ in alone), rel=1e-4)
 
 
 def test_a_model_directory_keeps_the_head_and_only_softmax_heads_are_exported(
