@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict
 from flax_ner import load
 from flax_ner.data.formats import read_examples, write_examples
 from flax_ner.data.synthetic import synthetic
+from flax_ner.inference.selection import select_texts
 from flax_ner.inference.tagger import Tagger
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import abstract_params
@@ -34,7 +35,7 @@ nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("evaluate", "finetune", "convert")
+NAMES = ("evaluate", "finetune", "convert", "annotate")
 CONFIG = BertConfig(
     vocab_size=1, num_labels=1, hidden_size=64, num_hidden_layers=1, num_attention_heads=1,
     intermediate_size=128, max_position_embeddings=64, hidden_act="gelu_new",
@@ -287,3 +288,42 @@ def test_convert_round_trips_pretrained_weights(folder: Path, pretrained: Path) 
     assert_bit_identical(folder / "encoder" / "model", pretrained)
     back = unpack(folder / "encoders" / "mmocr.zip") / "mmocr.pth"
     assert back.read_bytes() == pretrained.read_bytes()
+
+
+@pytest.mark.slow
+def test_picked_texts_are_corrected_and_trained_on(folder: Path, pretrained: Path) -> None:
+    train, dev, pool = (folder / name for name in ("train.json", "dev.json", "pool.txt"))
+    write_examples(train, synthetic("train", 200), "cluener")
+    write_examples(dev, synthetic("dev", 60), "cluener")
+    gold = {example.text: example for example in synthetic("train", 400)[200:]}
+    pool.write_text("".join(f"{text}\n" for text in gold), "utf-8")
+    execute(
+        "finetune", "scores.f1", TRAIN=str(train), DEV=str(dev), WEIGHTS=str(pretrained), EPOCHS=2,
+        MORE=MORE, WORKDIR=str(folder / "run"), SAVE_TO=str(folder / "saved"),
+    )  # fmt: skip
+    model = folder / "run" / "best"
+    # What annotators would export: the picked texts with three corrections.
+    tagger = load(model)
+    picked = [list(gold)[i] for i in select_texts(tagger, list(gold), 20)]
+    predicted = dict(zip(picked, tagger(picked), strict=True))
+    wrong = [
+        text for text in picked
+        if {e[:3] for e in predicted[text]} != {e[:3] for e in gold[text].entities or ()}
+    ][:3]  # fmt: skip
+    corrected = [gold[t] if t in wrong else Example(t, tuple(predicted[t])) for t in picked]
+    write_examples(folder / "corrected.jsonl", corrected, "doccano")
+    outputs, counts = execute(
+        "annotate", "[before.f1, scores.f1, len(picked), len(changed)]",
+        MODEL=str(model), TRAIN=str(train), DEV=str(dev), POOL=str(pool), PICK=20,
+        CORRECTED=str(folder / "corrected.jsonl"), EPOCHS=1, MORE=MORE,
+        WORKDIR=str(folder / "more"), SAVE_TO=str(folder / "saved"),
+    )  # fmt: skip
+    assert counts[2:] == [20, 3] and "3 of 20 texts were corrected." in outputs
+    pre_annotated = read_examples(str(folder / "saved" / "pre_annotated.json"), "doccano")
+    assert {e.text: [x[:3] for x in e.entities or ()] for e in pre_annotated} == {
+        text: [x[:3] for x in entities] for text, entities in predicted.items()
+    }
+    assert len(read_examples(str(folder / "more" / "train.json"), "cluener")) == 220
+    dev_examples = read_examples(str(dev), "auto")
+    after = load(folder / "more" / "run" / "best").score(dev_examples)
+    assert counts[:2] == [tagger.score(dev_examples).f1, after.f1]
