@@ -120,7 +120,8 @@ def default_config() -> ConfigDict:
     # Data format: auto (detect it from the content), one of docs/your_data.md, or synthetic with
     # data.train="train 4000" and data.dev="dev 500".
     config.data.format = "auto"
-    config.data.encoding = ""  # Encoding of the files, e.g. gb18030. Empty: UTF-8.
+    # Encoding of data.train, data.dev and distill.texts, e.g. gb18030. Empty: UTF-8.
+    config.data.encoding = ""
     # Columns of the tokens and of the tags, each a number from 1 or a name in the header. Empty: detected.
     config.data.columns = ()
     # Scheme of the tags in the files: BIO, BIOS, BIOES, BMES, BMEWO, BILOU or IOB1. Empty: detected.

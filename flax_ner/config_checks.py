@@ -289,6 +289,11 @@ def _check_task(config: ConfigDict) -> None:
         "distill.teacher": "",
         "data.batching": "pack",
         "data.format": "auto",
+        "data.encoding": "",
+        "data.columns": (),
+        "data.tag_scheme": "",
+        "data.end": "",
+        "data.offset_unit": "",
         "data.categories": (),
     }
     for name, default in tagging_only.items():

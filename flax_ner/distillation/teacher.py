@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from flax_ner.data.files import ReadOptions
 from flax_ner.data.formats import read_texts
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger
@@ -121,7 +122,9 @@ def prepare_distillation(
     tags = _match_tags(teacher.labels, labels, options.teacher)
     texts, first_tokens = [example.text for example in train], _first_tokens(tokens)
     if options.texts:
-        unlabelled = _read_unlabelled(options.texts, dev, skipped, notes)
+        unlabelled = _read_unlabelled(
+            options.texts, dev, skipped, notes, ReadOptions(config.data.encoding)
+        )
         more_tokens = tokenizer.tokenize([example.text for example in unlabelled])
         more = encode_examples(
             unlabelled, tokenizer, labels, config.data.max_length, tokens=more_tokens
@@ -240,10 +243,14 @@ def apply_temperature(table: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _read_unlabelled(
-    source: str, dev: Sequence[Example], skipped: list[str] | None, notes: list[str]
+    source: str,
+    dev: Sequence[Example],
+    skipped: list[str] | None,
+    notes: list[str],
+    how: ReadOptions,
 ) -> list[Example]:
     """Return the examples of `config.distill.texts` without their entities."""
-    read = read_texts(source, "distill.texts", skipped, notes)
+    read = read_texts(source, "distill.texts", skipped, notes, how)
     labelled = sum(bool(example.entities) for example in read)
     if labelled:
         notes.append(f"distill.texts: {labelled} texts have entities, which are ignored.")

@@ -176,10 +176,8 @@ def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
     if _is_mostly_utf8(data):
         return "Save the file as UTF-8."
     if encoding is None:
-        return (
-            "Save the file as UTF-8, or name its encoding with --encoding (data.encoding), e.g. big5, "
-            "shift_jis or cp1252."
-        )
+        command = iconv_command("BIG5", path, unpack)
+        return f"It may be Big5, Shift_JIS or CP1252. Save it as UTF-8, e.g. {command}"
     return f"It looks like {encoding}. Save it as UTF-8: {iconv_command(encoding, path, unpack)}"
 
 

@@ -238,7 +238,7 @@ REFUSED = {
         "1\tDogs\tNOUN\tSpaceAfter=No\n2\tbark\tVERB\t_\n", "its format is unknown"),
     "entities of tokens without offsets": (
         '{"text": "Otto slept", "tokens": [{"text": "Otto", "ner": "PER"}]}', "'tokens' looks like"),
-    "cp1252": ("Müller B-PER\nschläft O\n".encode("cp1252"), "cp1252"),
+    "cp1252": ("Müller B-PER\nschläft O\n".encode("cp1252"), "CP1252"),
     "CR line ends": (columns().replace("\n", "\r"), "line ends are CR alone"),
     "a PDF": (b"%PDF-1.7 and more", "is a PDF file"),
     "an empty category": ('{"text": "林", "label": {"": {"林": [[0, 0]]}}}', "Give a non-empty string"),
