@@ -21,6 +21,7 @@ DEFAULT_MIN_STEPS = {True: 800, False: 2000}
 MIN_EPOCHS = {True: 5, False: 20}
 # 5e-5 is the usual rate for pre-trained BERT-base (hidden size 768). Smaller encoders need a higher rate.
 BASE_LEARNING_RATE, BASE_WIDTH, MAX_LEARNING_RATE = {True: 5e-5, False: 8e-5}, 768, 1e-3
+WIDTH_EXPONENT = {True: 1.5, False: 2.0}
 ADADELTA_LEARNING_RATE = 0.5  # MMOCR's
 
 
@@ -70,9 +71,8 @@ def default_learning_rate(optimizer: str, width: int, pretrained: bool) -> float
     """Return the default peak learning rate for an encoder of this hidden size, rounded to two digits."""
     if optimizer == "adadelta":
         return ADADELTA_LEARNING_RATE
-    return float(
-        f"{min(BASE_LEARNING_RATE[pretrained] * (BASE_WIDTH / width) ** 2, MAX_LEARNING_RATE):.2g}"
-    )
+    scale = (BASE_WIDTH / width) ** WIDTH_EXPONENT[pretrained]
+    return float(f"{min(BASE_LEARNING_RATE[pretrained] * scale, MAX_LEARNING_RATE):.2g}")
 
 
 def _devices(config: ConfigDict) -> int:
