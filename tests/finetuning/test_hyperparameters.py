@@ -48,7 +48,7 @@ def test_small_data_gets_small_batches_and_many_epochs(
     assert (made.data.batch_size, made.train.epochs) == (rows, epochs)
     assert notes == [
         f"Chosen by the size of the data and the encoder: data.batch_size={rows}, train.epochs={epochs}, "
-        "optimizer.learning_rate=0.0002."
+        "optimizer.learning_rate=0.00014."
     ]
 
 
