@@ -6,8 +6,7 @@ decides whether `end` is inclusive and what offsets count. Elsewhere the rule of
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,23 +143,23 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]
         UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
             The message names file and line.
     """
-    return examples_from_span_rows(file, lambda: json_records(file, "row"), name)
+    return examples_from_span_rows(file, list(json_records(file, "row")), name)
 
 
 def examples_from_span_rows(
-    file: DataFile, records: Callable[[], Iterable[tuple[str, Any]]], name: str
+    file: DataFile, records: Sequence[tuple[str, Any]], name: str
 ) -> tuple[list[Example], str]:
     """Return the examples of rows with texts and spans, and a description of the file.
 
     Args:
         file: the file that they came from.
-        records: returns pairs of source and record of `json_records`, from the first on.
+        records: pairs of source and record, as `json_records` yields them.
         name: a key of `SPAN_FORMATS`.
 
     Raises:
         UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
     """
-    rules = _detect_rules(records(), file.options.end, SPAN_FORMATS[name].end)
+    rules = _detect_rules(records, file.options.end, SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
@@ -169,7 +168,7 @@ def examples_from_span_rows(
             return None
         return example_of_row(row, source, file, rules)
 
-    examples = file.collect(records(), make_example, f"on each line {FORM}", "rows")
+    examples = file.collect(records, make_example, f"on each line {FORM}", "rows")
     if name == "uie":
         examples = _merge_categories(examples)
     return examples, f"{SPAN_FORMATS[name].title}, `end` {rules.end}"
@@ -375,7 +374,7 @@ def _characters_of_tokens(
 
 
 def _detect_rules(
-    records: Iterable[tuple[str, Any]], chosen_end: str, default_end: str
+    records: Sequence[tuple[str, Any]], chosen_end: str, default_end: str
 ) -> SpanRules:
     """Return how the spans of a file count, as most of its first rows say.
 
@@ -388,7 +387,7 @@ def _detect_rules(
         default_end: the rule of the format.
     """
     inclusive = exclusive = in_tokens = in_characters = 0
-    for source, record in islice(records, SAMPLE_ROWS):
+    for source, record in records[:SAMPLE_ROWS]:
         try:
             row = json_object(record, source, FORM, pairs=True)
             text, spans, _ = parse_row(row, source, ConversionWarnings())

@@ -60,9 +60,7 @@ def read_table(file: DataFile) -> tuple[list[Example], str]:
         examples, description = examples_from_token_rows(file, records, names)
     else:
         parsed = [(source, ParsedValue(row)) for source, row in records]
-        examples, description = examples_from_span_rows(
-            file, lambda: parsed, span_format or "spans"
-        )
+        examples, description = examples_from_span_rows(file, parsed, span_format or "spans")
     return examples, f"{title}, {description}"
 
 
