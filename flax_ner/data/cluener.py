@@ -89,6 +89,7 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
     try:
         for category, surfaces in label.items():
             for surface, places in surfaces.items():
+                warnings.add("surfaces without a span, left out", source, places == [])
                 for start, end in places:
                     spans.append(Span(category, start, end, surface))
     except (AttributeError, TypeError, ValueError):

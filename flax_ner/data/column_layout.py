@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from flax_ner.data.files import DataFile
@@ -42,12 +43,14 @@ class Layout(NamedTuple):
         tag: index of the column of the tags.
         width: number of columns.
         names: names of the columns; () without a header.
+        text: index of a column that names the text of each token, None if there is none.
     """
 
     token: int
     tag: int
     width: int
     names: tuple[str, ...] = ()
+    text: int | None = None
 
     def describe(self) -> str:
         """Return the columns for a message, "" for the usual ones."""
@@ -56,12 +59,15 @@ class Layout(NamedTuple):
         token, tag = (
             repr(self.names[i]) if self.names else str(i + 1) for i in (self.token, self.tag)
         )
-        return f", tokens in column {token}, tags in column {tag}"
+        texts = "" if self.text is None else f", texts by column {self.text + 1}"
+        return f", tokens in column {token}, tags in column {tag}{texts}"
 
 
 def split_columns(line: str) -> list[str]:
     """Split a line into columns. In a line of spaces and a tag, the token is a space."""
     line = line.rstrip("\r\n")
+    if "\xa0" in line and not {" ", "\t"} & set(line):
+        line = line.replace("\xa0", " ")
     if "\t" in line:
         return line.rstrip(" ").split("\t")
     if "  " not in line:
@@ -103,6 +109,8 @@ def find_header(line: str, columns: Sequence[str] = ()) -> tuple[str, list[str]]
         columns: columns that the user named. With a name among them, the line is a header if it has the name.
     """
     line = line.removeprefix("\ufeff").strip("\r\n")
+    if line.startswith("#") and not columns:
+        return None
     named = {column for column in columns if column and not column.isdecimal()}
     for separator in ("\t", ",", ";", "|"):
         names = [name.strip().strip('"').strip() for name in line.split(separator)]
@@ -130,21 +138,38 @@ def find_layout(file: DataFile, sentences: Sequence[list[Row]], names: tuple[str
     )
     lower = [name.lower() for name in names]
     if tag is None and names:
-        tag = next((lower.index(name) for name in TAG_NAMES if name in lower), None)
+        usual_tags = [lower.index(name) for name in TAG_NAMES if name in lower]
+        with_prefix = [i for i in usual_tags if _has_tags(Counter(row[i] for row in rows))]
+        tag = next(iter([*with_prefix, *usual_tags]), None)
     if token is None and names:
         usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
         token = next((i for i in usual if i != tag), None)
+    text = 0 if width > 2 and _names_texts(rows) and 0 not in (token, tag) and not names else None
+    if token is None and text == 0:
+        token = 1
     if token is None and not counted and width > 2 and _has_ids(rows):
         raise UserError(
-            f"{file.path}: column 1 has numbers or names of documents. Name the columns of the tokens and "
-            f"tags, e.g. --token-column 2 --tag-column {width} (in training "
-            f"--config.data.columns=\"('2', '{width}')\")."
+            f"{file.path}: column 1 has numbers. Name the columns of the tokens and tags, e.g. --token-column "
+            f"2 --tag-column {width} (in training --config.data.columns=\"('2', '{width}')\")."
         )
     if token is None:
         token = int(counted)
     if tag is None:
         tag = _find_tag_column(file, rows, width, token, counted)
-    return Layout(token, tag, width, names)
+    _check_prefix_column(file, rows, tag, names)
+    return Layout(token, tag, width, names, text)
+
+
+def _check_prefix_column(file: DataFile, rows: list[Row], tag: int, names: tuple[str, ...]) -> None:
+    """Raise `UserError` if the prefixes of the tags have a column of their own."""
+    for i in range(len(rows[0]) if rows else 0):
+        cells = {row[i] for row in rows}
+        if i != tag and {"B", "O"} <= cells <= {*"BIOESMULW", ""}:
+            name = repr(names[i]) if names else str(i + 1)
+            raise UserError(
+                f"{file.path}: column {name} has the prefixes B, I and O, and another the categories. Join "
+                "both into tags such as B-NAME."
+            )
 
 
 def _find_tag_column(file: DataFile, rows: list[Row], width: int, token: int, counted: bool) -> int:
@@ -195,11 +220,15 @@ def _is_token_index(sentence: list[Row], width: int) -> bool:
 
 
 def _has_ids(rows: list[Row]) -> bool:
-    """Return whether the first column has a number on every line, or always the same name."""
-    cells = {row[0] for row in rows}
-    return all(_ID.fullmatch(cell) for cell in cells) or (
-        len(cells) == 1 and len(rows) > 1 and len({row[1] for row in rows}) > 1
-    )
+    """Return whether the first column has a number on every line."""
+    return all(_ID.fullmatch(row[0]) for row in rows)
+
+
+def _names_texts(rows: list[Row]) -> bool:
+    """Return whether the first column names the text of each token: the lines of a name follow each other."""
+    runs = sum(before[0] != row[0] for before, row in pairwise(rows)) + 1
+    names = {row[0] for row in rows}
+    return runs == len(names) and len(rows) >= 2 * runs and len({row[1] for row in rows}) > 1
 
 
 def _has_tags(cells: Counter[str]) -> bool:

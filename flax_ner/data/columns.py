@@ -34,6 +34,7 @@ from flax_ner.data.tagged import (
     TAG,
     TAG_FORM,
     TagSpelling,
+    count_pieces,
     detect_scheme,
     detect_spelling,
     example_from_tags,
@@ -56,8 +57,10 @@ FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
 SEPARATOR = "\x02"  # between the tokens of a sentence in one cell, as PaddleNLP has them
 TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
 LONG_SENTENCE = 1000  # tokens
-SENTENCE_NAMES = (
-    "sentence #", "sentence", "sentence_id", "sentence_idx", "sentence id", "sent_id", "sentid", "sent",
+# Columns that name the sentence or text of a token, in lower case and without punctuation.
+SENTENCE_NAMES = frozenset(
+    ["sentence", "sentenceid", "sentenceidx", "sentencenumber", "sentenceno", "sentid", "sent", "sid", "textid",
+     "docid", "documentid", "doc", "句子", "句子id"]
 )  # fmt: skip
 _LINE_BREAKS = re.compile("[\r\n]")
 # A character, or a longer token such as a URL, and its index within a word.
@@ -122,6 +125,19 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
         file.warnings.add(
             "tags of syntactic chunks such as NP and VP, read as entities", str(file.path)
         )
+    if (
+        spelling.name == "x"
+        and not layout.names
+        and sentences
+        and sentences[0].sources[0].endswith(":1")
+    ):
+        first_row = sentences[0].rows[0]
+        file.warnings.add(
+            "first line read as a token; if it is a header, name its columns with --token-column and "
+            "--tag-column (data.columns)",
+            sentences[0].sources[0],
+            len(first_row) == layout.width and tags[first_row[layout.tag]] == 1,
+        )
     if len(sentences) == 1 and len(sentences[0].rows) > LONG_SENTENCE:
         file.warnings.add(
             "lines without a blank line or a sentence column, read as one sentence",
@@ -135,6 +151,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             for i, row in enumerate(sentence.rows)
         ]
         words = [row[layout.token] for row in sentence.rows]
+        file.warnings.add("tokens like pieces of words, kept as words", source, count_pieces(words))
         file.warnings.add(
             f"extra columns, left out ({left_out} per token)", source, (left_out > 0) * len(words)
         )
@@ -165,13 +182,24 @@ def _read_sentences(
 ) -> tuple[list[tuple[str, "_Sentence | UserError"]], str, Layout]:
     """Return the sentences (or errors) with their sources, the separator of a header or "", and the layout."""
     lines = iterate_lines(file.path, file.options.encoding)
-    first = next((line for line in lines if line.strip()), "")
+    first = next((line for line in lines if line.strip() and line[:4] not in ("sep=", b"sep=")), "")
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
     records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, _Sentence)]
     layout = find_layout(file, [s.rows for s in sentences], tuple(header[1]) if header else ())
     for sentence in sentences:
         _drop_comment_rows(sentence, layout, file.warnings)
+    if layout.text is not None:
+        column = layout.text
+        records = [
+            part
+            for source, record in records
+            for part in (
+                [(s.sources[0], s) for s in _split_texts(record, column)]
+                if isinstance(record, _Sentence)
+                else [(source, record)]
+            )
+        ]
     if not header and not any(SEPARATOR in s.rows[0][-1] for s in sentences[:1]):
         return records, "", layout
     split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
@@ -212,7 +240,7 @@ def _check_row(
     row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
 ) -> str:
     """Return the normalized tag of the row `index` of a sentence after checking its columns."""
-    if len(row) == layout.width and row[layout.token]:
+    if len(row) == layout.width and row[layout.token] and "\n" not in row[layout.token]:
         tag = normal.get(row[layout.tag])
         if tag is not None:
             return tag
@@ -224,6 +252,11 @@ def _check_row(
             f"{source}: {len(row)} columns, but the file has {layout.width}. Separate columns by tabs if "
             "tokens contain spaces."
         )
+    if "\n" in row[layout.token]:
+        raise UserError(
+            f'{source}: a token with a line break. A quotation mark in CSV is written """"; one alone joins '
+            "lines."
+        )
     if not row[layout.token]:
         raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
     hint = ""
@@ -232,7 +265,10 @@ def _check_row(
             f" If this line is a header, name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
             "(data.columns)."
         )
-    raise UserError(f"{source}: {row[layout.tag][:40]!r} is not a tag. Expected {TAG_FORM}{hint}")
+    column = f" in column {layout.names[layout.tag]!r}" if layout.names else ""
+    raise UserError(
+        f"{source}: {row[layout.tag][:40]!r}{column} is not a tag. Expected {TAG_FORM}{hint}"
+    )
 
 
 def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
@@ -289,7 +325,8 @@ def _parse_block(
                 continue
         row = known.get(line)
         if row is None:
-            row = known[line] = tuple(map(sys.intern, split_columns(line)))
+            *front, last = split_columns(line)
+            row = known[line] = tuple(map(sys.intern, (*front, last.strip() or last)))
         if not sentence.rows:
             sentence.sources.numbers = range(number, block[-1][0] + 1)
         sentence.rows.append(row)
@@ -319,14 +356,10 @@ def _csv_sentences(
     separator, names = header
     lower = [name.lower() for name in names]
     has_word = any(name in lower for name in TOKEN_NAMES if name != "sentence")
-    number_column = next(
-        (
-            i
-            for i, name in enumerate(lower)
-            if name in SENTENCE_NAMES and (name != "sentence" or has_word)
-        ),
-        None,
-    )
+    text_columns = [
+        i for i, name in enumerate(lower)
+        if re.sub(r"[\W_]+", "", name) in SENTENCE_NAMES and (name != "sentence" or has_word)
+    ]  # fmt: skip
     text = "\n".join(
         decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
     )
@@ -336,17 +369,19 @@ def _csv_sentences(
         io.StringIO(text, newline="\n"), delimiter=separator, quoting=quoting, strict=True
     )
     numbers = list[int]()
-    sentence, current = _Sentence([], _Sources(file.path, numbers)), ""
+    sentence = _Sentence([], _Sources(file.path, numbers))
+    current = [""] * len(text_columns)
     try:
-        next(row for row in reader if any(cell.strip() for cell in row))  # the header
+        # Excel puts a line such as "sep=;" before the header.
+        next(row for row in reader if "".join(row).strip() and not row[0].startswith("sep="))
         for row in reader:
-            number = (
-                row[number_column].strip()
-                if number_column is not None and len(row) > number_column
-                else ""
-            )
-            starts = bool(number) and number != current
-            current = number or current
+            row = [_clean_cell(cell) for cell in row]
+            if row == list(names):
+                file.warnings.add("repeated headers, left out", f"{file.path}:{reader.line_num}")
+                continue
+            named = [row[i] if len(row) > i else "" for i in text_columns]
+            starts = any(new and new != old for new, old in zip(named, current, strict=True))
+            current = [new or old for new, old in zip(named, current, strict=True)]
             if sentence.rows and (starts or not any(cell.strip() for cell in row)):
                 yield sentence.sources[0], sentence
                 numbers = []
@@ -358,6 +393,21 @@ def _csv_sentences(
         raise UserError(f"{file.path}:{reader.line_num}: not CSV ({error}).") from None
     if sentence.rows:
         yield sentence.sources[0], sentence
+
+
+def _clean_cell(cell: str) -> str:
+    """Strip a cell, unless it is a space. A quotation mark that pandas wrote for TSV is undone."""
+    return '"' if cell == '""""' else cell.strip() or cell
+
+
+def _split_texts(sentence: _Sentence, column: int) -> Iterator[_Sentence]:
+    """Divide a sentence where a column names another text."""
+    first = 0
+    rows, numbers = sentence.rows, sentence.sources.numbers
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or (len(rows[i]) > column and rows[i][column] != rows[first][column]):
+            yield _Sentence(rows[first:i], _Sources(sentence.sources.path, numbers[first:i]))
+            first = i
 
 
 def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:

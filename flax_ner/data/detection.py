@@ -12,10 +12,10 @@ from flax_ner.data.columns import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
-from flax_ner.data.span_rows import format_of_span_row
+from flax_ner.data.span_rows import fields_with_spans, format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.tagged import TAG_FORM, is_prefixed_tag
-from flax_ner.data.token_rows import find_token_fields
+from flax_ner.data.token_rows import find_token_fields, split_tag_strings
 from flax_ner.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -45,7 +45,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
         row if isinstance(row, str) else row.decode("utf-8", "replace")
         for row in file.lines()[:SAMPLE_ROWS]
     ]
-    sample = [row for row in rows if row.strip()][:SAMPLE_LINES]
+    sample = [row for row in rows if row.strip() and not row.startswith("sep=")][:SAMPLE_LINES]
     if not sample:
         return None
     if len(rows) == 1 and "\r" in rows[0].strip():
@@ -76,7 +76,11 @@ def detect_folder_format(path: Path) -> str | None:
         return None
     if is_table(path):
         return "table"
-    return "brat" if any(path.glob("*.txt")) or any(path.glob("*.ann")) else None
+    if any(path.glob("*.ann")):
+        return "brat"
+    texts = sorted(path.glob("*.txt"))
+    # Files of columns are not documents, even if their names end in .txt.
+    return "brat" if texts and detect_format(texts[0]) is None else None
 
 
 def unknown_format_hint(path: Path, encoding: str = "") -> str:
@@ -87,11 +91,17 @@ def unknown_format_hint(path: Path, encoding: str = "") -> str:
     rows = [line.strip() for line in lines if isinstance(line, str) and line.strip()]
     if any(is_prefixed_tag(cell) for row in rows for cell in row.split(",")[1:]):
         return " CSV needs a first line that names its columns, such as token,tag."
-    if any(is_prefixed_tag(cell) for row in rows for cell in row.split()):
+    cells = [row.split("\t") if "\t" in row else row.split() for row in rows]
+    width = max(map(len, cells), default=0)
+    tagged = [i for i in range(width) if sum(is_prefixed_tag(c[i]) for c in cells if len(c) > i)]
+    if tagged and width > 1:
+        token, tag = (2, 1) if tagged[0] == 0 else (1, tagged[0] + 1)
         return (
-            " If it has columns, name those of the tokens and tags, e.g. --token-column 1 --tag-column 2 "
-            f"(data.columns). A tag is {TAG_FORM}"
+            f" If it has columns, name those of the tokens and tags, e.g. --token-column {token} --tag-column "
+            f"{tag} (data.columns). A tag is {TAG_FORM}"
         )
+    if {"B", "O"} <= {c[-1] for c in cells} <= {*"BIOESMULW"}:
+        return " Its tags have no category. Write B-NAME and I-NAME in place of B and I."
     return ""
 
 
@@ -134,8 +144,9 @@ def _json_format(file: DataFile) -> str | None:
             if isinstance(value, list) and is_pair(value):
                 formats["spacy"] += 1
             row = value if isinstance(value, dict) else {}
+            row = split_tag_strings(row)
             name = format_of_row(row)
-            if name == "doccano" and not any(isinstance(v, list) and v for v in row.values()):
+            if name == "doccano" and not fields_with_spans(row):
                 only_empty = True  # the form of a text without entities is that of several formats
             else:
                 formats.update([name] if name else [])

@@ -10,20 +10,23 @@ TEXT_FIELDS = (
     "text", "content", "sentence", "originalText", "sentText", "raw_text", "rawText", "data", "context",
     "document",
 )  # fmt: skip
-TOKEN_FIELDS = ("tokens", "words", "chars", "tokenized_text", "sentence", "text", "token", "word")
+TOKEN_FIELDS = (
+    "tokens", "words", "chars", "tokenized_text", "sentence", "text", "token", "word", "seg",
+)  # fmt: skip
 TAG_FIELDS = (
     "ner_tags", "ne_tags", "tags", "labels", "ner", "label", "ner_labels", "entity_tags", "tag", "ner_tag",
     "bio", "bio_tags",
 )  # fmt: skip
 SPAN_FIELDS = (
     "label", "labels", "entities", "spans", "annotations", "ner", "entity", "entity_list", "mentions",
-    "entity_mentions", "entityMentions", "result_list", "entity_label", "span_position",
+    "entity_mentions", "entityMentions", "result_list", "entity_label", "span_position", "ents",
+    "named_entities", "denotations",
 )  # fmt: skip
 ANNOTATION_FIELDS = frozenset(SPAN_FIELDS + TAG_FIELDS)
 
 _PLACE = "(_?(idx|index|offset|offsets|pos|position|char|char_index))?"
-_START = re.compile(f"(char_)?(start|begin){_PLACE}|offset_start", re.IGNORECASE)
-_END = re.compile(f"(char_)?(end|stop){_PLACE}|offset_end", re.IGNORECASE)
+_START = re.compile(f"(char_)?(start|begin){_PLACE}s?|offset_start", re.IGNORECASE)
+_END = re.compile(f"(char_)?(end|stop){_PLACE}s?|offset_end", re.IGNORECASE)
 _CAMEL_HUMP = re.compile("(?<=[a-z])(?=[A-Z])")
 _BOTH = (
     "span",
@@ -33,16 +36,20 @@ _BOTH = (
     "char_offsets",
 )  # [start, end] or [[start, end]]
 _TYPE = (
-    "labels", "entity_type", "label_type", "entity_label", "entity_group", "label", "type", "types", "tag",
-    "category", "class", "entity", "hypertextlabels",
+    "labels", "entity_type", "label_type", "entity_label", "entity_group", "label", "label_name", "tag_name",
+    "type", "types", "tag", "category", "class", "kind", "ner", "cat", "entity", "hypertextlabels",
 )  # fmt: skip
-_SURFACE = ("text", "entity", "word", "surface", "mention", "entity_text", "span_text")
-
-
-_UNCERTAIN_SURFACE = ("name", "value")
+# Names of the text of a span. A string under another name is believed only where the text has it.
+_SURFACE = ("text", "word", "surface", "mention", "entity_text", "span_text")
+# Fields with what a model predicted.
+_PREDICTIONS = re.compile("pred|suggest", re.IGNORECASE)
+_TAG_LIKE_NAME = re.compile(
+    "(?<![a-z])(ner|bio|iob|tags?|labels?|entity|entities)(?![a-z])", re.IGNORECASE
+)
+_OTHER_TAGS = re.compile("pos|chunk|dep|lemma|xpos|upos|srl", re.IGNORECASE)
 _TOKEN_KEYS = {"text", "start", "end", "id", "ws", "disabled", "style", "tokenizer_id"}
 _ANNOTATION_NAME = re.compile(
-    r"entit|annot|label|mention|spo_|event|relation|denotation", re.IGNORECASE
+    r"entit|annot|label|mention|spo_|event|relation|denotation|span", re.IGNORECASE
 )
 
 
@@ -54,15 +61,14 @@ class Span(NamedTuple):
         start: first position.
         end: last position, or the one after it.
         surface: the text of the span, or None if the file does not repeat it.
+        others: other strings, one of which may be the surface or the category.
     """
 
     type: Any
     start: Any
     end: Any
     surface: str | None = None
-    certain: bool = (
-        True  # whether the surface is copied from the text, not a name such as "value" may hold
-    )
+    others: tuple[str, ...] = ()
 
 
 def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
@@ -78,6 +84,9 @@ def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
         return None
     if isinstance(value[0], str) and _is_number(value[1]) and _is_number(value[2]):
         category, start, end, *rest = value
+    elif len(value) == 4 and isinstance(value[1], str) and all(map(_is_number, value[2:])):
+        surface, category, start, end = value
+        return [Span(category, start, end, None, (surface,))] if isinstance(surface, str) else None
     elif in_span_field or (_is_number(value[0]) or _is_number(value[1])):
         start, end, category, *rest = value
     else:
@@ -103,8 +112,9 @@ def _parse_object(value: dict[str, Any]) -> list[Span] | None:
     if not keys:
         return None
     categories = value[keys[0]]
-    start_key = next((name for name in value if _START.fullmatch(name)), None)
-    end_key = next((name for name in value if _END.fullmatch(name)), None)
+    by_preference = sorted(value, key=lambda name: "char" not in name)
+    start_key = next((name for name in by_preference if _START.fullmatch(name)), None)
+    end_key = next((name for name in by_preference if _END.fullmatch(name)), None)
     indices = value.get("index")  # of W2NER: the number of each token of the entity
     if start_key and end_key:
         start, end = value[start_key], value[end_key]
@@ -121,15 +131,15 @@ def _parse_object(value: dict[str, Any]) -> list[Span] | None:
         if len(both) != 2 or not all(map(_is_number, both)):
             return None
         start, end = both
-    surface_keys = [
-        name for name in (*_SURFACE, *_UNCERTAIN_SURFACE, *keys)
-        if name != keys[0] and isinstance(value.get(name), str)
-    ]  # fmt: skip
-    surface = value[surface_keys[0]] if surface_keys else None
-    certain = bool(surface_keys) and surface_keys[0] in _SURFACE
+    strings = {
+        name: text for name, text in value.items() if name != keys[0] and isinstance(text, str)
+    }
+    surface = next((strings.pop(name) for name in _SURFACE if name in strings), None)
+    # Other names of a category come first, because one of them may be the right one.
+    others = tuple(strings[name] for name in sorted(strings, key=lambda name: name not in _TYPE))
     if not isinstance(categories, list):
         categories = [categories]
-    return [Span(category, start, end, surface, certain) for category in categories]
+    return [Span(category, start, end, surface, others) for category in categories]
 
 
 def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
@@ -144,21 +154,41 @@ def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
         return False
     if name == "tokens" and is_plain_tokens(value):
         return False
+    if _PREDICTIONS.search(name):
+        return False
     if name in ANNOTATION_FIELDS or (
         isinstance(value, list | dict) and _ANNOTATION_NAME.search(name)
     ):
         return True
+    if _TAG_LIKE_NAME.search(name) and not _OTHER_TAGS.search(name):
+        values = value.split() if isinstance(value, str) else value
+        return isinstance(values, list) and (len(values) > 1 or is_tag_sequence(values))
     if isinstance(value, dict):
-        return any(looks_like_annotations(key, inner, text) for key, inner in value.items())
+        return any(looks_like_annotations(key, inner, text) for key, inner in value.items()) or any(
+            isinstance(inner, list) and any(_is_part(x, text) for x in inner)
+            for inner in value.values()
+        )
     if not isinstance(value, list):
-        return False
+        return type(value) is int and is_start_field(name)  # one row for each entity
     if parse_span(value[0]) is not None or is_tag_sequence(value):
         return True
+    if is_start_field(name) and all(type(item) is int for item in value):
+        return True
     return any(
-        isinstance(item, dict)
-        and any(isinstance(x, str) and 1 < len(x) < len(text) and x in text for x in item.values())
+        _is_part(part, text)
         for item in value
+        if isinstance(item, list | dict)
+        for part in (item.values() if isinstance(item, dict) else item)
     )
+
+
+def _is_part(value: Any, text: str) -> bool:
+    return isinstance(value, str) and 1 < len(value) < len(text) and value in text
+
+
+def are_predictions(name: str) -> bool:
+    """Return whether a field of this name has what a model predicted."""
+    return bool(_PREDICTIONS.search(name))
 
 
 def check_no_annotations(name: str, value: Any, text: str, source: str, form: str) -> None:
@@ -172,7 +202,7 @@ def check_no_annotations(name: str, value: Any, text: str, source: str, form: st
     if looks_like_annotations(name, value, text):
         raise UserError(
             f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
-            f"Expected a form such as {form}. Delete the field if the text is not labelled."
+            f"Expected a form such as {form}. Delete the field if it has no entities."
         )
 
 

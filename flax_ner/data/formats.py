@@ -152,6 +152,12 @@ def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
                 f"{path}: has its data in the subfolders {', '.join(parts)}. Give one of them, e.g. "
                 f"{path / parts[0]}."
             )
+        files = sorted(part.name for part in path.glob("*.txt"))
+        if files:
+            return UserError(
+                f"{path}: has the files {', '.join(files[:5])}, which are not documents of brat. Give one of "
+                "them."
+            )
         return UserError(
             f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann, or files of "
             "save_to_disk."

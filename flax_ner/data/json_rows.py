@@ -9,7 +9,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from flax_ner.data.field_names import TEXT_FIELDS, is_words, parse_span
+from flax_ner.data.field_names import (
+    ANNOTATION_FIELDS,
+    TEXT_FIELDS,
+    TOKEN_FIELDS,
+    is_words,
+    parse_span,
+)
 from flax_ner.data.files import DataFile
 from flax_ner.errors import UserError
 from flax_ner.text.utf8 import Line, decode_line, read_text, stream_lines
@@ -134,6 +140,11 @@ def json_records(file: DataFile, name: str) -> Iterator[tuple[str, Line | Parsed
     one_line = is_json(first)
     if one_line and (len(filled) > 1 or not is_array):
         value = json.loads(first) if len(filled) == 1 else None
+        if isinstance(value, dict) and {"columns", "data"} <= value.keys():
+            raise UserError(
+                f"{file.path}: a table of pandas in the form 'split'. Write it with "
+                "to_json(PATH, orient='records', lines=True)."
+            )
         if _is_container(value):
             yield from _numbered(file.path, name, _unwrap(value, file.path))
         else:
@@ -187,6 +198,9 @@ def _is_container(value: Any) -> bool:
     """Return whether an object holds records instead of being one."""
     if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in TEXT_FIELDS):
         return False
+    # One task of Label Studio, or one row with tokens.
+    if isinstance(value.get("data"), dict) or any(is_words(value.get(n)) for n in TOKEN_FIELDS):
+        return False
     return any(_is_list_of_records(v) for v in value.values()) or (
         len(value) > 1 and all(isinstance(v, dict) for v in value.values())
     )
@@ -219,7 +233,24 @@ def _unwrap(value: Any, path: Path) -> list[Any]:
             f"{path}: one object with records in {', '.join(map(repr, lists))}. Save each list as a file of "
             "its own."
         )
-    return next(iter(lists.values())) if lists else list(value.values())
+    records = next(iter(lists.values())) if lists else list(value.values())
+    rest = {key: v for key, v in value.items() if lists and key not in lists}
+    shown = next((text for text in map(_record_text, records) if text), "")
+    for key, other in rest.items():
+        if isinstance(other, str) and shown and shown in other:
+            return [value]  # the text, and a list of what is in it
+        if key in ANNOTATION_FIELDS and isinstance(other, list | dict) and other:
+            raise UserError(
+                f"{path}: {key!r} has annotations apart from their texts. Put the spans of each text into its "
+                "own object."
+            )
+    return records
+
+
+def _record_text(record: Any) -> str:
+    return (
+        record["text"] if isinstance(record, dict) and isinstance(record.get("text"), str) else ""
+    )
 
 
 def json_value(record: Line | ParsedValue, source: str) -> Any:

@@ -103,7 +103,10 @@ def _parse_task(
             )
         if result_type == "hypertextlabels":
             raise hypertext_error(source)
-        if result_type == "labels":
+        target = result.get("to_name") if isinstance(result, dict) else None
+        if target in texts and target != name:
+            warnings.add(f"regions of the data field {target!r}, left out", source)
+        elif result_type == "labels":
             regions.append(result.get("value"))
         else:
             warnings.add(f"results of type {result_type!r}, left out", source)

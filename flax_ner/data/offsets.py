@@ -5,6 +5,7 @@ rule holds, and a warning names the risk where units differ.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -91,6 +92,8 @@ def entities_from_spans(
         cut = sum(_splits_word(text, e.start) or _splits_word(text, e.end) for e in entities)
         if cut and not any(map(starts_with_cjk, text)):
             warnings.add("entities that begin or end within a word", source, cut)
+        marks = sum(unicodedata.category(text[e.start])[0] == "M" for e in entities)
+        warnings.add("entities that begin with a combining character", source, marks)
     if not surfaces and not offset_unit and entities:
         before = text[: max(entity.end for entity in entities)]
         warnings.add(
@@ -168,6 +171,8 @@ def _advice(text: str, span: Span, end: str) -> str:
     """Return a sentence on a span that is not within the text, if other rules would explain it."""
     if type(span.start) is not int or type(span.end) is not int:
         return ""
+    if end == "inclusive" and span.end == len(text) + 1:
+        return " If `end` is exclusive in this file, read it with --end exclusive (data.end)."
     if span.start == span.end and end == "exclusive":
         return " If `end` is inclusive in this file, read it with --end inclusive (data.end)."
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2

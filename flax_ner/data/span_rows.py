@@ -6,7 +6,8 @@ decides whether `end` is inclusive and what offsets count. Elsewhere the rule of
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from flax_ner.data.field_names import (
     TEXT_FIELDS,
     TOKEN_FIELDS,
     Span,
+    are_predictions,
     check_no_annotations,
     is_plain_tokens,
     is_words,
     parse_span,
 )
-from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
+from flax_ner.data.files import END_RULES, ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans, surfaces_fit
 from flax_ner.data.tagged import align_tokens, is_character_level, join_tokens
@@ -95,6 +97,13 @@ SPAN_FORMATS = {
 }  # fmt: skip
 
 
+_ID = re.compile(
+    r"_?(id|uid|uuid|guid|key|name|title|(file|doc|document|text|image)_?(name|id|path)?|path|url|uri|source|"
+    r"lang|language|date|time|split|author|annotator|user|status)",
+    re.IGNORECASE,
+)  # fields that do not have the text
+REJECTED = ("reject", "ignore")  # answers of Prodigy
+_TAG_AS_CATEGORY = re.compile(r"O|[BIESMLU][-_].+", re.DOTALL)
 # Fields of Prodigy that say nothing about the text.
 _BOOKKEEPING = {
     "answer",
@@ -111,11 +120,13 @@ class SpanRules(NamedTuple):
 
     Attributes:
         end: whether `end` is "inclusive" or "exclusive" where spans do not repeat their text.
-        in_tokens: whether spans beside a text count the tokens in the field `tokens`.
+        in_tokens: whether spans count tokens, not characters.
+        field: the field that has the spans, "" if it is not known.
     """
 
     end: str
     in_tokens: bool = False
+    field: str = ""
 
 
 EXCLUSIVE = SpanRules("exclusive")
@@ -163,7 +174,7 @@ def examples_from_span_rows(
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
-        if row.get("answer") in ("reject", "ignore"):  # of Prodigy
+        if row.get("answer") in REJECTED:
             file.warnings.add(f"texts with the answer {row['answer']!r}, left out", source)
             return None
         return example_of_row(row, source, file, rules)
@@ -193,26 +204,30 @@ def example_of_row(
     Raises:
         UserError: the row has no text, a span is invalid, or a field with annotations was not read.
     """
-    text, spans, rest = parse_row(row, source, file.warnings)
+    text, spans, rest = parse_row(row, source, file.warnings, rules.field)
     end = rules.end
-    tokens = text if isinstance(text, list) else None
-    if rules.in_tokens and spans and is_words(row.get("tokens")):
-        tokens = row["tokens"]
-    if tokens:
-        joined, converted = _characters_of_tokens(tokens, spans or (), end, source, file.warnings)
-        text = joined if isinstance(text, list) else text
-        if text != joined:
-            raise UserError(
-                f"{source}: the spans count the tokens in 'tokens', which joined by spaces are not the text. "
-                "Write tags for the tokens instead."
-            )
+    tokens = text if isinstance(text, list) else _tokens_beside_text(row)
+    if isinstance(text, list) and not rules.in_tokens:
+        text, tokens = join_tokens(text, is_character_level([text]))[0], None
+    if tokens and (rules.in_tokens and (spans or isinstance(text, list))):
+        joined, places = join_tokens(tokens, is_character_level([tokens]))
+        if isinstance(text, str):
+            joined, aligned = text, align_tokens(tokens, text)
+            if aligned is None:
+                raise UserError(
+                    f"{source}: the spans count tokens, which are not those of the text. Write tags for the "
+                    "tokens instead."
+                )
+            places = aligned
+        text = joined
+        converted = _characters_of_tokens(places, spans or (), end, source, file.warnings)
         if spans:
             file.warnings.add(f"texts whose spans count tokens, read with `end` {end}", source)
         spans, end = None if spans is None else converted, "exclusive"
     assert isinstance(text, str)
     check_no_address(text, source)
     for name, value in rest.items():
-        if not spans:
+        if spans is None or (not spans and name in SPAN_FIELDS and isinstance(value, list | dict)):
             check_no_annotations(name, value, text, source, FORM)
         if value is not None and value != []:
             file.warnings.add(f"field {name!r}, left out", source)
@@ -239,24 +254,34 @@ def check_no_address(text: str, source: str, of_tool: bool = False) -> None:
         )
 
 
-def parse_row(row: dict[str, Any], source: str, warnings: ConversionWarnings) -> _Row:
+def parse_row(
+    row: dict[str, Any], source: str, warnings: ConversionWarnings, field: str = ""
+) -> _Row:
     """Return the text and spans of a row with one list of spans.
+
+    Args:
+        row: the row.
+        source: "file:line".
+        warnings: receives what was left out.
+        field: the field with the spans of other rows, "" if it is not known.
 
     Raises:
         UserError: there is no text, or not exactly one field has spans.
     """
     rest = dict(row)
-    name, spans = _parse_spans(row, source)
+    name, spans = _parse_spans(row, source, warnings, field)
     rest.pop(name, None)
     if name == "result_list":
         rest.pop("prompt", None)  # the category
     text = rest.pop(_text_field(row, spans, source))
     if spans is not None and isinstance(text, str):
-        spans = [_correct_surface(span, text) for span in spans]
+        spans = [_resolve_surface(span, text) for span in spans]
     unlabelled = row.get(name) if name else None
     if isinstance(unlabelled, list) and unlabelled and not spans:
         warnings.add("texts with spans without a category, left out", source)
     for span in spans or ():
+        if isinstance(span.type, str) and _TAG_AS_CATEGORY.fullmatch(span.type):
+            warnings.add(f"spans with a category like a tag, such as {span.type!r}, kept", source)
         if type(span.type) is int:
             raise UserError(
                 f"{source}: the categories in {name!r} are numbers, such as {span.type}. Replace them by "
@@ -269,35 +294,45 @@ def parse_row(row: dict[str, Any], source: str, warnings: ConversionWarnings) ->
     return _Row(text, spans, rest)
 
 
-def _correct_surface(span: Span, text: str) -> Span:
-    """Exchange category and surface if the category is what the text has there; drop an uncertain surface."""
-    if span.surface is None or span.surface in text:
+def _resolve_surface(span: Span, text: str) -> Span:
+    """Return a span with its category and surface in their places, as the text shows.
+
+    If the category is what the text has at the offsets, it is the surface, and another string is the category.
+    A string that is not named as the surface counts as such only if the text has it at the offsets.
+    """
+    if type(span.start) is not int or type(span.end) is not int:
         return span
-    numbers = type(span.start) is type(span.end) is int
-    if numbers and text[span.start : span.end] == span.type:
-        return span._replace(type=span.surface, surface=span.type)
-    if not span.certain:
-        return span._replace(surface=None)
+
+    def fits(surface: str) -> bool:
+        shown = [Span("", span.start, span.end, surface)]
+        return any(surfaces_fit(text, shown, end) for end in END_RULES)
+
+    others = (*([span.surface] if span.surface is not None else []), *span.others)
+    if others and isinstance(span.type, str) and fits(span.type) and not fits(others[0]):
+        return span._replace(type=others[0], surface=span.type)
+    if span.surface is None:
+        return span._replace(surface=next(filter(fits, span.others), None))
     return span
 
 
-def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | None]:
-    """Return the field that has the spans, and the spans; ("", None) if no field has any."""
+def _parse_spans(
+    row: dict[str, Any], source: str, warnings: ConversionWarnings, field: str
+) -> tuple[str, list[Span] | None]:
+    """Return the field that has the spans, and the spans; ("", None) if no field has any.
+
+    `field` is the one that other rows have them in, which may be empty here.
+    """
     if "prompt" in row and isinstance(results := row.get("result_list"), list):
         row = row | {
             "result_list": [{"label": row["prompt"]} | r for r in results if isinstance(r, dict)]
         }
-    found = {
-        name: value
-        for name, value in row.items()
-        if isinstance(value, list) and value and any(parse_span(item) for item in value)
-    }
+    row, found = _flat_spans(row), fields_with_spans(row)
     if len(found) > 1:
         raise UserError(
             f"{source}: there are spans in {' and in '.join(map(repr, found))}. Keep the right field, and "
             "delete the other."
         )
-    named = [name for name in SPAN_FIELDS if name in row and row[name] is not None]
+    named = [name for name in (field, *SPAN_FIELDS) if row.get(name) is not None]
     name = next(iter(found), next(iter(named), ""))
     if not name:
         return "", None
@@ -314,8 +349,38 @@ def _parse_spans(row: dict[str, Any], source: str) -> tuple[str, list[Span] | No
                 f'{source}: "{name}" does not have the form [[start, end, category], ...] or '
                 f'[{{"start": ..., "end": ..., "label": ...}}, ...]: {str(value)[:80]}.'
             )
+        if isinstance(item, dict) and item.get("answer") in REJECTED:
+            warnings.add(f"spans with the answer {item['answer']!r}, left out", source)
+            continue
         spans += parsed
     return name, spans
+
+
+def fields_with_spans(row: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return the fields that have lists of spans, without predictions and analyses of the tokens."""
+    has_span_field = any(isinstance(row.get(name), list) for name in SPAN_FIELDS)
+    found = {}
+    for name, value in _flat_spans(row).items():
+        if not isinstance(value, list) or not any(parse_span(item) for item in value):
+            continue
+        is_analysis = name in ("tokens", "sentences", "sents") and (
+            has_span_field or any("pos" in item for item in value if isinstance(item, dict))
+        )
+        if not is_analysis and not are_predictions(name):
+            found[name] = value
+    return found
+
+
+def _flat_spans(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace each field that has a list of spans for each annotator by the list of the first."""
+
+    def is_nested(value: Any) -> bool:
+        return (
+            isinstance(value, list) and bool(value) and isinstance(value[0], list)
+            and bool(value[0]) and not parse_span(value[0]) and all(map(parse_span, value[0]))
+        )  # fmt: skip
+
+    return {name: value[0] if is_nested(value) else value for name, value in row.items()}
 
 
 def hypertext_error(source: str) -> UserError:
@@ -333,7 +398,9 @@ def _text_field(row: dict[str, Any], spans: list[Span] | None, source: str) -> s
     tokens = next((n for n in (*TOKEN_FIELDS, *TEXT_FIELDS) if is_words(row.get(n))), None)
     if tokens:
         return tokens
-    texts = {name: value for name, value in row.items() if isinstance(value, str)}
+    texts = {
+        n: value for n, value in row.items() if isinstance(value, str) and not _ID.fullmatch(n)
+    }
     shown = [span for span in spans or () if span.surface]
     fitting = [
         name for name, text in texts.items()
@@ -350,10 +417,13 @@ def _text_field(row: dict[str, Any], spans: list[Span] | None, source: str) -> s
 
 
 def _characters_of_tokens(
-    tokens: list[str], spans: Sequence[Span], end: str, source: str, warnings: ConversionWarnings
-) -> tuple[str, list[Span]]:
-    """Return the text of a list of tokens, and spans of tokens as spans of characters, `end` exclusive."""
-    text, places = join_tokens(tokens, is_character_level([tokens]))
+    places: Sequence[tuple[int, int]],
+    spans: Sequence[Span],
+    end: str,
+    source: str,
+    warnings: ConversionWarnings,
+) -> list[Span]:
+    """Return spans of tokens as spans of characters, `end` exclusive. `places` has those of each token."""
     converted = []
     for span in spans:
         if span.end is None:
@@ -362,15 +432,13 @@ def _characters_of_tokens(
         if error := offset_type_error(span.start, span.end):
             raise UserError(f"{source}: {span.type}: {error}")
         last = span.end if end == "inclusive" else span.end - 1
-        if not 0 <= span.start <= last < len(tokens):
+        if not 0 <= span.start <= last < len(places):
             raise UserError(
-                f"{source}: {span.type} has the span [{span.start}, {span.end}] of {len(tokens)} tokens, `end` "
+                f"{source}: {span.type} has the span [{span.start}, {span.end}] of {len(places)} tokens, `end` "
                 f"{end}. Correct it, or choose the other rule with --end (data.end)."
             )
-        converted.append(
-            span._replace(start=places[span.start][0], end=places[last][1], surface=None)
-        )
-    return text, converted
+        converted.append(span._replace(start=places[span.start][0], end=places[last][1]))
+    return converted
 
 
 def _detect_rules(
@@ -386,52 +454,71 @@ def _detect_rules(
         chosen_end: the rule for `end` that the user chose, or "".
         default_end: the rule of the format.
     """
-    inclusive = exclusive = in_tokens = in_characters = 0
+    votes, fields = Counter[str](), Counter[str]()
     for source, record in records[:SAMPLE_ROWS]:
         try:
             row = json_object(record, source, FORM, pairs=True)
             text, spans, _ = parse_row(row, source, ConversionWarnings())
+            fields.update(fields_with_spans(row))
         except UserError:
             continue  # the reader reports it
-        if isinstance(text, list):
-            inclusive += any(span.start == span.end for span in spans or ())
-            exclusive += any(span.end == len(text) for span in spans or ())
-            continue
-        shown = [span for span in spans or () if span.surface is not None]
-        if shown:
-            inclusive += surfaces_fit(text, shown, "inclusive")
-            exclusive += surfaces_fit(text, shown, "exclusive")
-        elif spans and is_words(row.get("tokens")):
-            fits_tokens, fits_characters = _possible_units(row["tokens"], text, spans)
-            in_tokens += fits_tokens and not fits_characters
-            in_characters += fits_characters and not fits_tokens
+        if spans:
+            votes.update(_possible_rules(row, text, spans))
     end = default_end
-    if inclusive != exclusive:
-        end = "inclusive" if inclusive > exclusive else "exclusive"
-    return SpanRules(chosen_end or end, in_tokens > in_characters)
+    if votes["inclusive"] != votes["exclusive"]:
+        end = "inclusive" if votes["inclusive"] > votes["exclusive"] else "exclusive"
+    in_tokens = votes["tokens"] > votes["characters"]
+    return SpanRules(chosen_end or end, in_tokens, max(fields, key=lambda f: fields[f], default=""))
 
 
-def _possible_units(tokens: list[str], text: str, spans: list[Span]) -> tuple[bool, bool]:
-    """Return whether spans may count the tokens beside a text, and whether they may count its characters."""
-    places = align_tokens(tokens, text)
-    if places is None or not all(type(s.start) is type(s.end) is int for s in spans):
-        return False, True
+def _possible_rules(row: dict[str, Any], text: str | list[str], spans: list[Span]) -> Iterator[str]:
+    """Yield the rules that the spans of a row may follow: "inclusive", "exclusive", "tokens", "characters"."""
+    tokens = text if isinstance(text, list) else _tokens_beside_text(row)
+    joined = join_tokens(text, is_character_level([text]))[0] if isinstance(text, list) else text
+    shown = [span for span in spans if span.surface is not None]
+    by_end = {end: bool(shown) and surfaces_fit(joined, shown, end) for end in END_RULES}
+    if any(by_end.values()) or not tokens:
+        yield "characters"
+        yield from (end for end, fits in by_end.items() if fits)
+        return
+    if not all(type(s.start) is type(s.end) is int for s in spans):
+        return
+    places = align_tokens(tokens, joined)
+    if places is None:
+        return
     starts, ends = {start for start, _ in places}, {end for _, end in places}
-    return (
-        all(0 <= span.start <= span.end <= len(tokens) for span in spans),
-        all(span.start in starts and {span.end, span.end + 1} & ends for span in spans),
+    on_edges = any(
+        all(s.start in starts and s.end + step in ends for s in spans) for step in (0, 1)
     )
+    if isinstance(text, list) or (not on_edges and all(s.end <= len(tokens) for s in spans)):
+        yield "tokens"
+    elif any(s.end > len(tokens) for s in spans):
+        yield "characters"
+        return
+    for end, last in (("exclusive", -1), ("inclusive", 0)):
+        if shown and all(_words_from(joined, places, s, last) == s.surface for s in shown):
+            yield end
+    if not shown and any(s.start == s.end for s in spans):
+        yield "inclusive"
+    elif not shown and any(s.end == len(tokens) for s in spans):
+        yield "exclusive"
+
+
+def _words_from(text: str, places: list[tuple[int, int]], span: Span, last: int) -> str | None:
+    """Return the text from the first token of a span to the one at `end + last`."""
+    stop = span.end + last
+    return text[places[span.start][0] : places[stop][1]] if 0 <= stop < len(places) else None
+
+
+def _tokens_beside_text(row: dict[str, Any]) -> list[str] | None:
+    return next((row[name] for name in TOKEN_FIELDS if is_words(row.get(name))), None)
 
 
 def format_of_span_row(row: dict[str, Any]) -> str | None:
     """Return the key of `SPAN_FORMATS` that a row has the form of, or None if it has no spans."""
     if "prompt" in row and "result_list" in row:
         return "uie"
-    spans = {
-        name: value
-        for name, value in row.items()
-        if isinstance(value, list) and value and any(parse_span(item) for item in value)
-    }
+    spans = fields_with_spans(row)
     if not spans:
         if "_input_hash" in row:
             return "prodigy"

@@ -31,8 +31,10 @@ DASHES = frozenset("-_")  # outside in files that have none of `OUTSIDE`
 # Other spellings of a tag: b-x, B_x; and x-B, x_b.
 _PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_/:]([^\s\x02]+)", re.IGNORECASE)
 _PREFIX_LAST = re.compile(r"([^\s\x02]+)[-_]([BIMELSUW])", re.IGNORECASE)
-# Not a category without prefix: a number, or what remains of a tag.
-_NO_CATEGORY = re.compile(r"[0-9]+|[BIMELSUW](\W.*)?|\W+", re.DOTALL)
+# Not a category without prefix: a number, or what remains of a tag, or a prefix written out.
+_NO_CATEGORY = re.compile(
+    r"[0-9]+|[BIMELSUW](\W.*)?|\W+|(?i:begin|inside|end|middle|single|last|unit)\W.*", re.DOTALL
+)
 # Han, kana, bopomofo, CJK punctuation and full-width forms: scripts without spaces between words.
 # Hangul is not among them, because Korean has spaces.
 _CJK = re.compile(
@@ -108,7 +110,7 @@ def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) 
     if group == 1:
         are_prefixes = "b" in letters or any(letter.isupper() for letter in letters)
     else:
-        are_prefixes = "B" in letters or {"b", "i"} <= letters
+        are_prefixes = "B" in letters or ("b" in letters and bool(letters & set("ime")))
     if not are_prefixes:
         return 0
     return sum(tags[tag] for tag in found)
@@ -116,9 +118,10 @@ def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) 
 
 def has_categories(tags: Mapping[str, int]) -> bool:
     """Return whether tags may be categories without a prefix (IO): some are outside, none is a number."""
-    return bool(OUTSIDE & tags.keys()) and not any(
-        _NO_CATEGORY.fullmatch(tag) for tag in tags.keys() - OUTSIDE
-    )
+    names = tags.keys() - OUTSIDE
+    # A prefix without a separator: BPER and IPER.
+    glued = {f"I{name[1:]}" for name in names if name[:1] == "B" and len(name) > 1} & names
+    return bool(OUTSIDE & tags.keys()) and not (glued or any(map(_NO_CATEGORY.fullmatch, names)))
 
 
 def is_prefixed_tag(tag: str) -> bool:
@@ -136,6 +139,11 @@ def is_tag_sequence(values: Sequence[Any]) -> bool:
 def is_character_level(sentences: Iterable[Sequence[str]]) -> bool:
     """Return whether every token is a single character."""
     return all(len(token) == 1 for tokens in sentences for token in tokens)
+
+
+def count_pieces(tokens: Iterable[str]) -> int:
+    """Return how many tokens look like pieces of words from a subword tokenizer."""
+    return sum(len(token) > 1 and token.startswith(("##", "\u2581", "\u0120")) for token in tokens)
 
 
 def starts_with_cjk(token: str) -> bool:

@@ -12,11 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_ner.data.field_names import TAG_FIELDS, TOKEN_FIELDS, check_no_annotations
+from flax_ner.data.field_names import (
+    SPAN_FIELDS,
+    TAG_FIELDS,
+    TOKEN_FIELDS,
+    check_no_annotations,
+    parse_span,
+)
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
 from flax_ner.data.tagged import (
     TAG_FORM,
+    count_pieces,
     detect_scheme,
     detect_spelling,
     example_from_tags,
@@ -95,6 +102,9 @@ def examples_from_token_rows(
             if row.tags is None:
                 check_no_annotations(name, value, row.text or " ".join(row.tokens), source, FORM)
             file.warnings.add(f"field {name!r}, left out", source)
+        file.warnings.add(
+            "tokens like pieces of words, kept as words", source, count_pieces(row.tokens)
+        )
         tags = ["O"] * len(row.tokens)
         for i, tag in enumerate(row.tags or ()):
             normal = spelling.normalize(tag)
@@ -119,16 +129,20 @@ def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
     None: the row has no tokens. A text with one tag per character or word counts as tokens.
     """
     lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    has_spans = any(any(map(parse_span, value)) for value in lists.values())
     for token_field in TOKEN_FIELDS:
         value = row.get(token_field)
         if isinstance(value, str):
-            tag_field = next((n for n in TAG_FIELDS if is_tag_sequence(lists.get(n, []))), "")
+            named = [n for n in (*TAG_FIELDS, *lists) if is_tag_sequence(lists.get(n, []))]
+            tag_field = next(iter(named), "")
             if tag_field and len(lists[tag_field]) in (len(value), len(value.split())):
                 return token_field, tag_field
         elif isinstance(value, list) and all(isinstance(token, str) for token in value):
             usual = [
                 n for n in TAG_FIELDS if row.get(n) is not None and n != token_field
                 and not any(isinstance(tag, list | dict) for tag in lists.get(n, ()))
+                and not (has_spans and len(lists.get(n, ())) != len(value))
+                and not (value and lists.get(n) == [] and n in SPAN_FIELDS)
             ]  # fmt: skip
             # Prefer tags that are strings to numbers.
             named = [n for n in usual if all(isinstance(t, str) for t in lists.get(n, [0]))]
@@ -142,7 +156,18 @@ def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def split_tag_strings(row: dict[str, Any]) -> dict[str, Any]:
+    """Split the strings of a row that are the tags of its tokens, such as "O B-name I-name"."""
+
+    def split(value: Any) -> Any:
+        tags = value.split() if isinstance(value, str) and "-" in value and " " in value else ()
+        return list(tags) if tags and is_tag_sequence(tags) else value
+
+    return {name: split(value) for name, value in row.items()}
+
+
 def _parse_row(row: dict[str, Any], names: "ClassNames", source: str) -> _Row:
+    row = split_tag_strings(row)
     fields = find_token_fields(row)
     if fields is None:
         raise UserError(f'{source}: "tokens" is not a list of words. Expected {FORM}.')

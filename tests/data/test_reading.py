@@ -181,6 +181,90 @@ READ = {
         '{"text": "Otto", "spans": [], "_input_hash": 1, '
         '"tokens": [{"text": "Otto", "start": 0, "end": 4, "id": 0}]}',
         [("Otto", [])], "Prodigy"),
+    "sentence numbers": (
+        "1\tOtto\tB-PER\n1\tslept\tO\n2\tMainz\tB-LOC\n2\tis\tO\n",
+        [("Otto slept", [("PER", 0, 4)]), ("Mainz is", [("LOC", 0, 5)])], "texts by column 1"),
+    "names of documents": (
+        "d1\tOtto\t0\tB-PER\nd1\tslept\t5\tO\nd2\tMainz\t9\tB-LOC\nd2\tis\t15\tO\n",
+        [("Otto slept", [("PER", 0, 4)]), ("Mainz is", [("LOC", 0, 5)])], "texts by column 1"),
+    "a surface under an unknown name": (
+        '{"text": "林月在苏州", "entities": [{"start": 0, "end": 1, "type": "PER", "term": "林月"}, '
+        '{"start": 3, "end": 4, "type": "LOC", "phrase": "苏州"}]}', EXPECTED, "`end` inclusive"),
+    "a category under a name that is unknown": (
+        '{"text": "林月在苏州", "entities": [{"start": 0, "end": 2, "entity": "林月", "tag_name": "PER"}, '
+        '{"start": 3, "end": 5, "entity": "苏州", "tag_name": "LOC"}]}', EXPECTED, ""),
+    "surfaces of token spans": (
+        '{"tokens": ["Otto", "Kern", "slept"], '
+        '"entities": [{"start": 0, "end": 1, "type": "PER", "text": "Otto Kern"}]}',
+        [("Otto Kern slept", [("PER", 0, 9)])], "`end` inclusive"),
+    "character offsets beside tokens": (
+        '{"tokens": ["Otto", "Kern", "slept"], '
+        '"entities": [{"start": 0, "end": 9, "type": "PER", "text": "Otto Kern"}]}',
+        [("Otto Kern slept", [("PER", 0, 9)])], "`end` exclusive"),
+    "other names for tokens beside a text": (
+        '{"text": "林月在苏州", "words": ["林月", "在", "苏州"], "entities": ['
+        '{"start": 2, "end": 3, "type": "LOC"}, {"start": 0, "end": 1, "type": "PER"}]}',
+        EXPECTED, "count tokens"),
+    "a document of spaCy": (
+        '{"text": "Cats sleep", "ents": [], '
+        '"tokens": [{"id": 0, "start": 0, "end": 4, "tag": "NNS", "pos": "N"}]}',
+        [("Cats sleep", [])], ""),
+    "predictions beside annotations": (
+        '{"text": "林月在苏州", "ner.responses": [[{"label": "PER", "start": 0, "end": 2}, '
+        '{"label": "LOC", "start": 3, "end": 5}]], "ner.suggestion": [{"label": "X", "start": 0, "end": 1}]}',
+        EXPECTED, "'ner.suggestion', left out"),
+    "a rejected span": (
+        '{"text": "林月在苏州", "spans": [{"start": 0, "end": 2, "label": "PER"}, '
+        '{"start": 3, "end": 5, "label": "LOC"}, {"start": 2, "end": 3, "label": "X", "answer": "reject"}]}',
+        EXPECTED, "spans with the answer 'reject', left out: 1"),
+    "tags in spans": (
+        '{"text": "Otto Kern", "entities": [{"entity": "B-PER", "word": "Otto", "start": 0, "end": 4}]}',
+        [("Otto Kern", [("B-PER", 0, 4)])], "a category like a tag"),
+    "characters preferred to tokens": (
+        '{"text": "林月在苏州", "spans": ['
+        '{"start": 0, "end": 1, "start_char": 0, "end_char": 2, "label": "PER"}, '
+        '{"start": 2, "end": 3, "start_char": 3, "end_char": 5, "label": "LOC"}]}', EXPECTED, ""),
+    "no entities in a field that others have": (
+        '{"text": "林月在苏州", "Marked": [[0, 2, "PER"], [3, 5, "LOC"]]}\n{"text": "无", "Marked": []}\n',
+        [*EXPECTED, ("无", [])], ""),
+    "lower-case prefixes at the end": (
+        "林 per_b\n月 per_e\n在 o\n苏 loc_b\n州 loc_e\n", [(TEXT, [("per", 0, 2), ("loc", 3, 5)])],
+        "BIOES|BMES"),
+    "a first line that may be a header": (
+        "字\t类\n林\tPER\n月\tPER\n在\tO\n", [("字林月在", [("PER", 1, 3), ("类", 0, 1)])],
+        "if it is a header"),
+    "a repeated header": (
+        "sid,word,label\n0,Otto,B-PER\nsid,word,label\n1,Mainz,B-LOC\n",
+        [("Otto", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "repeated headers, left out: 1"),
+    "two columns that name the text": (
+        "doc_id,Sentence No,word,tag\na,1,Otto,B-PER\na,1,slept,O\nb,1,Mainz,B-LOC\n",
+        [("Otto slept", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "CSV of words"),
+    "a separator line of Excel": (
+        "sep=;\nword;tag\nOtto;B-PER\n", [("Otto", [("PER", 0, 4)])], "CSV of words"),
+    "tags chosen by content": (
+        "word,tag,label\nOtto,NNP,B-PER\n", [("Otto", [("PER", 0, 4)])], "column 'label'"),
+    "spaces after a tag": ("word,tag\nOtto,PER \nKern,PER\nin,O\n", [("Otto Kern in", [("PER", 0, 9)])], ""),
+    "pieces of words": ("Jo B-PER\n##hn I-PER\n", [("Jo ##hn", [("PER", 0, 7)])], "pieces of words"),
+    "tags in a string": (
+        '{"sentence": "林月在苏州", "BIO_label": "B-PER I-PER O B-LOC I-LOC"}', EXPECTED, "tokens"),
+    "GLiNER with the list of categories": (
+        '{"tokenized_text": ["Otto", "Kern", "slept"], "ner": [[0, 1, "PER"]], "label": ["PER", "LOC"]}\n'
+        '{"tokenized_text": ["it", "is"], "ner": []}\n{"tokenized_text": ["so"], "ner": []}\n',
+        [("Otto Kern slept", [("PER", 0, 9)]), ("it is", []), ("so", [])], "`end` inclusive"),
+    "one task of Label Studio": (
+        '{"id": 1, "data": {"text": "林月在苏州"}, "annotations": [{"id": 2, "result": [{"type": "labels", '
+        '"value": {"start": 0, "end": 2, "labels": ["PER"]}}, {"type": "labels", '
+        '"value": {"start": 3, "end": 5, "labels": ["LOC"]}}]}], "prediction": {}}', EXPECTED, "Label Studio"),
+    "regions of another field": (
+        '[{"data": {"title": "林", "text": "林月在苏州"}, "annotations": [{"result": ['
+        '{"type": "labels", "to_name": "text", "value": {"start": 0, "end": 2, "labels": ["PER"]}}, '
+        '{"type": "labels", "to_name": "text", "value": {"start": 3, "end": 5, "labels": ["LOC"]}}, '
+        '{"type": "labels", "to_name": "title", "value": {"start": 0, "end": 1, "labels": ["X"]}}]}]}]',
+        EXPECTED, "regions of the data field 'title', left out: 1"),
+    "a surface without a span": (
+        '{"text": "林月", "label": {"PER": {"林月": []}}}', [("林月", [])], "surfaces without a span"),
+    "a combining character": (
+        '{"text": "❤\ufe0f林月", "label": [[1, 3, "PER"]]}', [("❤\ufe0f林月", [("PER", 1, 3)])], "combining"),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
@@ -202,8 +286,8 @@ REFUSED = {
     "a classification": ('{"text": "林月", "label": "positive"}', '"label" does not have the form'),
     "entities without offsets": ('{"text": "林月", "entities": ["林月"]}', '"entities" does not have the form'),
     "two fields with spans": (
-        '{"text": "林月", "label": [[0, 2, "PER"]], "predicted": [[0, 1, "PER"]]}',
-        "spans in 'label' and in 'predicted'"),
+        '{"text": "林月", "label": [[0, 2, "PER"]], "marked": [[0, 1, "PER"]]}',
+        "spans in 'label' and in 'marked'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
     "two columns of tags": ("Otto B-PER B-LOC\nin O O\n", "column 2 and column 3"),
@@ -213,8 +297,8 @@ REFUSED = {
     "UTF-16 behind the end": ('{"text": "😀林月", "label": [[2, 4, "PER"]]}', "--offset-unit utf16"),
     "several lists": ('{"train": [{"text": "a"}], "dev": [{"text": "b"}]}', "'train', 'dev'"),
     "no text": ('{"a": 3, "label": [[0, 1, "x"]]}', 'no "text"'),
-    "sentence numbers": ("1\tOtto\tB-PER\n1\tslept\tO\n2\tMainz\tB-LOC\n2\tis\tO\n", "--token-column 2"),
-    "names of documents": ("d1\tOtto\t0\tB-PER\nd1\tslept\t5\tO\nd1\tin\t9\tO\n", "--token-column 2"),
+    "numbers in the first column": (
+        "1-1\tOtto\tB-PER\n1-2\tslept\tO\n2-1\tMainz\tB-LOC\n", "--token-column 2"),
     "numbers as tags": ("the 0\ncat 0\nsat 1\n", "its format is unknown"),
     "a label per text": ("text\tlabel\nvery good\tgood\nvery bad\tO\n", "one label per text"),
     "relations only": ('{"text": "林月在苏州", "spo_list": [{"subject": "林月"}]}', "'spo_list' looks like"),
@@ -232,13 +316,28 @@ REFUSED = {
     "numbers in a CSV": ("token,tag\nOtto,1\nslept,2\n", "'tag' are numbers"),
     "a CSV without a header": ("Otto,B-PER\nslept,O\n", "CSV needs a first line"),
     "an unknown header": ("wort\tart\nOtto\tB-PER\nslept\tO\nin\tO\n", "--token-column 'wort'"),
-    "tags first": ("B-PER Otto\nO slept\nO in\n", "--token-column 1"),
+    "tags first": ("B-PER Otto\nO slept\nO in\n", "--token-column 2 --tag-column 1"),
     "a text without its tokens": (f"# text = a\n\n{columns()}", "a text without tokens"),
     "underscores in place of categories": (
         "1\tDogs\tNOUN\tSpaceAfter=No\n2\tbark\tVERB\t_\n", "its format is unknown"),
     "entities of tokens without offsets": (
         '{"text": "Otto slept", "tokens": [{"text": "Otto", "ner": "PER"}]}', "'tokens' looks like"),
     "cp1252": ("Müller B-PER\nschläft O\n".encode("cp1252"), "CP1252"),
+    "prefixes in a column of their own": ("Otto B PER\nAnn B PER\nin O O\n", "has the prefixes B, I and O"),
+    "prefixes without categories": ("ade B\npoly I\nof O\n", "Its tags have no category"),
+    "an unpaired quotation mark": ('word,tag\n",O\nOtto,B-PER\n",O\n', "a token with a line break"),
+    "glued prefixes": ("林 BPER\n月 IPER\n在 O\n", "its format is unknown"),
+    "annotations apart from texts": (
+        '{"documents": [{"id": 1, "text": "林月"}], "annotations": [{"doc_id": 1, "start": 0, "end": 2}]}',
+        "apart from their texts"),
+    "a split table of pandas": ('{"columns": ["text"], "data": [["林月"]]}', "orient='records'"),
+    "unknown tags of tokens": ('{"tokens": ["林", "月"], "NER": ["PER", "PER"]}', "'NER' looks like"),
+    "a row for each entity": ('{"text": "林月", "begin": 0, "end": 2, "kind_of": "PER"}', "'begin' looks like"),
+    "pairs of surface and category": ('{"text": "林月在", "marks": [["林月", "PER"]]}', "'marks' looks like"),
+    "surfaces by category": ('{"text": "林月在", "found": {"PER": ["林月"]}}', "'found' looks like"),
+    "a name in place of the text": (
+        '{"filename": "report.txt", "toks": [1], "entities": [[0, 2, "PER"]]}', 'no "text"'),
+    "Korean": ("김철수는 서울에서 일한다\n".encode("cp949"), "EUC-KR"),
     "CR line ends": (columns().replace("\n", "\r"), "line ends are CR alone"),
     "a PDF": (b"%PDF-1.7 and more", "is a PDF file"),
     "an empty category": ('{"text": "林", "label": {"": {"林": [[0, 0]]}}}', "Give a non-empty string"),
