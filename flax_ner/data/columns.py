@@ -58,10 +58,10 @@ SEPARATOR = "\x02"  # between the tokens of a sentence in one cell, as PaddleNLP
 TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
 LONG_SENTENCE = 1000  # tokens
 # Columns that name the sentence or text of a token, in lower case and without punctuation.
-SENTENCE_NAMES = frozenset(
-    ["sentence", "sentenceid", "sentenceidx", "sentencenumber", "sentenceno", "sentid", "sent", "sid", "textid",
-     "docid", "documentid", "doc", "句子", "句子id"]
-)  # fmt: skip
+SENTENCE_NAMES = re.compile(
+    "((sent(ence)?|s|doc(ument)?|tweet|text|utterance|paragraph)(id|idx|index|no|nr|num|number)"
+    "|sent(ence)?|doc(ument)?|句子|句子id)"
+)
 _LINE_BREAKS = re.compile("[\r\n]")
 # A character, or a longer token such as a URL, and its index within a word.
 _SEGMENTED = re.compile(r"(.)[0-9]+|(.+)[0-9]", re.DOTALL)
@@ -277,7 +277,7 @@ def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
     for number, line in enumerate(iterate_lines(file.path, file.options.encoding), 1):
         # Lines are bytes if the file is not valid UTF-8.
         blank, boundary = (
-            (not line.strip(" \t\r"), line.startswith(DOCUMENT_BOUNDARY))
+            (not line.strip(" \t\r"), line[:10].upper() == DOCUMENT_BOUNDARY)
             if isinstance(line, str)
             else (not line.strip(b" \t\r"), line.startswith(DOCUMENT_BOUNDARY.encode()))
         )
@@ -316,6 +316,15 @@ def _parse_block(
                 line = decode_line(line, f"{file.path}:{number}")
             except UserError as error:
                 return str(file.path), error
+        if (
+            not sentence.rows
+            and number > 1
+            and line.startswith("\ufeff")
+            and len(line.split()[0]) > 1
+        ):
+            # Files with a mark each were concatenated. A mark that is a token of its own is kept.
+            file.warnings.add("byte order marks within the file, left out", f"{file.path}:{number}")
+            line = line.removeprefix("\ufeff")
         if not sentence.rows and line.startswith("# "):
             if line.startswith(TEXT_COMMENT):
                 sentence.text = line.removeprefix(TEXT_COMMENT).removesuffix("\r")
@@ -358,7 +367,7 @@ def _csv_sentences(
     has_word = any(name in lower for name in TOKEN_NAMES if name != "sentence")
     text_columns = [
         i for i, name in enumerate(lower)
-        if re.sub(r"[\W_]+", "", name) in SENTENCE_NAMES and (name != "sentence" or has_word)
+        if SENTENCE_NAMES.fullmatch(re.sub(r"[\W_]+", "", name)) and (name != "sentence" or has_word)
     ]  # fmt: skip
     text = "\n".join(
         decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)

@@ -163,6 +163,9 @@ def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
     if _TAG_LIKE_NAME.search(name) and not _OTHER_TAGS.search(name):
         values = value.split() if isinstance(value, str) else value
         return isinstance(values, list) and (len(values) > 1 or is_tag_sequence(values))
+    words = value.split() if isinstance(value, str) else value
+    if isinstance(words, list) and len(words) > 1 and "O" in words and name != "text":
+        return all(isinstance(word, str) for word in words)  # tags without a prefix
     if isinstance(value, dict):
         return any(looks_like_annotations(key, inner, text) for key, inner in value.items()) or any(
             isinstance(inner, list) and any(_is_part(x, text) for x in inner)

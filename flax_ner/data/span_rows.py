@@ -86,6 +86,10 @@ SPAN_FORMATS = {
         "GLiNER JSON", frozenset({"tokenized_text"}), "inclusive",
         '{"tokenized_text": ["彭", "小", "军", "在", "台", "湾"], "ner": [[0, 2, "name"]]}',
     ),
+    "luis": SpanFormat(
+        "LUIS JSON", frozenset({"startPos", "endPos"}), "inclusive",
+        '[{"text": "彭小军在台湾", "entities": [{"entity": "name", "startPos": 0, "endPos": 2}]}]',
+    ),
     "spacy": SpanFormat(
         "spaCy training pairs", frozenset(), "exclusive",
         '[["彭小军在台湾", {"entities": [[0, 3, "name"]]}]]',
@@ -98,12 +102,12 @@ SPAN_FORMATS = {
 
 
 _ID = re.compile(
-    r"_?(id|uid|uuid|guid|key|name|title|(file|doc|document|text|image)_?(name|id|path)?|path|url|uri|source|"
+    r"_?(id|uid|uuid|guid|key|name|title|(file|doc|document|text|image)_?(name|id|path|key)?|path|url|uri|source|"
     r"lang|language|date|time|split|author|annotator|user|status)",
     re.IGNORECASE,
 )  # fields that do not have the text
 REJECTED = ("reject", "ignore")  # answers of Prodigy
-_TAG_AS_CATEGORY = re.compile(r"O|[BIESMLU][-_].+", re.DOTALL)
+_TAG_AS_CATEGORY = re.compile(r"[BIESMLU][-_].+", re.DOTALL)
 # Fields of Prodigy that say nothing about the text.
 _BOOKKEEPING = {
     "answer",
@@ -206,19 +210,15 @@ def example_of_row(
     """
     text, spans, rest = parse_row(row, source, file.warnings, rules.field)
     end = rules.end
-    tokens = text if isinstance(text, list) else _tokens_beside_text(row)
+    tokens = text if isinstance(text, list) else None
+    if rules.in_tokens and spans and isinstance(text, str):
+        tokens = _tokens_beside_text(row, text)
     if isinstance(text, list) and not rules.in_tokens:
         text, tokens = join_tokens(text, is_character_level([text]))[0], None
-    if tokens and (rules.in_tokens and (spans or isinstance(text, list))):
+    if tokens:
         joined, places = join_tokens(tokens, is_character_level([tokens]))
         if isinstance(text, str):
-            joined, aligned = text, align_tokens(tokens, text)
-            if aligned is None:
-                raise UserError(
-                    f"{source}: the spans count tokens, which are not those of the text. Write tags for the "
-                    "tokens instead."
-                )
-            places = aligned
+            joined, places = text, align_tokens(tokens, text) or []
         text = joined
         converted = _characters_of_tokens(places, spans or (), end, source, file.warnings)
         if spans:
@@ -276,6 +276,11 @@ def parse_row(
     text = rest.pop(_text_field(row, spans, source))
     if spans is not None and isinstance(text, str):
         spans = [_resolve_surface(span, text) for span in spans]
+    if spans:
+        warnings.add(
+            "spans of the category 'O', left out", source, sum(s.type == "O" for s in spans)
+        )
+        spans = [span for span in spans if span.type != "O"]
     unlabelled = row.get(name) if name else None
     if isinstance(unlabelled, list) and unlabelled and not spans:
         warnings.add("texts with spans without a category, left out", source)
@@ -333,6 +338,12 @@ def _parse_spans(
             "delete the other."
         )
     named = [name for name in (field, *SPAN_FIELDS) if row.get(name) is not None]
+    empty = next((name for name in named if row[name] == []), "")
+    if empty and found and not found.keys() & {field, *SPAN_FIELDS}:
+        raise UserError(
+            f"{source}: there are spans in {min(found)!r}, but none in {empty!r}. Delete the field that does "
+            "not have the entities."
+        )
     name = next(iter(found), next(iter(named), ""))
     if not name:
         return "", None
@@ -377,7 +388,7 @@ def _flat_spans(row: dict[str, Any]) -> dict[str, Any]:
     def is_nested(value: Any) -> bool:
         return (
             isinstance(value, list) and bool(value) and isinstance(value[0], list)
-            and bool(value[0]) and not parse_span(value[0]) and all(map(parse_span, value[0]))
+            and all(isinstance(item, dict) and parse_span(item) for item in value[0]) and bool(value[0])
         )  # fmt: skip
 
     return {name: value[0] if is_nested(value) else value for name, value in row.items()}
@@ -459,7 +470,7 @@ def _detect_rules(
         try:
             row = json_object(record, source, FORM, pairs=True)
             text, spans, _ = parse_row(row, source, ConversionWarnings())
-            fields.update(fields_with_spans(row))
+            fields.update(list(fields_with_spans(row)))
         except UserError:
             continue  # the reader reports it
         if spans:
@@ -473,7 +484,7 @@ def _detect_rules(
 
 def _possible_rules(row: dict[str, Any], text: str | list[str], spans: list[Span]) -> Iterator[str]:
     """Yield the rules that the spans of a row may follow: "inclusive", "exclusive", "tokens", "characters"."""
-    tokens = text if isinstance(text, list) else _tokens_beside_text(row)
+    tokens = text if isinstance(text, list) else _tokens_beside_text(row, text)
     joined = join_tokens(text, is_character_level([text]))[0] if isinstance(text, list) else text
     shown = [span for span in spans if span.surface is not None]
     by_end = {end: bool(shown) and surfaces_fit(joined, shown, end) for end in END_RULES}
@@ -482,6 +493,7 @@ def _possible_rules(row: dict[str, Any], text: str | list[str], spans: list[Span
         yield from (end for end, fits in by_end.items() if fits)
         return
     if not all(type(s.start) is type(s.end) is int for s in spans):
+        yield from ["tokens"] * isinstance(text, list)
         return
     places = align_tokens(tokens, joined)
     if places is None:
@@ -510,8 +522,10 @@ def _words_from(text: str, places: list[tuple[int, int]], span: Span, last: int)
     return text[places[span.start][0] : places[stop][1]] if 0 <= stop < len(places) else None
 
 
-def _tokens_beside_text(row: dict[str, Any]) -> list[str] | None:
-    return next((row[name] for name in TOKEN_FIELDS if is_words(row.get(name))), None)
+def _tokens_beside_text(row: dict[str, Any], text: str) -> list[str] | None:
+    """Return the field that divides the text into words, whatever its name."""
+    lists = (value for value in row.values() if is_words(value))
+    return next((words for words in lists if align_tokens(words, text)), None)
 
 
 def format_of_span_row(row: dict[str, Any]) -> str | None:

@@ -33,7 +33,8 @@ _PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_/:]([^\s\x02]+)", re.IGNORECASE)
 _PREFIX_LAST = re.compile(r"([^\s\x02]+)[-_]([BIMELSUW])", re.IGNORECASE)
 # Not a category without prefix: a number, or what remains of a tag, or a prefix written out.
 _NO_CATEGORY = re.compile(
-    r"[0-9]+|[BIMELSUW](\W.*)?|\W+|(?i:begin|inside|end|middle|single|last|unit)\W.*", re.DOTALL
+    r"[0-9]+|[BIMELSUW](\W.*)?|\W+|(?i:begin|inside|start|end|middle|single|last|unit)[\W_].*",
+    re.DOTALL,
 )
 # Han, kana, bopomofo, CJK punctuation and full-width forms: scripts without spaces between words.
 # Hangul is not among them, because Korean has spaces.

@@ -198,7 +198,7 @@ def _parse_tags(value: Any, name: str, names: "ClassNames", source: str) -> list
     for tag in value:
         if not isinstance(tag, str):
             raise UserError(f"{source}: {tag!r} is not a tag. Expected {TAG_FORM}")
-    return value
+    return [tag.strip() for tag in value]
 
 
 class ClassNames:

@@ -265,6 +265,16 @@ READ = {
         '{"text": "林月", "label": {"PER": {"林月": []}}}', [("林月", [])], "surfaces without a span"),
     "a combining character": (
         '{"text": "❤\ufe0f林月", "label": [[1, 3, "PER"]]}', [("❤\ufe0f林月", [("PER", 1, 3)])], "combining"),
+    "byte order marks of files that were joined": (
+        f"\ufeff{columns()}\n\ufeff{columns()}", EXPECTED * 2, "byte order marks within the file, left out: 1"),
+    "document boundaries in lower case": (f"-docstart- O\n\n{columns()}", EXPECTED, "document boundaries"),
+    "spans of the category O": (
+        '{"text": "林月在苏州", "label": [[0, 2, "PER"], [2, 3, "O"], [3, 5, "LOC"]]}', EXPECTED,
+        "category 'O', left out: 1"),
+    "words under an unknown name": (
+        '{"text": "林月在苏州", "segments": ["林月", "在", "苏州"], "entities": ['
+        '{"start": 0, "end": 1, "type": "PER"}, {"start": 2, "end": 3, "type": "LOC"}]}',
+        EXPECTED, "count tokens"),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
@@ -338,6 +348,11 @@ REFUSED = {
     "a name in place of the text": (
         '{"filename": "report.txt", "toks": [1], "entities": [[0, 2, "PER"]]}', 'no "text"'),
     "Korean": ("김철수는 서울에서 일한다\n".encode("cp949"), "EUC-KR"),
+    "spans in another field": (
+        '{"text": "林月", "entities": [], "events": [{"start": 0, "end": 2, "type": "X"}]}',
+        "spans in 'events', but none in 'entities'"),
+    "IO tags under an unknown name": ('{"text": "林月", "seq": ["PER", "O"]}', "'seq' looks like"),
+    "prefixes written out": ("林 START_PER\n月 END_PER\n在 O\n", "its format is unknown"),
     "CR line ends": (columns().replace("\n", "\r"), "line ends are CR alone"),
     "a PDF": (b"%PDF-1.7 and more", "is a PDF file"),
     "an empty category": ('{"text": "林", "label": {"": {"林": [[0, 0]]}}}', "Give a non-empty string"),
