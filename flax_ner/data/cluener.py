@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flax_ner.data.field_names import Span, check_no_annotations
+from flax_ner.data.field_names import Span, check_unlabelled
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans
+from flax_ner.data.row_fields import fields_with_spans
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
 from flax_ner.text.utf8 import Line
@@ -79,9 +80,12 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
     if not isinstance(row.get("text"), str):
         raise UserError(f'{source}: no "text". Expected {FORM}.')
     text, label = row["text"], row.get("label")
-    for name in row.keys() - {"text", "label"}:
-        if not label:
-            check_no_annotations(name, row[name], text, source, FORM)
+    rest = {name: value for name, value in row.items() if name not in ("text", "label")}
+    if label is None:
+        check_unlabelled(rest, text, source, FORM)
+    elif not label:
+        check_unlabelled(fields_with_spans(rest), text, source, FORM)
+    for name in rest:
         warnings.add(f"field {name!r}, left out", source)
     if label is None:
         return Example(text, None, source)

@@ -31,6 +31,7 @@ TAG_NAMES = (
 _CHUNKS = frozenset(
     ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC"]
 )
+EXCEL_SEPARATOR = "sep="  # starts a line that Excel puts before the header
 _ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 Row = tuple[str, ...]  # the columns of a line
 
@@ -140,7 +141,7 @@ def find_layout(file: DataFile, sentences: Sequence[list[Row]], names: tuple[str
     if tag is None and names:
         usual_tags = [lower.index(name) for name in TAG_NAMES if name in lower]
         with_prefix = [i for i in usual_tags if _has_tags(Counter(row[i] for row in rows))]
-        tag = next(iter([*with_prefix, *usual_tags]), None)
+        tag = (with_prefix or usual_tags)[0] if usual_tags else None
     if token is None and names:
         usual = [lower.index(name) for name in TOKEN_NAMES if name in lower]
         token = next((i for i in usual if i != tag), None)
@@ -162,6 +163,8 @@ def find_layout(file: DataFile, sentences: Sequence[list[Row]], names: tuple[str
 
 def _check_prefix_column(file: DataFile, rows: list[Row], tag: int, names: tuple[str, ...]) -> None:
     """Raise `UserError` if the prefixes of the tags have a column of their own."""
+    if _has_tags(Counter(row[tag] for row in rows)):
+        return
     for i in range(len(rows[0]) if rows else 0):
         cells = {row[i] for row in rows}
         if i != tag and {"B", "O"} <= cells <= {*"BIOESMULW", ""}:
@@ -228,7 +231,8 @@ def _names_texts(rows: list[Row]) -> bool:
     """Return whether the first column names the text of each token: the lines of a name follow each other."""
     runs = sum(before[0] != row[0] for before, row in pairwise(rows)) + 1
     names = {row[0] for row in rows}
-    return runs == len(names) and len(rows) >= 2 * runs and len({row[1] for row in rows}) > 1
+    words = {row[1] for row in rows}
+    return runs == len(names) and len(rows) >= max(4, 2 * runs) and 2 * len(words) >= len(rows)
 
 
 def _has_tags(cells: Counter[str]) -> bool:

@@ -14,11 +14,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from flax_ner.data.column_layout import (
+    EXCEL_SEPARATOR,
     TOKEN_NAMES,
     Layout,
     Row,
@@ -91,6 +92,8 @@ class _Sentence:
 
 def _ends_in_tag(line: str) -> bool:
     columns = split_columns(line)
+    if len(columns) == 2 and (columns[1] in OUTSIDE or is_prefixed_tag(columns[1])):
+        return True
     return len(columns) > 1 and bool(TAG.fullmatch(columns[-1]))
 
 
@@ -136,7 +139,13 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             "first line read as a token; if it is a header, name its columns with --token-column and "
             "--tag-column (data.columns)",
             sentences[0].sources[0],
-            len(first_row) == layout.width and tags[first_row[layout.tag]] == 1,
+            len(first_row) == layout.width
+            and tags[first_row[layout.tag]] == 1
+            and all(
+                count > 1
+                for tag, count in tags.items()
+                if tag not in OUTSIDE | {first_row[layout.tag]}
+            ),
         )
     if len(sentences) == 1 and len(sentences[0].rows) > LONG_SENTENCE:
         file.warnings.add(
@@ -159,7 +168,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             file.warnings.add(
                 "digits after characters (the index in the word), left out", source, len(words)
             )
-            words = [_SEGMENTED.sub(r"\1\2", word) for word in words]
+            words = [_without_index(word) for word in words]
         return example_from_tags(
             words,
             sentence.text,
@@ -182,7 +191,7 @@ def _read_sentences(
 ) -> tuple[list[tuple[str, "_Sentence | UserError"]], str, Layout]:
     """Return the sentences (or errors) with their sources, the separator of a header or "", and the layout."""
     lines = iterate_lines(file.path, file.options.encoding)
-    first = next((line for line in lines if line.strip() and line[:4] not in ("sep=", b"sep=")), "")
+    first = next((line for line in lines if line.strip() and not _is_excel_separator(line)), "")
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
     records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, _Sentence)]
@@ -379,16 +388,19 @@ def _csv_sentences(
     )
     numbers = list[int]()
     sentence = _Sentence([], _Sources(file.path, numbers))
-    current = [""] * len(text_columns)
     try:
-        # Excel puts a line such as "sep=;" before the header.
-        next(row for row in reader if "".join(row).strip() and not row[0].startswith("sep="))
-        for row in reader:
-            row = [_clean_cell(cell) for cell in row]
+        next(row for row in reader if "".join(row).strip() and not _is_excel_separator(row[0]))
+        rows = [([_clean_cell(cell) for cell in row], reader.line_num) for row in reader]
+        # A number that is another on every row counts the rows.
+        text_columns = [
+            i for i in text_columns if _repeats(row[i] for row, _ in rows if len(row) > i)
+        ]
+        current = [""] * len(text_columns)
+        for row, number in rows:
             if row == list(names):
-                file.warnings.add("repeated headers, left out", f"{file.path}:{reader.line_num}")
+                file.warnings.add("repeated headers, left out", f"{file.path}:{number}")
                 continue
-            named = [row[i] if len(row) > i else "" for i in text_columns]
+            named = [row[i].strip() if len(row) > i else "" for i in text_columns]
             starts = any(new and new != old for new, old in zip(named, current, strict=True))
             current = [new or old for new, old in zip(named, current, strict=True)]
             if sentence.rows and (starts or not any(cell.strip() for cell in row)):
@@ -397,11 +409,16 @@ def _csv_sentences(
                 sentence = _Sentence([], _Sources(file.path, numbers))
             if any(cell.strip() for cell in row):
                 sentence.rows.append(tuple(map(sys.intern, row)))
-                numbers.append(reader.line_num)
+                numbers.append(number)
     except csv.Error as error:
         raise UserError(f"{file.path}:{reader.line_num}: not CSV ({error}).") from None
     if sentence.rows:
         yield sentence.sources[0], sentence
+
+
+def _repeats(cells: Iterable[str]) -> bool:
+    """Return whether a cell is empty or equal to the one before it."""
+    return any(not after.strip() or after == before for before, after in pairwise(cells))
 
 
 def _clean_cell(cell: str) -> str:
@@ -453,6 +470,15 @@ def _split_cells(sentence: _Sentence, layout: Layout) -> Iterator[_Sentence]:
 def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
     tags = row[layout.tag].split(separator)
     return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
+
+
+def _without_index(token: str) -> str:
+    match = _SEGMENTED.fullmatch(token)
+    return (match[1] or match[2]) if match else token
+
+
+def _is_excel_separator(line: Line) -> bool:
+    return isinstance(line, str) and line.startswith(EXCEL_SEPARATOR)
 
 
 def _is_segmented(sentences: Iterable[Sequence[str]]) -> bool:

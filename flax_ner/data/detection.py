@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.data.brat import TEXT_BOUND
-from flax_ner.data.column_layout import find_header, looks_like_columns, looks_like_io
+from flax_ner.data.column_layout import (
+    EXCEL_SEPARATOR,
+    find_header,
+    looks_like_columns,
+    looks_like_io,
+)
 from flax_ner.data.columns import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
-from flax_ner.data.span_rows import fields_with_spans, format_of_span_row
+from flax_ner.data.row_fields import fields_with_spans
+from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.tagged import TAG_FORM, is_prefixed_tag
 from flax_ner.data.token_rows import find_token_fields, split_tag_strings
@@ -45,7 +51,8 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
         row if isinstance(row, str) else row.decode("utf-8", "replace")
         for row in file.lines()[:SAMPLE_ROWS]
     ]
-    sample = [row for row in rows if row.strip() and not row.startswith("sep=")][:SAMPLE_LINES]
+    sample = [row for row in rows if row.strip() and not row.startswith(EXCEL_SEPARATOR)]
+    sample = sample[:SAMPLE_LINES]
     if not sample:
         return None
     if len(rows) == 1 and "\r" in rows[0].strip():
@@ -89,8 +96,12 @@ def unknown_format_hint(path: Path, encoding: str = "") -> str:
         return " If it should be JSON: it is not JSON, or has no texts."
     lines = DataFile(path, ReadOptions(encoding)).lines()[:SAMPLE_ROWS]
     rows = [line.strip() for line in lines if isinstance(line, str) and line.strip()]
-    if any(is_prefixed_tag(cell) for row in rows for cell in row.split(",")[1:]):
+    tagged_rows = [any(map(is_prefixed_tag, row.split(",")[1:])) for row in rows]
+    if any(tagged_rows[:1]):
         return " CSV needs a first line that names its columns, such as token,tag."
+    if any(tagged_rows):
+        first, *_, last = rows[0].split(",") if "," in rows[0] else ("1", "2")
+        return f" Name its columns, e.g. --token-column {first!r} --tag-column {last!r} (data.columns)."
     cells = [row.split("\t") if "\t" in row else row.split() for row in rows]
     width = max(map(len, cells), default=0)
     tagged = [i for i in range(width) if sum(is_prefixed_tag(c[i]) for c in cells if len(c) > i)]
@@ -134,7 +145,7 @@ def _json_format(file: DataFile) -> str | None:
     all_named_text = True
     try:
         for number, (source, record) in enumerate(json_records(file, "row")):
-            if number == SAMPLE_ROWS:
+            if number >= SAMPLE_ROWS and (formats or not only_empty):
                 break
             try:
                 value = json_value(record, source)
@@ -167,7 +178,7 @@ def _json_format(file: DataFile) -> str | None:
 def format_of_row(row: dict[str, Any]) -> str | None:
     """Return the format of a JSON row, None if it has no annotations of any."""
     label = row.get("label")
-    if isinstance(row.get("data"), dict):
+    if isinstance(row.get("data"), dict) and not isinstance(row.get("text"), str):
         return "label_studio"
     if isinstance(label, dict) and isinstance(row.get("text"), str):
         return "cluener"

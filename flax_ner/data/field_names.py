@@ -39,17 +39,21 @@ _TYPE = (
     "labels", "entity_type", "label_type", "entity_label", "entity_group", "label", "label_name", "tag_name",
     "type", "types", "tag", "category", "class", "kind", "ner", "cat", "entity", "hypertextlabels",
 )  # fmt: skip
-# Names of the text of a span. A string under another name is believed only where the text has it.
-_SURFACE = ("text", "word", "surface", "mention", "entity_text", "span_text")
-# Fields with what a model predicted.
-_PREDICTIONS = re.compile("pred|suggest", re.IGNORECASE)
+# Names of the text of a span; and names that may have it, or something else.
+_SURFACE = ("text", "word", "surface", "mention", "entity_text", "span_text", "entity")
+POSSIBLE_SURFACE = ("name", "value")
+CATEGORY_NAMES = frozenset(_TYPE)
+_PREDICTIONS = re.compile(r"(?<![a-z])pred(icted|ictions?)?(?![a-z])|suggest", re.IGNORECASE)
+_METADATA = re.compile("meta(data)?|info|extra|attributes", re.IGNORECASE)
 _TAG_LIKE_NAME = re.compile(
     "(?<![a-z])(ner|bio|iob|tags?|labels?|entity|entities)(?![a-z])", re.IGNORECASE
 )
-_OTHER_TAGS = re.compile("pos|chunk|dep|lemma|xpos|upos|srl", re.IGNORECASE)
+OTHER_TAGS = re.compile("pos|chunk|dep|lemma|xpos|upos|srl", re.IGNORECASE)
 _TOKEN_KEYS = {"text", "start", "end", "id", "ws", "disabled", "style", "tokenizer_id"}
 _ANNOTATION_NAME = re.compile(
-    r"entit|annot|label|mention|spo_|event|relation|denotation|span", re.IGNORECASE
+    r"(?<![a-z])(entity|entities|annotations?|labels?|mentions?|spo|events?|relations?|denotations?|spans?)"
+    r"(?![a-z])",
+    re.IGNORECASE,
 )
 
 
@@ -61,14 +65,14 @@ class Span(NamedTuple):
         start: first position.
         end: last position, or the one after it.
         surface: the text of the span, or None if the file does not repeat it.
-        others: other strings, one of which may be the surface or the category.
+        other_strings: names and values of other strings, one of which may be the surface or the category.
     """
 
     type: Any
     start: Any
     end: Any
     surface: str | None = None
-    others: tuple[str, ...] = ()
+    other_strings: tuple[tuple[str, str], ...] = ()
 
 
 def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
@@ -86,7 +90,7 @@ def parse_span(value: Any, in_span_field: bool = False) -> list[Span] | None:
         category, start, end, *rest = value
     elif len(value) == 4 and isinstance(value[1], str) and all(map(_is_number, value[2:])):
         surface, category, start, end = value
-        return [Span(category, start, end, None, (surface,))] if isinstance(surface, str) else None
+        return [Span(category, start, end, surface)] if isinstance(surface, str) else None
     elif in_span_field or (_is_number(value[0]) or _is_number(value[1])):
         start, end, category, *rest = value
     else:
@@ -135,11 +139,9 @@ def _parse_object(value: dict[str, Any]) -> list[Span] | None:
         name: text for name, text in value.items() if name != keys[0] and isinstance(text, str)
     }
     surface = next((strings.pop(name) for name in _SURFACE if name in strings), None)
-    # Other names of a category come first, because one of them may be the right one.
-    others = tuple(strings[name] for name in sorted(strings, key=lambda name: name not in _TYPE))
     if not isinstance(categories, list):
         categories = [categories]
-    return [Span(category, start, end, surface, others) for category in categories]
+    return [Span(c, start, end, surface, tuple(strings.items())) for c in categories]
 
 
 def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
@@ -150,43 +152,59 @@ def looks_like_annotations(name: str, value: Any, text: str = "") -> bool:
         value: its value.
         text: the text of the row. Objects that repeat a part of it are annotations under any name.
     """
-    if value is None or value in ("", [], {}):
+    if value is None or value in ("", [], {}) or are_predictions(name):
         return False
     if name == "tokens" and is_plain_tokens(value):
         return False
-    if _PREDICTIONS.search(name):
-        return False
-    if name in ANNOTATION_FIELDS or (
-        isinstance(value, list | dict) and _ANNOTATION_NAME.search(name)
-    ):
-        return True
-    if _TAG_LIKE_NAME.search(name) and not _OTHER_TAGS.search(name):
-        values = value.split() if isinstance(value, str) else value
-        return isinstance(values, list) and (len(values) > 1 or is_tag_sequence(values))
-    words = value.split() if isinstance(value, str) else value
-    if isinstance(words, list) and len(words) > 1 and "O" in words and name != "text":
-        return all(isinstance(word, str) for word in words)  # tags without a prefix
-    if isinstance(value, dict):
-        return any(looks_like_annotations(key, inner, text) for key, inner in value.items()) or any(
-            isinstance(inner, list) and any(_is_part(x, text) for x in inner)
-            for inner in value.values()
-        )
-    if not isinstance(value, list):
-        return type(value) is int and is_start_field(name)  # one row for each entity
-    if parse_span(value[0]) is not None or is_tag_sequence(value):
-        return True
-    if is_start_field(name) and all(type(item) is int for item in value):
-        return True
-    return any(
-        _is_part(part, text)
-        for item in value
-        if isinstance(item, list | dict)
-        for part in (item.values() if isinstance(item, dict) else item)
+    return (
+        _is_named_like_annotations(name, value)
+        or _has_tags_of(text, name, value)
+        or _repeats_parts(name, value, text)
     )
 
 
-def _is_part(value: Any, text: str) -> bool:
-    return isinstance(value, str) and 1 < len(value) < len(text) and value in text
+def _is_named_like_annotations(name: str, value: Any) -> bool:
+    if name in ANNOTATION_FIELDS:
+        return True
+    if isinstance(value, list | dict) and _ANNOTATION_NAME.search(_CAMEL_HUMP.sub("_", name)):
+        return True
+    # Parallel lists of starts and ends.
+    return is_start_field(name) and isinstance(value, list) and all(type(x) is int for x in value)
+
+
+def _has_tags_of(text: str, name: str, value: Any) -> bool:
+    """Return whether a value is a tag for each word or character of a text, as strings or numbers."""
+    tags = value.split() if isinstance(value, str) else value
+    if not isinstance(tags, list):
+        return False
+    if is_tag_sequence(tags) and (isinstance(value, list) or len(tags) > 1 or "-" in value):
+        return True
+    if isinstance(value, str) or len(tags) < 2 or len(tags) not in (len(text), len(text.split())):
+        return False
+    tag_like = _TAG_LIKE_NAME.search(name) and not OTHER_TAGS.search(name)
+    return bool(tag_like) or ("O" in tags and all(isinstance(tag, str) for tag in tags))
+
+
+def _repeats_parts(name: str, value: Any, text: str) -> bool:
+    """Return whether a value has spans, or objects or lists with parts of the text."""
+
+    def is_part(inner: Any) -> bool:
+        return isinstance(inner, str) and 1 < len(inner) < len(text) and inner in text
+
+    if isinstance(value, dict):
+        if any(looks_like_annotations(key, inner, text) for key, inner in value.items()):
+            return True
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        all_lists = len(lists) == len(value) and not _METADATA.fullmatch(name)
+        return all_lists and any(is_part(part) for inner in lists for part in inner)
+    if not isinstance(value, list):
+        return False
+    return any(
+        parse_span(item) is not None
+        or any(map(is_part, item.values() if isinstance(item, dict) else item))
+        for item in value
+        if isinstance(item, list | dict)
+    )
 
 
 def are_predictions(name: str) -> bool:
@@ -194,18 +212,24 @@ def are_predictions(name: str) -> bool:
     return bool(_PREDICTIONS.search(name))
 
 
-def check_no_annotations(name: str, value: Any, text: str, source: str, form: str) -> None:
-    """Raise `UserError` if a field that was not read may hold the annotations of a text.
+def check_unlabelled(rest: dict[str, Any], text: str, source: str, form: str) -> None:
+    """Raise `UserError` if fields that were not read may hold the annotations of a text.
 
     Args:
-        name, value, text: see `looks_like_annotations`.
+        rest: the fields.
+        text: see `looks_like_annotations`.
         source: "file:line".
         form: a form that can be read, for the message.
     """
-    if looks_like_annotations(name, value, text):
+    for name, value in rest.items():
+        if looks_like_annotations(name, value, text):
+            raise UserError(
+                f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
+                f"Expected a form such as {form}. Delete the field if it has no entities."
+            )
+    if parse_span(rest):
         raise UserError(
-            f"{source}: the field {name!r} looks like annotations, but cannot be read: {str(value)[:80]}. "
-            f"Expected a form such as {form}. Delete the field if it has no entities."
+            f"{source}: the row describes one entity. Put the entities of a text into one list, as in {form}."
         )
 
 

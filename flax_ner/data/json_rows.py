@@ -13,10 +13,12 @@ from flax_ner.data.field_names import (
     ANNOTATION_FIELDS,
     TEXT_FIELDS,
     TOKEN_FIELDS,
+    is_start_field,
     is_words,
     parse_span,
 )
 from flax_ner.data.files import DataFile
+from flax_ner.data.row_fields import may_be_text
 from flax_ner.errors import UserError
 from flax_ner.text.utf8 import Line, decode_line, read_text, stream_lines
 
@@ -229,17 +231,20 @@ def _unwrap(value: Any, path: Path) -> list[Any]:
         return [value]
     lists = {key: v for key, v in value.items() if _is_list_of_records(v)}
     if len(lists) > 1:
+        with_text = {key: records for key, records in lists.items() if any(map(_has_text, records))}
+        lists = with_text if len(with_text) == 1 else lists
+    if len(lists) > 1:
         raise UserError(
             f"{path}: one object with records in {', '.join(map(repr, lists))}. Save each list as a file of "
             "its own."
         )
-    records = next(iter(lists.values())) if lists else list(value.values())
-    rest = {key: v for key, v in value.items() if lists and key not in lists}
-    shown = next((text for text in map(_record_text, records) if text), "")
-    for key, other in rest.items():
-        if isinstance(other, str) and shown and shown in other:
-            return [value]  # the text, and a list of what is in it
-        if key in ANNOTATION_FIELDS and isinstance(other, list | dict) and other:
+    if not lists:
+        return list(value.values())
+    (records,) = lists.values()
+    for key in value.keys() - lists.keys():
+        if isinstance(value[key], str) and may_be_text(key) and _has_all(value[key], records):
+            return [value]  # one text, and the list of what is in it
+        if key in ANNOTATION_FIELDS and _has_spans(value[key]):
             raise UserError(
                 f"{path}: {key!r} has annotations apart from their texts. Put the spans of each text into its "
                 "own object."
@@ -247,9 +252,29 @@ def _unwrap(value: Any, path: Path) -> list[Any]:
     return records
 
 
-def _record_text(record: Any) -> str:
-    return (
-        record["text"] if isinstance(record, dict) and isinstance(record.get("text"), str) else ""
+def _has_text(record: Any) -> bool:
+    return isinstance(record, dict) and any(
+        isinstance(record.get(name), str) or is_words(record.get(name))
+        for name in (*TEXT_FIELDS, *TOKEN_FIELDS)
+    )
+
+
+def _has_all(text: str, records: list[Any]) -> bool:
+    """Return whether a text has the field "text" of all records."""
+    parts = [record.get("text") if isinstance(record, dict) else None for record in records]
+    return all(isinstance(part, str) and len(part) < len(text) and part in text for part in parts)
+
+
+def _has_spans(value: Any) -> bool:
+    """Return whether a list has spans, or an object lists of spans."""
+    lists = (
+        [value] if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    )
+    return any(
+        parse_span(item) or (isinstance(item, dict) and any(map(is_start_field, item)))
+        for items in lists
+        if isinstance(items, list)
+        for item in items
     )
 
 

@@ -14,12 +14,9 @@ from flax_ner.data.field_names import Span
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records
 from flax_ner.data.offsets import entities_from_spans
-from flax_ner.data.span_rows import (
-    SpanRules,
-    check_no_address,
-    example_of_row,
-    hypertext_error,
-)
+from flax_ner.data.row_fields import hypertext_error
+from flax_ner.data.span_rows import check_no_address, example_of_row
+from flax_ner.data.span_rules import SpanRules
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.utf8 import Line
@@ -103,15 +100,28 @@ def _parse_task(
             )
         if result_type == "hypertextlabels":
             raise hypertext_error(source)
-        target = result.get("to_name") if isinstance(result, dict) else None
-        if target in texts and target != name:
-            warnings.add(f"regions of the data field {target!r}, left out", source)
-        elif result_type == "labels":
+        if result_type == "labels" and not _is_of_other_field(result, texts, name):
             regions.append(result.get("value"))
+        elif result_type == "labels":
+            warnings.add(f"regions of the data field {result['to_name']!r}, left out", source)
         else:
             warnings.add(f"results of type {result_type!r}, left out", source)
     # Choices, ratings and the like say nothing about entities.
     return texts[name], regions if regions or not results else None
+
+
+def _is_of_other_field(result: dict[str, Any], texts: dict[str, str], name: str) -> bool:
+    """Return whether a region is in another text than the field `name`.
+
+    `to_name` is the name of a tag in the labelling configuration, which usually is that of the field.
+    """
+    target, value = result.get("to_name"), result.get("value")
+    if target not in texts or target == name or not isinstance(value, dict):
+        return False
+    start, end, surface = value.get("start"), value.get("end"), value.get("text")
+    return surface is None or not (
+        type(start) is type(end) is int and texts[name][start:end] == surface
+    )
 
 
 def _spans(regions: list[Any], source: str, warnings: ConversionWarnings) -> list[Span]:

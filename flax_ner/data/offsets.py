@@ -6,7 +6,7 @@ rule holds, and a warning names the risk where units differ.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flax_ner.data.field_names import Span
@@ -107,6 +107,31 @@ def entities_from_spans(
             "\r\n" in before,
         )
     return entities
+
+
+def surface_finder(text: str) -> Callable[[Span, str], list[str]]:
+    """Return a function of a span and a string: the rules for `end` by which the text has the string there."""
+    tables = [
+        character_offsets(text, unit)
+        for unit in UNITS
+        if unit != CHARACTERS and unit_differs(text, unit)
+    ]
+
+    def matching_rules(span: Span, surface: str) -> list[str]:
+        if type(span.start) is not int or type(span.end) is not int or span.start < 0:
+            return []
+
+        def is_there(end: int) -> bool:
+            places = [
+                (span.start, end),
+                *((table.get(span.start), table.get(end)) for table in tables),
+            ]
+            return any(None not in place and text[slice(*place)] == surface for place in places)
+
+        ends = {"exclusive": span.end, "inclusive": span.end + 1}
+        return [rule for rule, end in ends.items() if is_there(end)]
+
+    return matching_rules
 
 
 def surfaces_fit(text: str, spans: Sequence[Span], end: str) -> bool:

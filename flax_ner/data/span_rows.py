@@ -6,31 +6,20 @@ decides whether `end` is inclusive and what offsets count. Elsewhere the rule of
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_ner.data.field_names import (
-    SPAN_FIELDS,
-    TEXT_FIELDS,
-    TOKEN_FIELDS,
-    Span,
-    are_predictions,
-    check_no_annotations,
-    is_plain_tokens,
-    is_words,
-    parse_span,
-)
-from flax_ner.data.files import END_RULES, ConversionWarnings, DataFile, without_duplicates
+from flax_ner.data.field_names import SPAN_FIELDS, Span, check_unlabelled, parse_span
+from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
 from flax_ner.data.json_rows import json_object, json_records, write_json_lines
-from flax_ner.data.offsets import entities_from_spans, surfaces_fit
-from flax_ner.data.tagged import align_tokens, is_character_level, join_tokens
+from flax_ner.data.offsets import entities_from_spans
+from flax_ner.data.row_fields import FORM, REJECTED, fields_with_spans, parse_row
+from flax_ner.data.span_rules import SpanRules, detect_rules, tokens_of_row
+from flax_ner.data.tagged import Spans, align_tokens, is_character_level, join_tokens
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
 
-FORM = '{"text": "...", "label": [[start, end, category], ...]}'
-SAMPLE_ROWS = 1000  # rows that decide whether `end` is inclusive
 # A text in a storage, as annotation tools refer to it. A message may well be a link to a page.
 ADDRESS = re.compile(
     r"(s3|gs|azure-blob|file)://\S+|(https?:/)?/\S+\.(txt|json|html?|pdf|docx?)(\?\S*)?|\S*/data/(upload|local-files)/\S+",
@@ -101,47 +90,7 @@ SPAN_FORMATS = {
 }  # fmt: skip
 
 
-_ID = re.compile(
-    r"_?(id|uid|uuid|guid|key|name|title|(file|doc|document|text|image)_?(name|id|path|key)?|path|url|uri|source|"
-    r"lang|language|date|time|split|author|annotator|user|status)",
-    re.IGNORECASE,
-)  # fields that do not have the text
-REJECTED = ("reject", "ignore")  # answers of Prodigy
-_TAG_AS_CATEGORY = re.compile(r"[BIESMLU][-_].+", re.DOTALL)
-# Fields of Prodigy that say nothing about the text.
-_BOOKKEEPING = {
-    "answer",
-    "_input_hash",
-    "_task_hash",
-    "_view_id",
-    "_timestamp",
-    "_session_id",
-}
-
-
-class SpanRules(NamedTuple):
-    """How the spans of a file count.
-
-    Attributes:
-        end: whether `end` is "inclusive" or "exclusive" where spans do not repeat their text.
-        in_tokens: whether spans count tokens, not characters.
-        field: the field that has the spans, "" if it is not known.
-    """
-
-    end: str
-    in_tokens: bool = False
-    field: str = ""
-
-
 EXCLUSIVE = SpanRules("exclusive")
-
-
-class _Row(NamedTuple):
-    """The text (or its tokens) and the spans of a row; `spans` is None for an unlabelled text."""
-
-    text: str | list[str]
-    spans: list[Span] | None
-    rest: dict[str, Any]  # fields that were not read
 
 
 def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]:
@@ -174,7 +123,7 @@ def examples_from_span_rows(
     Raises:
         UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
     """
-    rules = _detect_rules(records, file.options.end, SPAN_FORMATS[name].end)
+    rules = detect_rules(records, file.options.end, SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
@@ -208,29 +157,32 @@ def example_of_row(
     Raises:
         UserError: the row has no text, a span is invalid, or a field with annotations was not read.
     """
-    text, spans, rest = parse_row(row, source, file.warnings, rules.field)
-    end = rules.end
-    tokens = text if isinstance(text, list) else None
-    if rules.in_tokens and spans and isinstance(text, str):
-        tokens = _tokens_beside_text(row, text)
-    if isinstance(text, list) and not rules.in_tokens:
-        text, tokens = join_tokens(text, is_character_level([text]))[0], None
-    if tokens:
-        joined, places = join_tokens(tokens, is_character_level([tokens]))
-        if isinstance(text, str):
-            joined, places = text, align_tokens(tokens, text) or []
-        text = joined
-        converted = _characters_of_tokens(places, spans or (), end, source, file.warnings)
-        if spans:
-            file.warnings.add(f"texts whose spans count tokens, read with `end` {end}", source)
-        spans, end = None if spans is None else converted, "exclusive"
-    assert isinstance(text, str)
+    content = parse_row(row, source, file.warnings, rules.field, rules.surface_names)
+    text, spans, end = content.text, content.spans, rules.end
+    in_tokens = rules.unit == "tokens"
+    if isinstance(text, list):
+        in_tokens = rules.unit != "characters"
+        text, places = join_tokens(text, is_character_level([text]))
+    elif in_tokens and spans:
+        places = _places_of_tokens(row, text, source)
+    if in_tokens and spans:
+        spans = _characters_of_tokens(places, spans, end, source, file.warnings)
+        file.warnings.add(f"texts whose spans count tokens, read with `end` {end}", source)
+        end = "exclusive"
     check_no_address(text, source)
-    for name, value in rest.items():
-        if spans is None or (not spans and name in SPAN_FIELDS and isinstance(value, list | dict)):
-            check_no_annotations(name, value, text, source, FORM)
-        if value is not None and value != []:
-            file.warnings.add(f"field {name!r}, left out", source)
+    rest = {
+        name: value for name, value in content.rest.items() if value is not None and value != []
+    }
+    if spans is None:
+        check_unlabelled(rest, text, source, FORM)
+    elif not spans and rules.field not in row:
+        # Several fields may be the one that has spans, and no other row tells which.
+        for_spans = {
+            k: v for k, v in rest.items() if k in SPAN_FIELDS and isinstance(v, list | dict)
+        }
+        check_unlabelled(for_spans, text, source, FORM)
+    for name in rest:
+        file.warnings.add(f"field {name!r}, left out", source)
     if spans is None:
         return Example(text, None, source)
     entities = entities_from_spans(
@@ -254,181 +206,24 @@ def check_no_address(text: str, source: str, of_tool: bool = False) -> None:
         )
 
 
-def parse_row(
-    row: dict[str, Any], source: str, warnings: ConversionWarnings, field: str = ""
-) -> _Row:
-    """Return the text and spans of a row with one list of spans.
-
-    Args:
-        row: the row.
-        source: "file:line".
-        warnings: receives what was left out.
-        field: the field with the spans of other rows, "" if it is not known.
+def _places_of_tokens(row: dict[str, Any], text: str, source: str) -> Spans:
+    """Return the place of each token in the text of a row.
 
     Raises:
-        UserError: there is no text, or not exactly one field has spans.
+        UserError: no field has the tokens of the text.
     """
-    rest = dict(row)
-    name, spans = _parse_spans(row, source, warnings, field)
-    rest.pop(name, None)
-    if name == "result_list":
-        rest.pop("prompt", None)  # the category
-    text = rest.pop(_text_field(row, spans, source))
-    if spans is not None and isinstance(text, str):
-        spans = [_resolve_surface(span, text) for span in spans]
-    if spans:
-        warnings.add(
-            "spans of the category 'O', left out", source, sum(s.type == "O" for s in spans)
-        )
-        spans = [span for span in spans if span.type != "O"]
-    unlabelled = row.get(name) if name else None
-    if isinstance(unlabelled, list) and unlabelled and not spans:
-        warnings.add("texts with spans without a category, left out", source)
-    for span in spans or ():
-        if isinstance(span.type, str) and _TAG_AS_CATEGORY.fullmatch(span.type):
-            warnings.add(f"spans with a category like a tag, such as {span.type!r}, kept", source)
-        if type(span.type) is int:
-            raise UserError(
-                f"{source}: the categories in {name!r} are numbers, such as {span.type}. Replace them by "
-                "names, or export the data again with names."
-            )
-    for field in _BOOKKEEPING & rest.keys():
-        del rest[field]
-    if is_plain_tokens(rest.get("tokens")):
-        del rest["tokens"]
-    return _Row(text, spans, rest)
-
-
-def _resolve_surface(span: Span, text: str) -> Span:
-    """Return a span with its category and surface in their places, as the text shows.
-
-    If the category is what the text has at the offsets, it is the surface, and another string is the category.
-    A string that is not named as the surface counts as such only if the text has it at the offsets.
-    """
-    if type(span.start) is not int or type(span.end) is not int:
-        return span
-
-    def fits(surface: str) -> bool:
-        shown = [Span("", span.start, span.end, surface)]
-        return any(surfaces_fit(text, shown, end) for end in END_RULES)
-
-    others = (*([span.surface] if span.surface is not None else []), *span.others)
-    if others and isinstance(span.type, str) and fits(span.type) and not fits(others[0]):
-        return span._replace(type=others[0], surface=span.type)
-    if span.surface is None:
-        return span._replace(surface=next(filter(fits, span.others), None))
-    return span
-
-
-def _parse_spans(
-    row: dict[str, Any], source: str, warnings: ConversionWarnings, field: str
-) -> tuple[str, list[Span] | None]:
-    """Return the field that has the spans, and the spans; ("", None) if no field has any.
-
-    `field` is the one that other rows have them in, which may be empty here.
-    """
-    if "prompt" in row and isinstance(results := row.get("result_list"), list):
-        row = row | {
-            "result_list": [{"label": row["prompt"]} | r for r in results if isinstance(r, dict)]
-        }
-    row, found = _flat_spans(row), fields_with_spans(row)
-    if len(found) > 1:
+    tokens = tokens_of_row(row, text)
+    places = align_tokens(tokens, text) if tokens else None
+    if places is None:
         raise UserError(
-            f"{source}: there are spans in {' and in '.join(map(repr, found))}. Keep the right field, and "
-            "delete the other."
+            f"{source}: the spans of this file count tokens, but no field has the tokens of this text. Add "
+            "them as a list, or write tags in place of spans."
         )
-    named = [name for name in (field, *SPAN_FIELDS) if row.get(name) is not None]
-    empty = next((name for name in named if row[name] == []), "")
-    if empty and found and not found.keys() & {field, *SPAN_FIELDS}:
-        raise UserError(
-            f"{source}: there are spans in {min(found)!r}, but none in {empty!r}. Delete the field that does "
-            "not have the entities."
-        )
-    name = next(iter(found), next(iter(named), ""))
-    if not name:
-        return "", None
-    value = row[name]
-    if isinstance(value, list) and not value:
-        return name, []
-    spans = []
-    for item in value if isinstance(value, list) else [None]:
-        if isinstance(item, dict) and "hypertextlabels" in item:
-            raise hypertext_error(source)
-        parsed = parse_span(item, in_span_field=True)
-        if parsed is None:
-            raise UserError(
-                f'{source}: "{name}" does not have the form [[start, end, category], ...] or '
-                f'[{{"start": ..., "end": ..., "label": ...}}, ...]: {str(value)[:80]}.'
-            )
-        if isinstance(item, dict) and item.get("answer") in REJECTED:
-            warnings.add(f"spans with the answer {item['answer']!r}, left out", source)
-            continue
-        spans += parsed
-    return name, spans
-
-
-def fields_with_spans(row: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return the fields that have lists of spans, without predictions and analyses of the tokens."""
-    has_span_field = any(isinstance(row.get(name), list) for name in SPAN_FIELDS)
-    found = {}
-    for name, value in _flat_spans(row).items():
-        if not isinstance(value, list) or not any(parse_span(item) for item in value):
-            continue
-        is_analysis = name in ("tokens", "sentences", "sents") and (
-            has_span_field or any("pos" in item for item in value if isinstance(item, dict))
-        )
-        if not is_analysis and not are_predictions(name):
-            found[name] = value
-    return found
-
-
-def _flat_spans(row: dict[str, Any]) -> dict[str, Any]:
-    """Replace each field that has a list of spans for each annotator by the list of the first."""
-
-    def is_nested(value: Any) -> bool:
-        return (
-            isinstance(value, list) and bool(value) and isinstance(value[0], list)
-            and all(isinstance(item, dict) and parse_span(item) for item in value[0]) and bool(value[0])
-        )  # fmt: skip
-
-    return {name: value[0] if is_nested(value) else value for name, value in row.items()}
-
-
-def hypertext_error(source: str) -> UserError:
-    """Return the error for a region of Label Studio's HyperText."""
-    return UserError(
-        f"{source}: the offsets of a HyperText region refer to rendered HTML. Use the tag Text instead."
-    )
-
-
-def _text_field(row: dict[str, Any], spans: list[Span] | None, source: str) -> str:
-    """Return the field that has the text: one with a usual name, else the one that fits the spans."""
-    for name in TEXT_FIELDS:
-        if isinstance(row.get(name), str):
-            return name
-    tokens = next((n for n in (*TOKEN_FIELDS, *TEXT_FIELDS) if is_words(row.get(n))), None)
-    if tokens:
-        return tokens
-    texts = {
-        n: value for n, value in row.items() if isinstance(value, str) and not _ID.fullmatch(n)
-    }
-    shown = [span for span in spans or () if span.surface]
-    fitting = [
-        name for name, text in texts.items()
-        if shown and all(span.surface in text for span in shown if span.surface)
-    ]  # fmt: skip
-    if len(fitting) != 1:
-        fitting = list(texts)
-    if len(fitting) != 1:
-        names = ", ".join(texts) or "none"
-        raise UserError(
-            f'{source}: no "text". Expected {FORM}. Fields with text: {names}. Rename the right one to "text".'
-        )
-    return fitting[0]
+    return places
 
 
 def _characters_of_tokens(
-    places: Sequence[tuple[int, int]],
+    places: Spans,
     spans: Sequence[Span],
     end: str,
     source: str,
@@ -452,90 +247,15 @@ def _characters_of_tokens(
     return converted
 
 
-def _detect_rules(
-    records: Sequence[tuple[str, Any]], chosen_end: str, default_end: str
-) -> SpanRules:
-    """Return how the spans of a file count, as most of its first rows say.
-
-    Surfaces show whether `end` is inclusive. Spans of tokens have no surfaces; one that starts where it ends
-    shows that `end` is inclusive. Without these, `end` follows the rule of the format.
-
-    Args:
-        records: pairs of source and record.
-        chosen_end: the rule for `end` that the user chose, or "".
-        default_end: the rule of the format.
-    """
-    votes, fields = Counter[str](), Counter[str]()
-    for source, record in records[:SAMPLE_ROWS]:
-        try:
-            row = json_object(record, source, FORM, pairs=True)
-            text, spans, _ = parse_row(row, source, ConversionWarnings())
-            fields.update(list(fields_with_spans(row)))
-        except UserError:
-            continue  # the reader reports it
-        if spans:
-            votes.update(_possible_rules(row, text, spans))
-    end = default_end
-    if votes["inclusive"] != votes["exclusive"]:
-        end = "inclusive" if votes["inclusive"] > votes["exclusive"] else "exclusive"
-    in_tokens = votes["tokens"] > votes["characters"]
-    return SpanRules(chosen_end or end, in_tokens, max(fields, key=lambda f: fields[f], default=""))
-
-
-def _possible_rules(row: dict[str, Any], text: str | list[str], spans: list[Span]) -> Iterator[str]:
-    """Yield the rules that the spans of a row may follow: "inclusive", "exclusive", "tokens", "characters"."""
-    tokens = text if isinstance(text, list) else _tokens_beside_text(row, text)
-    joined = join_tokens(text, is_character_level([text]))[0] if isinstance(text, list) else text
-    shown = [span for span in spans if span.surface is not None]
-    by_end = {end: bool(shown) and surfaces_fit(joined, shown, end) for end in END_RULES}
-    if any(by_end.values()) or not tokens:
-        yield "characters"
-        yield from (end for end, fits in by_end.items() if fits)
-        return
-    if not all(type(s.start) is type(s.end) is int for s in spans):
-        yield from ["tokens"] * isinstance(text, list)
-        return
-    places = align_tokens(tokens, joined)
-    if places is None:
-        return
-    starts, ends = {start for start, _ in places}, {end for _, end in places}
-    on_edges = any(
-        all(s.start in starts and s.end + step in ends for s in spans) for step in (0, 1)
-    )
-    if isinstance(text, list) or (not on_edges and all(s.end <= len(tokens) for s in spans)):
-        yield "tokens"
-    elif any(s.end > len(tokens) for s in spans):
-        yield "characters"
-        return
-    for end, last in (("exclusive", -1), ("inclusive", 0)):
-        if shown and all(_words_from(joined, places, s, last) == s.surface for s in shown):
-            yield end
-    if not shown and any(s.start == s.end for s in spans):
-        yield "inclusive"
-    elif not shown and any(s.end == len(tokens) for s in spans):
-        yield "exclusive"
-
-
-def _words_from(text: str, places: list[tuple[int, int]], span: Span, last: int) -> str | None:
-    """Return the text from the first token of a span to the one at `end + last`."""
-    stop = span.end + last
-    return text[places[span.start][0] : places[stop][1]] if 0 <= stop < len(places) else None
-
-
-def _tokens_beside_text(row: dict[str, Any], text: str) -> list[str] | None:
-    """Return the field that divides the text into words, whatever its name."""
-    lists = (value for value in row.values() if is_words(value))
-    return next((words for words in lists if align_tokens(words, text)), None)
-
-
 def format_of_span_row(row: dict[str, Any]) -> str | None:
     """Return the key of `SPAN_FORMATS` that a row has the form of, or None if it has no spans."""
     if "prompt" in row and "result_list" in row:
         return "uie"
     spans = fields_with_spans(row)
     if not spans:
-        if "_input_hash" in row:
-            return "prodigy"
+        for format_name, known in SPAN_FORMATS.items():
+            if known.keys & row.keys():
+                return format_name
         return "doccano" if any(isinstance(row.get(name), list) for name in SPAN_FIELDS) else None
     name, value = next(iter(spans.items()))
     first = next(item for item in value if parse_span(item))

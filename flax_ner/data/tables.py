@@ -23,7 +23,7 @@ from flax_ner.errors import UserError, import_optional
 from flax_ner.text.examples import Example
 
 HUB = re.compile(
-    r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:((?P<config>[\w.-]+)/)?(?P<split>[\w.-]+)"
+    r"hub:(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:((?P<config>[\w./-]+)/)?(?P<split>[\w.-]+)"
 )
 HUB_FORM = "hub:owner/name[@revision]:[configuration/]split"
 # The branch on which the hub keeps a Parquet copy of every data set.
@@ -156,7 +156,7 @@ def download_split(source: str) -> list[Path]:
 def _split_files(files: Sequence[str], config: str | None, split: str, source: str) -> list[str]:
     """Return the Parquet files of a split.
 
-    They are named `CONFIG/SPLIT-00000-of-00001.parquet` or `CONFIG/SPLIT/0000.parquet`.
+    They are named `CONFIG/SPLIT-00000-of-00001.parquet`, `CONFIG/SPLIT/0000.parquet`, or without a folder.
 
     Raises:
         UserError: several configurations have the split, and none is chosen.
@@ -168,10 +168,10 @@ def _split_files(files: Sequence[str], config: str | None, split: str, source: s
         *folders, name = file.split("/")
         if folders and folders[-1] == split:
             by_config["/".join(folders[:-1])].append(file)
-        elif re.split(r"[.-]", name)[0] == split:
+        elif split in re.split(r"[.-]", name):
             by_config["/".join(folders)].append(file)
-    if config:
-        return by_config.get(config, [])
+    if config or "" in by_config:
+        return by_config.get(config or "", [])
     if len(by_config) > 1:
         example = f"{source.rpartition(':')[0]}:{min(by_config)}/{split}"
         raise UserError(

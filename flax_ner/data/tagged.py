@@ -31,11 +31,11 @@ DASHES = frozenset("-_")  # outside in files that have none of `OUTSIDE`
 # Other spellings of a tag: b-x, B_x; and x-B, x_b.
 _PREFIX_FIRST = re.compile(r"([BIMELSUW])[-_/:]([^\s\x02]+)", re.IGNORECASE)
 _PREFIX_LAST = re.compile(r"([^\s\x02]+)[-_]([BIMELSUW])", re.IGNORECASE)
-# Not a category without prefix: a number, or what remains of a tag, or a prefix written out.
-_NO_CATEGORY = re.compile(
-    r"[0-9]+|[BIMELSUW](\W.*)?|\W+|(?i:begin|inside|start|end|middle|single|last|unit)[\W_].*",
-    re.DOTALL,
-)
+# Not a category without prefix: a number, or what remains of a tag.
+_NO_CATEGORY = re.compile(r"[0-9]+|[BIMELSUW](\W.*)?|\W+", re.DOTALL)
+# Prefixes written out, or without a separator: Begin-x and Inside-x, Bx and Ix.
+_FIRST_PREFIX = re.compile(r"(?:(?i:begin|start)[\W_]|B)(.+)", re.DOTALL)
+_LATER_PREFIX = re.compile(r"(?:(?i:inside|in|middle|end|last)[\W_]|[IME])(.+)", re.DOTALL)
 # Han, kana, bopomofo, CJK punctuation and full-width forms: scripts without spaces between words.
 # Hangul is not among them, because Korean has spaces.
 _CJK = re.compile(
@@ -111,7 +111,10 @@ def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) 
     if group == 1:
         are_prefixes = "b" in letters or any(letter.isupper() for letter in letters)
     else:
-        are_prefixes = "B" in letters or ("b" in letters and bool(letters & set("ime")))
+        complete = len(found) == len(tags.keys() - outside_tags(tags))
+        are_prefixes = "B" in letters or (
+            complete and "b" in letters and bool(letters & set("ime"))
+        )
     if not are_prefixes:
         return 0
     return sum(tags[tag] for tag in found)
@@ -120,9 +123,11 @@ def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) 
 def has_categories(tags: Mapping[str, int]) -> bool:
     """Return whether tags may be categories without a prefix (IO): some are outside, none is a number."""
     names = tags.keys() - OUTSIDE
-    # A prefix without a separator: BPER and IPER.
-    glued = {f"I{name[1:]}" for name in names if name[:1] == "B" and len(name) > 1} & names
-    return bool(OUTSIDE & tags.keys()) and not (glued or any(map(_NO_CATEGORY.fullmatch, names)))
+    first = {match[1] for match in map(_FIRST_PREFIX.fullmatch, names) if match}
+    later = {match[1] for match in map(_LATER_PREFIX.fullmatch, names) if match}
+    return bool(OUTSIDE & tags.keys()) and not (
+        first & later or any(map(_NO_CATEGORY.fullmatch, names))
+    )
 
 
 def is_prefixed_tag(tag: str) -> bool:
@@ -144,7 +149,10 @@ def is_character_level(sentences: Iterable[Sequence[str]]) -> bool:
 
 def count_pieces(tokens: Iterable[str]) -> int:
     """Return how many tokens look like pieces of words from a subword tokenizer."""
-    return sum(len(token) > 1 and token.startswith(("##", "\u2581", "\u0120")) for token in tokens)
+    return sum(
+        (token[:2] == "##" and len(token) > 2) or (token[:1] in "\u2581\u0120" and len(token) > 1)
+        for token in tokens
+    )
 
 
 def starts_with_cjk(token: str) -> bool:

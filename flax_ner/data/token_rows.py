@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax_ner.data.field_names import (
-    SPAN_FIELDS,
+    OTHER_TAGS,
     TAG_FIELDS,
     TOKEN_FIELDS,
-    check_no_annotations,
+    check_unlabelled,
     parse_span,
 )
 from flax_ner.data.files import ConversionWarnings, DataFile
@@ -98,9 +98,9 @@ def examples_from_token_rows(
     character_level = is_character_level(row.tokens for row in rows)
 
     def make_example(row: _Row, source: str) -> Example:
-        for name, value in row.rest.items():
-            if row.tags is None:
-                check_no_annotations(name, value, row.text or " ".join(row.tokens), source, FORM)
+        if row.tags is None:
+            check_unlabelled(row.rest, row.text or " ".join(row.tokens), source, FORM)
+        for name in row.rest:
             file.warnings.add(f"field {name!r}, left out", source)
         file.warnings.add(
             "tokens like pieces of words, kept as words", source, count_pieces(row.tokens)
@@ -138,21 +138,24 @@ def find_token_fields(row: dict[str, Any]) -> tuple[str, str] | None:
             if tag_field and len(lists[tag_field]) in (len(value), len(value.split())):
                 return token_field, tag_field
         elif isinstance(value, list) and all(isinstance(token, str) for token in value):
+            fitting = [
+                name for name in (*TAG_FIELDS, *lists)
+                if name != token_field and not OTHER_TAGS.search(name)
+                and len(lists.get(name, ())) == len(value) and is_tag_sequence(lists.get(name, ()))
+            ]  # fmt: skip
             usual = [
                 n for n in TAG_FIELDS if row.get(n) is not None and n != token_field
                 and not any(isinstance(tag, list | dict) for tag in lists.get(n, ()))
                 and not (has_spans and len(lists.get(n, ())) != len(value))
-                and not (value and lists.get(n) == [] and n in SPAN_FIELDS)
+                and not (value and n == "ner" and lists.get(n) == [])  # no spans
             ]  # fmt: skip
             # Prefer tags that are strings to numbers.
             named = [n for n in usual if all(isinstance(t, str) for t in lists.get(n, [0]))]
-            others = [
-                name for name, tags in lists.items()
-                if name != token_field and len(tags) == len(value) and is_tag_sequence(tags)
-            ]  # fmt: skip
+            unknown = [name for name in fitting if name not in TAG_FIELDS]
             # Of several unknown lists of tags none is chosen. The row is then an error.
-            others = others if len(others) == 1 else []
-            return token_field, next(iter([*named, *usual, *others]), "")
+            if len(unknown) > 1:
+                fitting = [name for name in fitting if name in TAG_FIELDS]
+            return token_field, next(iter([*fitting, *named, *usual]), "")
     return None
 
 

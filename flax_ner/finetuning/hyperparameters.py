@@ -21,7 +21,10 @@ DEFAULT_MIN_STEPS = {True: 800, False: 2000}
 MIN_EPOCHS = {True: 5, False: 20}
 # 5e-5 is the usual rate for pre-trained BERT-base (hidden size 768). Smaller encoders need a higher rate.
 BASE_LEARNING_RATE, BASE_WIDTH, MAX_LEARNING_RATE = {True: 5e-5, False: 8e-5}, 768, 1e-3
-WIDTH_EXPONENT = {True: 1.5, False: 2.0}
+WIDTH_EXPONENT = {
+    True: 1.5,
+    False: 2.0,
+}  # fits the best rates at widths 384 and 256, see RESULTS.md
 ADADELTA_LEARNING_RATE = 0.5  # MMOCR's
 
 

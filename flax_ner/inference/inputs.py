@@ -18,9 +18,9 @@ from flax_ner.inference.outputs import ENTITIES_FIELD
 from flax_ner.text.utf8 import STDIN, decode_as, stream_lines
 
 INPUT_FORMATS = ("auto", "text", "jsonl", *READERS)
-# Formats with one JSON object per text, none of which is left out.
+# Formats with one JSON object per text, none of which is left out or merged.
 JSON_FORMATS = (
-    "cluener", "doccano", "label_studio", "tokens", "adaseq", "cmeee", "ccks", "spans",
+    "cluener", "doccano", "label_studio", "tokens", "adaseq", "cmeee", "ccks", "gliner", "luis", "spans",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,8 +235,8 @@ READ = {
         "字\t类\n林\tPER\n月\tPER\n在\tO\n", [("字林月在", [("PER", 1, 3), ("类", 0, 1)])],
         "if it is a header"),
     "a repeated header": (
-        "sid,word,label\n0,Otto,B-PER\nsid,word,label\n1,Mainz,B-LOC\n",
-        [("Otto", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "repeated headers, left out: 1"),
+        "sid,word,label\n0,Otto,B-PER\n0,slept,O\nsid,word,label\n1,Mainz,B-LOC\n",
+        [("Otto slept", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "repeated headers, left out: 1"),
     "two columns that name the text": (
         "doc_id,Sentence No,word,tag\na,1,Otto,B-PER\na,1,slept,O\nb,1,Mainz,B-LOC\n",
         [("Otto slept", [("PER", 0, 4)]), ("Mainz", [("LOC", 0, 5)])], "CSV of words"),
@@ -275,6 +276,53 @@ READ = {
         '{"text": "林月在苏州", "segments": ["林月", "在", "苏州"], "entities": ['
         '{"start": 0, "end": 1, "type": "PER"}, {"start": 2, "end": 3, "type": "LOC"}]}',
         EXPECTED, "count tokens"),
+    "a category that the text has": (
+        '{"text": "The Gene BRCA", "spans": [{"start": 4, "end": 8, "label": "Gene", "id": "T7", '
+        '"source": "m"}]}',
+        [("The Gene BRCA", [("Gene", 4, 8)])], ""),
+    "short token spans": (
+        '{"text": "林月在苏州", "tokens": ["林月", "在", "苏州"], "entities": [{"start": 0, "end": 1, '
+        '"type": "PER"}, '
+        '{"start": 2, "end": 3, "type": "LOC"}]}', EXPECTED, "count tokens"),
+    "token spans after many texts without": (
+        '{"tokenized_text": ["是"], "ner": []}\n' * 1001 + '{"tokenized_text": ["林月", "在"], "ner": [[0, '
+        '0, "X"]]}',
+        [*[("是", [])] * 1001, ("林月在", [("X", 0, 2)])], "GLiNER JSON, `end` inclusive"),
+    "numbers of rows": (
+        "S.No,Word,Tag\n1,Otto,PER\n2,Kern,PER\n3,in,O\n", [("Otto Kern in", [("PER", 0, 9)])], "CSV of words"),
+    "a blank sentence cell": (
+        "Sentence #,Word,Tag\n1,Otto,PER\n ,Kern,PER\n2,in,O\n",
+        [("Otto Kern", [("PER", 0, 9)]), ("in", [])], "CSV of words"),
+    "predictions alone": (
+        '{"text": "林月在苏州", "predictions": [[0, 2, "PER"], [3, 5, "LOC"]]}', EXPECTED, ""),
+    "an index within a longer token": (
+        "".join(f"{c}0 O\n" for c in "看林月在苏州的网页吧") + "b123.c0 O\n",
+        [("看林月在苏州的网页吧b123.c", [])], "digits"),
+    "categories with words like prefixes": (
+        "Otto first_name\nKern last_name\nslept O\n" * 2,
+        [("Otto Kern slept Otto Kern slept", [("first_name", 0, 4), ("last_name", 5, 9), ("first_name", 16, 20),
+                                              ("last_name", 21, 25)])], "spelled"),
+    "a column of prefixes beside full tags": (
+        "Otto NNP B B-PER\nKern NNP I I-PER\nslept VBD O O\n",
+        [("Otto Kern slept", [("PER", 0, 9)])], ""),
+    "a title as the text": (
+        '{"title": "林月在苏州", "entities": [[0, 2, "PER"], [3, 5, "LOC"]]}', EXPECTED, ""),
+    "names of the categories beside the data": (
+        '{"labels": ["PER", "LOC"], "data": [{"text": "林月在苏州", "label": [[0, 2, "PER"], [3, 5, "LOC"]]}]}',
+        EXPECTED, ""),
+    "a name that has the text": (
+        '{"name": "Otto set", "data": [{"text": "Otto", "label": [[0, 4, "PER"]]}]}',
+        [("Otto", [("PER", 0, 4)])], ""),
+    "an empty response": (
+        '{"text": "林月在苏州", "ner.responses": [[{"label": "PER", "start": 0, "end": 2}, '
+        '{"label": "LOC", "start": 3, "end": 5}]]}\n{"text": "无", "ner.responses": [[]]}',
+        [*EXPECTED, ("无", [])], ""),
+    "a tag with the name of a data field": (
+        '[{"data": {"title": "好", "text": "林月在苏州"}, "annotations": [{"result": [{"type": "labels", '
+        '"to_name": '
+        '"title", "value": {"start": 0, "end": 2, "text": "林月", "labels": ["PER"]}}, {"type": "labels", '
+        '"to_name": '
+        '"title", "value": {"start": 3, "end": 5, "text": "苏州", "labels": ["LOC"]}}]}]}]', EXPECTED, ""),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
@@ -298,6 +346,26 @@ REFUSED = {
     "two fields with spans": (
         '{"text": "林月", "label": [[0, 2, "PER"]], "marked": [[0, 1, "PER"]]}',
         "spans in 'label' and in 'marked'"),
+    "a surface that is elsewhere in the text": (
+        '{"text": "彭小军在台湾", "entities": [{"start_idx": 1, "end_idx": 3, "type": "X", '
+        '"entity": "彭小军"}]}',
+        "but the text has"),
+    "a value that is elsewhere in the text": (
+        '{"text": "Otto Kern slept", "entities": [{"start": 5, "end": 9, "type": "PER", "value": "Otto"}]}',
+        "but the text has"),
+    "a text that its tokens are not those of": (
+        '{"text": "林月在苏州", "tokens": ["林月", "在", "苏州"], "entities": [{"start": 0, "end": 1, '
+        '"type": "X"}]}\n'
+        '{"text": "“林月”在", "tokens": ["林月", "在"], "entities": [{"start": 0, "end": 1, "type": "X"}]}',
+        "no field has the tokens"),
+    "lists of spans in a list": (
+        '{"text": "林月在苏州", "entities": [[{"start": 0, "end": 2, "type": "PER"}], '
+        '[{"start": 3, "end": 5, "type": "LOC"}]]}', "does not have the form"),
+    "offsets before the first token": (
+        '{"tokens": ["a", "b"], "entities": [{"start": -9, "end": 1, "type": "X", "text": "q"}]}',
+        "of 2 tokens"),
+    "fewer tags than tokens": ('{"tokens": ["a", "b"], "labels": []}', "2 tokens but 0 labels"),
+    "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
     "two columns of tags": ("Otto B-PER B-LOC\nin O O\n", "column 2 and column 3"),
@@ -342,7 +410,8 @@ REFUSED = {
         "apart from their texts"),
     "a split table of pandas": ('{"columns": ["text"], "data": [["林月"]]}', "orient='records'"),
     "unknown tags of tokens": ('{"tokens": ["林", "月"], "NER": ["PER", "PER"]}', "'NER' looks like"),
-    "a row for each entity": ('{"text": "林月", "begin": 0, "end": 2, "kind_of": "PER"}', "'begin' looks like"),
+    "a row for each entity": (
+        '{"text": "林月", "begin": 0, "end": 2, "category": "PER"}', "the row describes one entity"),
     "pairs of surface and category": ('{"text": "林月在", "marks": [["林月", "PER"]]}', "'marks' looks like"),
     "surfaces by category": ('{"text": "林月在", "found": {"PER": ["林月"]}}', "'found' looks like"),
     "a name in place of the text": (
@@ -412,6 +481,37 @@ def test_invalid_options_are_explained(
     with pytest.raises(UserError) as error:
         read(tmp_path, columns(), **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"title": "O Globo"},
+        {"author_bio": "He writes books"},
+        {"hash_tags": ["a", "b"]},
+        {"start": 0},
+        {"meta": {"keywords": ["林月"]}},
+        {"pred": [[0, 2, "PER"]], "label": None},
+    ],
+)
+def test_fields_of_an_unlabelled_text_that_are_no_annotations(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    (tmp_path / "data").write_text(json.dumps({"text": "林月在苏州"} | fields))
+    (example,) = read_examples(str(tmp_path / "data"), "auto")
+    assert (example.text, example.entities) == ("林月在苏州", None)
+
+
+def test_surfaces_are_found_in_linear_time(tmp_path: Path) -> None:
+    part, count = "😀林月在苏州的路上", 4000
+    spans = [
+        {"start": 9 * i + 1, "end": 9 * i + 3, "type": "X", "term": "林月"} for i in range(count)
+    ]
+    (tmp_path / "data").write_text(json.dumps({"text": part * count, "entities": spans}))
+    began = time.process_time()
+    (example,) = read_examples(str(tmp_path / "data"), "auto")
+    assert len(example.entities or ()) == count
+    assert time.process_time() - began < 5  # a scan of the text for each span takes minutes
 
 
 def test_columns_of_json_are_refused(tmp_path: Path) -> None:
