@@ -154,6 +154,8 @@ def test_mmocr_scoring_rejects_unsupported_schemes(scheme: str) -> None:
         check_config(config)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [

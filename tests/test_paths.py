@@ -133,6 +133,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_run_workers", run_workers)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.usefixtures("in_process")
 def test_every_command_accepts_any_path(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, own = HARDEST_PATH, here / PATHS[HARDEST_PATH]

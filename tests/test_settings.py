@@ -115,6 +115,8 @@ def test_suggestions_for_a_file_have_the_syntax_of_a_file() -> None:
         assert explain_unknown(given, in_file=True) == f"Did you mean {expected}?"
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_each_command_line_works_or_gives_a_one_line_error(tmp_path: Path) -> None:
     start = "from flax_ner.config import default_config\n"
     get_config, end = "def get_config():\n    c = default_config()\n", "    return c\n"

@@ -232,7 +232,12 @@ def _names_texts(rows: list[Row]) -> bool:
     runs = sum(before[0] != row[0] for before, row in pairwise(rows)) + 1
     names = {row[0] for row in rows}
     words = {row[1] for row in rows}
-    return runs == len(names) and len(rows) >= max(4, 2 * runs) and 2 * len(words) >= len(rows)
+    numbered = all(any(map(str.isdigit, name)) for name in names)
+    return (
+        runs == len(names)
+        and len(rows) >= max(4 if numbered else 20, 2 * runs)
+        and 2 * len(words) >= len(rows)
+    )
 
 
 def _has_tags(cells: Counter[str]) -> bool:

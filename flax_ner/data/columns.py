@@ -392,8 +392,9 @@ def _csv_sentences(
         next(row for row in reader if "".join(row).strip() and not _is_excel_separator(row[0]))
         rows = [([_clean_cell(cell) for cell in row], reader.line_num) for row in reader]
         # A number that is another on every row counts the rows.
+        filled = [row for row, _ in rows if any(cell.strip() for cell in row)]
         text_columns = [
-            i for i in text_columns if _repeats(row[i] for row, _ in rows if len(row) > i)
+            i for i in text_columns if _repeats(row[i] for row in filled if len(row) > i)
         ]
         current = [""] * len(text_columns)
         for row, number in rows:

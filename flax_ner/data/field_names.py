@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from flax_ner.data.tagged import is_tag_sequence
+from flax_ner.data.tagged import is_prefixed_tag, is_tag_sequence
 from flax_ner.errors import UserError
 
 TEXT_FIELDS = (
@@ -175,14 +175,17 @@ def _is_named_like_annotations(name: str, value: Any) -> bool:
 def _has_tags_of(text: str, name: str, value: Any) -> bool:
     """Return whether a value is a tag for each word or character of a text, as strings or numbers."""
     tags = value.split() if isinstance(value, str) else value
-    if not isinstance(tags, list):
+    if not isinstance(tags, list) or OTHER_TAGS.search(name):
         return False
     if is_tag_sequence(tags) and (isinstance(value, list) or len(tags) > 1 or "-" in value):
         return True
-    if isinstance(value, str) or len(tags) < 2 or len(tags) not in (len(text), len(text.split())):
+    if isinstance(value, str) or len(tags) < 2:
         return False
-    tag_like = _TAG_LIKE_NAME.search(name) and not OTHER_TAGS.search(name)
-    return bool(tag_like) or ("O" in tags and all(isinstance(tag, str) for tag in tags))
+    tag_like = bool(_TAG_LIKE_NAME.search(name))
+    if tag_like and any(isinstance(tag, str) and is_prefixed_tag(tag) for tag in tags):
+        return True
+    fits = len(tags) in (len(text), len(text.split()))
+    return fits and (tag_like or ("O" in tags and all(isinstance(tag, str) for tag in tags)))
 
 
 def _repeats_parts(name: str, value: Any, text: str) -> bool:

@@ -53,6 +53,8 @@ LINES = st.text(
 )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -92,6 +92,8 @@ def test_the_loss_equals_its_formula(name: str) -> None:
     assert float(loss) == pytest.approx(total / counted, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_crf_learns_from_the_marginals() -> None:
     labels = LabelSet(["name"])  # O, B, I
     decoder = Decoder("crf", labels.allowed_transitions(), labels.outside)

@@ -35,6 +35,8 @@ def as_entities(rows: list[Any]) -> tuple[list[list[Entity]], list[list[Entity]]
     return tuple([[Entity(*e) for e in row[side]] for row in rows] for side in (0, 1))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @settings(max_examples=100, deadline=None)
 @given(ROWS)
 def test_counts_and_outcomes_agree_with_the_scores(rows: list[Any]) -> None:

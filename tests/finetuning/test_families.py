@@ -168,6 +168,8 @@ def test_subwords_from_scratch_need_a_tokenizer_json(tmp_path: Path) -> None:
         read_task_data(config("", tokenizer__kind="subword", tokenizer__vocab=str(path)))
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_masked_language_modelling_continues_with_subwords(tmp_path: Path) -> None:
     source = encoder("xlm-roberta")
     save_model(tmp_path / "own", source)

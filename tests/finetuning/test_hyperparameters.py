@@ -153,6 +153,8 @@ def test_a_loss_that_does_not_decrease_gives_a_warning_with_a_working_remedy(
     assert scores.f1 > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_resumed_run_keeps_the_recorded_choices(tmp_path: Path) -> None:
     def made() -> ConfigDict:
         changed = small(train__steps=4)

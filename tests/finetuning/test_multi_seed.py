@@ -81,6 +81,8 @@ def test_a_resumed_run_is_bit_identical(run: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_best_is_the_ensemble_of_the_best_models(run: Path) -> None:
     ensemble = load(run / "best")
     assert ensemble.config.ensemble == SEEDS

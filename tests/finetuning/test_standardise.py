@@ -52,6 +52,8 @@ def standardised(config: BertConfig, params: Params, tokens: TokenSet) -> Params
     return standardise_outputs(config, jax.device_put(params, shardings), tokens, shardings)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_vectors_have_mean_0_and_variance_1(scan_layers: bool) -> None:
     config, params, tokens = CONFIG, encoder_of_similar_vectors(), token_set(LENGTHS)

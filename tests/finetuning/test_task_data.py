@@ -121,6 +121,8 @@ def test_few_steps_from_weights_give_a_warning_with_a_sufficient_number(tmp_path
     assert "train.epochs" in note and "data.batch_size" in note and advice(**unset) == []
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_training_is_the_same_from_a_model_directory_and_from_an_export(tmp_path: Path) -> None:
     """Converted parameters share memory with NumPy arrays, and training donates them."""
     source = model(LabelSet(CATEGORIES))
@@ -164,6 +166,8 @@ def test_the_tokenizer_is_that_of_a_tagger_unless_set(tmp_path: Path) -> None:
         assert trained_model(task, {}).tokenizer == "wordpiece"
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_run_cannot_resume_with_another_tokenizer(tmp_path: Path) -> None:
     tagger = model(LabelSet(CATEGORIES))
     save_model(tmp_path / "source", tagger)

@@ -50,6 +50,8 @@ def without_scores(predicted: list[list[Entity]]) -> list[list[tuple[Any, ...]]]
     return [[entity[:4] for entity in row] for row in predicted]
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("head", ["softmax", "crf"])
 @pytest.mark.parametrize("name", MAKERS)
 def test_each_word_of_long_texts_is_tagged_once(name: str, head: str) -> None:

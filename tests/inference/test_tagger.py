@@ -225,6 +225,8 @@ def test_nothing_is_compiled_after_compile(make: Callable[..., Tagger], max_leng
     assert tagger._predict._cache_size() == shapes
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_several_devices_give_the_same_entities(make: Callable[..., Tagger]) -> None:
     one = make()
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))

@@ -157,6 +157,8 @@ def test_invalid_configurations_are_refused(fields: dict[str, object], message: 
         replace(CONFIG, **fields)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_fused_attention_matches_plain_attention() -> None:
     """The call that a GPU runs with cuDNN, here run by XLA, so that no GPU is needed."""
     config = replace(CONFIG, attention_probs_dropout_prob=0.0)

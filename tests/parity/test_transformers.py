@@ -165,6 +165,8 @@ def tagger_of(model: ModelDir) -> Tagger:
     return Tagger(model.config, model.params, tokenizer, model.labels, model.max_length)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("labels", [LabelSet(CATEGORIES), LabelSet.mmocr(CATEGORIES)])
 def test_transformers_loads_the_complete_export(tmp_path: Path, labels: LabelSet) -> None:
     vocab = write_vocab_of(tmp_path, 300)
@@ -292,6 +294,8 @@ def test_pipeline_splits_bioes_entities_unless_labels_are_bio(
     assert sum(map(len, predicted["as_trained"])) > sum(map(len, ours))
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_wordpieces_agree(cluener: Path, tmp_path: Path) -> None:
     """Against transformers' BERT tokenizer, created from the vocabulary and loaded from our export."""
     vocab = read_vocab(cluener / "vocab.txt")

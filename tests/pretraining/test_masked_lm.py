@@ -210,6 +210,8 @@ def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_training_evaluates_after_each_chunk_and_improves(trained: Path) -> None:
     rows = metrics(trained)
     train, dev = ([row for row in rows if row["split"] == split] for split in ("train", "dev"))
@@ -221,6 +223,8 @@ def test_training_evaluates_after_each_chunk_and_improves(trained: Path) -> None
     assert {path.name for path in (trained / "text").iterdir()} == {"train", "dev"}
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_resumed_run_is_bit_identical(
     texts: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +245,8 @@ def test_a_resumed_run_is_bit_identical(
         assert all((expected[key] == resumed[key]).all() for key in expected)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_tagger_starts_from_the_encoder(texts: Path, trained: Path, tmp_path: Path) -> None:
     best = load_model(trained / "best")
     assert best.labels is None and "head" not in best.params
@@ -263,6 +269,8 @@ def test_a_tagger_starts_from_the_encoder(texts: Path, trained: Path, tmp_path: 
     assert all((tagger[name] == expected[name]).all() for name in names)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("whole", [True, False])
 def test_pre_training_continues_from_encoder_and_head(
     texts: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: bool
@@ -305,6 +313,8 @@ def test_errors_are_raised_before_the_work_directory_is_created(
     assert not run.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_run_resumes_with_a_moved_text_but_not_with_a_changed_one(
     texts: Path, tmp_path: Path
 ) -> None:
@@ -337,6 +347,8 @@ def test_a_run_resumes_with_a_moved_text_but_not_with_a_changed_one(
     assert [path.stat().st_mtime_ns for path in files] == times  # not tokenized again
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_the_masks_of_a_row_depend_on_its_key_only() -> None:
     batch, keys = rows(8), row_keys(jax.random.key(0), 8)
     whole = MASKING.mask(keys, batch.input_ids, batch.segment_ids, 0.3)
@@ -347,6 +359,8 @@ def test_the_masks_of_a_row_depend_on_its_key_only() -> None:
     assert hidden > 20 and (np.asarray(whole.input_ids) == MASK).sum() > hidden / 2
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_invalid_lines_are_skipped_and_listed(texts: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes((texts / "train").read_bytes() + b"\n\xff\n")

@@ -38,6 +38,8 @@ def test_byte_level_tokens_are_decoded() -> None:
     assert rows["Ａ"] == rows["A"] and " " not in rows and "é" not in direct
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_xlmr_rows_agree_with_a_published_character_vocabulary() -> None:
     path = MODELS / "xlmr-tokenizer" / "tokenizer.json"
     if not path.is_file():

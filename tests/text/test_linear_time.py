@@ -82,6 +82,8 @@ def test_tagging_tokens_takes_linear_time(layout: Callable[[int], list[Entity]])
     assert len(tags) == 40_000 and tags[0][0] == "B" and tags[-1][0] == "I"
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_nesting_entities_takes_linear_time() -> None:
     text = "甲乙丙" * 100_000
     with time_limit():

@@ -70,6 +70,8 @@ def test_bpe_words_exclude_spaces_and_merge_where_a_token_crosses(
     assert words(bpe_tokenizer().tokenize([text]), text) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

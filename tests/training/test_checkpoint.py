@@ -186,6 +186,8 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_failed_write_is_reported_and_leaves_earlier_checkpoints(path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(path)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -115,6 +115,8 @@ def test_scan_over_layers_trains_the_same_model(tmp_path: Path) -> None:
     assert not load(tmp_path / "scanned" / "last").config.scan_layers
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_another_configuration_in_the_same_work_directory_is_rejected(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=2), tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
@@ -124,6 +126,8 @@ def test_another_configuration_in_the_same_work_directory_is_rejected(tmp_path: 
     assert (tmp_path / "run" / "config.json").read_text() == before
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_run_does_not_resume_with_other_data_under_the_same_name(tmp_path: Path) -> None:
     files = {split: tmp_path / f"{split}.json" for split in ("train", "dev")}
     paths = {f"data__{split}": str(path) for split, path in files.items()}
@@ -144,12 +148,16 @@ def test_a_run_does_not_resume_with_other_data_under_the_same_name(tmp_path: Pat
         fit(config, tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_second_run_in_the_same_work_directory_is_rejected(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another run is using"):
         fit(small(demo.get_config()), tmp_path)
     fit(small(demo.get_config(), train__steps=1), tmp_path)  # after the lock is released
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_a_damaged_config_is_reported(tmp_path: Path) -> None:
     fit(small(demo.get_config(), train__steps=1), tmp_path)
     (tmp_path / "config.json").write_text('{"seed":')
@@ -215,6 +223,8 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_the_out_of_memory_error_says_what_to_change(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path / "run")]
     result = subprocess.run(

@@ -93,6 +93,8 @@ def test_r_drop_compares_two_passes_with_different_dropout() -> None:
         assert (float(more) == pytest.approx(float(dropped), abs=1e-6)) is same
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_fgm_adds_the_gradients_at_perturbed_embeddings() -> None:
     config, rows = model(), batch()
     before = state(config)
@@ -158,6 +160,8 @@ def test_micro_batches_have_rows_of_all_devices() -> None:
     assert_close(grads, make_tagging_gradients(config, LOSS, 0)(state(config), rows)[1])
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_ema_has_the_configured_decay() -> None:
     config, rows = model(), batch()
     options = default_config().optimizer
@@ -194,6 +198,8 @@ def test_updates_are_scaled_by_layer(stacked: bool) -> None:
         assert all((x == factor).all() for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_word_dropout_drops_whole_words() -> None:
     """The embedding of a dropped word has no gradient."""
     ids = np.arange(30, dtype=np.int32).reshape(5, 6)

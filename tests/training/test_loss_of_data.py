@@ -73,6 +73,8 @@ def test_the_loss_of_cluener_rows_is_not_negative(cluener: Path, head: str, sche
 OVERLAPPING = Example("北京大学城", (Entity("name", 0, 4), Entity("scene", 2, 5)), "f:1")
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("scheme", ["bio", "bioes", "mmocr"])
 def test_the_crf_loss_of_overlapping_entities_is_not_negative(scheme: str) -> None:
     losses = losses_of_rows([OVERLAPPING] * 20, "crf", scheme)

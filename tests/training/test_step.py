@@ -102,6 +102,8 @@ def largest_difference(a: Any, b: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dispatches_of_any_length_are_bit_identical(dtype: str) -> None:
     whole, (mean,) = train([(0, 6)], compute_dtype=dtype)
@@ -116,8 +118,8 @@ def test_dispatches_of_any_length_are_bit_identical(dtype: str) -> None:
     [
         ((8, 1), "float32", 1e-5),
         ((2, 4), "float32", 1e-5),
-        ((1, 8), "float32", 1e-5),
-        ((2, 4), "bfloat16", 2**-8),
+        pytest.param((1, 8), "float32", 1e-5, marks=[pytest.mark.slow, pytest.mark.every_python]),
+        pytest.param((2, 4), "bfloat16", 2**-8, marks=[pytest.mark.slow, pytest.mark.every_python]),
         pytest.param((8, 1), "bfloat16", 2**-8, marks=pytest.mark.slow),
         pytest.param((1, 8), "bfloat16", 2**-8, marks=pytest.mark.slow),
     ],
@@ -142,6 +144,8 @@ def test_sharding_changes_only_rounding_of_a_crf() -> None:
     ).all()  # forbidden transitions are not trained
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_scan_over_layers_changes_only_rounding() -> None:
     layers, losses = train([(0, 6)])
     scanned, scanned_losses = train([(0, 6)], scan_layers=True)
@@ -174,6 +178,8 @@ def test_a_nonfinite_step_ends_the_dispatch_and_keeps_the_state() -> None:
     assert largest_difference(jax.tree.map(np.asarray, before), kept) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_skip_nonfinite_skips_a_nonfinite_step() -> None:
     state, run, batches = setup(loss_of=nonfinite_loss_of_full_rows, skip_nonfinite=True)
     state, before = run(state, batches, 0, NONFINITE, 0)

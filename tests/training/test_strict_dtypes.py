@@ -108,6 +108,8 @@ def test_tagging_keeps_every_dtype(mode: partial[AbstractContextManager[None]], 
     assert floats and set(floats) == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @each_mode
 def test_masked_language_modelling_keeps_every_dtype(
     mode: partial[AbstractContextManager[None]],

@@ -44,6 +44,8 @@ def written(folder: Path, models: list[ModelDir]) -> list[str]:
     return [str(folder / str(i)) for i in range(len(models))]
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("head", ["softmax", "softmax_constrained", "crf", "global_pointer"])
 def test_ensemble_scores_are_the_mean(head: str, tmp_path: Path) -> None:
     paths = written(tmp_path, [model(seed, head) for seed in range(3)])

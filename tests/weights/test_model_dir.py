@@ -114,6 +114,8 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_the_old_model_stays_if_writing_fails(tmp_path: Path) -> None:
     params = init_params(CONFIG, jax.random.key(0))
     save_model(tmp_path / "model", ModelDir(CONFIG, LABELS, VOCAB, 6, params))

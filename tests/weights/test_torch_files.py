@@ -272,6 +272,8 @@ def test_an_invalid_tensor_is_refused(tmp_path: Path, write: Any, name: str) -> 
     refuses(write(tmp_path / "x.pth", program(body)))
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_small_file_cannot_take_much_memory_or_time(
@@ -293,6 +295,8 @@ def test_an_inconsistent_archive_is_refused(tmp_path: Path, name: str) -> None:
     refuses(path)
 
 
+@pytest.mark.slow
+@pytest.mark.every_python
 def test_hostile_files_run_nothing_and_use_few_resources() -> None:
     """Each file in a process of its own gives one error, runs nothing, and needs little memory and time."""
     assert len(files()) > 150
