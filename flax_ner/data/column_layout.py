@@ -189,7 +189,8 @@ def _find_tag_column(file: DataFile, rows: list[Row], width: int, token: int, co
         return last
     if last in found and all(has_chunks(cells[i]) for i in found if i != last):
         return last
-    # A counter in front: GermEval has outer and inner entities behind it, Universal NER two more columns.
+    # In GermEval, a token number comes first; outer and inner entities follow the token. Universal NER has a
+    # token number, the token, its tag and two more columns.
     if counted and (len(found) == 1 or width == 4):
         return found[0]
     places = " and ".join(f"column {i + 1}" for i in found)
@@ -204,7 +205,7 @@ def _column_index(file: DataFile, column: str, names: tuple[str, ...], width: in
     """Return the index of a column that the user named.
 
     Raises:
-        UserError: there is no such column.
+        UserError: the file does not have this column.
     """
     if column.isdecimal():
         if 1 <= int(column) <= width:

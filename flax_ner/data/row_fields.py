@@ -66,7 +66,7 @@ def parse_row(
         surface_names: names of a span's strings that are its surface, besides the usual ones.
 
     Raises:
-        UserError: there is no text, or not exactly one field has spans.
+        UserError: the row has no text, or several fields have spans.
     """
     rest = dict(row)
     name, spans = _parse_spans(row, source, warnings, field)

@@ -641,7 +641,7 @@ def cut_bytes(data: str, rng: random.Random) -> bytes:
     return raw[: rng.randrange(len(raw))] + raw[len(raw) - rng.choice([0, 1]) :]
 
 
-# Notes that tell a reader that entities may differ from what was meant.
+# Warnings that the entities may differ from those of the original file.
 WARNING = re.compile("without labels|without a label|without an end tag|continue no entity")
 
 
