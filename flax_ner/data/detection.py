@@ -13,7 +13,7 @@ from flax_ner.data.column_layout import (
     looks_like_columns,
     looks_like_io,
 )
-from flax_ner.data.columns import DOCUMENT_BOUNDARY, SEPARATOR
+from flax_ner.data.column_sentences import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
 from flax_ner.data.files import DataFile, ReadOptions
 from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
