@@ -6,6 +6,11 @@ Repeat the same command to resume an interrupted run.
 import sys
 from pathlib import Path
 
+from flax_ner.huge_pages import use_huge_pages
+
+if __name__ == "__main__":
+    use_huge_pages()  # before jax is imported
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,36 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from flax_ner.errors import UserError
+from flax_ner.model.attention import attention, attention_mask, fused_attention
 from flax_ner.model.dropout import dropout
 from flax_ner.model.matmul import activation_dtype, matmul
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Return x Phi(x), with the distribution function of the normal distribution.
+
+    As in PyTorch by erf; `jax.nn.gelu` uses erfc, which takes twice the time on a CPU and differs only in the
+    relative error of results below 1e-6.
+    """
+    return x * (0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5))))
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+    return (gradient * (0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5))) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 # `gelu` is exact (erf). `gelu_new` is the tanh approximation of the first release and of MMOCR. ERNIE 1.0
 # uses `relu`.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
@@ -38,7 +61,6 @@ DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("xla", "cudnn")
 STACKED = "stacked"  # key of the parameters of all layers, stacked along a leading axis L
 HEADS = ("softmax", "softmax_constrained", "crf", "global_pointer")
-MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
 
 
 @dataclass(frozen=True)
@@ -252,20 +274,6 @@ class Embeddings(nnx.Module):
         return x
 
 
-def attention_mask(segment_ids: Array) -> Array:
-    """Return which token attends to which, bool [B, 1, T, T]: those of the same segment, never padding."""
-    # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    mask = (same | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
-    return mask[:, None]
-
-
-def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:
-    """Return attention [B, T, N, H] of `qkv` [B, T, 3, N, H], in one kernel that never stores the scores."""
-    query, key, value = (qkv[:, :, i] for i in range(3))
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
-
-
 class Attention(nnx.Module):
     """Self-attention. One linear layer computes query, key and value."""
 
@@ -280,13 +288,9 @@ class Attention(nnx.Module):
         qkv = self.qkv(x, compute_dtype)  # [B, T, 3, N, H]
         if self.config.attention == "cudnn" and jax.default_backend() == "gpu":
             return self.out(fused_attention(qkv, mask, "cudnn"), compute_dtype)
-        query, key, value = jnp.transpose(qkv, (2, 0, 3, 1, 4))  # 3 x [B, N, T, H]
-        query = query * self.config.head_dim**-0.5
-        scores = matmul(query, key, compute_dtype, jnp.float32, transpose_b=True)  # [B, N, T, T]
-        probs = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE)).astype(x.dtype)
-        probs = dropout(probs, self.config.attention_probs_dropout_prob, seeds)
-        attended = matmul(probs, value, compute_dtype)  # [B, N, T, H]
-        return self.out(jnp.swapaxes(attended, 1, 2), compute_dtype)
+        rate = self.config.attention_probs_dropout_prob
+        attended = attention(qkv, mask, seeds, rate, compute_dtype)  # [B, T, N, H]
+        return self.out(attended, compute_dtype)
 
 
 class Layer(nnx.Module):

@@ -42,7 +42,7 @@ def _forward(a: Array, b: Array, compute_dtype: Any, result_dtype: Any, transpos
     dtypes = jnp.zeros((), a.dtype), jnp.zeros((), b.dtype)
     result_dtype = result_dtype or a.dtype
     a, b = a.astype(compute_dtype), b.astype(compute_dtype)
-    return _dot(a, b, result_dtype, transpose_b), (a, b, dtypes)
+    return product(a, b, result_dtype, transpose_b), (a, b, dtypes)
 
 
 def _backward(
@@ -50,15 +50,19 @@ def _backward(
 ) -> Any:
     a, b, (like_a, like_b) = residuals
     g = g.astype(compute_dtype)
-    da = _dot(g, b, like_a.dtype, not transpose_b)
+    da = product(g, b, like_a.dtype, not transpose_b)
     left, right = (g, a) if transpose_b else (a, g)
-    return da, _dot(_transpose(left), right, like_b.dtype, False)
+    return da, product(row_major(jnp.swapaxes(left, -1, -2)), right, like_b.dtype, False)
 
 
 matmul.defvjp(_forward, _backward)
 
 
-def _dot(a: Array, b: Array, result_dtype: Any, transpose_b: bool) -> Array:
+def product(a: Array, b: Array, result_dtype: Any, transpose_b: bool = False) -> Array:
+    """Return the product of `a` [..., rows, inputs] and `b` [..., inputs, outputs], both of the compute dtype.
+
+    With `transpose_b`, `b` has the shape [..., outputs, inputs].
+    """
     batch = tuple(range(a.ndim - 2))
     contracted = (a.ndim - 1,), (b.ndim - (1 if transpose_b else 2),)
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
@@ -67,13 +71,12 @@ def _dot(a: Array, b: Array, result_dtype: Any, transpose_b: bool) -> Array:
     )
 
 
-def _transpose(x: Array) -> Array:
-    x = jnp.swapaxes(x, -1, -2)
-    if _on_cpu():
-        # Otherwise XLA folds the transpose into the product and misses its fast kernels, which need the
-        # contracted axis of the left operand to be contiguous in memory.
-        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
-    return x
+def row_major(x: Array) -> Array:
+    """On a CPU, write `x` with its last axis contiguous in memory, as XLA's fast kernels need it.
+
+    Otherwise XLA folds a transpose into the product, and the operand keeps its layout.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if _on_cpu() else x
 
 
 def _on_cpu() -> bool:

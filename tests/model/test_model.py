@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from flax_ner.errors import UserError
-from flax_ner.model.bert import Attention, BertConfig, attention_mask, fused_attention
+from flax_ner.model.attention import attention_mask, fused_attention
+from flax_ner.model.bert import Attention, BertConfig
 from flax_ner.model.dropout import dropout, dropout_seeds, row_keys
 from flax_ner.model.losses import cross_entropy, focal_loss
 from flax_ner.model.tagging_model import abstract_params, apply, init_params, stack_layers
