@@ -35,6 +35,12 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
+NARROW = {  # that of multilingual-e5-small
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
 BASE: dict[str, int] = {}  # the defaults of `BertConfig`
 LARGE = {
     "hidden_size": 1024,

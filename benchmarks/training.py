@@ -1,6 +1,6 @@
 """Compare training throughput with PyTorch on real CLUENER text, in sentences per second.
 
-    python benchmarks/training.py data/cluener vocab.txt [--size small|base] [--rounds 5] [--compiled]
+    python benchmarks/training.py data/cluener vocab.txt [--size small|narrow|base] [--rounds 5] [--compiled]
 
 Number and shapes of the parameters and the tokens are the same. All train with dropout and gradient clipping:
 
@@ -11,7 +11,9 @@ Number and shapes of the parameters and the tokens are the same. All train with 
 
 `--compiled` adds (c) with torch.compile. Each configuration has its own process, which warms up before
 anything is timed. Then each in turn trains for some steps, for `--rounds` rounds. The steps of (b) and (c)
-have batches of every length in proportion. Needs torch, transformers and accelerate: pip install '.[bench]'.
+have batches of every length in proportion. All processes use huge pages, as flax_ner's commands do; with
+GLIBC_TUNABLES=glibc.malloc.hugetlb=0 none does. Needs torch, transformers and accelerate
+(pip install '.[bench]').
 """
 
 import argparse
@@ -25,14 +27,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import BASE, SMALL, TimedSteps, machine, make_training, read_tokens
+from common import BASE, NARROW, SMALL, TimedSteps, machine, make_training, read_tokens
 
+from flax_ner.huge_pages import use_huge_pages
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.tokenizer import CharTokenizer
 
 HERE = Path(__file__).resolve().parent
-SIZES: dict[str, dict[str, int]] = {"small": SMALL, "base": BASE}
-NAMES = {"small": "4 layers x 256", "base": "BERT-base, 12 layers x 768"}
+SIZES: dict[str, dict[str, int]] = {"small": SMALL, "narrow": NARROW, "base": BASE}
+NAMES = {
+    "small": "4 layers x 256",
+    "narrow": "12 layers x 384",
+    "base": "BERT-base, 12 layers x 768",
+}
 WAYS = {
     "a": "(a) MMOCR's recipe in PyTorch, float32",
     "b": "(b) Trainer, batch 32, float32",
@@ -44,6 +51,7 @@ WAYS = {
 # Steps per measurement, so that each takes some seconds.
 STEPS = {
     "small": {"a": 20, "b": 20, "c": 25, "compiled": 25, "float32": 40, "bfloat16": 60},
+    "narrow": {"a": 4, "b": 5, "c": 10, "compiled": 10, "float32": 10, "bfloat16": 15},
     "base": {"a": 2, "b": 3, "c": 5, "compiled": 5, "float32": 5, "bfloat16": 7},
 }
 LENGTH, LABELS = 128, 21
@@ -271,4 +279,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main()
