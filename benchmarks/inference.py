@@ -5,7 +5,8 @@
 Makes a random model (small: 4 layers x 256; narrow: 12 x 384; base: 12 x 768), exports it for transformers and
 tags CLUENER's dev texts with both, each with its default number of threads. It runs on a GPU if both libraries
 find one, else on the CPU. In float32 both must predict the same entities, or the script fails; only where two
-tags have almost equal logits may they differ. In bfloat16 more texts may differ, and the script prints how many.
+tags have almost equal logits may they differ. In bfloat16 more texts may differ, and the script
+prints how many.
 
 PyTorch's threads wait for one another at every step. If other processes keep a core busy, PyTorch becomes many
 times slower. So check the last column of the table first. Runs are interleaved. Compilation is timed
