@@ -1,9 +1,15 @@
-"""python -m flax_ner: see `flax_ner.cli.main`."""
+"""python -m flax_ner, and the script flax-ner: see `flax_ner.cli.main`."""
 
 from flax_ner.huge_pages import use_huge_pages
 
-use_huge_pages()
 
-from flax_ner.cli.main import main  # noqa: E402  it imports jax
+def main() -> None:
+    """Run a command."""
+    use_huge_pages()
+    from flax_ner.cli.main import main as run  # imports jax
 
-main()
+    run()
+
+
+if __name__ == "__main__":
+    main()

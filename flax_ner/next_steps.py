@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-CHECKOUT = Path(__file__).resolve().parents[1]  # in a checkout, the folder of train.py and configs/
+CHECKOUT = Path(__file__).resolve().parents[1]  # where the package lies
 SAMPLE = "王建国在东海市工作。"
 
 
@@ -109,11 +109,8 @@ def after_encoder(model: Path, workdir: str) -> list[str]:
     commands = [quote_command(*flax_ner, "inspect", model)]
     if not Path("data/cluener/train.json").exists():
         commands.append(quote_command(*flax_ner, "data", "download", "cluener"))
-    file = CHECKOUT / "configs" / "cluener.py"
-    if file.exists():
-        arguments = ("--config", _shorten(file), "--workdir", workdir)
-        train = (python(), _shorten(CHECKOUT / "train.py"), *arguments)
-        commands.append(quote_command(*train, f"--config.init_from={model}"))
+    options = ("--config", "cluener", "--workdir", workdir, "--init-from", model)
+    commands.append(quote_command(*flax_ner, "train", *options))
     return commands
 
 

@@ -57,7 +57,7 @@ OTHER_NAMES = {
 }
 ALIASES = {alias: name for name, aliases in OTHER_NAMES.items() for alias in aliases.split()}
 WORKDIR_NAMES = ("work_dir", "output_dir", "out_dir", "outdir", "save_dir", "logdir")
-LIST_ALL = "python train.py --help lists all settings."
+LIST_ALL = "python -m flax_ner train --help lists all settings."
 
 
 class Setting(NamedTuple):
@@ -79,14 +79,16 @@ def list_settings() -> tuple[list[Setting], dict[str, str]]:
 
 
 def help_text(width: int = 100) -> str:
-    """Return the help of `train.py`: usage, then every setting with its default and meaning."""
+    """Return the help for training: usage, then every setting with its default and meaning."""
     settings, sections = list_settings()
     lines = [
         "Train a tagger:",
         "",
         "  python train.py --config FILE[:VARIANT] --workdir DIR [--config.FIELD=VALUE ...]",
+        "  flax-ner train --config NAME --workdir DIR [--FIELD VALUE ...]",
         "",
         "  --config   Configuration file: one of configs/, or your own. VARIANT is passed to its get_config.",
+        "             flax-ner also accepts the name of a file in configs/, such as cluener.",
         "  --workdir  Directory of the run: checkpoints, metrics, models. The same command resumes the run.",
         "",
         "Settings and their defaults. A configuration file may change them. Unset settings come from the",

@@ -6,6 +6,7 @@ from runpy import run_path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from flax_ner.cli.train_command import expand
 from flax_ner.cli.train_errors import find_usage_error
 from flax_ner.fit import fit
 
@@ -20,12 +21,12 @@ TINY = (
 
 
 def run_train(arguments: list[str], *more: str) -> tuple[ConfigDict, str]:
-    """Run train.py with `arguments` followed by `more`.
+    """Run train.py or `flax-ner train` with `arguments` followed by `more`.
 
     Returns:
         The configuration and the work directory.
     """
-    command, values = ["train.py", *arguments, *more], flags.FlagValues()
+    command, values = ["train.py", *expand([*arguments, *more])], flags.FlagValues()
     error = find_usage_error(command, {"config": [], "workdir": []}, CONFIGS)
     assert error is None, error
     flags.DEFINE_string("workdir", None, "", flag_values=values)

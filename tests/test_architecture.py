@@ -17,6 +17,7 @@ IMPORTS_OF_MODULES = {
     "errors": (),
     "durable": ("errors",),
     "compilation": (),
+    "huge_pages": (),
     "next_steps": (),
     "arguments": ("errors",),
     "memory": ("errors",),
@@ -51,7 +52,7 @@ def allowed(part: str) -> set[str]:
     if part in SUBPACKAGES[SUBPACKAGES.index("inference") :]:
         others |= SHARED_FROM_INFERENCE
     if part == "cli":
-        others |= {"settings"}
+        others |= {"settings", "fit", "huge_pages"}
     return others | {"config", "config_checks"} if part in IMPORT_CONFIG else others
 
 

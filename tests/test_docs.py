@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from flax_ner.cli.main import make_parser
+from flax_ner.cli.train_command import expand
 from flax_ner.config import default_config
 from flax_ner.config_checks import check_config
 from tests.commands import get_config
@@ -112,6 +113,14 @@ def test_shown_training_commands_parse(page: Path) -> None:
     for option, file, *others in shown_commands(page, r"\btrain\.py +(?=-)"):
         assert option == "--config"
         check_settings(others, get_config(str(ROOT / file)))
+
+
+@each_page
+def test_shown_short_training_commands_parse(page: Path) -> None:
+    for arguments in shown_commands(page, r"\bflax-ner train +(?=-)"):
+        option, file, *others = expand(arguments)
+        assert option == "--config"
+        check_settings(others, get_config(file))
 
 
 @each_page

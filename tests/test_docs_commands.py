@@ -175,6 +175,8 @@ def run_statement(statement: str, server: HubServer) -> None:
         )
     elif words[1] == "train.py":
         run_train(words[2:], *SMALL)
+    elif words[1:4] == ["-m", "flax_ner", "train"]:
+        run_train(words[4:], *SMALL)
     elif words[1:3] == ["-m", "flax_ner"]:
         main(words[3:])
     else:

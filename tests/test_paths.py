@@ -14,6 +14,8 @@ from convert.flax_to_torch import main as flax_to_torch
 from convert.torch_to_flax import main as torch_to_flax
 from flax_ner import load
 from flax_ner.cli.main import main
+from flax_ner.cli.train_command import main as train
+from flax_ner.cli.train_command import parse
 from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
@@ -29,8 +31,6 @@ from flax_ner.weights.model_dir import (
 from flax_ner.weights.open_model import open_model
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 from tests.weights.helpers import assert_same, tagger_state_dict, tiny_config, write_source
-from train import main as train
-from train import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "tests" / "training" / "fixtures" / "run_format_0"

@@ -19,7 +19,7 @@ FIELDS = flatten_dict(json.loads(default_config().to_json()), sep=".")
 # Parse each command line in a forked process, so that jax is imported only once.
 PARSE_EACH = """
 import contextlib, io, json, os, sys
-import train
+from flax_ner.cli import train_command as train
 for arguments in json.loads(sys.argv[1]):
     sys.stdout.flush()
     if child := os.fork():
@@ -96,10 +96,10 @@ def test_every_alias_suggests_an_existing_setting() -> None:
         ("output_dir", "Did you mean --workdir?"),
         ("loss", "It is a section, with the settings name, label_smoothing, gamma."),
         # No suggestion is better than a wrong one.
-        ("data.test", "python train.py --help lists all settings."),
-        ("optimizer.momentum", "python train.py --help lists all settings."),
-        ("warmup_steps", "python train.py --help lists all settings."),
-        ("x", "python train.py --help lists all settings."),
+        ("data.test", "python -m flax_ner train --help lists all settings."),
+        ("optimizer.momentum", "python -m flax_ner train --help lists all settings."),
+        ("warmup_steps", "python -m flax_ner train --help lists all settings."),
+        ("x", "python -m flax_ner train --help lists all settings."),
     ],
 )
 def test_an_unknown_name_suggests_the_intended_setting(given: str, expected: str) -> None:
@@ -154,7 +154,7 @@ def test_each_command_line_works_or_gives_a_one_line_error(tmp_path: Path) -> No
         ([demo, demo, run], "--config is given more than once: configs/demo.py, configs/demo.py."),
         (["--config.seed=1", demo, run], "--config.seed comes before --config. Give --config first."),
         (["--config=no.py:x", run], "--config: no file 'no.py' in"),
-        ([demo, run, "--noconfig"], "no such option: --noconfig. python train.py --help lists"),
+        ([demo, run, "--noconfig"], "no such option: --noconfig. python -m flax_ner train --help lists"),
         ([demo, run, "--lr=1"], "no such option: --lr. Did you mean --config.optimizer.learning_rate?"),
         ([demo, run, "--config.optimizer.lr=1"], "no such field: optimizer.lr. Did you mean --config.opti"),
         ([demo, run, "--config.train.epochs=x"], "train.epochs: 'x' is not valid. Give a value like 1."),

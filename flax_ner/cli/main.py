@@ -1,4 +1,4 @@
-"""Command line: python -m flax_ner COMMAND. Each command has its own module, `cli/*_command.py`."""
+"""Command line: flax-ner COMMAND. Each command has its own module, `cli/*_command.py`."""
 
 import argparse
 import shlex
@@ -9,15 +9,19 @@ from pathlib import Path
 
 from absl import logging
 
+from flax_ner import __version__
 from flax_ner.cli.audit_command import add_audit_commands
 from flax_ner.cli.bulk_command import add_bulk_command
+from flax_ner.cli.completion_command import add_completion_command
 from flax_ner.cli.data_command import add_data_commands
+from flax_ner.cli.doctor_command import add_doctor_command
 from flax_ner.cli.download_command import add_download_command
 from flax_ner.cli.ensemble_command import add_ensemble_command
 from flax_ner.cli.evaluate_command import add_evaluate_command
 from flax_ner.cli.inspect_command import add_inspect_command
 from flax_ner.cli.predict_command import add_predict_command
 from flax_ner.cli.select_command import add_select_command
+from flax_ner.cli.train_command import add_train_command, run_train
 from flax_ner.cli.web_command import add_web_command
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
@@ -30,8 +34,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     The parsed options have an attribute `run`, a function that takes them and runs the command.
     """
-    parser = argparse.ArgumentParser("flax_ner", description="Score and use trained taggers.")
+    parser = argparse.ArgumentParser("flax_ner", description="Train, score and use taggers.")
+    parser.add_argument("--version", action="version", version=f"flax_ner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    add_train_command(commands)
     evaluate = add_evaluate_command(commands)
     predict = add_predict_command(commands)
     bulk = add_bulk_command(commands)
@@ -42,6 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_audit_commands(data_commands)
     add_select_command(data_commands)
     add_download_command(data_commands)
+    add_doctor_command(commands)
+    add_completion_command(commands, parser)
 
     # Options that several commands share.
     for command in (evaluate, predict, web):
@@ -60,6 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. A `UserError` or `OSError` exits with its message and no traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        run_train(arguments[1:])
     options = make_parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # UTF-8 cannot encode lone surrogates: escape them
         sys.stdout.reconfigure(errors="backslashreplace")

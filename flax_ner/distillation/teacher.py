@@ -111,8 +111,7 @@ def prepare_distillation(
     if teacher.labels is None:
         raise UserError(
             f"distill.teacher: {options.teacher} is an encoder without a head and cannot tag. Fine-tune it "
-            f"first: python train.py --config configs/cluener.py --workdir DIR "
-            f"--config.init_from={options.teacher}"
+            f"first: python -m flax_ner train --config cluener --workdir DIR --init-from {options.teacher}"
         )
     if isinstance(teacher.labels, SpanLabels):
         raise UserError(

@@ -93,7 +93,7 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
     if model.labels is None:
         raise UserError(
             f"{path}: an encoder without a head cannot tag. Fine-tune it first: "
-            f"python train.py --config configs/cluener.py --workdir DIR --config.init_from={path}"
+            f"python -m flax_ner train --config cluener --workdir DIR --init-from {path}"
         )
     tokenizer = model.build_tokenizer()
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)

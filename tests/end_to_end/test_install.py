@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from flax_ner.data.cluener import write_cluener
+from flax_ner.text.examples import Entity, Example
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train.py")
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "requirements.txt",
+    "README.md",
+    "LICENSE",
+    "train.py",
+)
 
 
 @pytest.mark.slow
@@ -23,7 +34,10 @@ def test_an_installed_wheel_works_outside_the_source_tree(tmp_path: Path) -> Non
     subprocess.run(
         [*pip, "install", "-q", "--no-deps", "--target", site, wheel], check=True, timeout=300
     )
-    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"flax_ner"}
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {
+        "flax_ner",
+        "bin",
+    }
     code = (
         "import sys, flax_ner.text.tokenizer; assert 'jax' not in sys.modules; "
         "from flax_ner import load; import flax_ner; print(flax_ner.__file__, load.__name__)"
@@ -38,6 +52,22 @@ def test_an_installed_wheel_works_outside_the_source_tree(tmp_path: Path) -> Non
         timeout=120,
     )
     assert result.stdout.split() == [str(site / "flax_ner" / "__init__.py"), "load"]
+    configs = {path.name for path in (site / "flax_ner" / "configs").glob("*.py")}
+    assert configs == {path.name for path in (ROOT / "configs").glob("*.py")}
+    texts = [Example(f"王建国在{i}", (Entity("name", 0, 3, "王建国"),)) for i in range(20)]
+    write_cluener(tmp_path / "mine.json", texts)
+    script = [sys.executable, site / "bin" / "flax-ner"]
+    options = (
+        "train --config cluener_scratch --workdir run --data.train mine.json --data.dev mine.json "
+        "--train.steps=2 --model.hidden-size 16 --model.num_attention_heads=2 --model.num-hidden-layers 1 "
+        "--model.intermediate-size 16"
+    )
+    trained = subprocess.run(
+        [*script, *options.split()], cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "run" / "best" / "config.json").is_file()
 
 
 @pytest.mark.slow
@@ -67,6 +97,8 @@ def test_an_editable_install_works_beside_a_clone_named_as_the_package(tmp_path:
     code = "from flax_ner import load; import flax_ner; print(flax_ner.__file__)"
     for cwd in (tmp_path, clone, clone / "configs"):
         assert output("-c", code, cwd=cwd).strip() == str(clone / "flax_ner" / "__init__.py")
+    unknown = output("-m", "flax_ner", "train", "--config", "nowhere", cwd=tmp_path)
+    assert f"The configuration files are in {clone / 'configs'}." in unknown
     assert output("-m", "flax_ner", "--help", cwd=tmp_path).startswith("usage: flax_ner")
     assert output(clone / "train.py", cwd=tmp_path).startswith("train.py: --config is missing")
     for script in ("torch_to_flax.py", "flax_to_torch.py"):
