@@ -11,8 +11,8 @@ VARIABLE, REQUEST = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 def use_huge_pages() -> None:
     """Restart this process with huge pages if the system gives them on request only (`madvise`).
 
-    With pages of 4 KiB, a step on a CPU spends time on page faults and address translation: training and
-    tagging are 8% and 9% faster with huge pages. The C library reads its settings at the start of a process only.
+    With pages of 4 KiB, a step on a CPU spends time on page faults and address translation: training is 8%
+    and tagging 9% faster with huge pages. The C library reads its settings only at the start of a process.
 
     Commands call this before they import jax. It does nothing on other systems, under a debugger, or if
     GLIBC_TUNABLES is set.
