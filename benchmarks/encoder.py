@@ -58,6 +58,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "bioes": {"data.scheme": "bioes"},
     "crf": CRF,
     "crf, not standardised": CRF | {"train.standardise": False},
+    "crf, rate 2e-4": CRF | {"optimizer.learning_rate": 2e-4},
     "crf, rate 3e-4": CRF | {"optimizer.learning_rate": 3e-4},
     "crf, head x 5": CRF | {"optimizer.head_lr_multiplier": 5.0},
     "crf, layers x 0.9": CRF | {"optimizer.layer_decay": 0.9},
