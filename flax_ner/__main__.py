@@ -6,7 +6,7 @@ from flax_ner.huge_pages import use_huge_pages
 def main() -> None:
     """Run a command."""
     use_huge_pages()
-    from flax_ner.cli.main import main as run  # imports jax
+    from flax_ner.cli.main import main as run
 
     run()
 

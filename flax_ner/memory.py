@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import jax
-
 from flax_ner.errors import UserError
 
 # Environment variables that select devices.
@@ -66,6 +64,8 @@ def _find_memory_error(error: BaseException | None) -> BaseException | None:
 
     Orbax, for example, raises a plain `Exception` from it.
     """
+    import jax  # only after an error, so that commands that need no jax start without it
+
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             return error
@@ -81,6 +81,8 @@ def _find_memory_error(error: BaseException | None) -> BaseException | None:
 
 def _device_error() -> str | None:
     """Return a message that says why jax has no device and how to fix it, or None if it has one."""
+    import jax
+
     try:
         jax.devices()
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from flax_ner.cli.model_options import add_compute_dtype, load_tagger
 from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.data_quality.audit import LONG_TEXT_CHARACTERS, audit, compute_statistics
@@ -21,9 +22,7 @@ from flax_ner.data_quality.audit_report import (
     statistics_tables,
 )
 from flax_ner.errors import UserError
-from flax_ner.inference.label_errors import find_label_errors
 from flax_ner.inference.outputs import add_force, check_outputs, write_report
-from flax_ner.inference.tagger import load
 from flax_ner.text.examples import Example
 
 
@@ -40,11 +39,7 @@ def add_audit_commands(
         "--model", metavar="MODEL",
         help="also list labels that this model disagrees with; do not use a model trained on DATA",
     )  # fmt: skip
-    check.add_argument(
-        "--compute-dtype", choices=("float32", "bfloat16"),
-        help="data type of the model's matrix products; bfloat16 is faster on devices that support it. "
-        "Default: as in training",
-    )  # fmt: skip
+    add_compute_dtype(check)
     check.add_argument(
         "--long", type=int, default=LONG_TEXT_CHARACTERS, metavar="N",
         help="number of characters from which a text counts as very long (default %(default)s)",
@@ -78,7 +73,9 @@ def _check(options: argparse.Namespace) -> None:
     files = {name: _read_valid_examples(name, options, errors) for name in options.data}
     report = audit(files, errors, options.long)
     if options.model:
-        tagger = load(options.model, options.compute_dtype)
+        from flax_ner.inference.label_errors import find_label_errors  # imports jax
+
+        tagger = load_tagger(options.model, options.compute_dtype)
         examples = (example for rows in files.values() for example in rows)
         label_errors = find_label_errors(tagger, examples)
         report = replace(report, findings=report.findings + label_errors)

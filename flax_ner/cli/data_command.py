@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_ner.cli.audit_command import add_audit_commands
+from flax_ner.cli.download_command import add_download_command
 from flax_ner.cli.read_options import add_read_options, read_options
+from flax_ner.cli.select_command import add_select_command
 from flax_ner.data.detection import COLUMN_SUFFIXES
 from flax_ner.data.formats import WRITERS, read_examples, write_examples
 from flax_ner.data.splitting import split_examples
@@ -15,11 +18,9 @@ from flax_ner.inference.outputs import add_force, check_output
 from flax_ner.text.examples import Example
 
 
-def add_data_commands(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
-    """Add the command `data` and return its sub-parsers, so that callers can add more of them."""
-    data = commands.add_parser("data", help="work on data sets").add_subparsers(required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands of `data`."""
+    data = parser.add_subparsers(required=True)
 
     convert = data.add_parser("convert", help="convert a data set to another format")
     convert.add_argument(
@@ -66,7 +67,9 @@ def add_data_commands(
     split.add_argument("--seed", type=int, default=0, help="of the random order. Default: 0")
     _add_write_options(split)
     split.set_defaults(run=_split)
-    return data
+    add_audit_commands(data)
+    add_select_command(data)
+    add_download_command(data)
 
 
 def _add_write_options(command: argparse.ArgumentParser) -> None:

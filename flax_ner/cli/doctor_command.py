@@ -20,14 +20,13 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # of a processor; the last
 GIB = 1 << 30
 
 
-def add_doctor_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `doctor` to the commands."""
-    doctor = commands.add_parser(
-        "doctor", help="print versions, devices and settings, for a bug report",
-        description="Print what a bug report needs: versions, devices, bfloat16 support, memory, free disk "
-        "space and the cache of compiled programs. No file names but that of the cache, and no texts.",
-    )  # fmt: skip
-    doctor.set_defaults(run=_doctor)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `doctor`."""
+    parser.description = (
+        "Print what a bug report needs: versions, devices, bfloat16 support, memory, free disk "
+        "space and the cache of compiled programs. No file names but that of the cache, and no texts."
+    )
+    parser.set_defaults(run=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import warnings
 from pathlib import Path
-from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.weights.ensemble import combine
@@ -11,14 +10,12 @@ from flax_ner.weights.model_dir import save_model
 from flax_ner.weights.open_model import open_model
 
 
-def add_ensemble_command(commands: Any) -> None:
-    """Add `ensemble` to the sub-commands."""
-    parser = commands.add_parser(
-        "ensemble",
-        help="combine several models into one that averages their scores",
-        description="Combine several taggers with the same labels and vocabulary into one model directory, "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ensemble`."""
+    parser.description = (
+        "Combine several taggers with the same labels and vocabulary into one model directory, "
         "which is used like any other. It is usually a little more accurate than each of its models, and "
-        "takes as long as all of them together.",
+        "takes as long as all of them together."
     )
     parser.add_argument("out", metavar="OUT", help="model directory to write")
     parser.add_argument(

@@ -7,47 +7,45 @@ from collections import Counter
 
 from rich.console import Console
 
+from flax_ner.cli.model_options import add_batch_size, add_compute_dtype, load_tagger
 from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.evaluation.analysis import check_comparable
 from flax_ner.evaluation.html_report import evaluation_html
 from flax_ner.evaluation.summary import evaluate_predictions, evaluation_json, evaluation_tables
 from flax_ner.inference.outputs import add_force, check_outputs, write_report
-from flax_ner.inference.tagger import load
 from flax_ner.text.examples import gold_entities
 from flax_ner.text.labels import CONVENTIONS
 
 
-def add_evaluate_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
-    """Add `evaluate` to the commands and return its parser."""
-    evaluate = commands.add_parser("evaluate", help="score a model on labelled data")
-    evaluate.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    parser.add_argument(
         "model", metavar="MODEL",
         help="model directory such as WORKDIR/best, PyTorch weights, or owner/name on the hub",
     )  # fmt: skip
-    evaluate.add_argument("data", metavar="DATA", help="labelled data, in any format")
-    evaluate.add_argument(
+    parser.add_argument("data", metavar="DATA", help="labelled data, in any format")
+    parser.add_argument(
         "--scoring", choices=CONVENTIONS, default="strict",
         help="how tags are read and entities are matched. Default: %(default)s",
     )  # fmt: skip
-    evaluate.add_argument("--json", metavar="OUT", help="also write the metrics to this file")
-    evaluate.add_argument(
+    parser.add_argument("--json", metavar="OUT", help="also write the metrics to this file")
+    parser.add_argument(
         "--html", metavar="OUT",
         help="also write a page with every sentence, its gold and its predicted entities",
     )  # fmt: skip
-    evaluate.add_argument(
+    parser.add_argument(
         "--compare", metavar="OTHER", help="another model, for a paired bootstrap test of the difference"
     )  # fmt: skip
-    evaluate.add_argument(
+    parser.add_argument(
         "--train", metavar="FILE",
         help="training data, to score entities that occur in it and new ones separately",
     )  # fmt: skip
-    add_force(evaluate)
-    add_read_options(evaluate, "DATA and --train")
-    evaluate.set_defaults(run=_evaluate)
-    return evaluate
+    add_force(parser)
+    add_read_options(parser, "DATA and --train")
+    add_batch_size(parser)
+    add_compute_dtype(parser)
+    parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -63,7 +61,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         train = read_examples(options.train, options.source_format, "--train", options=how)
     texts = [example.text for example in examples]
 
-    tagger = load(options.model, options.compute_dtype, options.batch_size)
+    tagger = load_tagger(options.model, options.compute_dtype, options.batch_size)
     tagger.labels.check(options.scoring, "--scoring")
     gold = Counter(entity.type for example in examples for entity in example.entities or ())
     for category in sorted(gold.keys() - set(tagger.labels.categories)):
@@ -74,7 +72,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     other = None
     if options.compare:
-        other = load(options.compare, options.compute_dtype, options.batch_size)
+        other = load_tagger(options.compare, options.compute_dtype, options.batch_size)
         check_comparable(gold, tagger.labels.categories, other.labels.categories)
         other.labels.check(options.scoring, f"--compare {options.compare}: --scoring")
 

@@ -6,18 +6,13 @@ from flax_ner.errors import UserError
 from flax_ner.weights.describe import describe
 
 
-def add_inspect_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> None:
-    """Add `inspect` to the commands."""
-    inspect = commands.add_parser(
-        "inspect", help="describe weights and how they would be converted, without loading them"
-    )
-    inspect.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `inspect`."""
+    parser.add_argument(
         "file", metavar="FILE",
         help="file or folder of PyTorch or Flax weights, model directory, or owner/name[@revision] on the hub",
     )  # fmt: skip
-    inspect.set_defaults(run=_inspect)
+    parser.set_defaults(run=_inspect)
 
 
 def _inspect(options: argparse.Namespace) -> None:

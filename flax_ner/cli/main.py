@@ -4,65 +4,46 @@ import argparse
 import shlex
 import sys
 import warnings
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 
 from absl import logging
 
 from flax_ner import __version__
-from flax_ner.cli.audit_command import add_audit_commands
-from flax_ner.cli.bulk_command import add_bulk_command
-from flax_ner.cli.completion_command import add_completion_command
-from flax_ner.cli.data_command import add_data_commands
-from flax_ner.cli.doctor_command import add_doctor_command
-from flax_ner.cli.download_command import add_download_command
-from flax_ner.cli.ensemble_command import add_ensemble_command
-from flax_ner.cli.evaluate_command import add_evaluate_command
-from flax_ner.cli.inspect_command import add_inspect_command
-from flax_ner.cli.predict_command import add_predict_command
-from flax_ner.cli.select_command import add_select_command
-from flax_ner.cli.train_command import add_train_command, run_train
-from flax_ner.cli.web_command import add_web_command
-from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
 from flax_ner.memory import explain_jax_errors
-from flax_ner.weights.open_model import is_model
+
+# The help of each command. Only the module of the given command is imported, because most import jax.
+COMMANDS = {
+    "train": "train a tagger or resume a run",
+    "evaluate": "score a model on labelled data",
+    "predict": "tag texts",
+    "bulk": "tag many files with several workers, on one machine or on a Ray cluster",
+    "web": "serve a web page for trying a model",
+    "ensemble": "combine several models into one that averages their scores",
+    "inspect": "describe weights and how they would be converted, without loading them",
+    "data": "work on data sets",
+    "doctor": "print versions, devices and settings, for a bug report",
+    "completion": "print a script for completion in the shell",
+}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands.
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
 
     The parsed options have an attribute `run`, a function that takes them and runs the command.
+
+    Args:
+        command: the command whose arguments are parsed; None for all commands.
     """
     parser = argparse.ArgumentParser("flax_ner", description="Train, score and use taggers.")
     parser.add_argument("--version", action="version", version=f"flax_ner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    add_train_command(commands)
-    evaluate = add_evaluate_command(commands)
-    predict = add_predict_command(commands)
-    bulk = add_bulk_command(commands)
-    web = add_web_command(commands)
-    add_ensemble_command(commands)
-    add_inspect_command(commands)
-    data_commands = add_data_commands(commands)
-    add_audit_commands(data_commands)
-    add_select_command(data_commands)
-    add_download_command(data_commands)
-    add_doctor_command(commands)
-    add_completion_command(commands, parser)
-
-    # Options that several commands share.
-    for command in (evaluate, predict, web):
-        command.add_argument(
-            "--batch-size", type=int, default=32, metavar="N",
-            help="maximum number of 128-token rows per batch; lower it to use less memory. Default: 32",
-        )  # fmt: skip
-    for command in (evaluate, predict, bulk, web):
-        command.add_argument(
-            "--compute-dtype", choices=("float32", "bfloat16"),
-            help="dtype of matrix products; bfloat16 is faster on devices that support it. Default: the "
-            "dtype of training",
-        )  # fmt: skip
+    for name, help_line in COMMANDS.items():
+        arguments = commands.add_parser(name, help=help_line)
+        if command in (None, name):
+            import_module(f"flax_ner.cli.{name}_command").add_arguments(arguments)
     return parser
 
 
@@ -70,12 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. A `UserError` or `OSError` exits with its message and no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["train"]:
+        from flax_ner.cli.train_command import run_train  # imports jax
+
         run_train(arguments[1:])
-    options = make_parser().parse_args(arguments)
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    options = make_parser(command).parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):  # UTF-8 cannot encode lone surrogates: escape them
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file at INFO
-    keep_compiled_programs()
     try:
         with warnings.catch_warnings(), explain_jax_errors():
             warnings.showwarning = lambda message, *_: print(
@@ -93,7 +76,11 @@ def _check_argument_order(options: argparse.Namespace) -> None:
     """Raise `UserError` if another argument than the first is the model."""
     others = {"evaluate": ("data",), "predict": ("file",), "bulk": ("input", "out")}
     names = [getattr(options, name) for name in others.get(options.command, ())]
-    if not names or not Path(options.model).exists() or is_model(Path(options.model)):
+    if not names or not Path(options.model).exists():
+        return
+    from flax_ner.weights.open_model import is_model  # imports jax
+
+    if is_model(Path(options.model)):
         return
     model = next((name for name in names if is_model(Path(name))), None)
     if model is not None:

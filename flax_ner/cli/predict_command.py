@@ -10,42 +10,39 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from flax_ner.cli.model_options import add_batch_size, add_compute_dtype, load_tagger
 from flax_ner.data.cluener import cluener_label
 from flax_ner.data.formats import WRITERS, write_examples
 from flax_ner.errors import UserError
 from flax_ner.evaluation.display import bracket_entities, highlight
 from flax_ner.inference.inputs import INPUT_FORMATS, read_inputs
 from flax_ner.inference.outputs import add_force, check_output, json_line, open_output, tagged_row
-from flax_ner.inference.tagger import load
 from flax_ner.text.examples import Entity, Example
 
 
-def add_predict_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
-    """Add `predict` to the commands and return its parser."""
-    predict = commands.add_parser("predict", help="tag texts")
-    predict.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    parser.add_argument(
         "model", metavar="MODEL",
         help="model directory such as WORKDIR/best, PyTorch weights, or owner/name on the hub",
     )  # fmt: skip
-    predict.add_argument(
+    parser.add_argument(
         "file", metavar="FILE", nargs="?", default="-",
         help="plain text with one text per line, or data if the name ends in .json, .jsonl, .conll or "
         "similar. Default: -, plain text from standard input",
     )  # fmt: skip
-    predict.add_argument(
+    parser.add_argument(
         "--input-format", choices=INPUT_FORMATS, default="auto", metavar="FORMAT",
         help=f"format of FILE: {', '.join(INPUT_FORMATS)}. jsonl is one JSON object per line with the "
         "text as a field. Default: auto, by the file name",
     )  # fmt: skip
-    predict.add_argument(
+    parser.add_argument(
         "--encoding", default="", help="encoding of FILE, e.g. gb18030. Default: UTF-8"
     )
-    predict.add_argument(
+    parser.add_argument(
         "--text-field", metavar="NAME", help="field of JSON rows to tag. Default: text"
     )
-    predict.add_argument(
+    parser.add_argument(
         "--format", choices=("text", "jsonl", "clue", *WRITERS), default="text",
         help="output format. text marks entities in the sentence. jsonl writes entities with offsets and "
         "scores; a JSON row of FILE keeps all its fields and gets the field `entities`, which it must not "
@@ -53,17 +50,18 @@ def add_predict_command(
         "numbers as ids. The others are data formats, for annotators to correct: label_studio has predictions "
         "with scores; brat needs --output. Default: text",
     )  # fmt: skip
-    predict.add_argument(
+    parser.add_argument(
         "--output", metavar="OUT",
         help="file to write; it appears only when it is complete. Default: standard output",
     )  # fmt: skip
-    predict.add_argument(
+    parser.add_argument(
         "--threshold", type=float, default=0.0, metavar="P",
         help="omit entities with a lower score. Default: %(default)s",
     )  # fmt: skip
-    add_force(predict)
-    predict.set_defaults(run=_predict)
-    return predict
+    add_force(parser)
+    add_batch_size(parser)
+    add_compute_dtype(parser)
+    parser.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -72,7 +70,7 @@ def _predict(options: argparse.Namespace) -> None:
     if options.format == "brat" and not options.output:
         raise UserError("--format brat writes a folder. Name it with --output.")
     as_json = options.format == "jsonl"
-    tagger = load(options.model, options.compute_dtype, options.batch_size)
+    tagger = load_tagger(options.model, options.compute_dtype, options.batch_size)
     inputs, again = tee(
         read_inputs(
             options.file,

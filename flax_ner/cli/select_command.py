@@ -2,14 +2,13 @@
 
 import argparse
 
+from flax_ner.cli.model_options import load_tagger
 from flax_ner.cli.read_options import add_read_options, read_options
 from flax_ner.data.cluener import write_cluener
 from flax_ner.data.files import ReadOptions
 from flax_ner.data.formats import read_examples, read_texts
 from flax_ner.errors import UserError
 from flax_ner.inference.outputs import add_force, check_output
-from flax_ner.inference.selection import select_texts
-from flax_ner.inference.tagger import load
 from flax_ner.text.examples import Example
 
 
@@ -50,7 +49,9 @@ def _select(options: argparse.Namespace) -> None:
     for note in notes:
         print(note)
     texts = list(dict.fromkeys(example.text for example in examples))
-    picked = select_texts(load(options.model), texts, options.number)
+    from flax_ner.inference.selection import select_texts  # imports jax
+
+    picked = select_texts(load_tagger(options.model), texts, options.number)
     write_cluener(options.output, [Example(texts[i]) for i in picked])
     print(
         f"Wrote {len(picked)} of {len(texts)} texts to {options.output}, the least certain first."

@@ -35,9 +35,8 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
-def add_train_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `train` to the commands, for the help and for shell completion; `run_train` parses them."""
-    parser = commands.add_parser("train", help="train a tagger or resume a run")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train`, for shell completion; `run_train` parses them."""
     parser.add_argument("--config", metavar="NAME")
     parser.add_argument("--workdir", metavar="DIR")
     for setting in list_settings()[0]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import suppress
 
-from flax_ner.inference.tagger import load
+from flax_ner.cli.model_options import add_batch_size, add_compute_dtype, load_tagger
 from flax_ner.serving.web import (
     HOST,
     MAX_CHARACTERS,
@@ -17,35 +17,33 @@ from flax_ner.serving.web import (
 )
 
 
-def add_web_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-) -> argparse.ArgumentParser:
-    """Add `web` to the commands and return its parser."""
-    web = commands.add_parser(
-        "web", help="serve a web page for trying a model",
-        description="Serve a web page on this machine that tags typed or pasted text, one text per line, at "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `web`."""
+    parser.description = (
+        "Serve a web page on this machine that tags typed or pasted text, one text per line, at "
         f"most {MAX_CHARACTERS:,} characters at a time. The page needs no internet access, and no text leaves "
-        "this machine.",
-    )  # fmt: skip
-    web.add_argument("model", metavar="MODEL", help="as for predict")
-    web.add_argument(
+        "this machine."
+    )
+    parser.add_argument("model", metavar="MODEL", help="as for predict")
+    parser.add_argument(
         "--host", metavar="ADDR", default=HOST,
         help="address to listen at; 0.0.0.0 also admits other machines, without a password. Default: "
         "%(default)s",
     )  # fmt: skip
-    web.add_argument(
+    parser.add_argument(
         "--port", type=int, default=PORT, metavar="N",
         help="port to listen at; 0 chooses a free one. Default: %(default)s",
     )  # fmt: skip
-    web.set_defaults(run=_web)
-    return web
+    add_batch_size(parser)
+    add_compute_dtype(parser)
+    parser.set_defaults(run=_web)
 
 
 def _web(options: argparse.Namespace) -> None:
     import_gradio()  # fail before the model is loaded
     with suppress(KeyboardInterrupt), listen(options.host, options.port) as listener:
         _print_status(f"loading {options.model}")
-        tagger = load(options.model, options.compute_dtype, options.batch_size)
+        tagger = load_tagger(options.model, options.compute_dtype, options.batch_size)
         app = make_app(tagger, options.model)
         _print_status("compiling, so that no request has to wait for it")
         tagger.compile()

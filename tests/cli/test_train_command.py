@@ -1,4 +1,4 @@
-"""flax-ner train: short forms of options, and the commands that are printed by `doctor` and `completion`."""
+"""flax-ner train: short forms of options."""
 
 import subprocess
 import sys
@@ -8,8 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from flax_ner import __version__
-from flax_ner.cli.main import main
 from flax_ner.cli.train_command import configs_folder, expand
 from flax_ner.weights.model_dir import load_model
 
@@ -66,35 +64,3 @@ def test_the_short_form_trains_what_the_long_form_trains(tmp_path: Path) -> None
         "-m", "flax_ner", "train", "--config", "demo", "--workdir", str(workdir), "--seed", "3"
     )
     assert long == short
-
-
-@pytest.mark.parametrize("arguments", [["--version"], ["doctor"]])
-def test_the_version_is_printed(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if arguments == ["--version"]:
-        with pytest.raises(SystemExit, match=r"^0$"):
-            main(arguments)
-    else:
-        main(arguments)
-    assert __version__ in capsys.readouterr().out
-
-
-def test_doctor_names_versions_and_devices_but_no_variables(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    main(["doctor"])
-    printed = capsys.readouterr().out
-    assert "secret" not in printed
-    names = [line.partition(":")[0] for line in printed.splitlines()]
-    assert {"Python", "packages", "devices", "bfloat16", "free disk space"} <= set(names)
-    assert "cpu: 8 x cpu" in printed  # the tests run on eight simulated devices
-
-
-def test_completion_knows_commands_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("shtab")
-    main(["completion", "bash"])
-    script = capsys.readouterr().out
-    assert "--data.train" in script and "evaluate" in script and "_flax_ner" in script
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)

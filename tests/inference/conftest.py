@@ -22,7 +22,7 @@ def predict(
     tagger: Tagger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, str]]:
     """Run the command and return its standard output and standard error."""
-    monkeypatch.setattr("flax_ner.cli.predict_command.load", lambda *_: tagger)
+    monkeypatch.setattr("flax_ner.cli.predict_command.load_tagger", lambda *_: tagger)
 
     def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[str, str]:
         # As in a C locale, in which Python reads bytes that are not UTF-8 as lone surrogates.

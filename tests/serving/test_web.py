@@ -109,7 +109,7 @@ def test_json_lines_equal_the_output_of_predict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub = SimpleNamespace(stream=lambda texts, **_: iter(fake_tagger(list(texts))))
-    monkeypatch.setattr("flax_ner.cli.predict_command.load", lambda *_: stub)
+    monkeypatch.setattr("flax_ner.cli.predict_command.load_tagger", lambda *_: stub)
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(HARD[:4]) + "\n", "utf-8")
     main(["predict", "model", str(file), "--format", "jsonl"])
