@@ -35,7 +35,7 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
-NARROW = {  # that of multilingual-e5-small
+NARROW = {  # the shape of multilingual-e5-small
     "hidden_size": 384,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,

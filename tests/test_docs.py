@@ -118,9 +118,8 @@ def test_shown_training_commands_parse(page: Path) -> None:
 @each_page
 def test_shown_short_training_commands_parse(page: Path) -> None:
     for arguments in shown_commands(page, r"\bflax-ner train +(?=-)"):
-        option, file, *others = expand(arguments)
-        assert option == "--config"
-        check_settings(others, get_config(file))
+        config, *others = expand(arguments)
+        check_settings(others, get_config(config.removeprefix("--config=")))
 
 
 @each_page

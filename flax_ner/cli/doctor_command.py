@@ -3,8 +3,8 @@
 import argparse
 import os
 import platform
+import re
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def _versions(packages: tuple[str, ...]) -> list[str]:
 def _devices() -> str:
     try:
         devices = jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a platform without devices
         return f"none that jax can use ({error_summary(error)})"
     kinds = {device.device_kind: 0 for device in devices}
     for device in devices:
@@ -72,16 +72,18 @@ def _devices() -> str:
 def _bfloat16() -> str:
     try:
         backend = jax.default_backend()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):
         return "unknown"
     if backend == "tpu":
         return "yes"
     if backend == "gpu":
         capability = str(getattr(jax.devices()[0], "compute_capability", "0"))
-        return "yes" if float(capability or 0) >= 8 else f"no (compute capability {capability})"
-    if sys.platform != "linux":
+        if not re.fullmatch(r"\d+(\.\d+)?", capability):
+            return f"unknown (compute capability {capability})"
+        return "yes" if float(capability) >= 8 else f"no (compute capability {capability})"
+    flags = set(_read("/proc/cpuinfo").split())
+    if not flags:
         return "unknown"
-    flags = set(Path("/proc/cpuinfo").read_text().split())
     return ", ".join(flag for flag in BFLOAT16_FLAGS if flag in flags) or "no"
 
 
@@ -92,8 +94,16 @@ def _memory() -> str:
 
 
 def _huge_pages() -> str:
-    policy = POLICY.read_text().strip() if POLICY.is_file() else "unknown"
+    policy = _read(POLICY).strip() or "unknown"
     return f"{policy}; {VARIABLE}={os.environ.get(VARIABLE, '')}"
+
+
+def _read(path: str | Path) -> str:
+    """Return the text of a file of the system, or "" if it cannot be read."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def _cache() -> str:

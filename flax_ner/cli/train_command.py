@@ -5,6 +5,7 @@ configuration for its file, and the name of a setting without `config.`.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -60,23 +61,31 @@ def run(program: str, arguments: list[str]) -> None:
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """Expand the short forms of `train`: `--config cluener`, `--init-from X`, `--data.train T`."""
-    names = {_option(setting.name): setting.name for setting in list_settings()[0]}
-    expanded: list[str] = []
-    for i, word in enumerate(arguments):
+    """Expand the short forms of `train`: `--config cluener`, `--init-from X`, `--data.train T`, `--noprofile`.
+
+    The configuration comes first, because a setting is applied to the configurations before it.
+    """
+    settings = {_option(setting.name): setting for setting in list_settings()[0]}
+    configs: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
         option, equals, value = word.partition("=")
         name = option.removeprefix("--").replace("_", "-")
-        if option.startswith("--") and name in names:
-            word = f"--config.{names[name]}{equals}{value}"
-        elif option == "--config" and equals:
-            word = f"--config={_config_file(value)}"
-        elif i and arguments[i - 1] == "--config":
-            word = _config_file(word)
-        expanded.append(word)
-    # Fields are read after the file that they change.
-    first = next((i for i, word in enumerate(expanded) if word.partition("=")[0] == "--config"), 0)
-    end = first + (1 if expanded and "=" in expanded[first] else 2)
-    return expanded[first:end] + expanded[:first] + expanded[end:]
+        setting = settings.get(name) or settings.get(name.removeprefix("config."))
+        negated = settings.get(name.removeprefix("no").removeprefix("-"))
+        if option == "--config":
+            value = value if equals else next(words, "")
+            configs.append(f"--config={_config_file(value)}")
+        elif option.startswith("--") and (setting or option == "--workdir"):
+            others.append(f"--config.{setting.name}{equals}{value}" if setting else word)
+            if not (equals or (setting and isinstance(setting.default, bool))):
+                others += itertools.islice(words, 1)  # the value, which may start with dashes
+        elif option.startswith("--no") and negated:
+            others.append(f"--noconfig.{negated.name}")
+        else:
+            others.append(word)
+    return configs + others
 
 
 def _option(name: str) -> str:
@@ -87,7 +96,7 @@ def _config_file(given: str) -> str:
     """Return the file of a shipped configuration if `given` is its name; else `given`."""
     name, colon, variant = given.partition(":")
     file = configs_folder() / f"{name}.py"
-    return given if Path(name).exists() or not file.is_file() else f"{file}{colon}{variant}"
+    return given if Path(name).is_file() or not file.is_file() else f"{file}{colon}{variant}"
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -119,7 +128,8 @@ def main(arguments: list[str]) -> None:
     program = arguments[0]
     if len(arguments) > 1:
         sys.exit(
-            f"{program}: {arguments[1]!r} is an unexpected argument. Settings are --config.FIELD=VALUE."
+            f"{program}: {arguments[1]!r} is an unexpected argument. Settings are --config.FIELD=VALUE, or "
+            "--FIELD=VALUE for flax-ner train."
         )
     logging.set_verbosity(logging.WARNING)  # at INFO, Orbax logs every file
     try:

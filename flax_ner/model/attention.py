@@ -1,7 +1,7 @@
-"""Self-attention over packed rows, with a derivative of its own.
+"""Self-attention over packed rows, with a custom gradient.
 
-The derivative that JAX makes reads and writes the scores [B, N, T, T] more often. On a CPU it also converts
-half of the bfloat16 products to float32, because their operands have the wrong layout in memory.
+JAX's own gradient reads and writes the scores [B, N, T, T] more often. On a CPU, two of its six bfloat16
+products are computed in float32, because an operand has the wrong layout in memory.
 """
 
 from functools import partial
@@ -69,17 +69,18 @@ def _backward(dropout_rate: float, compute_dtype: Any, residuals: Any, gradient:
     dtype = gradient.dtype
     gradient = jnp.swapaxes(gradient, 1, 2)  # [B, N, T, H]
     # The sum over keys of probability x its gradient, [B, N, T, 1]. Source: Dao et al. 2022, arXiv 2205.14135.
-    mean = (gradient.astype(jnp.float32) * attended).sum(-1, keepdims=True)
+    delta = (gradient.astype(jnp.float32) * attended).sum(-1, keepdims=True)
     gradient = row_major(gradient.astype(compute_dtype))
     probs = probs.astype(jnp.float32)
     kept = dropout(probs, dropout_rate, seeds).astype(compute_dtype)
     d_kept = product(gradient, value, jnp.float32, transpose_b=True)  # [B, N, T, T]
-    d_scores = probs * (dropout(d_kept, dropout_rate, seeds) - mean)
+    d_scores = probs * (dropout(d_kept, dropout_rate, seeds) - delta)
     d_scores = jnp.where(mask, d_scores, 0).astype(compute_dtype)
     d_query = product(d_scores, key, dtype) * query.shape[-1] ** -0.5
     d_key = product(row_major(jnp.swapaxes(d_scores, -1, -2)), query, dtype)
     d_value = product(row_major(jnp.swapaxes(kept, -1, -2)), gradient, dtype)
-    # Rounded here, because the product of the next layer rounds them anyway: fewer bytes are transposed.
+    # Rounded before the transpose, to move fewer bytes. The products of the qkv layer round them anyway; only
+    # the gradient of its bias would not.
     d_qkv = jnp.stack([x.astype(compute_dtype) for x in (d_query, d_key, d_value)])
     return jnp.transpose(d_qkv, (1, 3, 0, 2, 4)).astype(dtype), None, None
 

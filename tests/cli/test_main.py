@@ -1,9 +1,13 @@
 """The command line as a whole: version, help, doctor, completion."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import pytest
 
 from flax_ner import __version__
@@ -34,6 +38,47 @@ def test_doctor_names_versions_and_devices_but_no_variables(
     names = [line.partition(":")[0] for line in printed.splitlines()]
     assert {"Python", "packages", "devices", "bfloat16", "free disk space"} <= set(names)
     assert "cpu: 8 x cpu" in printed  # the tests run on eight simulated devices
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("9.0", "yes"), ("7.5", "no (compute"), ("gfx942", "unknown (compute")],
+)
+def test_doctor_tells_whether_a_gpu_supports_bfloat16(
+    capability: str,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = SimpleNamespace(device_kind="a GPU", compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    main(["doctor"])
+    printed = capsys.readouterr().out
+    assert "gpu: 1 x a GPU" in printed
+    assert re.search(rf"bfloat16: +{re.escape(expected)}", printed)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no device"), AssertionError()])
+def test_doctor_reports_what_it_can_without_devices_and_readable_files(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    read_text = Path.read_text
+
+    def deny(path: Path, *arguments: Any, **more: Any) -> str:
+        if path.is_relative_to("/proc") or path.is_relative_to("/sys"):
+            raise PermissionError(path)
+        return read_text(path, *arguments, **more)
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setattr(jax, "default_backend", fail)
+    monkeypatch.setattr(Path, "read_text", deny)
+    main(["doctor"])
+    printed = capsys.readouterr().out
+    assert "none that jax can use" in printed and "free disk space" in printed
 
 
 def test_completion_knows_commands_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

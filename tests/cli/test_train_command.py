@@ -11,27 +11,35 @@ import pytest
 from flax_ner.cli.train_command import configs_folder, expand
 from flax_ner.weights.model_dir import load_model
 
-CLUENER = str(configs_folder() / "cluener.py")
+CONFIG = f"--config={configs_folder() / 'cluener.py'}"
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("--config cluener", ["--config", CLUENER]),
-        ("--config=cluener", [f"--config={CLUENER}"]),
-        ("--config cluener:x", ["--config", f"{CLUENER}:x"]),
-        ("--config own.py", ["--config", "own.py"]),
-        ("--config nowhere", ["--config", "nowhere"]),
-        ("--config cluener --init-from X", ["--config", CLUENER, "--config.init_from", "X"]),
-        ("--config cluener --init_from=X", ["--config", CLUENER, "--config.init_from=X"]),
-        ("--config cluener --data.train=T", ["--config", CLUENER, "--config.data.train=T"]),
-        ("--config cluener --data.batch-size 8", ["--config", CLUENER, "--config.data.batch_size", "8"]),
-        ("--config cluener --config.seed=1", ["--config", CLUENER, "--config.seed=1"]),
-        ("--config cluener --data.train -x", ["--config", CLUENER, "--config.data.train", "-x"]),
-        # --config comes first, because absl reads the settings that it changes after it.
-        ("--seed 1 --config cluener", ["--config", CLUENER, "--config.seed", "1"]),
-        ("--workdir W --seed=1 --config=cluener", [f"--config={CLUENER}", "--workdir", "W", "--config.seed=1"]),
+        ("--config cluener", [CONFIG]),
+        ("--config=cluener", [CONFIG]),
+        ("--config cluener:x", [f"{CONFIG}:x"]),
+        ("--config own.py", ["--config=own.py"]),
+        ("--config nowhere", ["--config=nowhere"]),
+        ("--config cluener --init-from X", [CONFIG, "--config.init_from", "X"]),
+        ("--config cluener --init_from=X", [CONFIG, "--config.init_from=X"]),
+        ("--config cluener --data.train=T", [CONFIG, "--config.data.train=T"]),
+        ("--config cluener --data.batch-size 8", [CONFIG, "--config.data.batch_size", "8"]),
+        ("--config cluener --config.seed=1", [CONFIG, "--config.seed=1"]),
+        ("--config cluener --config.seed 1", [CONFIG, "--config.seed", "1"]),
+        ("--config cluener --noprofile", [CONFIG, "--noconfig.profile"]),
+        ("--config cluener --no-model.scan-layers", [CONFIG, "--noconfig.model.scan_layers"]),
+        ("--config cluener --profile --seed=1", [CONFIG, "--config.profile", "--config.seed=1"]),
+        # A value is not an option, whatever it looks like.
+        ("--config cluener --data.train --seed", [CONFIG, "--config.data.train", "--seed"]),
+        ("--workdir --config --config cluener", [CONFIG, "--workdir", "--config"]),
+        # --config comes first, because absl applies a setting to the configurations before it.
+        ("--seed 1 --config cluener", [CONFIG, "--config.seed", "1"]),
+        ("--workdir W --seed=1 --config=cluener", [CONFIG, "--workdir", "W", "--config.seed=1"]),
+        ("--seed 1 --config", ["--config=", "--config.seed", "1"]),
         ("--seed=1", ["--config.seed=1"]),
+        ("--lr 1", ["--lr", "1"]),
         ("", []),
     ],
 )  # fmt: skip
@@ -44,7 +52,9 @@ def test_a_file_of_the_user_comes_before_a_shipped_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cluener").write_text("def get_config(): ...\n")
-    assert expand(["--config", "cluener"]) == ["--config", "cluener"]
+    Path("demo").mkdir()  # a folder is no configuration
+    assert expand(["--config", "cluener"]) == ["--config=cluener"]
+    assert expand(["--config", "demo"]) == [f"--config={configs_folder() / 'demo.py'}"]
 
 
 @pytest.mark.slow

@@ -64,10 +64,15 @@ def test_a_large_score_gives_no_overflow() -> None:
     assert np.isfinite(result).all() and np.isfinite(vjp(result)[0]).all()
 
 
-def test_gelu_and_its_derivative_are_exact() -> None:
-    x = np.linspace(-12, 12, 2001)
-    phi = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
-    value, vjp = jax.vjp(ACTIVATIONS["gelu"], jnp.asarray(x, jnp.float32))
-    density = np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
-    np.testing.assert_allclose(value, x * phi, atol=2e-6)
-    np.testing.assert_allclose(vjp(jnp.ones(len(x)))[0], phi + x * density, atol=2e-6)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_gelu_and_its_derivative_are_exact(dtype: str, tolerance: float) -> None:
+    x = np.asarray(jnp.linspace(-12, 12, 2001).astype(dtype), np.float64)  # values of the dtype
+    cdf = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+    derivative = cdf + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    value, vjp = jax.vjp(ACTIVATIONS["gelu"], jnp.asarray(x, dtype))
+    gradient = vjp(jnp.ones_like(value))[0]
+    for actual, expected in ((value, x * cdf), (gradient, derivative)):
+        assert actual.dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(actual, np.float64), expected, rtol=tolerance, atol=1e-6
+        )
