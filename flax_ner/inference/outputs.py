@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 from uuid import uuid4
 
 from flax_ner import durable
@@ -104,7 +104,9 @@ def write_report(out: str, content: str) -> None:
 
 def json_line(text: str, entities: Sequence[Entity]) -> str:
     """Return a text and its entities as one line of JSON, without a line break."""
-    return json.dumps({"text": text, ENTITIES_FIELD: _as_dicts(entities)}, ensure_ascii=False)
+    return json.dumps(
+        {"text": text, ENTITIES_FIELD: [e.as_dict() for e in entities]}, ensure_ascii=False
+    )
 
 
 def tagged_row(line: str, entities: Sequence[Entity], text: str | None = None) -> str:
@@ -117,9 +119,7 @@ def tagged_row(line: str, entities: Sequence[Entity], text: str | None = None) -
         text: the text, if it must be added as the field `text`.
     """
     fields = {} if text is None else {"text": text}
-    added = json.dumps({**fields, ENTITIES_FIELD: _as_dicts(entities)}, ensure_ascii=False)
+    added = json.dumps(
+        {**fields, ENTITIES_FIELD: [e.as_dict() for e in entities]}, ensure_ascii=False
+    )
     return f"{line[:-1].rstrip()}, {added[1:]}"
-
-
-def _as_dicts(entities: Sequence[Entity]) -> list[dict[str, Any]]:
-    return [entity._asdict() for entity in entities]

@@ -1,5 +1,7 @@
 """Load a trained model and tag texts with it: `load` returns a `Tagger`."""
 
+import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -7,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, repeat, tee
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import numpy as np
@@ -30,6 +32,7 @@ from flax_ner.arguments import (
 from flax_ner.errors import UserError
 from flax_ner.evaluation.metrics import Scores, score
 from flax_ner.inference.forward import logits, make_decoder, predict, predict_proba
+from flax_ner.inference.frames import read_texts, to_frame
 from flax_ner.inference.pending import (
     PendingBatch,
     Words,
@@ -46,6 +49,9 @@ from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
 from flax_ner.weights.open_model import open_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A jitted function of the params and the first four arrays of `rows.Batch`, each [B, T].
 Forward = Callable[..., Any]
@@ -82,6 +88,7 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
     if compute_dtype is not None:
         check_choice(compute_dtype, "compute_dtype", DTYPES)
     check_integer(batch_size, "batch_size", 1)
+    _check_not_forked()
     with explain_jax_errors():
         return _load(path, compute_dtype, batch_size)
 
@@ -98,7 +105,30 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
     tokenizer = model.build_tokenizer()
     config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
     params = cast_kernels(config, jax.device_put(model.params))
-    return Tagger(config, params, tokenizer, model.labels, model.max_length, batch_size)
+    return Tagger(
+        config, params, tokenizer, model.labels, model.max_length, batch_size, source=str(path)
+    )
+
+
+_jax_process: int | None = None  # the process of the first tagger; a fork inherits the number
+
+
+def _check_not_forked() -> None:
+    """Raise `UserError` in a fork of a process that has a tagger. The threads of jax are missing in a fork."""
+    global _jax_process
+    if _jax_process is None:
+        _jax_process = os.getpid()
+    if _jax_process != os.getpid():
+        raise UserError(
+            "this process was forked from one that uses jax, and jax would hang in it. Start processes with "
+            'multiprocessing.set_start_method("spawn").'
+        )
+
+
+def _unpickle(cls: type["Tagger"], config: BertConfig, params: Params, *settings: Any) -> "Tagger":
+    """Return the tagger that `Tagger.__reduce__` describes, on the default device of this process."""
+    with explain_jax_errors():
+        return cls(config, jax.device_put(params), *settings)
 
 
 class Tagger:
@@ -108,6 +138,9 @@ class Tagger:
     than `max_length - 2` tokens are split into lines, sentences or overlapping windows
     (`windows.split_into_windows`).
 
+    A tagger can be pickled and copied with `copy.deepcopy`. The new tagger has its own parameters, on jax's
+    default device. Do not use a tagger in a forked process: jax hangs there.
+
     Args:
         config: architecture of the model.
         params: parameters of the model. The attribute may be reassigned between calls.
@@ -116,7 +149,8 @@ class Tagger:
         max_length: maximum number of tokens per row, including [CLS] and [SEP].
         batch_size: maximum number of 128-token rows per batch. Wider rows and CPUs use fewer rows.
         sharding: sharding of a batch [B, T] over several devices. With several processes, every
-            process must make the same calls.
+            process must make the same calls. A tagger with a sharding cannot be pickled.
+        source: where the model was loaded from, for `repr`.
 
     Raises:
         UserError: an argument has the wrong type, or a number is too small.
@@ -131,7 +165,9 @@ class Tagger:
         max_length: int,
         batch_size: int = 32,
         sharding: NamedSharding | None = None,
+        source: str = "",
     ):
+        _check_not_forked()
         check_instance(config, "config", BertConfig)
         check_instance(params, "params", Mapping)
         check_instance(tokenizer, "tokenizer", Tokenizer)
@@ -144,6 +180,7 @@ class Tagger:
             config.max_position_embeddings,
         )
         self.batch_size, self.sharding = check_integer(batch_size, "batch_size", 1), sharding
+        self.source = source
         self._logits = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
         # Outputs are replicated, so that every process can read all of them.
@@ -157,6 +194,38 @@ class Tagger:
         if jax.default_backend() == "cpu":
             tokens = min(tokens, MAX_CPU_TOKENS * devices)
         self._shapes = BatchShapes(self.max_length, tokens, devices)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make this tagger again, for pickle and `copy`: NumPy arrays and settings.
+
+        Raises:
+            UserError: the tagger has a sharding. Another process may have other devices.
+        """
+        if self.sharding is not None:
+            raise UserError(
+                "a Tagger with a sharding cannot be pickled, because other processes may have other devices. "
+                "Pickle one without a sharding, or load the model in each process."
+            )
+        params = jax.device_get(self.params)
+        settings = self.tokenizer, self.labels, self.max_length, self.batch_size, None, self.source
+        return _unpickle, (type(self), self.config, params, *settings)
+
+    def __repr__(self) -> str:
+        config, leaves = self.config, jax.tree.leaves(self.params)
+        size = sum(math.prod(x.shape) for x in leaves) / max(config.ensemble, 1)
+        count = f"{config.ensemble} models of " if config.ensemble > 1 else ""
+        categories = self.labels.categories
+        first = ", ".join(categories[:3]) + (", ..." if len(categories) > 3 else "")
+        noun = "category" if len(categories) == 1 else "categories"
+        devices = {d for x in leaves if isinstance(x, Array) for d in x.devices()}
+        kind = next(iter(devices or jax.devices())).device_kind.replace("cpu", "CPU")
+        return (
+            f"<{type(self).__name__}{f' {self.source!r}' if self.source else ''}: {count}"
+            f"{config.num_hidden_layers} layers x {config.hidden_size}, head {config.head}, "
+            f"{size / 1e6:.1f}M parameters; {len(categories)} {noun}: {first}; "
+            f"max_length {self.max_length}; {config.compute_dtype} on "
+            f"{f'{len(devices)} x ' if len(devices) > 1 else ''}{kind}>"
+        )
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -220,6 +289,34 @@ class Tagger:
             del pending  # free its texts and arrays before the next batch is read
             for entities in predicted:
                 yield [e for e in entities if e.score >= threshold] if threshold else entities
+
+    def to_frame(
+        self,
+        texts: "Iterable[str] | pd.Series",
+        convention: str = "strict",
+        threshold: float = 0.0,
+    ) -> "pd.DataFrame":
+        """Return the entities of several texts as a pandas DataFrame with a row per entity.
+
+            >>> frame = tagger.to_frame(posts["text"])
+            >>> posts.join(frame[["type", "score"]])  # one row per entity, or one if a post has none
+
+        Args:
+            texts: an iterable of strings, or a pandas Series of strings.
+            convention: see `__call__`.
+            threshold: see `__call__`.
+
+        Returns:
+            A DataFrame with the columns `type`, `start`, `end`, `text` and `score`. Its index is that of the
+            text: the label in the index of the Series, or the position in `texts` (named `text_index`). A text
+            without entities has no row.
+
+        Raises:
+            UserError: an argument is invalid, a text is missing (None or NaN) or not a string, pandas is not
+                installed, or memory runs out.
+        """
+        texts, index = read_texts(texts)
+        return to_frame(self(texts, convention, threshold), index)
 
     def by_convention(
         self, texts: Iterable[str], conventions: Sequence[str]
@@ -365,6 +462,7 @@ class Tagger:
         Raises:
             UserError: a shape or dtype is wrong, or values are out of range.
         """
+        _check_not_forked()
         ids, mask = check_ids(input_ids, "input_ids"), check_mask(attention_mask, "attention_mask")
         longest, size = self.config.max_position_embeddings, self.config.vocab_size
         if ids.shape != mask.shape or not 1 <= ids.shape[1] <= longest:
@@ -412,6 +510,7 @@ class Tagger:
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Start a forward pass and the copy of its outputs to the host, without waiting for either."""
+        _check_not_forked()
         with self._explain_out_of_memory():
             if self.sharding is None:
                 arrays = jax.device_put(batch)

@@ -1,1 +1,1 @@
-"""Tag many files in bulk, or serve a web page."""
+"""Tag many files in bulk, serve a web page, or be a component of spaCy."""

@@ -92,7 +92,7 @@ def _tag_parquet(tagger: Tagger, source: Path, part: Path, text_field: str) -> S
             with pq.ParquetWriter(part, file.schema_arrow.append(added)) as writer:
                 for batch in again:
                     rows = [
-                        [entity._asdict() for entity in row_entities]
+                        [entity.as_dict() for entity in row_entities]
                         for row_entities in islice(predicted, batch.num_rows)
                     ]
                     writer.write_batch(batch.append_column(added, pa.array(rows, added.type)))

@@ -31,6 +31,23 @@ class Entity(NamedTuple):
     text: str = ""
     score: float = 1.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain Python values, ready for JSON.
+
+            >>> Entity("name", 0, 3, "王建国", 0.5).as_dict()
+            {'type': 'name', 'start': 0, 'end': 3, 'text': '王建国', 'score': 0.5}
+
+        Returns:
+            A dict with the keys `type`, `start`, `end`, `text` and `score`, in this order.
+        """
+        return {
+            "type": str(self.type),
+            "start": int(self.start),
+            "end": int(self.end),
+            "text": str(self.text),
+            "score": float(self.score),
+        }
+
 
 @dataclass(frozen=True)
 class Example:

@@ -73,6 +73,9 @@ class SubwordTokenizer(Tokenizer):
         # Whether each token stands only for spaces; -1: not computed yet.
         self._blank = np.full(len(self.tokens), -1, np.int8)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.definition,)
+
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         groups = [self._tokenize_group(group) for group in group_texts(texts)]
         return Tokens(*map(np.concatenate, zip(*groups, strict=True)))

@@ -4,7 +4,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import category
 
 import numpy as np
@@ -175,6 +175,10 @@ class VocabTokenizer(Tokenizer):
             single="[CLS] $A [SEP]",
             special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not the table of a CharTokenizer, which takes megabytes, and nothing of the library.
+        return type(self), (self.tokens, self.lower_case)
 
     @abstractmethod
     def _make_backend(self, ids: dict[str, int]) -> Backend:

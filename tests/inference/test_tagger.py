@@ -17,6 +17,7 @@ from flax_ner.data.cluener import read_cluener
 from flax_ner.errors import UserError
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.examples import Example
+from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_tagger
@@ -330,3 +331,23 @@ def test_compute_dtype_bfloat16(make: Callable[..., Tagger], tmp_path: Path) -> 
     np.testing.assert_allclose(other, one, rtol=0, atol=0.05 * np.abs(one).max())
     with pytest.raises(UserError, match=r"^compute_dtype: 'half' is unknown"):
         load(tmp_path / "model", compute_dtype="half")
+
+
+def test_repr_describes_model_labels_and_device(
+    make: Callable[..., Tagger], tmp_path: Path
+) -> None:
+    assert repr(make()) == (
+        "<Tagger: 1 layers x 8, head softmax, 0.0M parameters; 1 category: name; max_length 64; "
+        "float32 on CPU>"
+    )
+    labels = LabelSet(["address", "book", "company", "game"], "bioes")
+    config = replace(
+        CONFIG, num_labels=len(labels), head="crf", num_hidden_layers=2, vocab_size=200_000
+    )
+    vocab = [*VOCAB, *(f"[unused{i}]" for i in range(config.vocab_size - len(VOCAB)))]
+    model = ModelDir(config, labels, vocab, 32, init_params(config, jax.random.key(0)))
+    save_model(tmp_path / "best", model)
+    assert repr(load(tmp_path / "best", "bfloat16")) == (
+        f"<Tagger '{tmp_path}/best': 2 layers x 8, head crf, 1.6M parameters; 4 categories: address, book, "
+        "company, ...; max_length 32; bfloat16 on CPU>"
+    )
