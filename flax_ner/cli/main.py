@@ -18,6 +18,7 @@ from flax_ner.cli.evaluate_command import add_evaluate_command
 from flax_ner.cli.inspect_command import add_inspect_command
 from flax_ner.cli.predict_command import add_predict_command
 from flax_ner.cli.select_command import add_select_command
+from flax_ner.cli.serve_command import add_serve_command
 from flax_ner.cli.web_command import add_web_command
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.errors import UserError
@@ -36,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     predict = add_predict_command(commands)
     bulk = add_bulk_command(commands)
     web = add_web_command(commands)
+    serve = add_serve_command(commands)
     add_ensemble_command(commands)
     add_inspect_command(commands)
     data_commands = add_data_commands(commands)
@@ -44,12 +46,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_download_command(data_commands)
 
     # Options that several commands share.
-    for command in (evaluate, predict, web):
+    for command in (evaluate, predict, web, serve):
         command.add_argument(
             "--batch-size", type=int, default=32, metavar="N",
             help="maximum number of 128-token rows per batch; lower it to use less memory. Default: 32",
         )  # fmt: skip
-    for command in (evaluate, predict, bulk, web):
+    for command in (evaluate, predict, bulk, web, serve):
         command.add_argument(
             "--compute-dtype", choices=("float32", "bfloat16"),
             help="dtype of matrix products; bfloat16 is faster on devices that support it. Default: the "
