@@ -208,8 +208,8 @@ class TagService:
         """Answer a request with an unknown path or a wrong method."""
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            message = f"{request.url.path} does not support {request.method}. Use {allowed}."
+            allowed = "POST" if request.url.path == "/tag" else "GET"
+            message = f"{request.url.path} does not support this method. Use {allowed}."
         else:
             message = f"There is no such path. The paths are {', '.join(sorted(self._paths))}."
         return JSONResponse({"error": message}, error.status_code, error.headers)

@@ -54,11 +54,14 @@ def check_headers(content_type: str, content_encoding: str) -> None:
     charset = parameters.strip().lower().replace('"', "").removeprefix("charset=")
     if kind.strip().lower() != "application/json" or charset not in ("", "utf-8"):
         raise RequestError(
-            415, f"Content-Type is {content_type or 'missing'!r}. Send application/json in UTF-8."
+            415,
+            f"Content-Type is {_quote(content_type) if content_type else 'missing'}. Send application/json "
+            "in UTF-8.",
         )
     if content_encoding.lower() not in ("", "identity"):
         raise RequestError(
-            415, f"Content-Encoding is {content_encoding!r}. Send the body without compression."
+            415,
+            f"Content-Encoding is {_quote(content_encoding)}. Send the body without compression.",
         )
 
 
