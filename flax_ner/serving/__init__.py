@@ -1,1 +1,1 @@
-"""Tag many files in bulk, or serve a web page."""
+"""Tag many files in bulk, serve a model over HTTP, or serve a web page."""

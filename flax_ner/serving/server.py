@@ -10,9 +10,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -45,6 +45,7 @@ from flax_ner.text.labels import CONVENTIONS
 LOG = logging.getLogger("flax_ner.serving")
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection; nobody receives it
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
+MAX_BODY_BYTES = 64 << 20  # bytes of all bodies that are being received
 KEEP_ALIVE = 75  # seconds; longer than load balancers keep idle connections, usually 60
 
 
@@ -68,6 +69,7 @@ class TagService:
         self._load, self._settings = load, settings
         self._on_ready, self._on_failure = on_ready, on_failure
         self._tagger: Tagger | None = None
+        self._body_bytes = 0  # of bodies that are being received
         self.draining = False
         self.error: BaseException | None = None
         self.worker = ThreadPoolExecutor(1, "tagger")
@@ -142,9 +144,12 @@ class TagService:
         if self._tagger is None:
             raise RequestError(503, "The model is still loading. Try again later.", RETRY_AFTER)
         try:
-            async with asyncio.timeout(settings.body_timeout):
+            async with (
+                asyncio.timeout(settings.body_timeout),
+                aclosing(self._limit_all_bodies(request.stream())) as chunks,
+            ):
                 length = headers.get("content-length", "")
-                body = await read_body(request.stream(), length, settings.max_body)
+                body = await read_body(chunks, length, settings.max_body)
         except TimeoutError:
             raise RequestError(
                 408,
@@ -153,6 +158,21 @@ class TagService:
         tag_request = parse_request(body, self._tagger.labels, settings)
         request.state.texts = tag_request.texts
         return tag_request
+
+    async def _limit_all_bodies(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of a body, unless all bodies that are being received need too much memory."""
+        own = 0
+        try:
+            async for chunk in chunks:
+                own += len(chunk)
+                self._body_bytes += len(chunk)
+                if self._body_bytes > MAX_BODY_BYTES:
+                    raise RequestError(
+                        503, "Too many requests arrive at once. Try again later.", RETRY_AFTER
+                    )
+                yield chunk
+        finally:
+            self._body_bytes -= own
 
     async def _tag_texts(self, tag_request: TagRequest, request: Request) -> TextEntities:
         """Tag the texts. Give up if that takes too long, or if the client closes the connection."""

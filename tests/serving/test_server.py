@@ -264,6 +264,19 @@ def test_a_chunked_body_is_limited_while_it_is_read(small_server: RunningServer)
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+def test_all_bodies_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flax_ner.serving.server.MAX_BODY_BYTES", 100)
+    with running() as server:
+        with socket.create_connection(("127.0.0.1", server.port), 30) as slow:
+            slow.sendall(head("Content-Length: 99") + b" " * 90)
+            until(lambda: server.service._body_bytes == 90)
+            status, answer, headers = server.tag("b")
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert answer["error"].startswith("Too many requests arrive at once.")
+        until(lambda: server.service._body_bytes == 0)
+        assert server.tag("b")[0] == 200
+
+
 def head(*headers: str) -> bytes:
     lines = ["POST /tag HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
