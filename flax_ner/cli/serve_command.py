@@ -66,7 +66,7 @@ def add_serve_command(
 def _serve(options: argparse.Namespace) -> None:
     for module in ("prometheus_client", "starlette", "uvicorn"):
         import_optional(module, "serve", "' '".join(REQUIREMENTS))
-    from flax_ner.serving import server
+    from flax_ner.serving.run_server import serve
 
     settings = ServerSettings(
         **{name: getattr(options, name) for name in LIMITS},
@@ -83,7 +83,7 @@ def _serve(options: argparse.Namespace) -> None:
     with listen(options.host, options.port) as listener:
         url = listener_url(listener)
         _print_status(f"loading {options.model}")
-        server.serve(
+        serve(
             load_compiled,
             listener,
             settings,

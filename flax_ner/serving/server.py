@@ -1,36 +1,27 @@
-"""Serve a tagger over HTTP, built with Starlette and uvicorn (the extra `serve`): python -m flax_ner serve."""
+"""A tagger as an HTTP application, built with Starlette (the extra `serve`): python -m flax_ner serve."""
 
 import asyncio
 import json
 import logging
-import math
-import os
-import signal
-import socket
-import sys
-import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
-from types import FrameType
-from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from flax_ner.errors import UserError
 from flax_ner.inference.tagger import Tagger
 from flax_ner.serving.api_key import has_key
 from flax_ner.serving.batching import Batcher, QueueFullError, TaggingError, TextEntities
-from flax_ner.serving.connection import limit_idle_time
 from flax_ner.serving.openapi import openapi_document, openapi_page
+from flax_ner.serving.request_middleware import CLIENT_GONE, RequestMiddleware
 from flax_ner.serving.server_metrics import ServerMetrics
 from flax_ner.serving.server_settings import ServerSettings
 from flax_ner.serving.tag_request import (
@@ -43,10 +34,8 @@ from flax_ner.serving.tag_request import (
 from flax_ner.text.labels import CONVENTIONS
 
 LOG = logging.getLogger("flax_ner.serving")
-CLIENT_GONE = 499  # nginx's status for a client that closed the connection; nobody receives it
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 MAX_BODY_BYTES = 64 << 20  # bytes of all bodies that are being received
-KEEP_ALIVE = 75  # seconds; longer than load balancers keep idle connections, usually 60
 
 
 class TagService:
@@ -92,7 +81,7 @@ class TagService:
                 Route("/tag", self._tag, methods=["POST"]),
                 *(Route(path, endpoint, methods=["GET"]) for path, endpoint in routes.items()),
             ],
-            middleware=[Middleware(_RequestMiddleware, self._record, self._log_error)],
+            middleware=[Middleware(RequestMiddleware, self._record, self._log_error)],
             exception_handlers={UserError: _user_error, HTTPException: self._routing_error},
             lifespan=self._lifespan,
         )
@@ -226,7 +215,8 @@ class TagService:
 
     def _routing_error(self, request: Request, error: Exception) -> Response:
         """Answer a request with an unknown path or a wrong method."""
-        assert isinstance(error, HTTPException)
+        if not isinstance(error, HTTPException):
+            raise error
         if error.status_code == 405:
             allowed = "POST" if request.url.path == "/tag" else "GET"
             message = f"{request.url.path} does not support this method. Use {allowed}."
@@ -256,42 +246,6 @@ class TagService:
         LOG.error("%s%s\n%s", type(error).__name__, message, where.rstrip())
 
 
-class _RequestMiddleware:
-    """Record each request, and answer with status 500 if something fails unexpectedly."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        record: Callable[[Scope, int, float], None],
-        log_error: Callable[[Exception], None],
-    ):
-        self._app, self._record, self._log_error = app, record, log_error
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin, status = time.perf_counter(), None
-        scope["state"] = {}
-
-        async def send_and_note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note_status)
-        except Exception as error:
-            self._log_error(error)
-            if status is not None:
-                raise
-            response = JSONResponse({"error": "The server failed. Its log has the reason."}, 500)
-            await response(scope, receive, send_and_note_status)
-        finally:
-            self._record(scope, status or CLIENT_GONE, time.perf_counter() - begin)
-
-
 def _user_error(request: Request, error: Exception) -> Response:
     status, headers = 400, None
     if isinstance(error, RequestError):
@@ -302,77 +256,3 @@ def _user_error(request: Request, error: Exception) -> Response:
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class _Server(uvicorn.Server):
-    """A server whose application learns when it has to stop."""
-
-    def __init__(self, config: uvicorn.Config, service: TagService):
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.draining = True
-        super().handle_exit(sig, frame)
-
-
-def serve(
-    load: Callable[[], Tagger],
-    listener: socket.socket,
-    settings: ServerSettings,
-    on_ready: Callable[[], None],
-) -> None:
-    """Serve requests until SIGTERM or SIGINT, then answer the requests that have arrived, and return.
-
-    Call it in the main thread. If the worker is busy after all requests were answered, the process exits with
-    status 0 instead of returning.
-
-    Args:
-        load: loads and compiles the tagger. Until it returns, only /health and similar paths are served.
-        listener: listening socket.
-        settings: limits, time-outs, the API key.
-        on_ready: called when texts can be tagged.
-
-    Raises:
-        UserError: the model cannot be loaded.
-    """
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-
-    service = TagService(load, settings, on_ready, lambda: stop())
-    server = _Server(make_config(service, settings), service)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    # At its end, uvicorn raises the signal again. SIGTERM would then end the process with an error status.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
-    if service.error is not None:
-        raise service.error
-    try:
-        service.worker.submit(int).result(timeout=1)
-    except TimeoutError:
-        # It still loads the model, or tags texts that nobody waits for. Python would wait for its end.
-        sys.stderr.flush()
-        os._exit(0)
-
-
-def make_config(service: TagService, settings: ServerSettings) -> Any:
-    """Return the configuration of uvicorn for a service."""
-    return uvicorn.Config(
-        service.app,
-        http=limit_idle_time(settings.body_timeout),
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        # Every request is answered by then. This is for clients that do not read their answer.
-        timeout_graceful_shutdown=math.ceil(settings.body_timeout + settings.timeout) + 5,
-    )

@@ -32,7 +32,8 @@ from flax_ner.errors import UserError
 from flax_ner.serving.api_key import read_api_key
 from flax_ner.serving.listening import listen
 from flax_ner.serving.openapi import ERRORS
-from flax_ner.serving.server import TagService, make_config
+from flax_ner.serving.run_server import make_config
+from flax_ner.serving.server import TagService
 from flax_ner.serving.server_settings import ServerSettings
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
