@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "tag texts",
     "bulk": "tag many files with several workers, on one machine or on a Ray cluster",
     "web": "serve a web page for trying a model",
+    "serve": "serve a model over HTTP",
     "ensemble": "combine several models into one that averages their scores",
     "inspect": "describe weights and how they would be converted, without loading them",
     "data": "work on data sets",

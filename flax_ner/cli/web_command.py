@@ -5,16 +5,8 @@ import sys
 from contextlib import suppress
 
 from flax_ner.cli.model_options import add_batch_size, add_compute_dtype, load_tagger
-from flax_ner.serving.web import (
-    HOST,
-    MAX_CHARACTERS,
-    PORT,
-    import_gradio,
-    listen,
-    make_app,
-    page_url,
-    serve,
-)
+from flax_ner.serving.listening import listen, listener_url
+from flax_ner.serving.web import HOST, MAX_CHARACTERS, PORT, import_gradio, make_app, serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +39,7 @@ def _web(options: argparse.Namespace) -> None:
         app = make_app(tagger, options.model)
         _print_status("compiling, so that no request has to wait for it")
         tagger.compile()
-        _print_status(f"{page_url(listener)} is ready. Press Ctrl-C to stop.")
+        _print_status(f"{listener_url(listener)} is ready. Press Ctrl-C to stop.")
         serve(app, listener)
 
 

@@ -527,7 +527,7 @@ class Tagger:
     def _explain_out_of_memory(self) -> AbstractContextManager[None]:
         return explain_out_of_memory(
             f"Lower the batch size (now {self.batch_size}): eval.batch_size in training, --batch-size of "
-            "evaluate, predict and web, or batch_size of `load`."
+            "evaluate, predict, web and serve, or batch_size of `load`."
         )
 
     def _collect_entities(self, pending: PendingBatch, convention: str) -> list[list[Entity]]:

@@ -1,1 +1,1 @@
-"""Tag many files in bulk, serve a web page, or be a component of spaCy."""
+"""Use a model in bulk jobs, over HTTP, on a web page, or as a component of spaCy."""

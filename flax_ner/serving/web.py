@@ -4,7 +4,6 @@ Pure functions of texts and entities compute what the page shows, and `make_app`
 receives pieces of text, never offsets: a browser counts UTF-16 code units, Python counts characters.
 """
 
-import errno
 import logging
 import re
 import socket
@@ -13,7 +12,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from flax_ner.errors import UserError, error_summary, import_optional
+from flax_ner.errors import UserError, import_optional
 from flax_ner.evaluation.display import flat_segments
 from flax_ner.inference.outputs import json_line
 from flax_ner.inference.tagger import Tagger
@@ -121,36 +120,6 @@ def json_lines(tagged: TaggedTexts) -> str:
 def _replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by the replacement character."""
     return SURROGATES.sub("\ufffd", text)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open a socket that listens at a host and port.
-
-    Args:
-        host: address of this machine.
-        port: port number; 0 chooses a free one.
-
-    Raises:
-        UserError: the port is in use, or this machine has no such address or port.
-    """
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port {port}: must be between 1 and 65535, or 0 to choose a free port.")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"--port {port}: is in use at {host}. Choose another port, or 0 to choose a free one."
-            ) from None
-        why = error_summary(error).partition(" (")[0]
-        raise UserError(f"--host {host} --port {port}: cannot listen ({why}).") from None
-
-
-def page_url(listener: socket.socket) -> str:
-    """Return the URL of the page."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def tag_typed(

@@ -1,6 +1,5 @@
 """The web page: the functions that compute its content, and the page in a browser."""
 
-import errno
 import json
 import re
 import sys
@@ -120,18 +119,6 @@ def test_json_lines_equal_the_output_of_predict(
     written = web.json_lines(tagged)
     written.encode()
     assert json.loads(written)["text"] == HARD[4]
-
-
-def test_an_unavailable_address_is_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with web.listen("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        assert web.page_url(listener) == f"http://127.0.0.1:{port}/"
-        with pytest.raises(UserError, match=rf"^--port {port}: is in use at 127\.0\.0\.1\. Choose"):
-            web.listen("127.0.0.1", port)
-    with pytest.raises(UserError, match=r"^--port 65536: must be between 1 and 65535"):
-        web.listen("127.0.0.1", 65536)
-    with pytest.raises(UserError, match=rf"cannot listen \(\[Errno {errno.EADDRNOTAVAIL}\]"):
-        web.listen("192.0.2.1", 0)
 
 
 def test_a_missing_or_old_gradio_is_reported_with_the_pip_command(
