@@ -51,9 +51,10 @@ THRESHOLDS = (0.0, 0.5)
 ROUNDS = 4
 # The scores of a text depend a little on the shape of its batch: measured 6e-6 and 0.02.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
-BODY_TIMEOUT = 2.0  # seconds, with --bad
+BODY_TIMEOUT = 5.0  # seconds, with --bad; clients on a busy machine can need two
 BAD_CLIENTS = 50
-ANSWER_TIMEOUT = 120  # seconds until a client gives up
+SERVER_TIMEOUT = 240  # seconds; a busy machine must not look like a lost answer
+ANSWER_TIMEOUT = 300  # seconds until a client gives up
 
 
 class Load(NamedTuple):
@@ -69,7 +70,7 @@ class Result(NamedTuple):
 
     latencies: list[float]  # seconds, of right answers
     texts: int
-    wrong: int
+    wrong: list[str]  # a description of each wrong answer
     failed: Counter[str]  # answers with another status than 200, by status; and lost connections
     seconds: float
 
@@ -160,23 +161,23 @@ def as_tuples(entities: list[dict[str, Any]]) -> list[tuple[str, int, int, float
     return [(e["type"], e["start"], e["end"], e["score"]) for e in entities]
 
 
-def is_right(
+def find_difference(
     answer: bytes, texts: Sequence[str], known: Known, fields: dict[str, Any], tolerance: float
-) -> bool:
-    """Return whether an answer has the known entities of these texts."""
+) -> str:
+    """Return how an answer differs from the known entities of these texts, or "" if it does not."""
     results = json.loads(answer)["results"]
     if len(results) != len(texts):
-        return False
+        return f"{len(results)} results for {len(texts)} texts"
     for text, entities in zip(texts, results, strict=True):
         expected = [
             e for e in known[fields["scoring"]][text] if e[3] >= fields.get("threshold", 0.0)
         ]
         found = as_tuples(entities)
-        if [e[:3] for e in found] != [e[:3] for e in expected]:
-            return False
-        if any(abs(a[3] - b[3]) > tolerance for a, b in zip(found, expected, strict=True)):
-            return False
-    return True
+        if [e[:3] for e in found] != [e[:3] for e in expected] or any(
+            abs(a[3] - b[3]) > tolerance for a, b in zip(found, expected, strict=True)
+        ):
+            return f"{text}: {found}, expected {expected} ({fields})"
+    return ""
 
 
 async def run_clients(port: int, load: Load, stop: asyncio.Event) -> Result:
@@ -185,10 +186,11 @@ async def run_clients(port: int, load: Load, stop: asyncio.Event) -> Result:
     latencies: list[float] = []
     failed = Counter[str]()
     texts_of = {scoring: list(texts) for scoring, texts in known.items()}
-    wrong = tagged = 0
+    wrong: list[str] = []
+    tagged = 0
 
     async def run_client(seed: int) -> None:
-        nonlocal wrong, tagged
+        nonlocal tagged
         chosen = random.Random(seed)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while not stop.is_set():
@@ -208,11 +210,12 @@ async def run_clients(port: int, load: Load, stop: asyncio.Event) -> Result:
                 continue
             if status != 200:
                 failed[str(status)] += 1
-            elif is_right(answer, texts, known, fields, tolerance):
-                latencies.append(time.perf_counter() - begin)
-                tagged += len(texts)
+                continue
+            tagged += len(texts)
+            if difference := find_difference(answer, texts, known, fields, tolerance):
+                wrong.append(difference)
             else:
-                wrong += 1
+                latencies.append(time.perf_counter() - begin)
         writer.close()
 
     begin = time.perf_counter()
@@ -331,15 +334,22 @@ def metric(metrics: str, name: str) -> float:
 
 
 def known_answers(tagger: Tagger, texts: list[str], tolerance: float) -> Known:
-    """Return the tagger's answers, without texts whose score is too close to a threshold."""
-    predicted = tagger.by_convention(texts, ["strict", "lenient"])
+    """Return the tagger's answers, without texts whose answer could change by rounding.
+
+    These are the texts with two tags that are almost equally probable, or with a score close to a threshold.
+    """
+    clear = []
+    for text, probs in zip(texts, tagger.predict_proba_each(texts), strict=True):  # [len(text), C]
+        second, first = np.sort(probs, -1)[:, -2:].T
+        if (first - second > tolerance).all():
+            clear.append(text)
     return {
         scoring: {
             text: [(e.type, e.start, e.end, e.score) for e in entities]
-            for text, entities in zip(texts, found, strict=True)
+            for text, entities in zip(clear, found, strict=True)
             if all(abs(e.score - t) > tolerance for e in entities for t in THRESHOLDS[1:])
         }
-        for scoring, found in predicted.items()
+        for scoring, found in tagger.by_convention(clear, ["strict", "lenient"]).items()
     }
 
 
@@ -350,7 +360,7 @@ def table_row(label: str, run: Run, result: Result) -> str:
     return (
         f"| {label} | {requests:,} | {requests / result.seconds:.1f} | "
         f"{result.texts / result.seconds:.1f} | {p50:,.0f} | {p95:,.0f} | {p99:,.0f} | "
-        f"{run.core_seconds * 1000 / result.texts:.1f} | {result.wrong} | {failed} | "
+        f"{run.core_seconds * 1000 / result.texts:.1f} | {len(result.wrong)} | {failed} | "
         f"{run.start_mib:,.0f} | {run.server.memory_mib():,.0f} |"
     )
 
@@ -359,7 +369,7 @@ def add_results(results: Sequence[Result]) -> Result:
     return Result(
         [latency for result in results for latency in result.latencies],
         sum(result.texts for result in results),
-        sum(result.wrong for result in results),
+        [difference for result in results for difference in result.wrong],
         sum((result.failed for result in results), Counter()),
         sum(result.seconds for result in results),
     )
@@ -384,7 +394,7 @@ def main() -> None:
     sent = Load(options.clients, known, tolerance)
     serve = [
         sys.executable, "-m", "flax_ner", "serve", options.model, "--port", "0", "--compute-dtype",
-        options.compute_dtype, "--timeout", str(ANSWER_TIMEOUT),
+        options.compute_dtype, "--timeout", str(SERVER_TIMEOUT),
     ]  # fmt: skip
     row: dict[str, Any] = {"clients": options.clients, "compute_dtype": options.compute_dtype}
     with tempfile.TemporaryDirectory() as name:
@@ -441,7 +451,7 @@ def _compare(
                 "core_ms_per_text": round(run.core_seconds * 1000 / result.texts, 1),
             }
             if result.wrong:
-                sys.exit(f"{label}: {result.wrong} answers are wrong")
+                sys.exit("\n".join(["wrong answers:", *result.wrong[:20]]))
     return row
 
 
@@ -462,13 +472,17 @@ def _attack(
         print(f"| {outcome} | {number} |")
     requests, (p50, p99) = len(result.latencies), np.percentile(result.latencies, (50, 99))
     print(
-        f"\n{requests:,} good requests were answered rightly, {result.wrong} wrongly, "
+        f"\n{requests:,} good requests were answered rightly, {len(result.wrong)} wrongly, "
         f"{sum(result.failed.values())} not. Their latency was {p50 * 1000:,.0f} ms (median) and "
         f"{p99 * 1000:,.0f} ms (p99). {reached} texts of bad requests reached the model. Memory: "
         f"{memory[0]:,.0f} MiB at the start, {memory[1]:,.0f} MiB at the end."
     )
     if unexpected or reached or result.wrong or result.failed:
-        sys.exit("\n".join(["not as expected:", *unexpected[:20], str(dict(result.failed))]))
+        sys.exit(
+            "\n".join(
+                ["not as expected:", *unexpected[:20], *result.wrong[:20], str(dict(result.failed))]
+            )
+        )
     return {"bad": options.bad, "good": requests, "seconds": round(result.seconds, 1)}
 
 
