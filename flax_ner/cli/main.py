@@ -15,6 +15,7 @@ from flax_ner.cli.data_command import add_data_commands
 from flax_ner.cli.download_command import add_download_command
 from flax_ner.cli.ensemble_command import add_ensemble_command
 from flax_ner.cli.evaluate_command import add_evaluate_command
+from flax_ner.cli.export_command import add_export_command
 from flax_ner.cli.inspect_command import add_inspect_command
 from flax_ner.cli.predict_command import add_predict_command
 from flax_ner.cli.select_command import add_select_command
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     web = add_web_command(commands)
     add_ensemble_command(commands)
     add_inspect_command(commands)
+    add_export_command(commands)
     data_commands = add_data_commands(commands)
     add_audit_commands(data_commands)
     add_select_command(data_commands)

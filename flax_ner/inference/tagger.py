@@ -45,6 +45,8 @@ from flax_ner.model.tagging_model import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
+from flax_ner.weights.deployment import is_export
+from flax_ner.weights.hub import resolve
 from flax_ner.weights.open_model import open_model
 
 # A jitted function of the params and the first four arrays of `rows.Batch`, each [B, T].
@@ -59,8 +61,10 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
 
     Args:
         path: a model directory (such as `WORKDIR/best` or a converted model), PyTorch weights as
-            `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the Hugging Face hub.
-        compute_dtype: `"bfloat16"` for speed, or `"float32"`. Defaults to the dtype of training.
+            `convert/torch_to_flax.py` takes them, an ONNX export (`python -m flax_ner export`), or
+            `owner/name[@revision]` on the Hugging Face hub.
+        compute_dtype: `"bfloat16"` for speed, or `"float32"`. Defaults to the dtype of training. Does not
+            apply to an ONNX export.
         batch_size: maximum number of 128-token rows per batch, see `Tagger`.
 
     Returns:
@@ -87,7 +91,13 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
 
 
 def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagger":
-    model, report = open_model(path, "model")
+    local = resolve(path, "model")
+    if is_export(local):
+        # Imported here, because it imports this module.
+        from flax_ner.inference.onnx_tagger import load_onnx
+
+        return load_onnx(local, compute_dtype, batch_size)
+    model, report = open_model(local, "model")
     for note in report.notes if report else ():
         warnings.warn(f"{path}: {note}", stacklevel=3)  # at the caller of `load`
     if model.labels is None:
@@ -144,7 +154,7 @@ class Tagger:
             config.max_position_embeddings,
         )
         self.batch_size, self.sharding = check_integer(batch_size, "batch_size", 1), sharding
-        self._logits = jax.jit(partial(logits, config))
+        self._logits: Forward = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
         # Outputs are replicated, so that every process can read all of them.
         replicated = None if sharding is None else NamedSharding(sharding.mesh, P())
