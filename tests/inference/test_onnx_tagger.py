@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,10 +20,11 @@ from flax_ner.inference.onnx_tagger import OnnxTagger
 from flax_ner.text.examples import Entity, Example
 from flax_ner.weights.deployment import export_onnx, export_stablehlo
 from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.onnx_graph import build_onnx_model
 from tests.exports import FAMILIES, HEADS, LABELS, random_model
 from tests.subwords import TEXTS
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 # Short and long texts, line breaks, spaces, unknown characters; `max_length` is 40.
@@ -122,7 +125,7 @@ def test_windows_share_batches_of_similar_length(
     tagger(["王建国在东海市工作。" * n for n in (1, 2, 3)] * 40)
     assert sum(rows for rows, _ in shapes) == 120
     assert all(rows * width <= 1024 for rows, width in shapes)
-    assert sum(rows * width for rows, width in shapes) < 1.2 * 40 * (12 + 22 + 32)
+    assert sum(rows * width for rows, width in shapes) < 0.85 * 120 * 32
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
@@ -138,8 +141,9 @@ def test_other_dtypes_predict_almost_the_same_entities(tmp_path: Path, dtype: st
     assert len(expected & predicted) > 0.7 * len(expected | predicted) > 20
 
 
-def test_compile_covers_every_shape(folder: Path) -> None:
-    tagger = load(folder, batch_size=1)
+def test_compile_covers_every_shape(tmp_path: Path) -> None:
+    export_onnx(random_model(head="softmax"), tmp_path / "out")
+    tagger = load(tmp_path / "out", batch_size=1)
     tagger.compile()
     compiled = tagger._predict._cache_size()  # type: ignore[attr-defined]
     tagger(MIXED)
@@ -151,6 +155,7 @@ def test_one_of_several_files_is_read(folder: Path) -> None:
     export_onnx(random_model(), other, "int8")
     shutil.copy(other / "onnx" / "model_quantized.onnx", folder / "onnx")
     expected = load(folder)(TEXTS)
+    assert load(other)(TEXTS) != expected
     (folder / "onnx" / "model_quantized.onnx").unlink()
     assert load(folder)(TEXTS) == expected  # model.onnx was read before too
 
@@ -173,7 +178,8 @@ def test_commands_read_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[s
         data, out = str(tmp_path / "data.json"), tmp_path / f"{name}.json"
         main(["evaluate", str(tmp_path / name), data, "--json", str(out)])
         row = json.loads(out.read_text())
-        metrics.append({key: value for key, value in row.items() if key not in ("model", "title")})
+        # Scores, from which the reliability is computed, differ by rounding.
+        metrics.append({key: row[key] for key in row.keys() - {"model", "title", "reliability"}})
         capsys.readouterr()
         main(["predict", str(tmp_path / name), data])
         printed.append(capsys.readouterr().out)
@@ -183,7 +189,7 @@ def test_commands_read_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_compute_dtype_does_not_apply(folder: Path) -> None:
-    with pytest.raises(UserError, match="compute_dtype 'bfloat16': does not apply to .*Omit it"):
+    with pytest.raises(UserError, match=r"compute_dtype 'bfloat16': does not apply to .*Omit it"):
         load(folder, "bfloat16")
     with pytest.raises(SystemExit, match="compute_dtype 'float32': does not apply"):
         main(["predict", str(folder), "--compute-dtype", "float32"])
@@ -197,11 +203,6 @@ def replace_model(folder: Path) -> None:
         **model.params,
         "head": {"classifier": {"kernel": np.zeros((16, 3)), "bias": np.zeros(3)}},
     }
-    import jax
-    import onnx
-
-    from flax_ner.weights.onnx_graph import build_onnx_model
-
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     onnx.save(build_onnx_model(config, params), folder / "onnx" / "model.onnx")
 
@@ -217,8 +218,9 @@ def replace_model(folder: Path) -> None:
         (lambda f: (f / "transitions.json").write_text("[[0, 1], [0]]"), "transitions.json: is damaged"),
         (lambda f: (f / "transitions.json").write_text("[[0]]"), "is not a matrix of 9 x 9 scores"),
         (lambda f: (f / "labels.json").unlink(), r"labels\.json is missing"),
-        (lambda f: (f / "labels.json").write_text("{}"), r"flax_ner\.json or labels\.json is damaged"),
+        (lambda f: (f / "labels.json").write_text("{}"), r"labels\.json: labels: expected"),
         (lambda f: (f / "flax_ner.json").write_text("{"), r"flax_ner\.json or labels\.json is damaged"),
+        (lambda f: [(f / name).unlink() for name in ("vocab.txt", "tokenizer.json")], "vocabulary: no file"),
         (lambda f: (f / "vocab.txt").write_text("a\n"), r"vocab\.txt has 1 entries, but flax_ner\.json"),
     ],
 )  # fmt: skip
@@ -246,8 +248,6 @@ def test_an_export_has_no_parameters_for_jax(folder: Path, tmp_path: Path) -> No
 
 
 def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"needs onnxruntime\. Run pip install 'onnxruntime>="):
         load(folder)
