@@ -34,7 +34,7 @@ from flax_ner.weights.model_dir import (
     read_description,
     write_json,
 )
-from flax_ner.weights.onnx_graph import CLASSIFIER, ONNX_REQUIREMENT, build_onnx_model
+from flax_ner.weights.onnx_graph import ONNX_REQUIREMENT, build_onnx_model, sensitive_products
 
 ONNXRUNTIME_REQUIREMENT = "onnxruntime>=1.20"
 # transformers.js looks for these names in the folder `onnx`. Optimum searches all folders for a model.onnx, and
@@ -75,7 +75,10 @@ def export_onnx(
         graph = build_onnx_model(model.config, params, half=dtype == "float16")
         path = folder / ONNX_FILES[dtype]
         path.parent.mkdir()
-        (_quantize if dtype == "int8" else _save_onnx)(graph, path)
+        if dtype == "int8":
+            _quantize(graph, path, sensitive_products(model.config))
+        else:
+            _save_onnx(graph, path)
         return path
 
     return _write_folder(model, label_set, out, f"ONNX {dtype}", write, labels)
@@ -211,7 +214,8 @@ def _save_onnx(graph: Any, path: Path) -> None:
     onnx.save_model(graph, path, save_as_external_data=external, location=location)
 
 
-def _quantize(graph: Any, path: Path) -> None:
+def _quantize(graph: Any, path: Path, excluded: list[str]) -> None:
+    """Write a graph with embeddings and kernels in int8, except for the kernels of the excluded nodes."""
     quantization = import_optional(
         "onnxruntime.quantization", "--dtype int8", ONNXRUNTIME_REQUIREMENT
     )
@@ -221,7 +225,7 @@ def _quantize(graph: Any, path: Path) -> None:
         graph,
         path,
         per_channel=True,
-        nodes_to_exclude=[f"{CLASSIFIER}/MatMul"],
+        nodes_to_exclude=excluded,
     )
 
 

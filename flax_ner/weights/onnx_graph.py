@@ -17,7 +17,6 @@ ONNX_REQUIREMENT = "onnx>=1.17"
 OPSET, IR_VERSION = 17, 8
 INPUT_IDS, ATTENTION_MASK, LOGITS = "input_ids", "attention_mask", "logits"
 MASKED_SCORE = 1e9  # subtracted from the score of a masked key; its softmax weight is 0
-CLASSIFIER = "classifier"  # prefix of the names of the head's nodes
 
 
 def build_onnx_model(config: BertConfig, params: Params, half: bool = False) -> Any:
@@ -65,6 +64,16 @@ def build_onnx_model(config: BertConfig, params: Params, half: bool = False) -> 
         ir_version=IR_VERSION,
         producer_name="flax_ner",
     )
+
+
+def sensitive_products(config: BertConfig) -> list[str]:
+    """Return the names of the matrix products that int8 would harm most.
+
+    The inputs of a product share one scale, which follows from the largest of them. In the lower half of the
+    layers, a few outputs of the activation function are so large that the others keep only a few bits.
+    """
+    lower = range((config.num_hidden_layers + 1) // 2)
+    return [*(f"layer{i}/mlp_out/MatMul" for i in lower), "classifier/MatMul"]
 
 
 class _Graph:
@@ -195,9 +204,9 @@ def _activate(graph: _Graph, activation: str, x: str) -> str:
 
 def _classify(graph: _Graph, params: Params, x: str) -> None:
     # Always float32, as in `Head`.
-    kernel = graph.constant(f"{CLASSIFIER}/kernel", params["kernel"])
-    product = graph.node("MatMul", x, kernel, name=f"{CLASSIFIER}/MatMul")
-    graph.node("Add", product, graph.constant(f"{CLASSIFIER}/bias", params["bias"]), name=LOGITS)
+    kernel = graph.constant("classifier/kernel", params["kernel"])
+    product = graph.node("MatMul", x, kernel, name="classifier/MatMul")
+    graph.node("Add", product, graph.constant("classifier/bias", params["bias"]), name=LOGITS)
 
 
 def _flat(params: Params, inputs: int) -> tuple[np.ndarray, np.ndarray]:
