@@ -1,7 +1,7 @@
 """Tag texts with an ONNX export: the same as `Tagger`, with the logits of an ONNX runtime."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from jax import Array
 
 from flax_ner.errors import UserError, error_summary, import_optional
 from flax_ner.inference.forward import make_decoder
-from flax_ner.inference.pending import PendingBatch, prepare_inputs
 from flax_ner.inference.rows import pack_batches
 from flax_ner.inference.tagger import Forward, Tagger
 from flax_ner.model.bert import BertConfig
@@ -22,7 +21,7 @@ from flax_ner.model.decoding import Decoded, Decoder
 from flax_ner.model.tagging_model import Params
 from flax_ner.text.batches import token_indices
 from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import Tokenizer, Tokens
+from flax_ner.text.tokenizer import Tokenizer
 from flax_ner.weights.deployment import ONNXRUNTIME_REQUIREMENT, find_onnx, read_export
 from flax_ner.weights.model_dir import RESTORE_HINT
 from flax_ner.weights.onnx_graph import ATTENTION_MASK, INPUT_IDS, LOGITS
@@ -87,22 +86,15 @@ class OnnxTagger(Tagger):
                 outputs.append(self._run(self._predict, scores, *np.zeros((3, *shape), np.int32)))
             jax.block_until_ready(outputs)
 
-    def _dispatch(
-        self, texts: Sequence[str], forward: Forward, tokens: Tokens | None = None
-    ) -> PendingBatch:
-        if tokens is None:
-            tokens = self.tokenizer.tokenize(texts)
-        pending, ids, first, lengths = prepare_inputs(
-            texts, tokens, self.tokenizer, self.max_length - 2
-        )
+    def _run_windows(
+        self, forward: Forward, ids: np.ndarray, first: np.ndarray, lengths: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
         logits = self._token_logits(ids, lengths)
         for batch in pack_batches(ids, first, lengths, self._shapes):
             scores = np.zeros((batch.input_ids.size, logits.shape[1]), np.float32)
             scores[batch.target] = logits[batch.source]
             scores = scores.reshape(*batch.input_ids.shape, -1)  # [B, T, C]
-            outputs = self._run(forward, scores, *batch[1:4])
-            pending.outputs.append((batch.source, batch.target, outputs))
-        return pending
+            yield batch.source, batch.target, self._run(forward, scores, *batch[1:4])
 
     def _token_logits(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return the logits of all tokens, float32 [M, C].

@@ -415,10 +415,15 @@ class Tagger:
         pending, ids, first, lengths = prepare_inputs(
             texts, tokens, self.tokenizer, self.max_length - 2
         )
-        for batch in pack_batches(ids, first, lengths, self._shapes):
-            outputs = self._run(forward, *batch[:4])
-            pending.outputs.append((batch.source, batch.target, outputs))
+        pending.outputs.extend(self._run_windows(forward, ids, first, lengths))
         return pending
+
+    def _run_windows(
+        self, forward: Forward, ids: np.ndarray, first: np.ndarray, lengths: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """Yield the elements of `PendingBatch.outputs`; the arguments are those of `pack_batches`."""
+        for batch in pack_batches(ids, first, lengths, self._shapes):
+            yield batch.source, batch.target, self._run(forward, *batch[:4])
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Start a forward pass and the copy of its outputs to the host, without waiting for either."""
