@@ -155,6 +155,8 @@ def _open_session(file: Path, tags: int) -> Any:
     options = onnxruntime.SessionOptions()
     # By default one thread per core of the machine is bound to its core, also if this process may not use it.
     options.intra_op_num_threads = _available_cores()
+    # Threads that have nothing to do sleep. Otherwise they take the cores from other threads and programs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
