@@ -23,6 +23,7 @@ COMMANDS = {
     "web": "serve a web page for trying a model",
     "serve": "serve a model over HTTP",
     "ensemble": "combine several models into one that averages their scores",
+    "export": "export a model for ONNX runtimes, StableHLO, transformers or MMOCR",
     "inspect": "describe weights and how they would be converted, without loading them",
     "data": "work on data sets",
     "doctor": "print versions, devices and settings, for a bug report",

@@ -48,6 +48,8 @@ from flax_ner.model.tagging_model import Params, cast_kernels
 from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
+from flax_ner.weights.deployment import is_export
+from flax_ner.weights.hub import resolve
 from flax_ner.weights.open_model import open_model
 
 if TYPE_CHECKING:
@@ -65,8 +67,10 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
 
     Args:
         path: a model directory (such as `WORKDIR/best` or a converted model), PyTorch weights as
-            `convert/torch_to_flax.py` takes them, or `owner/name[@revision]` on the Hugging Face hub.
-        compute_dtype: `"bfloat16"` for speed, or `"float32"`. Defaults to the dtype of training.
+            `convert/torch_to_flax.py` takes them, an ONNX export (`python -m flax_ner export`), or
+            `owner/name[@revision]` on the Hugging Face hub.
+        compute_dtype: `"bfloat16"` for speed, or `"float32"`. Defaults to the dtype of training. Does not
+            apply to an ONNX export.
         batch_size: maximum number of 128-token rows per batch, see `Tagger`.
 
     Returns:
@@ -94,7 +98,13 @@ def load(path: str | Path, compute_dtype: str | None = None, batch_size: int = 3
 
 
 def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagger":
-    model, report = open_model(path, "model")
+    local = resolve(path, "model")
+    if is_export(local):
+        # Imported here, because it imports this module.
+        from flax_ner.inference.onnx_tagger import load_onnx
+
+        return load_onnx(local, compute_dtype, batch_size, str(path))
+    model, report = open_model(local, "model")
     for note in report.notes if report else ():
         warnings.warn(f"{path}: {note}", stacklevel=3)  # at the caller of `load`
     if model.labels is None:
@@ -181,7 +191,7 @@ class Tagger:
         )
         self.batch_size, self.sharding = check_integer(batch_size, "batch_size", 1), sharding
         self.source = source
-        self._logits = jax.jit(partial(logits, config))
+        self._logits: Forward = jax.jit(partial(logits, config))
         decoder = make_decoder(config, labels)
         # Outputs are replicated, so that every process can read all of them.
         replicated = None if sharding is None else NamedSharding(sharding.mesh, P())
@@ -211,20 +221,25 @@ class Tagger:
         return _unpickle, (type(self), self.config, params, *settings)
 
     def __repr__(self) -> str:
-        config, leaves = self.config, jax.tree.leaves(self.params)
-        size = sum(math.prod(x.shape) for x in leaves) / max(config.ensemble, 1)
+        config, categories = self.config, self.labels.categories
         count = f"{config.ensemble} models of " if config.ensemble > 1 else ""
-        categories = self.labels.categories
         first = ", ".join(categories[:3]) + (", ..." if len(categories) > 3 else "")
         noun = "category" if len(categories) == 1 else "categories"
+        return (
+            f"<{type(self).__name__}{f' {self.source!r}' if self.source else ''}: {count}"
+            f"{config.num_hidden_layers} layers x {config.hidden_size}, head {config.head}; "
+            f"{len(categories)} {noun}: {first}; max_length {self.max_length}; {self._describe_runtime()}>"
+        )
+
+    def _describe_runtime(self) -> str:
+        """Return the size, dtype and device of the parameters, for `repr`."""
+        leaves = jax.tree.leaves(self.params)
+        size = sum(math.prod(x.shape) for x in leaves) / max(self.config.ensemble, 1)
         devices = {d for x in leaves if isinstance(x, Array) for d in x.devices()}
         kind = next(iter(devices or jax.devices())).device_kind.replace("cpu", "CPU")
         return (
-            f"<{type(self).__name__}{f' {self.source!r}' if self.source else ''}: {count}"
-            f"{config.num_hidden_layers} layers x {config.hidden_size}, head {config.head}, "
-            f"{size / 1e6:.1f}M parameters; {len(categories)} {noun}: {first}; "
-            f"max_length {self.max_length}; {config.compute_dtype} on "
-            f"{f'{len(devices)} x ' if len(devices) > 1 else ''}{kind}>"
+            f"{size / 1e6:.1f}M parameters; {self.config.compute_dtype} on "
+            f"{f'{len(devices)} x ' if len(devices) > 1 else ''}{kind}"
         )
 
     @overload
@@ -503,10 +518,15 @@ class Tagger:
         pending, ids, first, lengths = prepare_inputs(
             texts, tokens, self.tokenizer, self.max_length - 2
         )
-        for batch in pack_batches(ids, first, lengths, self._shapes):
-            outputs = self._run(forward, *batch[:4])
-            pending.outputs.append((batch.source, batch.target, outputs))
+        pending.outputs.extend(self._run_windows(forward, ids, first, lengths))
         return pending
+
+    def _run_windows(
+        self, forward: Forward, ids: np.ndarray, first: np.ndarray, lengths: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """Yield the elements of `PendingBatch.outputs`; the arguments are those of `pack_batches`."""
+        for batch in pack_batches(ids, first, lengths, self._shapes):
+            yield batch.source, batch.target, self._run(forward, *batch[:4])
 
     def _run(self, forward: Forward, *batch: np.ndarray) -> Any:
         """Start a forward pass and the copy of its outputs to the host, without waiting for either."""

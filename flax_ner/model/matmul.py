@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.export import is_symbolic_dim
 
 
 def activation_dtype(compute_dtype: Any) -> Any:
@@ -76,7 +77,10 @@ def row_major(x: Array) -> Array:
 
     Otherwise XLA folds a transpose into the product, and the operand keeps its layout.
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if _on_cpu() else x
+    # Only `jax.export` has symbolic dimensions. An exported program has no layouts: it may run anywhere.
+    if not _on_cpu() or any(map(is_symbolic_dim, x.shape)):
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def _on_cpu() -> bool:

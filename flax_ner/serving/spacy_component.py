@@ -5,6 +5,7 @@ imported only when a model is loaded.
 """
 
 import io
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from spacy.pipeline.span_ruler import prioritize_existing_ents_filter, prioritiz
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.util import minibatch
 
+from flax_ner import durable
 from flax_ner.arguments import check_probability
 from flax_ner.text.examples import Entity
 
@@ -122,10 +124,16 @@ class FlaxNer(Pipe):
             counts.warn(self.name, self.alignment_mode)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write the model as a model directory, which `flax_ner.load` reads too."""
+        """Write the model as a model directory or an ONNX export, which `flax_ner.load` reads too."""
+        from flax_ner.inference.onnx_tagger import OnnxTagger
         from flax_ner.weights.model_dir import save_model
 
-        save_model(path, self._model_dir())
+        if isinstance(self.tagger, OnnxTagger):
+            folder = durable.staging_path(Path(path))
+            shutil.copytree(self.tagger.folder, folder, dirs_exist_ok=True)
+            durable.replace_folder(folder, Path(path))
+        else:
+            save_model(path, self._model_dir())
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "FlaxNer":
         """Load the model that `to_disk` wrote."""
@@ -133,7 +141,7 @@ class FlaxNer(Pipe):
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """Return the model directory as a ZIP archive."""
+        """Return the folder of `to_disk` as a ZIP archive."""
         archive = io.BytesIO()
         with TemporaryDirectory() as folder, ZipFile(archive, "w") as writer:
             root = Path(folder, "model")
@@ -144,11 +152,10 @@ class FlaxNer(Pipe):
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "FlaxNer":
         """Load the model that `to_bytes` returned."""
-        with TemporaryDirectory() as folder:
-            ZipFile(io.BytesIO(data)).extractall(folder)
-            self._tagger = self._load(folder)
-        self._tagger.source = ""  # the folder is gone
-        return self
+        # Removed with this component. A tagger of an ONNX export needs its folder to be saved or pickled.
+        self._unpacked = TemporaryDirectory()
+        ZipFile(io.BytesIO(data)).extractall(self._unpacked.name)
+        return self.from_disk(self._unpacked.name)
 
     def _load(self, path: str) -> "Tagger":
         from flax_ner.inference.tagger import load

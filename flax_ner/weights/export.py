@@ -36,7 +36,13 @@ NATIVE_FIELDS = (
 )
 
 
-def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = None) -> str:
+def export(
+    model: ModelDir,
+    out: str | Path,
+    layout: str,
+    labels: str | None = None,
+    option: str = "--layout",
+) -> str:
     """Export a model for PyTorch, in float32.
 
     `hf` creates a folder with `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json`
@@ -53,6 +59,7 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
         layout: `hf` or `mmocr`.
         labels: `bio` renames the tags of `hf` so that transformers' pipeline groups them
             (`LabelSet.bio_names`); the weights stay the same. None keeps the names.
+        option: the command's option that names the layout, for messages.
 
     Returns:
         A message that says what was written.
@@ -60,35 +67,33 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
     Raises:
         UserError: `out` exists, or the layout does not support the model or the labels.
     """
-    out = Path(os.path.realpath(out))  # the target of a link, even if it does not exist yet
-    if out.exists():
-        raise UserError(f"{out}: already exists. Name another path; nothing was overwritten.")
+    out = check_new(out)
     if model.config.ensemble > 1:
         raise UserError(
-            f"--layout {layout}: does not support an ensemble of {model.config.ensemble} models. Export one of "
+            f"{option} {layout}: does not support an ensemble of {model.config.ensemble} models. Export one of "
             "them, or distil them into one model."
         )
     missing = {"crf": "the transitions", "global_pointer": "span scores"}.get(model.config.head)
     if model.labels is not None and missing:
         distil = {"crf": ", or distil this model into it: --config.distill.teacher=MODEL"}
         raise UserError(
-            f"--layout {layout}: does not support model.head {model.config.head}, because it cannot hold "
+            f"{option} {layout}: does not support model.head {model.config.head}, because it cannot hold "
             f"{missing}. To export, train a model with --config.model.head=softmax"
             f"{distil.get(model.config.head, '')}."
         )
     if labels is not None and (layout != "hf" or model.labels is None):
         raise UserError(
-            f"--labels {labels}: applies only to a tagger in --layout hf. Omit --labels."
+            f"--labels {labels}: applies only to a tagger in {option} hf. Omit --labels."
         )
     if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
         raise UserError(
-            f"--layout mmocr: this model's tags are {model.labels.scheme}, but MMOCR's head also has outputs "
-            "for X, [START] and [END]. Export it with --layout hf, or train with --config.data.scheme=mmocr."
+            f"{option} mmocr: this model's tags are {model.labels.scheme}, but MMOCR's head also has outputs "
+            f"for X, [START] and [END]. Export it with {option} hf, or train with --config.data.scheme=mmocr."
         )
     if layout == "mmocr" and model.config.model_type != "bert":
         raise UserError(
-            f"--layout mmocr: supports only BERT, but this model has model_type {model.config.model_type}. "
-            "Export it with --layout hf."
+            f"{option} mmocr: supports only BERT, but this model has model_type {model.config.model_type}. "
+            f"Export it with {option} hf."
         )
     durable.makedirs_synced(out.parent)
     new = durable.staging_path(out)  # so that `out` is never incomplete
@@ -103,12 +108,28 @@ def export(model: ModelDir, out: str | Path, layout: str, labels: str | None = N
     return f"{message} Written: {out}"
 
 
-def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> str:
+def check_new(out: str | Path) -> Path:
+    """Return the path of an export that does not exist yet, and raise `UserError` if it does."""
+    out = Path(os.path.realpath(out))  # the target of a link, even if it does not exist yet
+    if out.exists():
+        raise UserError(f"{out}: already exists. Name another path; nothing was overwritten.")
+    return out
+
+
+def write_hugging_face_files(model: ModelDir, folder: Path, labels: str | None = None) -> str:
+    """Create a folder with the configuration and the tokenizer as transformers reads them.
+
+    Args:
+        model: the model.
+        folder: folder to create.
+        labels: see `export`.
+
+    Returns:
+        The name of the architecture in transformers.
+    """
     config, tokenizer = model.config, model.build_tokenizer()
-    suffixes = ("ForTokenClassification", "ForMaskedLM", "Model")
-    kind = 0 if model.labels is not None else 1 if "masked_lm" in model.params else 2
-    layout = HF_LAYOUTS[config.model_type][kind]
-    architecture = FAMILIES[config.model_type].name + suffixes[kind]
+    suffix = ("ForTokenClassification", "ForMaskedLM", "Model")[_kind(model)]
+    architecture = FAMILIES[config.model_type].name + suffix
     row: dict[str, Any] = {
         "architectures": [architecture],
         **config.to_json(),
@@ -145,7 +166,17 @@ def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> st
     else:
         write_vocab(folder / "vocab.txt", model.vocab)
         tokenizer.save(folder / "tokenizer.json")
-    tensors = to_torch(model.params, layout)
+    return architecture
+
+
+def _kind(model: ModelDir) -> int:
+    """Return the index of the model's class: tagger, masked language model or encoder."""
+    return 0 if model.labels is not None else 1 if "masked_lm" in model.params else 2
+
+
+def _write_hugging_face(model: ModelDir, folder: Path, labels: str | None) -> str:
+    architecture = write_hugging_face_files(model, folder, labels)
+    tensors = to_torch(model.params, HF_LAYOUTS[model.config.model_type][_kind(model)])
     write_safetensors(folder / "model.safetensors", tensors)
     message = f"Hugging Face {architecture}: {len(tensors)} tensors."
     if model.labels is None:

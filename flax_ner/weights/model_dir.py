@@ -42,6 +42,8 @@ FORMAT = 2
 RESTORE_HINT = "Restore it from a copy, or convert or train again into another directory."
 T = TypeVar("T")
 SMALL_FILES = ("config.json", "labels.json", "vocab.txt", "tokenizer.json")
+# What `config.json` is in a model directory, in an export whose `config.json` is that of transformers.
+EXPORT_CONFIG = "flax_ner.json"
 
 
 @dataclass
@@ -107,15 +109,19 @@ def _remove_persistently(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _write(folder: Path, model: ModelDir) -> None:
-    folder.mkdir()
-    row = {
+def metadata_row(model: ModelDir) -> dict[str, Any]:
+    """Return the content of a model's `config.json`."""
+    return {
         "format": FORMAT,
         "model": dataclasses.replace(model.config, scan_layers=False, remat=False).to_json(),
         "tokenizer": {"kind": model.tokenizer, "lower_case": model.lower_case},
         "max_length": model.max_length,
     }
-    write_json(folder / "config.json", row)
+
+
+def _write(folder: Path, model: ModelDir) -> None:
+    folder.mkdir()
+    write_json(folder / "config.json", metadata_row(model))
     if model.labels is not None:
         write_json(folder / "labels.json", model.labels.to_json())
     if model.definition:
@@ -279,18 +285,40 @@ def check_files(path: Path, small: bool = False) -> None:
 
 
 def _read_small_files(path: Path) -> ModelDir:
-    subword = (path / "tokenizer.json").exists() and not (path / "vocab.txt").exists()
-    vocab_file = "tokenizer.json" if subword else "vocab.txt"
-    for name in ("config.json", vocab_file, "params"):
+    if (path / EXPORT_CONFIG).exists():
+        raise UserError(
+            f"{path}: is an ONNX or StableHLO export, which has no parameters for JAX. Name the model "
+            "directory that it was exported from."
+        )
+    for name in ("config.json", _vocab_file(path), "params"):
         if not (path / name).exists():
             raise UserError(
                 f"{path}: not a model directory, it has no {name}. Training writes model directories to "
                 "WORKDIR/best and WORKDIR/last; convert/torch_to_flax.py creates one from a PyTorch file."
             )
     check_files(path, small=True)
-    labels = None
+    return read_description(path, "config.json")
+
+
+def _vocab_file(path: Path) -> str:
+    subword = (path / "tokenizer.json").exists() and not (path / "vocab.txt").exists()
+    return "tokenizer.json" if subword else "vocab.txt"
+
+
+def read_description(path: Path, config_file: str) -> ModelDir:
+    """Read what a folder says about its model: configuration, labels and vocabulary, without parameters.
+
+    Args:
+        path: a model directory or an export.
+        config_file: name of the file with `metadata_row`.
+
+    Raises:
+        UserError: a file is damaged, or the files do not match.
+    """
+    vocab_file, labels = _vocab_file(path), None
+    subword = vocab_file == "tokenizer.json"
     try:
-        row = json.loads((path / "config.json").read_text("utf-8"))
+        row = json.loads((path / config_file).read_text("utf-8"))
         version = row.get("format", 0)
         if type(version) is not int or version < 0:
             raise ValueError(f"format {version!r} is unknown")
@@ -311,7 +339,7 @@ def _read_small_files(path: Path) -> ModelDir:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: config.json or labels.json is damaged, or has another version ({error}). {RESTORE_HINT}"
+            f"{path}: {config_file} or labels.json is damaged, or has another version ({error}). {RESTORE_HINT}"
         ) from None
     if subword:
         vocab, _, _, definition = read_tokenizer_json(path / vocab_file)
@@ -323,7 +351,7 @@ def _read_small_files(path: Path) -> ModelDir:
     ):
         if entries != expected:
             raise UserError(
-                f"{path}: {file} has {entries} entries, but config.json says {expected}. One was changed. "
+                f"{path}: {file} has {entries} entries, but {config_file} says {expected}. One was changed. "
                 f"{RESTORE_HINT}"
             )
     return ModelDir(config, labels, vocab, max_length, {}, lower_case, kind, definition)

@@ -6,6 +6,7 @@ from typing import Any
 
 from flax_ner.weights.conversion_report import Report
 from flax_ner.weights.convert import HeadPolicy, convert
+from flax_ner.weights.deployment import is_export
 from flax_ner.weights.hub import resolve
 from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
 from flax_ner.weights.source import SUFFIXES, holds_weights, open_source
@@ -47,7 +48,7 @@ def is_native(path: Path) -> bool:
 
 
 def is_model(path: Path) -> bool:
-    """Return whether a path looks like a model: a model directory, or weights in a file or folder."""
+    """Return whether a path looks like a model: a model directory, an export, or weights."""
     if path.is_dir():
-        return is_model_dir(path) or holds_weights(path)
+        return is_model_dir(path) or is_export(path) or holds_weights(path)
     return path.is_file() and path.suffix in SUFFIXES

@@ -337,7 +337,7 @@ def test_repr_describes_model_labels_and_device(
     make: Callable[..., Tagger], tmp_path: Path
 ) -> None:
     assert repr(make()) == (
-        "<Tagger: 1 layers x 8, head softmax, 0.0M parameters; 1 category: name; max_length 64; "
+        "<Tagger: 1 layers x 8, head softmax; 1 category: name; max_length 64; 0.0M parameters; "
         "float32 on CPU>"
     )
     labels = LabelSet(["address", "book", "company", "game"], "bioes")
@@ -348,6 +348,6 @@ def test_repr_describes_model_labels_and_device(
     model = ModelDir(config, labels, vocab, 32, init_params(config, jax.random.key(0)))
     save_model(tmp_path / "best", model)
     assert repr(load(tmp_path / "best", "bfloat16")) == (
-        f"<Tagger '{tmp_path}/best': 2 layers x 8, head crf, 1.6M parameters; 4 categories: address, book, "
-        "company, ...; max_length 32; bfloat16 on CPU>"
+        f"<Tagger '{tmp_path}/best': 2 layers x 8, head crf; 4 categories: address, book, company, ...; "
+        "max_length 32; 1.6M parameters; bfloat16 on CPU>"
     )

@@ -20,7 +20,8 @@ from flax_ner.errors import UserError
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.vocab import read_vocab
-from flax_ner.weights.model_dir import ModelDir, save_model, stored_shapes
+from flax_ner.weights.deployment import export_onnx
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model, stored_shapes
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params
 
 spacy = pytest.importorskip("spacy")
@@ -263,6 +264,25 @@ def test_a_saved_pipeline_contains_the_model(tmp_path: Path, compute_dtype: str)
     # The old path is needed again only by a pipeline that was made, but not loaded.
     with pytest.raises(UserError, match="best"):
         spacy.util.get_lang_class("zh").from_config(nlp.config)("b")
+
+
+def test_a_saved_pipeline_contains_an_onnx_export(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    export_onnx(load_model(model), tmp_path / "onnx")
+    nlp = spacy.blank("en")
+    nlp.add_pipe("flax_ner", config={"model": str(tmp_path / "onnx")})
+    expected = entities(nlp("b o bi"))
+    assert expected
+    data = nlp.to_bytes()
+    for _ in range(2):  # a pipeline may be saved over an older one
+        nlp.to_disk(tmp_path / "pipeline")
+    shutil.rmtree(tmp_path / "onnx")
+    assert entities(spacy.load(tmp_path / "pipeline")("b o bi")) == expected
+    again = spacy.util.get_lang_class("en").from_config(nlp.config)
+    again.from_bytes(data)
+    for pipeline in (again, pickle.loads(pickle.dumps(again))):
+        assert entities(pipeline("b o bi")) == expected
 
 
 def test_documents_keep_scores_when_they_are_serialized(make: Nlp) -> None:

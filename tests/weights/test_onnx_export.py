@@ -1,0 +1,381 @@
+"""Exports as ONNX and StableHLO programs."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from convert.flax_to_torch import main as flax_to_torch
+from flax_ner import Tagger
+from flax_ner.cli.main import main
+from flax_ner.data.cluener import write_cluener
+from flax_ner.errors import UserError
+from flax_ner.model.crf import NEG_INF
+from flax_ner.model.tagging_model import init_params, stack_layers
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.labels import LabelSet, SpanLabels
+from flax_ner.weights import deployment
+from flax_ner.weights.deployment import export_onnx, export_stablehlo
+from flax_ner.weights.ensemble import combine
+from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.onnx_graph import ONNX_REQUIREMENT
+from tests.exports import FAMILIES, HEADS, LABELS, random_model
+from tests.subwords import TEXTS
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+FILES = ["config.json", "flax_ner.json", "labels.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+def jax_tagger(model: ModelDir) -> Tagger:
+    assert model.labels is not None
+    return Tagger(
+        model.config, model.params, model.build_tokenizer(), model.labels, model.max_length
+    )
+
+
+def inputs(size: int, lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return random ids and mask, int64 [B, T], with padding on the right."""
+    width = max(lengths)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.random.default_rng(width).integers(2, size, mask.shape)
+    return np.where(mask, ids, 1), mask
+
+
+def run(file: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(file)
+    logits: np.ndarray = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_those_of_jax_for_any_batch_and_length(tmp_path: Path, family: str) -> None:
+    model = random_model(family)
+    export_onnx(model, tmp_path / "out")
+    file = tmp_path / "out" / "onnx" / "model.onnx"
+    onnx.checker.check_model(file, full_check=True)
+    tagger = jax_tagger(model)
+    for lengths in ([40, 23, 5], [3]):
+        ids, mask = inputs(model.config.vocab_size, lengths)
+        logits = run(file, ids, mask)
+        assert logits.dtype == np.float32 and logits.shape == (*ids.shape, len(LABELS))
+        expected = np.asarray(tagger.logits(ids, mask))
+        np.testing.assert_allclose(logits[mask > 0], expected[mask > 0], atol=1e-4, rtol=0)
+        assert np.ptp(expected) > 1  # the texts and tags differ
+        for row, length in enumerate(lengths):  # padding and other rows change nothing
+            alone = run(file, ids[row : row + 1, :length], mask[row : row + 1, :length])
+            np.testing.assert_allclose(alone[0], logits[row, :length], atol=1e-5, rtol=0)
+
+
+def test_a_text_of_more_than_all_positions_is_an_error(tmp_path: Path) -> None:
+    export_onnx(random_model(), tmp_path / "out")
+    ids, mask = inputs(20, [41])
+    with pytest.raises(Exception, match="Add"):
+        run(tmp_path / "out" / "onnx" / "model.onnx", ids, mask)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_folder_describes_the_model(tmp_path: Path, head: str) -> None:
+    model = random_model(head=head)
+    message = export_onnx(model, tmp_path / "out")
+    transitions = [] if head == "softmax" else ["transitions.json"]
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == sorted([*FILES, *transitions, "onnx", "vocab.txt"])
+    assert ("transitions.json" in message) == bool(transitions)
+    row = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert list(row["id2label"].values()) == LABELS.names
+    if not transitions:
+        return
+    scores = np.array(json.loads((tmp_path / "out" / "transitions.json").read_text()), np.float32)
+    learned = model.params["head"].get("transitions", np.zeros(scores.shape))
+    allowed = LABELS.allowed_transitions()
+    np.testing.assert_array_equal(scores[allowed], np.asarray(learned)[allowed])
+    assert (scores[~allowed] == np.float32(NEG_INF)).all() and not allowed.all()
+
+
+def viterbi(logits: np.ndarray, transitions: np.ndarray, outside: int) -> list[int]:
+    """Return the most probable tags of a text, as the documentation does."""
+    emissions = logits.copy()  # [T, C]
+    for special in (0, -1):  # [CLS] and [SEP] have the tag O
+        emissions[special] = -1e30
+        emissions[special, outside] = 0
+    best, pointers = emissions[0], []
+    for emission in emissions[1:]:
+        scores = best[:, None] + transitions  # [from, to]
+        pointers.append(scores.argmax(0))
+        best = scores.max(0) + emission
+    tags = [int(best.argmax())]
+    for pointer in reversed(pointers):
+        tags.append(int(pointer[tags[-1]]))
+    return tags[::-1]
+
+
+@pytest.mark.parametrize("head", ["softmax_constrained", "crf"])
+def test_a_few_lines_of_numpy_decode_the_logits(tmp_path: Path, head: str) -> None:
+    model = random_model(head=head)
+    export_onnx(model, tmp_path / "out")
+    transitions = np.array(
+        json.loads((tmp_path / "out" / "transitions.json").read_text()), np.float32
+    )
+    tagger, predicted = jax_tagger(model), 0
+    for text in (TEXTS[1], TEXTS[2][:30]):
+        ids = np.array([tagger.tokenizer.encode(text).ids])
+        logits = run(tmp_path / "out" / "onnx" / "model.onnx", ids, np.ones_like(ids))
+        tags = np.array([viterbi(logits[0], transitions, LABELS.outside)])
+        entities = tagger(text)
+        expected = [(entity.type, entity.start, entity.end) for entity in entities]
+        assert LABELS.decode(tags, np.ones_like(tags))[0] == expected
+        independent = logits.argmax(-1)  # decoding makes a difference
+        assert LABELS.decode(independent, np.ones_like(tags))[0] != expected
+        predicted += len(entities)
+    assert predicted
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_float16_stores_the_encoder_in_half_the_bytes(tmp_path: Path, family: str) -> None:
+    model = random_model(family)
+    export_onnx(model, tmp_path / "half", "float16")
+    export_onnx(model, tmp_path / "whole")
+    file = tmp_path / "half" / "onnx" / "model_fp16.onnx"
+    onnx.checker.check_model(file, full_check=True)
+    graph = onnx.load(file).graph
+    dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert dtypes["embeddings/word"] == dtypes["layer1/mlp_in/kernel"] == onnx.TensorProto.FLOAT16
+    assert dtypes["classifier/kernel"] == onnx.TensorProto.FLOAT
+    assert [value.type.tensor_type.elem_type for value in graph.input] == [
+        onnx.TensorProto.INT64
+    ] * 2
+    ids, mask = inputs(model.config.vocab_size, [40, 23])
+    logits = run(file, ids, mask)
+    whole = run(tmp_path / "whole" / "onnx" / "model.onnx", ids, mask)
+    assert logits.dtype == np.float32
+    assert 1e-6 < np.abs(logits - whole)[mask > 0].max() < 0.1 < np.ptp(whole)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_int8_quantizes_all_but_the_head_and_the_lower_mlp(tmp_path: Path, family: str) -> None:
+    model = random_model(family)
+    export_onnx(model, tmp_path / "out", "int8")
+    export_onnx(model, tmp_path / "whole")
+    file = tmp_path / "out" / "onnx" / "model_quantized.onnx"
+    onnx.checker.check_model(file)
+    graph = onnx.load(file).graph
+    products = [node for node in graph.node if node.op_type == "MatMulInteger"]
+    assert len(products) == 4 * model.config.num_hidden_layers - 1
+    float_products = [node for node in graph.node if node.op_type == "MatMul"]
+    names = [node.name for node in float_products if "kernel" in node.input[1]]
+    assert names == ["layer0/mlp_out/MatMul", "classifier/MatMul"]
+    ids, mask = inputs(model.config.vocab_size, [40, 23])
+    logits = run(file, ids, mask)
+    whole = run(tmp_path / "whole" / "onnx" / "model.onnx", ids, mask)
+    assert 1e-4 < np.abs(logits - whole)[mask > 0].mean() < 0.1 * whole.std()
+
+
+def test_a_file_of_more_than_two_gigabytes_is_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model()
+    export_onnx(model, tmp_path / "one")
+    monkeypatch.setattr(deployment, "MAX_PROTOBUF_BYTES", 1000)
+    export_onnx(model, tmp_path / "two")
+    folder = tmp_path / "two" / "onnx"
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx_data"]
+    onnx.checker.check_model(folder / "model.onnx")
+    ids, mask = inputs(model.config.vocab_size, [9])
+    expected = run(tmp_path / "one" / "onnx" / "model.onnx", ids, mask)
+    np.testing.assert_array_equal(run(folder / "model.onnx", ids, mask), expected)
+
+
+def test_equal_models_give_equal_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        export_onnx(random_model(), tmp_path / name)
+    for file in (tmp_path / "a").rglob("*.*"):
+        other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert file.read_bytes() == other.read_bytes(), file
+
+
+def test_stacked_layers_are_exported(tmp_path: Path) -> None:
+    model = random_model()
+    stacked = replace(
+        model,
+        config=replace(model.config, scan_layers=True),
+        params=stack_layers(model.params),
+    )
+    for name, one in (("a", model), ("b", stacked)):
+        export_onnx(one, tmp_path / name)
+    files = [tmp_path / name / "onnx" / "model.onnx" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+LOAD_STABLEHLO = """
+import sys
+import numpy as np
+from jax import export
+
+with open(sys.argv[1] + "/model.stablehlo", "rb") as file:
+    program = export.deserialize(bytearray(file.read()))
+for name in ("short", "long"):
+    arrays = np.load(f"{sys.argv[2]}/{name}.npz")
+    logits = np.asarray(program.call(arrays["ids"], arrays["mask"]))
+    assert logits.dtype == np.float32
+    real = arrays["mask"] > 0
+    np.testing.assert_allclose(logits[real], arrays["logits"][real], atol=1e-4, rtol=0)
+assert {"cpu", "cuda", "tpu"} == set(program.platforms)
+assert not {"flax", "flax_ner"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "bert",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "electra", "ernie")),
+    ],
+)
+def test_stablehlo_runs_without_flax(tmp_path: Path, family: str) -> None:
+    model = random_model(family)
+    # The program is float32, whatever the model was trained with.
+    trained = replace(model, config=replace(model.config, compute_dtype="bfloat16"))
+    message = export_stablehlo(trained, tmp_path / "out")
+    assert "StableHLO: model.stablehlo" in message
+    tagger = jax_tagger(model)
+    for name, lengths in (("short", [4]), ("long", [40, 23, 5])):
+        ids, mask = inputs(model.config.vocab_size, lengths)
+        logits = np.asarray(tagger.logits(ids, mask))
+        np.savez(
+            tmp_path / name, ids=ids.astype(np.int32), mask=mask.astype(np.int32), logits=logits
+        )
+    arguments = [sys.executable, "-c", LOAD_STABLEHLO, str(tmp_path / "out"), str(tmp_path)]
+    subprocess.run(arguments, check=True)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {*FILES, "transitions.json"} <= names
+
+
+WITHOUT_PYTORCH = """
+import sys
+from flax_ner.cli.main import main
+
+model, out, data = sys.argv[1:]
+main(["export", model, out, "--to", "onnx", "--dtype", "int8"])
+main(["evaluate", out, data])
+main(["predict", out, data])
+assert "onnxruntime" in sys.modules
+assert "torch" not in sys.modules
+"""
+
+
+def test_no_command_imports_pytorch(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", random_model())
+    entity = Entity("name", 0, 3, TEXTS[1][:3], 1.0)
+    write_cluener(tmp_path / "data.json", [Example(TEXTS[1], (entity,))])
+    names = ("model", "out", "data.json")
+    arguments = [sys.executable, "-c", WITHOUT_PYTORCH, *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert "WARNING" not in done.stderr
+
+
+def span_model() -> ModelDir:
+    model = random_model()
+    labels = SpanLabels(["name", "place"])
+    config = replace(model.config, head="global_pointer", num_labels=len(labels))
+    return replace(
+        model, config=config, labels=labels, params=init_params(config, jax.random.key(0))
+    )
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_stablehlo])
+def test_models_that_logits_do_not_describe_are_refused(tmp_path: Path, export: Any) -> None:
+    tagger = random_model()
+    encoder = replace(tagger, labels=None)
+    ensemble = combine([tagger, tagger], ["a", "b"])
+    for model, reason in (
+        (encoder, "is an encoder without a head. Fine-tune it first: python train.py"),
+        (ensemble, "does not support an ensemble of 2 models. Export one of them"),
+        (span_model(), "does not support model.head global_pointer, which scores spans"),
+    ):
+        with pytest.raises(UserError, match=f"--to (onnx|stablehlo): .*{reason}"):
+            export(model, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out: already exists"):
+        export(tagger, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    save_model(tmp_path / "model", random_model(head="softmax"))
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["hf", "--dtype", "int8"], "--dtype int8: applies only to --to onnx. Omit --dtype"),
+        (["stablehlo", "--dtype", "float32"], "--dtype float32: applies only to --to onnx"),
+        (["stablehlo", "--labels", "bio"], "--labels bio: does not apply to --to stablehlo"),
+        (["mmocr"], r"--to mmocr: this model's tags are bioes, .* Export it with --to hf"),
+    ],
+)
+def test_options_that_do_not_apply_are_errors(
+    saved: str, tmp_path: Path, options: list[str], reason: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"flax_ner: {reason}"):
+        main(["export", saved, str(tmp_path / "out"), "--to", *options])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_every_target(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target in ("onnx", "stablehlo", "hf"):
+        out = tmp_path / target
+        main(["export", saved, str(out), "--to", target])
+        assert f"Written: {out}" in capsys.readouterr().out
+    flax_to_torch([saved, str(tmp_path / "other"), "--layout", "hf"])
+    for file in (tmp_path / "hf").iterdir():
+        assert file.read_bytes() == (tmp_path / "other" / file.name).read_bytes()
+    # The files of transformers are the same in every export.
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        for target in ("onnx", "stablehlo"):
+            file = tmp_path / target / name
+            assert file.read_bytes() == (tmp_path / "hf" / name).read_bytes()
+
+
+def test_mmocr_models_are_exported_by_the_command(tmp_path: Path) -> None:
+    model = random_model(head="softmax")
+    labels = LabelSet.mmocr(["name", "place"])
+    config = replace(model.config, num_labels=len(labels))
+    made = replace(
+        model, config=config, labels=labels, params=init_params(config, jax.random.key(0))
+    )
+    save_model(tmp_path / "model", made)
+    main(["export", str(tmp_path / "model"), str(tmp_path / "a.pth"), "--to", "mmocr"])
+    flax_to_torch([str(tmp_path / "model"), str(tmp_path / "b.pth"), "--layout", "mmocr"])
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+
+
+def test_bio_labels_rename_only_what_other_programs_read(saved: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    main(["export", saved, str(out), "--to", "onnx", "--labels", "bio"])
+    names = json.loads((out / "config.json").read_text())["id2label"].values()
+    assert list(names) == LABELS.bio_names() != LABELS.names
+    assert json.loads((out / "labels.json").read_text()) == LABELS.to_json()
+
+
+def test_a_missing_package_is_named(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(SystemExit, match=r"ONNX export: needs onnx\. Run pip install 'onnx>="):
+        main(["export", saved, str(tmp_path / "out"), "--to", "onnx"])
+    assert not (tmp_path / "out").exists()
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["onnx"] == [ONNX_REQUIREMENT, deployment.ONNXRUNTIME_REQUIREMENT]
