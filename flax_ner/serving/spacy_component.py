@@ -7,10 +7,11 @@ imported only when a model is loaded.
 import io
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import ZipFile
 
@@ -152,10 +153,11 @@ class FlaxNer(Pipe):
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "FlaxNer":
         """Load the model that `to_bytes` returned."""
-        # Removed with this component. A tagger of an ONNX export needs its folder to be saved or pickled.
-        self._unpacked = TemporaryDirectory()
-        ZipFile(io.BytesIO(data)).extractall(self._unpacked.name)
-        return self.from_disk(self._unpacked.name)
+        # A tagger of an ONNX export needs its folder to be saved or pickled, so it stays as long as `self`.
+        folder = mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        ZipFile(io.BytesIO(data)).extractall(folder)
+        return self.from_disk(folder)
 
     def _load(self, path: str) -> "Tagger":
         from flax_ner.inference.tagger import load
