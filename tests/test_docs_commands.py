@@ -42,17 +42,27 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").glob("*.md")) if not page.name.endswith(".zh.md")),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LANGUAGES = {"bash", "python", "text", "json", "yaml", "dockerfile"}
+LANGUAGES = {"bash", "python", "text", "json", "yaml", "dockerfile", "ini"}
 # Pages whose commands need a cluster or a long time.
 CLUSTERS = ("scaling.md", "scaling_costs.md", "tpu.md", "slurm.md", "gke.md")
 # Start of a command -> why it is not run.
 NOT_RUN = {
     "make demo": "installs packages; CI runs these targets",
-    "pip install -r": "installs packages",
+    "pip install": "installs packages",
+    "docker build": "needs a registry; see tests/end_to_end/test_install.py",
     "python -m flax_ner data download": "needs the internet; see tests/cli/test_download_command.py",
     "python -m flax_ner web": "serves until Ctrl-C; see tests/serving/test_web.py",
     "python -m flax_ner bulk": "needs Ray and a cluster; see tests/serving/test_bulk.py",
+    "import ray": "starts a cluster; see tests/test_pipelines.py",
     "from transformers import pipeline": "needs transformers; see tests/parity/test_transformers.py",
+}
+# Page -> packages and programs that it needs besides those of the tests.
+NEEDS = {
+    "README.md": ("onnx", "starlette", "uvicorn", "prometheus_client"),
+    "deploy.md": ("onnx", "onnxruntime"),
+    "onnx.md": ("onnx", "onnxruntime"),
+    "pipelines.md": ("pandas", "spacy"),
+    "server.md": ("starlette", "uvicorn", "prometheus_client"),
 }
 RUN = [page for page in PAGES if page.name not in CLUSTERS]
 # One device, because the rows per step need not be divisible by the eight devices of the tests.
@@ -97,11 +107,14 @@ def encoder(positions: int) -> ModelDir:
     return model
 
 
-def tagger(labels: LabelSet, positions: int = 128, act: str = "gelu") -> ModelDir:
+def tagger(
+    labels: LabelSet, positions: int = 128, act: str = "gelu", head: str = "softmax"
+) -> ModelDir:
     vocab = [*build_vocab(example.text for example in synthetic("train", 60))]
     config = BertConfig(
         vocab_size=len(vocab), num_labels=len(labels), hidden_size=64, num_hidden_layers=1,
         num_attention_heads=1, intermediate_size=16, max_position_embeddings=positions, hidden_act=act,
+        head=head,
     )  # fmt: skip
     return ModelDir(config, labels, vocab, 64, init_params(config, jax.random.key(0)), True)
 
@@ -158,6 +171,30 @@ def make_files(page: str) -> None:
     if page != "README.md":
         save_model("runs/demo/best", tagger(LabelSet(CATEGORIES)))
         save_model("runs/cluener_scratch/best", tagger(LabelSet(CATEGORIES, "bioes")))
+        save_model("runs/crf/best", tagger(LabelSet(CATEGORIES, "bioes"), head="crf"))
+
+
+def python_variables() -> dict[str, str]:
+    """Return variables with which `python` is this one, with this package."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+@contextlib.contextmanager
+def serving(statement: str) -> Iterator[None]:
+    """Run a command that serves, from its ready line on, and stop it as documented."""
+    command = ["bash", "-c", f"exec env {statement}"]
+    environment = os.environ | python_variables()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr
+            assert any(
+                "is ready" in line for line in process.stderr
+            )  # False if the process has ended
+            yield
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
 
 
 def run_statement(statement: str, server: HubServer) -> None:
@@ -166,10 +203,7 @@ def run_statement(statement: str, server: HubServer) -> None:
     if not is_python(statement) or from_hub:
         # In a subprocess, because huggingface_hub reads the address of the hub when it is imported.
         more = shlex.join(SMALL) if from_hub else ""
-        environment = server.environment(Path("hub").absolute()) | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-        }
+        environment = server.environment(Path("hub").absolute()) | python_variables()
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"{statement} {more}"], check=True, env=environment
         )
@@ -192,13 +226,26 @@ def test_blocks_run_as_written(
     page: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in NEEDS.get(page.name, ()):
+        pytest.importorskip(package)
     make_files(page.name)
+    with contextlib.ExitStack() as servers:
+        run_blocks(page, hub, servers)
+
+
+def run_blocks(page: Path, hub: HubServer, servers: contextlib.ExitStack) -> None:
+    """Run the blocks of a page. A server runs until the next one is started."""
     on_page = blocks(page)
     for block, after in zip(on_page, [*on_page, None][1:], strict=True):
         print(f"{page.name}:{block.line}", file=sys.stderr)
         if block.language == "bash":
             for statement in statements(block.code):
-                if not statement.startswith(tuple(NOT_RUN)):
+                if statement.startswith(tuple(NOT_RUN)):
+                    continue
+                if " serve " in statement:
+                    servers.close()
+                    servers.enter_context(serving(statement))
+                else:
                     run_statement(statement, hub)
         elif block.language == "python" and not block.code.startswith(tuple(NOT_RUN)):
             output = io.StringIO()

@@ -1,9 +1,10 @@
-"""The examples for pandas, Ray Data and spaCy run as they are documented."""
+"""The examples of docs/pipelines.md run as written."""
 
 import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,46 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # 王 is B-name, 建 is I-name, everything else is O.
 VOCAB = [{"b": "王", "i": "建"}.get(token, token) for token in TOKENS]
 
-PANDAS = """
-import pandas as pd
-from flax_ner import load
 
-tagger = load("runs/demo/best")
-posts = pd.DataFrame({"text": ["王建国在东海市工作。", "近日天气比较好。"]}, index=["a", "b"])
-entities = tagger.to_frame(posts["text"])
-print(posts.join(entities[["type", "start", "end"]]))
-"""
-RAY = """
-import ray
-from flax_ner import load
-
-
-class TagTexts:
-    def __init__(self, model):
-        self.tagger = load(model)
-
-    def __call__(self, batch):
-        rows = self.tagger(batch["text"])
-        batch["entities"] = [[entity.as_dict() for entity in row] for row in rows]
-        return batch
-
-
-workers = ray.data.ActorPoolStrategy(size=1)
-rows = ray.data.read_json("texts.jsonl")
-rows.map_batches(TagTexts, fn_constructor_args=["runs/demo/best"], compute=workers).write_json("tagged")
-"""
-SPACY = """
-import spacy
-
-nlp = spacy.blank("zh")
-nlp.add_pipe("flax_ner", config={"model": "runs/demo/best"})
-doc = nlp("王建国在东海市工作。")
-print([(entity.text, entity.label_) for entity in doc.ents])
-found = doc.spans["flax_ner"]
-print([(span.text, round(score, 3)) for span, score in zip(found, found.attrs["scores"].tolist())])
-nlp.to_disk("my_pipeline")  # with a copy of the model
-nlp = spacy.load("my_pipeline")
-"""
+def example(package: str) -> str:
+    """Return the example in docs/pipelines.md that imports a package first."""
+    page = (ROOT / "docs" / "pipelines.md").read_text("utf-8")
+    (code,) = re.findall(
+        rf"^```python\n(import {package}\b.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    return str(code)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +44,7 @@ def run(code: str) -> str:
 
 def test_the_pandas_example() -> None:
     pytest.importorskip("pandas")
-    lines = [line.split() for line in run(PANDAS).splitlines()]
+    lines = [line.split() for line in run(example("pandas")).splitlines()]
     assert lines == [
         ["text", "type", "start", "end"],
         ["a", "王建国在东海市工作。", "name", "0.0", "2.0"],
@@ -85,7 +54,7 @@ def test_the_pandas_example() -> None:
 
 def test_the_spacy_example() -> None:
     pytest.importorskip("spacy")
-    assert run(SPACY) == "[('王建', 'name')]\n[('王建', 0.831)]\n"
+    assert run(example("spacy")) == "[('王建', 'name')]\n[('王建', 0.831)]\n"
 
 
 @pytest.mark.slow
@@ -94,7 +63,7 @@ def test_the_ray_example(tmp_path: Path) -> None:
     # The first batches have no entities at all.
     texts = ["近日天气"] * 40 + ["王建国", "王"] * 10
     Path("texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    Path("example.py").write_text(RAY, "utf-8")
+    Path("example.py").write_text(example("ray"), "utf-8")
     # "local" starts a new cluster. Otherwise Ray joins one that runs on this machine.
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0",

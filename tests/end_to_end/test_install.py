@@ -104,3 +104,24 @@ def test_an_editable_install_works_beside_a_clone_named_as_the_package(tmp_path:
     for script in ("torch_to_flax.py", "flax_to_torch.py"):
         help_text = output(clone / "convert" / script, "--help", cwd=tmp_path)
         assert help_text.startswith(f"usage: {script}")
+
+
+@pytest.mark.slow
+def test_the_files_that_the_dockerfile_copies_suffice(tmp_path: Path) -> None:
+    lines = (ROOT / "docker" / "Dockerfile").read_text("utf-8").splitlines()
+    for line in lines:
+        match line.split():
+            case ["COPY", *names, target] if not line.startswith("COPY --from"):
+                for name in names:
+                    new = (
+                        tmp_path / target / Path(name).name
+                        if target.endswith("/")
+                        else tmp_path / target
+                    )
+                    new.parent.mkdir(exist_ok=True)
+                    copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                    copy(ROOT / name, new)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
+    subprocess.run([*pip, "--target", tmp_path / "site", tmp_path], check=True, timeout=300)
+    assert (tmp_path / "site/flax_ner/configs/cluener.py").exists()
+    assert (tmp_path / "site/bin/flax-ner").exists()

@@ -535,7 +535,7 @@ def test_a_missing_package_is_reported_with_the_pip_command(
 SLOW = """
 import sys, time
 from flax_ner.cli import main, serve_command
-serve_command.load = lambda *_: time.sleep(600)
+serve_command.load_tagger = lambda *_: time.sleep(600)
 main.main(sys.argv[1:])
 """
 
