@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 TRANSLATED = ("README.md", "docs/your_data.md", "docs/faq.md")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
