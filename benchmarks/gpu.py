@@ -1,41 +1,58 @@
-"""Measure one GPU: training throughput and MFU, time of epochs, memory, inference throughput.
+"""Measure one GPU within eight minutes: fine-tuning, training, tagging and pre-training.
 
-    python benchmarks/gpu.py data/cluener vocab.txt
+    python benchmarks/gpu.py data/cluener vocab.txt [--encoder DIR] [--text FILE] [--out DIR] [--budget 480]
 
-BERT-base in bfloat16, random weights, packed rows of real CLUENER text, dropout, AdamW. Takes less than eight
-minutes. MFU is relative to the rate of one large matrix product in the same run, and counts only the model's
-matrix products. If PyTorch has the GPU too, training.py and inference.py run afterwards and compare with
-transformers. Without a GPU, the script runs a tiny model on the CPU and prints that it does. That only shows
-that the script works.
+The parts run in the order of their importance, each in its own process:
+
+    softmax       train.py fine-tunes --encoder on CLUENER with the defaults, in bfloat16: wall time and F1
+    base          training steps of BERT-base (random weights): sentences per second and MFU
+    tagging       texts per second of models of 12 x 384 and 12 x 768
+    masked_lm     train.py pre-trains BERT-base on --text: steps and tokens per second, MFU
+    crf           as softmax, with a CRF and BIOES tags
+    cudnn         model.attention=cudnn compared with float32 attention, and its training steps
+    epochs        four epochs of BERT-base with train.py, with a cold and a warm compilation cache
+    transformers  the same training and tagging with transformers, if PyTorch has the GPU too
+
+A part that does not fit into the rest of --budget (seconds) is skipped. A part that fails or takes too long
+does not stop the others. --out gets results.md and results.jsonl, which are rewritten as results arrive, and
+log.txt with the output of all parts. All times include compilation only where a column says so; the
+compilation cache is empty at the start, unless JAX_COMPILATION_CACHE_DIR is set.
+
+MFU is relative to the rate of one large bfloat16 matrix product in the same run, and counts only the model's
+matrix products. Without a GPU, the script runs tiny sizes on the CPU and prints that it does. That only shows
+that the script works. The exit status is 1 if a part failed.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves GPU memory for PyTorch
 
 import jax
 import jax.numpy as jnp
-from common import BASE, machine, make_training, read_tokens, step_flops
+from common import BASE, NARROW, ROOT, machine, make_training, random_model, read_tokens, step_flops
+from encoder import CRF, cut
 
-from flax_ner.config import default_config
-from flax_ner.data.cluener import read_cluener
-from flax_ner.fit import fit
-from flax_ner.inference.tagger import Tagger
+from flax_ner.data.cluener import read_cluener, write_cluener
+from flax_ner.data.corpus import count_characters, read_documents
+from flax_ner.inference.tagger import Tagger, load
+from flax_ner.model.attention import attention, attention_mask, fused_attention
 from flax_ner.model.bert import BertConfig
-from flax_ner.model.tagging_model import cast_kernels, init_params
-from flax_ner.text.labels import LabelSet
-from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.model.tagging_model import cast_kernels
+from flax_ner.text.vocab import read_vocab
 
 TINY = {
     "hidden_size": 64,
@@ -43,25 +60,150 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 128,
 }
-HERE = Path(__file__).resolve().parent
-HAS_GPU = jax.default_backend() == "gpu"
-SIZE = BASE if HAS_GPU else TINY
-GRID = [(32, 128), (64, 128), (128, 128), (256, 128), (64, 256)] if HAS_GPU else [(8, 128)]
+Row = dict[str, Any]
 ROUNDS = 5
+LENGTH = 128  # tokens per row
+MASK_PROB = 0.3  # of configs/pretrain.py
+SLACK_SECONDS = 15  # of the budget, for the imports of this process and the end
+# Relative error of bfloat16 attention. A wrong mask or gradient has an error of about 1.
+MAX_ATTENTION_ERROR = 0.02
 
 
-def matmul_tflops() -> float:
-    """Return the TFLOP/s of one large bfloat16 matrix product."""
-    n = 8192 if HAS_GPU else 256
-    a = jnp.ones((n, n), jnp.bfloat16)
+def check(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the device, and the rate of one large bfloat16 matrix product on it."""
+    yield {
+        "backend": jax.default_backend(),
+        **machine("jax", "jaxlib", "flax", "optax"),
+        "driver": driver(),
+        "matmul_tflops": round(matmul_tflops(8192 if jax.default_backend() == "gpu" else 256), 2),
+    }
+
+
+def driver() -> str:
+    """Return the version of NVIDIA's driver, or "" if there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def matmul_tflops(n: int) -> float:
+    # Random, because a GPU multiplies constants faster.
+    a = jax.random.normal(jax.random.key(0), (n, n), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
+    seconds = median_seconds(lambda: product(a).block_until_ready(), 3 * ROUNDS)
+    return 2 * n**3 / seconds / 1e12
+
+
+def median_seconds(call: Callable[[], Any], rounds: int) -> float:
+    """Return the median time of a call, after one that is not timed."""
+    call()
     seconds = []
-    for _ in range(3 * ROUNDS):
+    for _ in range(rounds):
         begin = time.perf_counter()
-        product(a).block_until_ready()
+        call()
         seconds.append(time.perf_counter() - begin)
-    return 2 * n**3 / statistics.median(seconds) / 1e12
+    return statistics.median(seconds)
+
+
+def finetune(options: argparse.Namespace, head: str, settings: Row) -> Iterator[Row]:
+    """Yield one run of train.py, from the command to the scored model."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = data_files(options, Path(folder))
+        settings = {
+            "init_from": options.encoder, "model.compute_dtype": "bfloat16", **files, **settings,
+        }  # fmt: skip
+        if options.reduced:
+            settings["train.steps"] = 4
+        wall, steps, dev = run_train("cluener", Path(folder) / "run", settings)
+    best = max(dev, key=lambda row: row["f1"])
+    yield {
+        "encoder": options.encoder.name,
+        "head": head,
+        "wall_s": round(wall, 1),
+        "training_loop_s": dev[-1]["seconds"],
+        "first_dispatch_s": steps[0]["seconds"],  # mostly compilation
+        "steps": steps[-1]["step"],
+        "sentences_per_s": round(warm_median(steps, "sentences_per_second"), 1),
+        "dev_sentences_per_s": round(warm_median(dev, "sentences_per_second"), 1),
+        "strict_f1": round(best["f1"], 4),
+        "best_epoch": best["epoch"],
+    }
+
+
+def data_files(options: argparse.Namespace, folder: Path) -> Row:
+    """Return the settings of the training and dev data; in a reduced run, cut to a few sentences."""
+    files = {f"data.{name}": options.data / f"{name}.json" for name in ("train", "dev")}
+    if options.reduced:
+        for name, size in (("data.train", 64), ("data.dev", 32)):
+            examples = cut(read_cluener(files[name]), size, seed=0)
+            files[name] = folder / files[name].name
+            write_cluener(files[name], examples)
+    return files
+
+
+def run_train(
+    config: str, workdir: Path, settings: Row, **environment: str
+) -> tuple[float, list[Row], list[Row]]:
+    """Run train.py; return its seconds, and the lines of metrics.jsonl for training and for dev."""
+    command = [sys.executable, "train.py", f"--config=configs/{config}.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    begin = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
+    seconds = time.perf_counter() - begin
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    train, dev = ([row for row in rows if row["split"] == split] for split in ("train", "dev"))
+    return seconds, train, dev
+
+
+def warm_median(rows: list[Row], name: str) -> float:
+    """Return the median of a rate, without the first row, which includes compilation."""
+    return statistics.median(row[name] for row in rows[1:] or rows)
+
+
+def train_base(options: argparse.Namespace) -> Iterator[Row]:
+    grid = [(8, LENGTH)] if options.reduced else [(64, LENGTH), (256, LENGTH)]
+    return train_steps(options, grid, {"attention": "xla"})
+
+
+def train_steps(
+    options: argparse.Namespace, grid: list[tuple[int, int]], settings: Row
+) -> Iterator[Row]:
+    """Yield the throughput of training steps, by rows per step and row length.
+
+    The grid starts with the smallest step, because the peak memory of a process only rises.
+    """
+    tokens, tokenizer, labels = read_tokens(options.data, options.vocab)
+    shape = TINY if options.reduced else BASE
+    model = BertConfig(
+        len(tokenizer.tokens), len(labels), **shape, compute_dtype="bfloat16", **settings
+    )
+    for rows, length in grid:
+        begin = time.perf_counter()
+        timed_steps, steps = make_training(
+            tokens, model, rows, length, 2 if options.reduced else 20
+        )
+        compile_seconds = time.perf_counter() - begin
+        runs = [timed_steps() for _ in range(ROUNDS)]
+        seconds = statistics.median(run[1] for run in runs) / steps
+        del timed_steps  # frees the state on the device
+        yield {
+            "model": name_of(shape),
+            "attention": model.attention,
+            "rows": rows,
+            "tokens_per_row": length,
+            "ms_per_step": round(seconds * 1e3, 2),
+            "sentences_per_s": round(statistics.median(n / s for n, s in runs), 1),
+            **utilization(options, step_flops(model, rows, length) / seconds),
+            "peak_gib": round(peak_gib(), 2),
+            "compile_s": round(compile_seconds, 1),
+        }
+
+
+def utilization(options: argparse.Namespace, flops_per_second: float) -> Row:
+    tflops = flops_per_second / 1e12
+    return {"tflops": round(tflops, 3), "mfu": round(tflops / options.peak, 3)}
 
 
 def peak_gib() -> float:
@@ -69,118 +211,430 @@ def peak_gib() -> float:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
 
 
-def measure_training(data: Path, vocab: Path, peak: float) -> list[dict[str, Any]]:
-    """Measure training throughput by attention, rows per step and row length."""
-    tokens, tokenizer, labels = read_tokens(data, vocab)
-    results = []
-    print(
-        "| attention | rows | tokens per row | ms per step | sentences/s | MFU | peak GiB so far |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for attention in ("cudnn", "xla"):  # cudnn needs less memory, and the peak only rises
-        # cuDNN's kernel has no dropout of attention probabilities.
-        options: dict[str, Any] = {"attention": attention, "compute_dtype": "bfloat16"}
-        if attention == "cudnn":
-            options["attention_probs_dropout_prob"] = 0.0
-        model = BertConfig(len(tokenizer.tokens), len(labels), **SIZE, **options)
-        for rows, length in GRID:
-            timed_steps, steps = make_training(tokens, model, rows, length, 20 if HAS_GPU else 2)
-            runs = [timed_steps() for _ in range(ROUNDS)]
-            seconds = statistics.median(run[1] for run in runs) / steps
-            row = {
-                "attention": attention, "rows": rows, "length": length,
-                "ms": round(seconds * 1e3, 2),
-                "sentences_per_second": round(statistics.median(n / s for n, s in runs), 1),
-                "mfu": round(step_flops(model, rows, length) / seconds / 1e12 / peak, 3),
-                "peak_gib": round(peak_gib(), 2),
-            }  # fmt: skip
-            results.append(row)
-            del timed_steps  # frees the state on the device
-            print(
-                f"| {attention} | {rows} | {length} | {row['ms']} | {row['sentences_per_second']} "
-                f"| {row['mfu']:.1%} | {row['peak_gib']} |",
-                flush=True,
+def name_of(shape: dict[str, int]) -> str:
+    model = BertConfig(1, 1, **shape)
+    return f"{model.num_hidden_layers} x {model.hidden_size}"
+
+
+def tag(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the throughput of `tagger(texts)`, in larger batches and in those of `load`."""
+    texts = tagging_texts(options)
+    vocab = read_vocab(options.vocab)
+    for batch_size in (256, 32):
+        for shape in (TINY,) if options.reduced else (NARROW, BASE):
+            tagger = make_tagger(vocab, shape, batch_size)
+            begin = time.perf_counter()
+            entities = sum(map(len, tagger(texts)))
+            first = time.perf_counter() - begin
+            seconds = median_seconds(lambda tagger=tagger: tagger(texts), 2)
+            yield {
+                "model": name_of(shape),
+                "batch_size": batch_size,
+                "texts": len(texts),
+                "entities": entities,
+                "texts_per_s": round(len(texts) / seconds, 1),
+                "compile_s": round(first - seconds, 1),
+            }
+
+
+def tagging_texts(options: argparse.Namespace) -> list[str]:
+    """Return the first 1,024 dev texts, repeated on a GPU.
+
+    A tagger dispatches 1,024 texts at a time, so all dispatches have the same shapes, which are few to compile.
+    """
+    texts = [example.text for example in read_cluener(options.data / "dev.json")]
+    return texts[:64] if options.reduced else texts[:1024] * 64
+
+
+def make_tagger(vocab: list[str], shape: dict[str, int], batch_size: int) -> Tagger:
+    """Return a tagger of a random model in bfloat16, as `load` makes it."""
+    model = random_model(vocab, shape | {"compute_dtype": "bfloat16"})
+    assert model.labels is not None
+    params = cast_kernels(model.config, model.params)
+    tokenizer = model.build_tokenizer()
+    return Tagger(model.config, params, tokenizer, model.labels, model.max_length, batch_size)
+
+
+def pretrain(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the throughput of train.py on plain text."""
+    rows, steps = (8, 40) if options.reduced else (64, 300)
+    shape = TINY if options.reduced else BASE
+    vocab = read_vocab(options.vocab)
+    model = BertConfig(len(vocab), 1, **shape)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.txt" for name in ("dev", "train")}
+        # About the text of all steps.
+        cut_text(options.text, files, {"dev": 20_000, "train": rows * LENGTH * steps})
+        scored = len(count_characters(files["train"]).keys() & set(vocab))
+        fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        settings = {
+            **{f"model.{name}": getattr(model, name) for name in fields},
+            **{f"data.{name}": path for name, path in files.items()},
+            "tokenizer.vocab": options.vocab, "model.compute_dtype": "bfloat16",
+            "model.max_position_embeddings": 512, "optimizer.learning_rate": 1e-4,
+            "data.batch_size": rows, "train.steps": steps, "pretrain.mask_prob": MASK_PROB,
+            "checkpoint.every": 1_000_000, "eval.every": 1_000_000,  # only at the end
+        }  # fmt: skip
+        wall, train, dev = run_train("pretrain", Path(folder) / "run", settings)
+    # After the first dispatch, nothing but training happens until the last one.
+    seconds = (train[-1]["seconds"] - train[0]["seconds"]) / (train[-1]["step"] - train[0]["step"])
+    flops = step_flops(model, rows, LENGTH) + head_flops(model, rows, scored)
+    yield {
+        "model": name_of(shape),
+        "rows": rows,
+        "tokens_per_row": LENGTH,
+        "steps": train[-1]["step"],
+        "wall_s": round(wall, 1),
+        "first_dispatch_s": train[0]["seconds"],  # mostly compilation
+        "steps_per_s": round(1 / seconds, 2),
+        "tokens_per_s": round(warm_median(train, "tokens_per_second")),
+        **utilization(options, flops / seconds),
+        "dev_loss": round(dev[-1]["loss"], 3),
+    }
+
+
+def cut_text(text: Path, files: dict[str, Path], characters: dict[str, int]) -> None:
+    """Write the first lines of a text to each of the files, one file after the other."""
+    lines = (line for block in read_documents(text) for line in block)
+    for name, file in files.items():
+        kept, size = list[str](), 0
+        while size < characters[name] and (line := next(lines, None)) is not None:
+            kept.append(line)
+            size += len(line)
+        if not kept:
+            sys.exit(
+                f"{text}: is too short. Give at least {sum(characters.values()):,} characters."
             )
-    return results
+        file.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
-def measure_epochs(data: Path, vocab: Path, folder: Path) -> dict[str, float]:
-    """Return the seconds of four epochs with data loading and evaluation: cold and warm compilation cache."""
-    seconds = {}
-    for name in ("compiling", "compiled"):
-        config = default_config()
-        config.model.hidden_act = "gelu_new"
-        config.update_from_flattened_dict({f"model.{key}": value for key, value in SIZE.items()})
-        config.model.compute_dtype = "bfloat16"
-        config.tokenizer.vocab = str(vocab)
-        config.data.train, config.data.dev = str(data / "train.json"), str(data / "dev.json")
-        config.data.batch_size = 32 if HAS_GPU else 8
-        config.train.epochs = 4 if HAS_GPU else 1
-        config.checkpoint.every = 1_000_000  # only one, at the end
-        begin = time.perf_counter()
-        with redirect_stdout(StringIO()):
-            fit(config, folder / name)
-        seconds[name] = round(time.perf_counter() - begin, 2)
-    return seconds
+def head_flops(model: BertConfig, rows: int, scored: int) -> float:
+    """Return the FLOPs of the masked-LM head in a step: forward, and twice that backward."""
+    D, masked = model.hidden_size, round(MASK_PROB * LENGTH)
+    return 6.0 * rows * masked * (D * D + D * scored)
 
 
-def measure_inference(data: Path, vocab: Path) -> float:
-    """Return the sentences per second of `tagger(texts)` on the dev set, repeated on a GPU."""
-    texts = [example.text for example in read_cluener(data / "dev.json")] * (10 if HAS_GPU else 1)
-    labels = LabelSet([f"type{i}" for i in range(10)])
-    tokenizer = CharTokenizer(vocab)
-    model = BertConfig(len(tokenizer.tokens), len(labels), **SIZE, compute_dtype="bfloat16")
-    params = cast_kernels(model, init_params(model, jax.random.key(0)))  # as `load` does
-    tagger = Tagger(model, params, tokenizer, labels, 128, batch_size=256)
-    tagger(texts)
-    rates = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        tagger(texts)
-        rates.append(len(texts) / (time.perf_counter() - begin))
-    return round(statistics.median(rates), 1)
+def measure_cudnn(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the errors of cuDNN's attention, then its training steps without attention dropout."""
+    implementation = "xla" if options.reduced else "cudnn"
+    wrong = []
+    # Some versions of cuDNN return NaN for 64 more than a multiple of 128 tokens.
+    for head_width, length in ((32, 128), (64, 128), (64, 192)):
+        errors = attention_errors(implementation, head_width, length)
+        # Written so that NaN fails, too.
+        if not all(error < MAX_ATTENTION_ERROR for error in errors.values()):
+            wrong.append(f"{head_width} x {length} tokens")
+        yield {"model": f"heads of {head_width}", "tokens_per_row": length, **errors}
+    grid = [(8, 128)] if options.reduced else [(64, 128), (256, 128), (64, 256)]
+    yield from train_steps(
+        options, grid, {"attention": "cudnn", "attention_probs_dropout_prob": 0.0}
+    )
+    if wrong:
+        sys.exit(f"Fused attention differs from float32 attention: heads of {', '.join(wrong)}.")
 
 
-def torch_sees_gpu() -> bool:
+def attention_errors(implementation: Any, head_width: int, length: int) -> Row:
+    """Return the relative errors of fused attention and its gradient on packed rows, one of them empty."""
+    key, weight_key = jax.random.split(jax.random.key(0))
+    qkv = jax.random.normal(key, (4, length, 3, 4, head_width), jnp.bfloat16)
+    segment_ids = jnp.minimum(jnp.arange(length) // 30 + 1, 4)
+    segment_ids = jnp.where(jnp.arange(length) < length - 8, segment_ids, 0)
+    segment_ids = jnp.stack([segment_ids] * 3 + [jnp.zeros_like(segment_ids)])
+    mask, real = attention_mask(segment_ids), (segment_ids > 0)[..., None, None]
+    # Padding has no gradient, as in training.
+    weights = real * jax.random.normal(weight_key, (4, length, 4, head_width))
+
+    def weighted(qkv: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> Any:
+        attended = attend(qkv).astype(jnp.float32)
+        return (attended * weights).sum(), jnp.where(real, attended, 0)
+
+    def run(qkv: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> tuple[Any, Any]:
+        gradients = jax.grad(lambda qkv: weighted(qkv, attend), has_aux=True)
+        gradient, attended = jax.jit(gradients)(qkv)
+        return attended, gradient.astype(jnp.float32)
+
+    fused = run(qkv, lambda qkv: fused_attention(qkv, mask, implementation))
+    exact = run(
+        qkv.astype(jnp.float32), lambda qkv: attention(qkv, mask, None, 0.0, jnp.dtype("float32"))
+    )
+    norm = jnp.linalg.norm
+    errors = [float(norm(a - b) / norm(b)) for a, b in zip(fused, exact, strict=True)]
+    return {"output_error": round(errors[0], 5), "gradient_error": round(errors[1], 5)}
+
+
+def measure_epochs(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the time of four epochs with train.py: data, training, evaluation, saving."""
+    shape = TINY if options.reduced else BASE
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            **{f"model.{name}": value for name, value in shape.items()},
+            **data_files(options, Path(folder)),
+            "init_from": "", "tokenizer.vocab": options.vocab, "model.compute_dtype": "bfloat16",
+            "data.batch_size": 8 if options.reduced else 32,
+            "train.epochs": 1 if options.reduced else 4,
+            "checkpoint.every": 1_000_000,  # only one, at the end
+        }  # fmt: skip
+        for cache in ("cold", "warm"):
+            workdir, compiled = Path(folder) / cache, str(Path(folder) / "compiled")
+            wall, steps, _ = run_train(
+                "cluener", workdir, settings, JAX_COMPILATION_CACHE_DIR=compiled
+            )
+            yield {
+                "model": name_of(shape),
+                "compilation_cache": cache,
+                "wall_s": round(wall, 1),
+                "first_dispatch_s": steps[0]["seconds"],
+                "sentences_per_s": round(warm_median(steps, "sentences_per_second"), 1),
+            }
+
+
+def compare(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield throughput in bfloat16 next to that of transformers, interleaved."""
+    if reason := why_no_torch():
+        yield {"skipped": reason}
+        return
+    import torch
+    import transformers
+    from inference import make_model
+    from training import WAYS
+    from training import compare as compare_training
+
+    settings = argparse.Namespace(
+        data=options.data, vocab=options.vocab, rounds=ROUNDS, verbose=True
+    )
+    for way, rates in compare_training("base", ["c", "bfloat16"], settings).items():
+        rate = round(statistics.median(rates), 1)
+        yield {"task": "training", "configuration": WAYS[way], "sentences_per_s": rate}
+    vocab, texts, seconds = read_vocab(options.vocab), tagging_texts(options)[:4096], Row()
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), vocab, BASE)
+        tagger = load(Path(folder) / "ours", "bfloat16", batch_size=256)
+        pipeline = transformers.pipeline(
+            "token-classification", str(Path(folder) / "theirs"), aggregation_strategy="simple",
+            device=0, dtype=torch.bfloat16,
+        )  # fmt: skip
+        calls = {
+            "pipeline, batches of 256": lambda: pipeline(texts, batch_size=256),
+            "flax_ner, batches of 256 rows": lambda: tagger(texts, "lenient"),
+        }
+        for name, call in calls.items():
+            seconds[name] = median_seconds(call, 2)
+            rate = round(len(texts) / seconds[name], 1)
+            yield {"task": "tagging", "configuration": name, "sentences_per_s": rate}
+
+
+def why_no_torch() -> str:
+    """Return why PyTorch cannot be compared, or ""."""
     try:
         import torch
-    except ImportError:
-        print("\nPyTorch is not installed. It is left out of the comparison.")
+        import transformers  # noqa: F401
+    except ImportError as error:
+        return f"{error.name} is not installed."
+    return "" if torch.cuda.is_available() else "PyTorch cannot use CUDA here."
+
+
+class Part(NamedTuple):
+    title: str
+    # Expected time on an H200 with nothing compiled. There a part is stopped after twice this time.
+    seconds: int
+    measure: Callable[[argparse.Namespace], Iterator[Row]]
+    needs: str = ""  # an option without which the part is skipped
+
+
+CHECK = Part("Device", 90, check)
+PARTS = {
+    "softmax": Part(
+        "Fine-tuning, softmax", 90, lambda options: finetune(options, "softmax", {}), "encoder"
+    ),
+    "base": Part("Training steps of BERT-base", 80, train_base),
+    "tagging": Part("Tagging", 80, tag),
+    "masked_lm": Part("Pre-training", 60, pretrain, "text"),
+    "crf": Part("Fine-tuning, CRF", 80, lambda options: finetune(options, "crf", CRF), "encoder"),
+    "cudnn": Part("cuDNN attention", 60, measure_cudnn),
+    "epochs": Part("Four epochs", 80, measure_epochs),
+    "transformers": Part("Comparison with transformers", 90, compare),
+}
+
+
+class Report:
+    """Print results, and write them to a folder as they arrive.
+
+    Args:
+        folder: receives results.md and results.jsonl; None: only print.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder, self._markdown = folder, ""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("results.md", "results.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+
+    def add_row(self, part: str, row: Row) -> None:
+        """Append a result to results.jsonl."""
+        if self._folder is not None:
+            with (self._folder / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"part": part} | row) + "\n")
+
+    def add_part(self, title: str, rows: list[Row], note: str) -> None:
+        """Print the table of a part, and write the report with it."""
+        text = f"\n## {title}\n\n" + (f"{table(rows)}\n\n" if rows else "") + f"{note}\n"
+        print(text, end="", flush=True)
+        self._markdown += text
+        if self._folder is not None:
+            (self._folder / "results.md").write_text(self._markdown.lstrip(), encoding="utf-8")
+
+
+def table(rows: list[Row]) -> str:
+    """Return a Markdown table with a column for each key of the rows."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+    lines += [f"| {' | '.join(cell(row.get(name, '')) for name in columns)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return str(value)
+
+
+def run_part(
+    name: str, part: Part, limit: float, options: list[str], log: Path, report: Report
+) -> tuple[list[Row], str]:
+    """Run a part in a process of its own.
+
+    Args:
+        name: name of the part.
+        part: the part.
+        limit: seconds after which the process and its children are killed.
+        options: command-line options of the process.
+        log: file to which the process's output is appended.
+        report: receives the rows as they arrive.
+
+    Returns:
+        The rows, and a sentence that says how the part ended: with "failed" or "stopped" if not well.
+    """
+    command = [sys.executable, __file__, *options, "--part", name]
+    begin, rows = time.monotonic(), list[Row]()
+    late = threading.Event()
+    with log.open("a", encoding="utf-8") as file:
+        offset = file.tell()
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=file, text=True, process_group=0
+        )
+
+    def stop() -> None:
+        late.set()
+        kill(process)
+
+    timer = threading.Timer(limit, stop)
+    timer.start()
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                rows.append(json.loads(line))
+                report.add_row(name, rows[-1])
+            status = process.wait()
+        finally:
+            timer.cancel()
+            kill(process)  # its children, too, if it failed or was interrupted
+    seconds = time.monotonic() - begin
+    report.add_row(name, {"part_seconds": round(seconds, 1)})
+    skipped = next((row["skipped"] for row in rows if "skipped" in row), "")
+    rows = [row for row in rows if "skipped" not in row]
+    if late.is_set():
+        return rows, f"The part was stopped after {seconds:.0f} s. {len(rows)} rows were measured."
+    if status:
+        tail = log.read_bytes()[offset:].decode("utf-8", "replace").splitlines()[-15:]
+        return rows, f"The part failed after {seconds:.0f} s:\n\n" + "\n".join(
+            f"    {line}" for line in tail
+        )
+    return rows, f"Skipped: {skipped}" if skipped else f"The part took {seconds:.0f} s."
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a process and its children. SIGTERM would let train.py save its state first."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def measure_all(options: argparse.Namespace, log: Path) -> bool:
+    """Run all parts within the budget. Return whether all of them succeeded."""
+    begin = time.monotonic()
+    report = Report(options.out)
+    arguments = [str(options.data), str(options.vocab)]
+    for name in ("encoder", "text"):
+        if path := getattr(options, name):
+            arguments += [f"--{name}", str(path)]
+    rows, note = run_part("check", CHECK, CHECK.seconds, arguments, log, report)
+    if not rows:
+        report.add_part(CHECK.title, rows, note)
         return False
-    if not torch.cuda.is_available():
-        print("\nPyTorch cannot use CUDA here. It is left out of the comparison.")
-        return False
-    return True
+    device = rows[0]
+    reduced = device["backend"] != "gpu"
+    if reduced:
+        print(
+            f"jax finds no GPU, only {device['device']}. Tiny models show that the script works.\n"
+            "The numbers below say nothing about a GPU."
+        )
+        # Programs run for a moment only, so compile without LLVM's optimizations.
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    report.add_part(CHECK.title, rows, note)
+    arguments += ["--peak", str(device["matmul_tflops"]), *(["--reduced"] if reduced else [])]
+    failed = False
+    for name, part in PARTS.items():
+        left = options.budget - SLACK_SECONDS - (time.monotonic() - begin)
+        if part.needs and getattr(options, part.needs) is None:
+            report.add_part(part.title, [], f"Skipped: it needs --{part.needs}.")
+        elif left < part.seconds:
+            why = f"Skipped: it takes about {part.seconds} s, and {max(left, 0):.0f} s are left."
+            report.add_row(name, {"skipped": why})
+            report.add_part(part.title, [], why)
+        else:
+            limit = left if reduced else min(2 * part.seconds, left)
+            rows, note = run_part(name, part, limit, arguments, log, report)
+            report.add_part(part.title, rows, note)
+            failed |= note.startswith(("The part failed", "The part was stopped"))
+    print(f"\nAll parts took {time.monotonic() - begin:.0f} s.")
+    return not failed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with train.json and dev.json")
-    parser.add_argument("vocab", type=Path, help="vocab.txt")
+    parser.add_argument("data", type=Path, help="folder with CLUENER's train.json and dev.json")
+    parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
+    parser.add_argument("--encoder", type=Path, help="pre-trained encoder to fine-tune")
+    parser.add_argument("--text", type=Path, help="plain text to pre-train on, also .xz or .gz")
+    parser.add_argument("--out", type=Path, help="folder for results.md, results.jsonl, log.txt")
+    parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
+    parser.add_argument("--part", choices=("check", *PARTS), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=float, default=math.nan, help=argparse.SUPPRESS)
+    parser.add_argument("--reduced", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    data, vocab = options.data.absolute(), options.vocab.absolute()
-    if not HAS_GPU:
-        print(
-            f"jax finds no GPU, only {jax.devices()[0].device_kind}. A tiny model shows that the script works."
-        )
-        print("The numbers below say nothing about a GPU.\n")
-    row: dict[str, Any] = {"reduced": not HAS_GPU}
+    for name in ("data", "vocab", "encoder", "text"):
+        if (path := getattr(options, name)) is not None:
+            if not path.exists():
+                sys.exit(f"{path}: not found. Check the argument {name}.")
+            setattr(options, name, path.absolute())  # train.py runs in another folder
+    if options.part:
+        # Results have standard output to themselves; all else, also of child processes, goes to the log.
+        results = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        part = CHECK if options.part == "check" else PARTS[options.part]
+        for row in part.measure(options):
+            print(json.dumps(row), file=results, flush=True)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        row["product_tflops"] = round(matmul_tflops(), 2)
-        print(f"One bfloat16 matrix product: {row['product_tflops']} TFLOP/s.\n")
-        row["training"] = measure_training(data, vocab, row["product_tflops"])
-        row["epochs_seconds"] = measure_epochs(data, vocab, Path(folder))
-        row["inference_sentences_per_second"] = measure_inference(data, vocab)
-    print(f"\nTraining with evaluation, seconds: {row['epochs_seconds']}")
-    print(f"Inference: {row['inference_sentences_per_second']} sentences/s")
-    row |= machine("jax", "flax", "optax")
-    print(f"\n`{json.dumps(row)}`", flush=True)
-    if HAS_GPU and torch_sees_gpu():
-        for script in ("training.py", "inference.py"):
-            command = [sys.executable, str(HERE / script), str(data), str(vocab), "--size", "base"]
-            subprocess.run(command, check=True)
+        os.environ["TMPDIR"] = folder  # so that nothing is left of a part that was killed
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(folder, "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        log = (options.out or Path(folder)) / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        succeeded = measure_all(options, log)
+    sys.exit(not succeeded)
 
 
 if __name__ == "__main__":
