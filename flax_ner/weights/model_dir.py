@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -171,10 +172,12 @@ def load_model(
 
 def _load(for_inference: bool, compute_dtype: str | None, path: Path) -> ModelDir:
     model = _read_small_files(path)
-    check_files(path)
     if compute_dtype:
         model.config = dataclasses.replace(model.config, compute_dtype=compute_dtype)
-    abstract = abstract_params(model.config)
+    with ThreadPoolExecutor(1) as thread:  # hashing does not hold the lock of the interpreter
+        checked = thread.submit(check_files, path)
+        abstract = abstract_params(model.config)
+    checked.result()
     try:
         params = Path(os.path.realpath(path)) / "params"
         if model.labels is None:
