@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, repeat, tee
 from pathlib import Path
@@ -44,7 +43,7 @@ from flax_ner.inference.pending import (
 from flax_ner.inference.rows import ROW_WIDTHS, BatchShapes, pack_batches
 from flax_ner.memory import explain_jax_errors, explain_out_of_memory
 from flax_ner.model.bert import DTYPES, BertConfig
-from flax_ner.model.tagging_model import Params, cast_kernels
+from flax_ner.model.tagging_model import Params
 from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
@@ -104,7 +103,7 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
         from flax_ner.inference.onnx_tagger import load_onnx
 
         return load_onnx(local, compute_dtype, batch_size, str(path))
-    model, report = open_model(local, "model")
+    model, report = open_model(local, "model", for_inference=True, compute_dtype=compute_dtype)
     for note in report.notes if report else ():
         warnings.warn(f"{path}: {note}", stacklevel=3)  # at the caller of `load`
     if model.labels is None:
@@ -113,10 +112,15 @@ def _load(path: str | Path, compute_dtype: str | None, batch_size: int) -> "Tagg
             f"python -m flax_ner train --config cluener --workdir DIR --init-from {path}"
         )
     tokenizer = model.build_tokenizer()
-    config = replace(model.config, compute_dtype=compute_dtype or model.config.compute_dtype)
-    params = cast_kernels(config, jax.device_put(model.params))
+    params = jax.device_put(model.params)
     return Tagger(
-        config, params, tokenizer, model.labels, model.max_length, batch_size, source=str(path)
+        model.config,
+        params,
+        tokenizer,
+        model.labels,
+        model.max_length,
+        batch_size,
+        source=str(path),
     )
 
 

@@ -64,13 +64,8 @@ def abstract_params(config: BertConfig) -> Params:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((config.ensemble, *x.shape), x.dtype), one
         )
-    # All layers have the same shapes, and tracing takes time.
-    one_layer = dataclasses.replace(config, num_hidden_layers=1, scan_layers=False)
-    shapes: Params = jax.eval_shape(lambda: init_params(one_layer, jax.random.key(0)))
-    layer = shapes["encoder"]["layers"]["0"]
-    shapes["encoder"]["layers"] = {
-        str(i): jax.tree.map(lambda x: x, layer) for i in range(config.num_hidden_layers)
-    }
+    unstacked = dataclasses.replace(config, scan_layers=False)
+    shapes: Params = nnx.to_pure_dict(_abstract_model(unstacked)[1])
     return jax.eval_shape(stack_layers, shapes) if config.scan_layers else shapes
 
 
@@ -121,7 +116,7 @@ def apply(
         inputs = (input_ids, segment_ids, positions, keys)
         # One model after the other is faster on a CPU than `vmap`, and needs no more memory.
         return average_scores(jax.lax.map(lambda member: apply(one, member, *inputs), params))
-    model: BertTagger = nnx.merge(_graphdef(config), params)
+    model: BertTagger = nnx.merge(_abstract_model(config)[0], params)
     return model(input_ids, segment_ids, positions, keys)
 
 
@@ -129,7 +124,7 @@ def encode(
     config: BertConfig, params: Params, input_ids: Array, segment_ids: Array, positions: Array
 ) -> Array:
     """Return the encoder's token vectors without dropout, [B, T, D] in `config.activation_dtype`."""
-    model: BertTagger = nnx.merge(_graphdef(config), params)
+    model: BertTagger = nnx.merge(_abstract_model(config)[0], params)
     return model.encoder(input_ids, segment_ids, positions, None)
 
 
@@ -146,6 +141,17 @@ def average_scores(members: Logits) -> Logits:
 
 
 @lru_cache
-def _graphdef(config: BertConfig) -> Any:
-    abstract = nnx.eval_shape(lambda: BertTagger(config, nnx.Rngs(params=0)))
-    return nnx.split(abstract)[0]
+def _abstract_model(config: BertConfig) -> tuple[Any, Any]:
+    """Return the graph definition of the model, and its state with shapes instead of arrays."""
+    abstract = nnx.eval_shape(lambda: BertTagger(config, _SameKey(jax.random.key(0))))
+    return nnx.split(abstract)
+
+
+class _SameKey(nnx.Rngs):
+    """Keys where only shapes matter. To derive different ones takes half of the tracing time."""
+
+    def __init__(self, key: Array):
+        self.key = key
+
+    def params(self) -> Array:
+        return self.key

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from flax_ner import durable
 from flax_ner.errors import UserError, error_summary
 from flax_ner.training.hosts import is_primary, run_on_all_hosts, run_on_primary
-from flax_ner.weights.model_dir import pytree_handler, storage_path
+from flax_ner.weights.model_dir import storage_path
+from flax_ner.weights.params_writer import pytree_handler
 
 TIMEOUT_SECONDS = 300  # for every process to write its shards
 PARTIAL_SUFFIX = ".writing"  # of the folder name until the checkpoint is complete

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
+from jax import ShapeDtypeStruct
 
 from flax_ner.durable import current_version
 from flax_ner.errors import UserError
@@ -17,8 +17,9 @@ from flax_ner.weights.conversion_report import table
 from flax_ner.weights.convert import check_vocab, plan_conversion
 from flax_ner.weights.head_labels import make_labels
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import RESTORE_HINT, check_files, read_metadata, stored_shapes
+from flax_ner.weights.model_dir import RESTORE_HINT, check_files, read_metadata
 from flax_ner.weights.open_model import is_native
+from flax_ner.weights.params_reader import READ_ERRORS, stored_arrays
 from flax_ner.weights.source import Source, open_source
 
 
@@ -64,9 +65,14 @@ def describe(path: str | Path, field: str) -> tuple[str, list[str]]:
 def _describe_model_dir(path: Path) -> str:
     metadata, files = read_metadata(path), current_version(path)
     check_files(files)
-    arrays = flatten_dict(stored_shapes(files / "params"), sep="/")
-    if not arrays:
-        raise UserError(f"{path}: params/ is missing or damaged. {RESTORE_HINT}")
+    try:
+        stored = stored_arrays(files / "params")
+    except READ_ERRORS:
+        raise UserError(f"{path}: params/ is missing or damaged. {RESTORE_HINT}") from None
+    arrays = {
+        name.replace(".", "/"): ShapeDtypeStruct(array.shape, array.dtype.numpy_dtype)
+        for name, array in stored.items()
+    }
     labels = "no head"
     if metadata.labels is not None:
         kind = (

@@ -16,25 +16,30 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-import tensorstore as ts
 
 from flax_ner import durable
 from flax_ner.errors import UserError, error_summary
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.mlm_head import abstract_masked_lm_head
-from flax_ner.model.tagging_model import Params, abstract_params, unstack_layers
+from flax_ner.model.tagging_model import (
+    Params,
+    abstract_params,
+    cast_kernels,
+    unstack_layers,
+)
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.subword import SubwordTokenizer
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer
 from flax_ner.text.tokenizer_kinds import TOKENIZERS, build_tokenizer
 from flax_ner.text.vocab import read_tokenizer_json, read_vocab, write_vocab
+from flax_ner.weights.params_reader import READ_ERRORS, read_params, stored_arrays
 
 # Version of the layout. Directories without a version have version 0. Version 1 only adds the number. Version 2
 # adds encoders other than BERT, and tokenizer.json.
@@ -128,15 +133,9 @@ def _write(folder: Path, model: ModelDir) -> None:
         (folder / "tokenizer.json").write_text(model.definition, "utf-8", newline="")
     else:
         write_vocab(folder / "vocab.txt", model.vocab)
-    # No compression: float32 hardly shrinks, and compressing takes time and twice the memory.
-    options = _single_process()
-    handler = pytree_handler(use_compression=False, multiprocessing_options=options)
-    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        # Orbax copies NumPy arrays; jax on a CPU uses them without a copy. With several processes Orbax does
-        # not accept arrays on one process's devices.
-        single = jax.process_count() == 1
-        params = (jax.device_put if single else jax.device_get)(unstack_layers(model.params))
-        checkpointer.save(folder / "params", args=ocp.args.PyTreeSave(params))
+    from flax_ner.weights.params_writer import write_params  # imports Orbax, slow to import
+
+    write_params(folder / "params", unstack_layers(model.params))
 
 
 def storage_path(path: str | Path) -> Path:
@@ -154,77 +153,47 @@ def storage_path(path: str | Path) -> Path:
     return Path(real)
 
 
-def pytree_handler(**options: Any) -> ocp.PyTreeCheckpointHandler:
-    """Return an Orbax handler that writes each shard from only one of the devices that hold it.
-
-    By default all replicas of a shard write a part of it, and Orbax compiles a program per shape and device.
-    """
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),
-        (jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False)),
-    )
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry, **options)
-
-
-def _single_process() -> ocp.options.MultiprocessingOptions:
-    """Return options with which this process does not wait for other processes of the same run."""
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index,
-        active_processes={index},
-        barrier_sync_key_prefix=f"process_{index}",
-    )
-
-
-def load_model(path: str | Path) -> ModelDir:
+def load_model(
+    path: str | Path, for_inference: bool = False, compute_dtype: str | None = None
+) -> ModelDir:
     """Load a model directory, with parameters on the default device.
+
+    Args:
+        path: the directory.
+        for_inference: whether to read kernels in the compute dtype, see `cast_kernels`. This is faster than to
+            cast them later.
+        compute_dtype: replaces the compute dtype of training.
 
     Raises:
         UserError: the path is not a model directory, or a file is missing or damaged.
     """
-    return _read_consistently(path, _load)
+    return _read_consistently(path, partial(_load, for_inference, compute_dtype))
 
 
-def _load(path: Path) -> ModelDir:
+def _load(for_inference: bool, compute_dtype: str | None, path: Path) -> ModelDir:
     model = _read_small_files(path)
-    check_files(path)
-    abstract = abstract_params(model.config)
-    params = Path(os.path.realpath(path)) / "params"
-    if model.labels is None:
-        del abstract["head"]
-        stored = stored_shapes(params)
-        if not stored:
-            raise UserError(f"{path}: params/ is damaged. {RESTORE_HINT}")
-        if "masked_lm" in stored:
-            abstract["masked_lm"] = abstract_masked_lm_head(model.config)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target: Any = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
-    )
+    if compute_dtype:
+        model.config = dataclasses.replace(model.config, compute_dtype=compute_dtype)
+    with ThreadPoolExecutor(1) as thread:  # hashing does not hold the lock of the interpreter
+        checked = thread.submit(check_files, path)
+        abstract = abstract_params(model.config)
+    checked.result()
     try:
-        # Orbax reads all arrays concurrently. If the index is damaged, all of them fail, and most of them
-        # report it later on standard error. So check the index first.
-        files = {"driver": "file", "path": f"{params}/"}
-        index = ts.KvStore.open({"driver": "ocdbt", "base": files}).result()
-        index.list().result()
-        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as checkpointer:
-            model.params = checkpointer.restore(params, target)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        params = Path(os.path.realpath(path)) / "params"
+        if model.labels is None:
+            del abstract["head"]
+            if any(name.startswith("masked_lm.") for name in stored_arrays(params)):
+                abstract["masked_lm"] = abstract_masked_lm_head(model.config)
+        if for_inference:
+            abstract = jax.eval_shape(partial(cast_kernels, model.config), abstract)
+        model.params = jax.device_put(read_params(params, abstract), jax.local_devices()[0])
+    except READ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: params/ is damaged, or does not match config.json and labels.json "
             f"({reason[:200]}). {RESTORE_HINT}"
         ) from None
     return model
-
-
-def stored_shapes(params: Path) -> Params:
-    """Return the tree of arrays in a model directory's `params`, from its metadata; {} if it is damaged."""
-    try:
-        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as checkpointer:
-            return checkpointer.metadata(Path(os.path.realpath(params))).item_metadata.tree or {}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # damaged metadata
-        return {}
 
 
 def read_metadata(path: str | Path) -> ModelDir:

@@ -1,9 +1,11 @@
 """Open a model from a model directory, from weights of another framework, or from the Hugging Face hub."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flax_ner.model.tagging_model import cast_kernels
 from flax_ner.weights.conversion_report import Report
 from flax_ner.weights.convert import HeadPolicy, convert
 from flax_ner.weights.deployment import is_export
@@ -18,6 +20,8 @@ def open_model(
     vocab: str = "",
     defaults: Mapping[str, Any] | None = None,
     head: HeadPolicy = "keep",
+    for_inference: bool = False,
+    compute_dtype: str | None = None,
 ) -> tuple[ModelDir, Report | None]:
     """Load a model from a model directory, from PyTorch weights, or from a repository with either.
 
@@ -26,6 +30,7 @@ def open_model(
         field: option or argument that holds `path`, for messages.
         vocab: see `open_source`; ignored for a model directory.
         defaults, head: see `convert`; ignored for a model directory.
+        for_inference, compute_dtype: see `load_model`.
 
     Returns:
         The model, and the conversion report; the report of a model directory is None.
@@ -35,8 +40,13 @@ def open_model(
     """
     local = resolve(path, field)
     if is_native(local):
-        return load_model(local), None
-    return convert(open_source(local, vocab or None), None, defaults, head)
+        return load_model(local, for_inference, compute_dtype), None
+    model, report = convert(open_source(local, vocab or None), None, defaults, head)
+    if compute_dtype:
+        model.config = replace(model.config, compute_dtype=compute_dtype)
+    if for_inference:
+        model.params = cast_kernels(model.config, model.params)
+    return model, report
 
 
 def is_native(path: Path) -> bool:

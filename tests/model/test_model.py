@@ -15,7 +15,14 @@ from flax_ner.model.attention import attention_mask, fused_attention
 from flax_ner.model.bert import Attention, BertConfig
 from flax_ner.model.dropout import dropout, dropout_seeds, row_keys
 from flax_ner.model.losses import cross_entropy, focal_loss
-from flax_ner.model.tagging_model import abstract_params, apply, init_params, stack_layers
+from flax_ner.model.tagging_model import (
+    BertTagger,
+    _abstract_model,
+    abstract_params,
+    apply,
+    init_params,
+    stack_layers,
+)
 
 CONFIG = BertConfig(
     vocab_size=30,
@@ -196,3 +203,13 @@ def test_fused_attention_matches_plain_attention() -> None:
 def test_unsupported_cudnn_options_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(CONFIG, attention="cudnn", **{"attention_probs_dropout_prob": 0.1} | fields)
+
+
+@pytest.mark.parametrize("head", ["crf", "global_pointer"])
+def test_the_abstract_model_has_the_structure_of_a_real_one(head: str) -> None:
+    config = replace(CONFIG, head=head)
+    graphdef, state = _abstract_model(config)
+    expected, params = nnx.split(BertTagger(config, nnx.Rngs(params=0)))
+    assert graphdef == expected
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes

@@ -21,7 +21,8 @@ from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.deployment import export_onnx
-from flax_ner.weights.model_dir import ModelDir, load_model, save_model, stored_shapes
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.params_reader import stored_arrays
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params
 
 spacy = pytest.importorskip("spacy")
@@ -256,8 +257,8 @@ def test_a_saved_pipeline_contains_the_model(tmp_path: Path, compute_dtype: str)
     assert loaded.pipe_labels == {"flax_ner": ["name", "place"]}
     assert loaded.meta["labels"] == nlp.meta["labels"]
     assert load(tmp_path / "pipeline" / "flax_ner")(texts) == expected
-    stored = stored_shapes(tmp_path / "pipeline" / "flax_ner" / "params")
-    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {np.dtype(np.float32)}
+    stored = stored_arrays(tmp_path / "pipeline" / "flax_ner" / "params")
+    assert {array.dtype.numpy_dtype for array in stored.values()} == {np.dtype(np.float32)}
     again = spacy.util.get_lang_class("zh").from_config(nlp.config)
     again.from_bytes(data)
     assert [entities(doc) for doc in again.pipe(texts)] == expected
