@@ -14,9 +14,7 @@ def main() -> None:
     """Run a command."""
     use_huge_pages()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    atexit.register(
-        gc.freeze
-    )  # otherwise Python looks through all objects once more before it exits
+    atexit.register(gc.freeze)  # otherwise Python looks through all objects again before it exits
     from flax_ner.cli.main import main as run
 
     run()
