@@ -101,9 +101,10 @@ def make_files(model: ModelDir, folder: Path, optimum: str | None) -> dict[str, 
         ways[f"transformers pipeline, {dtype}"] = way
     if optimum is None:
         return ways
-    name = ONNX_FILES["float32"]
     ours = folder / "float32"
-    ways["Optimum pipeline, float32, our file"] = Way(["optimum", ours, name], ours / name, optimum)
+    ways["Optimum pipeline, float32, our file"] = Way(
+        ["optimum", ours], ours / ONNX_FILES["float32"], optimum
+    )
     run = [str(Path(optimum).with_name("optimum-cli"))]
     for command in (
         ["export", "onnx", "--model", "hf", "--task", "token-classification", "exported"],
