@@ -31,9 +31,10 @@ from flax_ner.data.formats import read_examples
 from flax_ner.huge_pages import REQUEST, VARIABLE
 from flax_ner.text.examples import Example, gold_entities
 from flax_ner.text.vocab import read_vocab
-from flax_ner.weights.deployment import ONNX_FILES, export_onnx
 from flax_ner.weights.export import export
+from flax_ner.weights.export_folder import ONNX_FILES
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.onnx_export import export_onnx
 
 SHAPES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 WORKER = str(Path(__file__).with_name("deployment_worker.py"))
@@ -122,8 +123,8 @@ def make_files(model: ModelDir, folder: Path, optimum: str | None) -> dict[str, 
 
 
 def size_mb(path: Path) -> float:
-    """Return the size of a file, or of all files in a folder, in MB."""
-    files = [path] if path.is_file() else path.rglob("*")
+    """Return the size of a file and its `_data`, or of all files in a folder, in MB."""
+    files = path.parent.glob(f"{path.name}*") if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
@@ -154,8 +155,12 @@ def measure(
     for _ in range(rounds):
         for name, worker in workers.items():
             runs[name].append(worker.tag(texts))
+    one: dict[str, list[float]] = {name: [] for name in ways}
+    for text in singles:
+        for name, worker in workers.items():
+            one[name].append(worker.tag([text])["seconds"])
     for name, worker in workers.items():
-        latency[name] = statistics.median(worker.tag([text])["seconds"] for text in singles)
+        latency[name] = statistics.median(one[name])
         peak[name] = worker.tag(texts[:1])["peak_mib"]
         worker.process.kill()
 
@@ -193,6 +198,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.model in SHAPES:
+        if options.vocab is None:
+            parser.error(f"{options.model}: an untrained model needs --vocab")
         model = random_model(read_vocab(options.vocab), SHAPES[options.model])
     else:
         model = load_model(options.model)

@@ -15,7 +15,15 @@ from mkdocs.structure.pages import Page
 from flax_ner.settings import list_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")
+# Path in the repository -> name under repository/.
+OUTSIDE = {
+    "README.md": "README.md",
+    "README.zh.md": "README.zh.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "benchmarks/RESULTS.md": "RESULTS.md",
+    "examples/browser/README.md": "browser.md",
+}
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 SOURCE_LINK = re.compile(r"\[([^\]]*)\]\([^)\s#:]+\.py\)")  # works on GitHub only
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[#)])")
@@ -48,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _in_site(path: str) -> str:
     if path in OUTSIDE:
-        return f"repository/{posixpath.basename(path)}"
+        return f"repository/{OUTSIDE[path]}"
     return path.removeprefix("docs/")
 
 

@@ -1,6 +1,7 @@
 """Validate the arguments of public functions. Each check raises a `UserError` that names the parameter."""
 
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from operator import itemgetter
@@ -99,9 +100,10 @@ def check_integer(value: Any, name: str, minimum: int) -> int:
 
 def check_probability(value: Any, name: str) -> float:
     """Return a number in [0, 1]. Raise `UserError` for anything else, including a bool."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
         raise UserError(
-            f"{name}: {value!r}, but a probability is a number in [0, 1]. Use a number such as 0.5."
+            f"{name}: {reprlib.repr(value)}, but a probability is a number in [0, 1]. Use a number such as 0.5."
         )
     return float(value)
 

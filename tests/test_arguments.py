@@ -59,7 +59,7 @@ INVALID_TEXTS = [
 ]  # fmt: skip
 INVALID_STRINGS = [None, 3, "name", b"name", {"name": 0}, {"name"}, [3], [None], ["name", b"x"]]
 INVALID_CHOICE = [None, 3, "", "loose", b"strict", ["strict"], {}, np.array(["strict", "lenient"])]
-INVALID_PROBABILITY = [None, "0.8", b"1", math.nan, math.inf, -0.1, 1.5, True, [0.5], 1j]
+INVALID_PROBABILITY = [None, "0.8", b"1", math.nan, math.inf, -0.1, 1.5, 10**400, True, [0.5], 1j]
 INVALID_COUNT = [None, 0, -1, True, 1.0, "32", b"3", math.nan, [3]]
 INVALID_IDS = [
     None, 3, "abc", b"abc", {}, [1, 2], [["a"]], [[1.0, 2.0]], [[1], [1, 2]], [[[1]]], [[-1, 2]], [[1, 9]],

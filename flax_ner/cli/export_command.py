@@ -4,9 +4,11 @@ import argparse
 import warnings
 
 from flax_ner.errors import UserError
-from flax_ner.weights.deployment import ONNX_FILES, export_onnx, export_stablehlo
 from flax_ner.weights.export import EXPORT_LAYOUTS, LABELS, export
+from flax_ner.weights.export_folder import ONNX_FILES
+from flax_ner.weights.onnx_export import export_onnx
 from flax_ner.weights.open_model import open_model
+from flax_ner.weights.stablehlo_export import export_stablehlo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=tuple(ONNX_FILES),
-        help="onnx: float16 halves the file; int8, quantized weights, makes it a quarter and is faster on "
-        "CPUs. Default: float32",
+        help="onnx: float16 halves the file; int8 quantizes most weights, which leaves about "
+        "a third, and changes some entities: evaluate it. Default: float32",
     )  # fmt: skip
     parser.add_argument(
         "--labels", choices=LABELS,

@@ -13,8 +13,8 @@ from jax import Array
 
 from flax_ner.errors import UserError, error_summary, import_optional
 from flax_ner.inference.forward import make_decoder
-from flax_ner.inference.rows import pack_batches
-from flax_ner.inference.tagger import Forward, Tagger
+from flax_ner.inference.rows import BatchShapes, pack_batches
+from flax_ner.inference.tagger import MAX_CPU_TOKENS, Forward, Tagger
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.crf import make_chain
 from flax_ner.model.decoding import Decoded, Decoder
@@ -22,7 +22,7 @@ from flax_ner.model.tagging_model import Params
 from flax_ner.text.batches import token_indices
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import Tokenizer
-from flax_ner.weights.deployment import ONNXRUNTIME_REQUIREMENT, find_onnx, read_export
+from flax_ner.weights.export_folder import ONNXRUNTIME_REQUIREMENT, find_onnx, read_export
 from flax_ner.weights.model_dir import RESTORE_HINT
 from flax_ner.weights.onnx_graph import ATTENTION_MASK, INPUT_IDS, LOGITS
 
@@ -49,7 +49,7 @@ def load_onnx(path: Path, compute_dtype: str | None, batch_size: int, source: st
         raise UserError(f"{path}: labels.json is missing. {RESTORE_HINT}")
     return OnnxTagger(
         path, model.config, model.params, model.build_tokenizer(), model.labels, model.max_length,
-        batch_size, source=source,
+        batch_size, source,
     )  # fmt: skip
 
 
@@ -64,7 +64,6 @@ class OnnxTagger(Tagger):
     Args:
         folder: folder of the export.
         config, tokenizer, labels, max_length, batch_size, source: see `Tagger`.
-        sharding: must be None.
         params: parameters that decoding needs: {"head": {"transitions": ...}} for a CRF.
 
     Raises:
@@ -80,11 +79,13 @@ class OnnxTagger(Tagger):
         labels: LabelSet,
         max_length: int,
         batch_size: int = 32,
-        sharding: None = None,
         source: str = "",
     ):
         super().__init__(config, params, tokenizer, labels, max_length, batch_size, source=source)
-        self.folder, self._file = folder, find_onnx(folder)
+        # The session runs on the CPU, whatever jax uses.
+        self._shapes = BatchShapes(self.max_length, min(self._shapes.tokens, MAX_CPU_TOKENS), 1)
+        self.folder = folder.resolve()
+        self._file = find_onnx(self.folder)
         self._session = _open_session(self._file, len(labels))
         self._logits = self._compute_logits
         decoder = make_decoder(config, labels)
@@ -94,7 +95,7 @@ class OnnxTagger(Tagger):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to make this tagger again, for pickle and `copy`: the folder and settings."""
-        settings = self.max_length, self.batch_size, None, self.source
+        settings = self.max_length, self.batch_size, self.source
         params = jax.device_get(self.params)
         return OnnxTagger, (
             self.folder, self.config, params, self.tokenizer, self.labels, *settings

@@ -47,8 +47,8 @@ from flax_ner.model.tagging_model import Params
 from flax_ner.text.examples import Entity, Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokenizer, Tokens, split_tokens
-from flax_ner.weights.deployment import is_export
 from flax_ner.weights.hub import resolve
+from flax_ner.weights.model_dir import is_export
 from flax_ner.weights.open_model import open_model
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ _jax_process: int | None = None  # the process of the first tagger; a fork inher
 
 def _check_not_forked() -> None:
     """Raise `UserError` in a fork of a process that has a tagger. The threads of jax are missing in a fork."""
-    global _jax_process
-    if _jax_process is None:
-        _jax_process = os.getpid()
-    if _jax_process != os.getpid():
+    if _jax_process not in (None, os.getpid()):
         raise UserError(
             "this process was forked from one that uses jax, and jax would hang in it. Start processes with "
             'multiprocessing.set_start_method("spawn").'
@@ -181,7 +178,9 @@ class Tagger:
         sharding: NamedSharding | None = None,
         source: str = "",
     ):
+        global _jax_process
         _check_not_forked()
+        _jax_process = os.getpid()
         check_instance(config, "config", BertConfig)
         check_instance(params, "params", Mapping)
         check_instance(tokenizer, "tokenizer", Tokenizer)

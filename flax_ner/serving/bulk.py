@@ -46,15 +46,14 @@ class _Worker:
         self._text_field, self._tagger, self._error = job["text_field"], None, ""
         with warnings.catch_warnings(record=True) as notes:
             try:
-                if cores:
-                    with explain_jax_errors():
-                        _share_cores(cores)
                 if job["version"] != flax_ner.__version__:
                     raise UserError(
                         f"a worker has flax_ner {flax_ner.__version__}, but the job has {job['version']}. "
                         "Install the same version on every machine."
                     )
-                self._tagger = load(job["model"], job["compute_dtype"])
+                with _limit_cores(cores), explain_jax_errors():
+                    jax.devices()
+                    self._tagger = load(job["model"], job["compute_dtype"])
             except (UserError, OSError) as error:
                 self._error = str(error)
         self._notes = [str(note.message) for note in notes if note.category is UserWarning]
@@ -90,19 +89,23 @@ def _is_part_file(file: Path, target: Path) -> bool:
     return file.suffix == PART_SUFFIX and file.name.startswith(f".{target.name}.")
 
 
-def _share_cores(count: int) -> None:
-    """Limit XLA to `count` threads.
+@contextmanager
+def _limit_cores(count: int) -> Iterator[None]:
+    """Limit XLA and onnxruntime to `count` threads, or not at all if it is 0.
 
-    XLA starts as many threads as there are cores for the thread that creates its client. Afterwards all
-    threads may run on any core again.
+    They start as many threads as there are cores for the thread that starts them. Afterwards all threads may
+    run on any core again.
     """
-    if not hasattr(os, "sched_setaffinity"):  # only Linux has it
+    if not count or not hasattr(os, "sched_setaffinity"):  # only Linux has it
+        yield
         return
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:count])
-    jax.devices()
-    for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), cores)
+    try:
+        yield
+    finally:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cores)
 
 
 def tag_files(

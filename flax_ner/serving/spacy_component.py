@@ -22,7 +22,6 @@ from spacy.pipeline.span_ruler import prioritize_existing_ents_filter, prioritiz
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.util import minibatch
 
-from flax_ner import durable
 from flax_ner.arguments import check_probability
 from flax_ner.text.examples import Entity
 
@@ -65,13 +64,13 @@ class FlaxNer(Pipe):
         self,
         name: str,
         model: str,
-        scoring: str = "strict",
-        threshold: float = 0.0,
-        batch_size: int = 32,
-        alignment_mode: AlignmentMode = "expand",
-        spans_key: str = "flax_ner",
-        overwrite_ents: bool = False,
-        scorer: Callable[..., dict[str, Any]] | None = None,
+        scoring: str,
+        threshold: float,
+        batch_size: int,
+        alignment_mode: AlignmentMode,
+        spans_key: str,
+        overwrite_ents: bool,
+        scorer: Callable[..., dict[str, Any]] | None,
     ):
         self.name, self.model, self.scoring = name, model, scoring
         self.threshold = check_probability(threshold, "threshold")
@@ -127,12 +126,11 @@ class FlaxNer(Pipe):
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Write the model as a model directory or an ONNX export, which `flax_ner.load` reads too."""
         from flax_ner.inference.onnx_tagger import OnnxTagger
+        from flax_ner.weights.export_folder import copy_export
         from flax_ner.weights.model_dir import save_model
 
         if isinstance(self.tagger, OnnxTagger):
-            folder = durable.staging_path(Path(path))
-            shutil.copytree(self.tagger.folder, folder, dirs_exist_ok=True)
-            durable.replace_folder(folder, Path(path))
+            copy_export(self.tagger.folder, Path(path))
         else:
             save_model(path, self._model_dir())
 
@@ -144,7 +142,10 @@ class FlaxNer(Pipe):
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """Return the folder of `to_disk` as a ZIP archive."""
         archive = io.BytesIO()
-        with TemporaryDirectory() as folder, ZipFile(archive, "w") as writer:
+        with (
+            TemporaryDirectory() as folder,
+            ZipFile(archive, "w", strict_timestamps=False) as writer,
+        ):
             root = Path(folder, "model")
             self.to_disk(root)
             for file in sorted(root.rglob("*")):
@@ -153,11 +154,16 @@ class FlaxNer(Pipe):
 
     def from_bytes(self, data: bytes, *, exclude: Iterable[str] = ()) -> "FlaxNer":
         """Load the model that `to_bytes` returned."""
-        # A tagger of an ONNX export needs its folder to be saved or pickled, so it stays as long as `self`.
+        from flax_ner.inference.onnx_tagger import OnnxTagger
+
         folder = mkdtemp()
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         ZipFile(io.BytesIO(data)).extractall(folder)
-        return self.from_disk(folder)
+        self.from_disk(folder)
+        # The tagger of an ONNX export needs its folder to be saved or pickled, as long as `self`.
+        if not isinstance(self._tagger, OnnxTagger):
+            remove()
+        return self
 
     def _load(self, path: str) -> "Tagger":
         from flax_ner.inference.tagger import load

@@ -83,7 +83,8 @@ def export(
         )
     if labels is not None and (layout != "hf" or model.labels is None):
         raise UserError(
-            f"--labels {labels}: applies only to a tagger in {option} hf. Omit --labels."
+            f"--labels {labels}: does not apply to {option} {layout}"
+            f"{'' if model.labels else ' of an encoder without a head'}. Omit --labels."
         )
     if layout == "mmocr" and model.labels is not None and model.labels.scheme != "mmocr":
         raise UserError(

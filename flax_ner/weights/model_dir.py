@@ -86,10 +86,7 @@ def save_model(path: str | Path, model: ModelDir) -> None:
             it. What was there before stays.
     """
     path = storage_path(path)
-    if path.exists() and not is_model_dir(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(
-            f"{path}: exists and is not a model directory. Name another path; nothing was overwritten."
-        )
+    check_replaceable(path)
     try:
         durable.makedirs_synced(path.parent)
         new = durable.staging_path(path)
@@ -101,6 +98,16 @@ def save_model(path: str | Path, model: ModelDir) -> None:
         raise UserError(
             f"{path}: cannot be written ({error_summary(error)}). What was there before is unchanged."
         ) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise `UserError` if a path exists and is not a model directory, an export or an empty folder."""
+    if not path.exists() or is_model_dir(path) or is_export(path):
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise UserError(
+            f"{path}: exists and is not a model directory. Name another path; nothing was overwritten."
+        )
 
 
 def _remove_persistently(folder: Path) -> None:
@@ -337,6 +344,11 @@ def is_model_dir(path: Path) -> bool:
     """Return whether `path` is a model directory, complete or not."""
     path = durable.current_version(path)
     return (path / "config.json").is_file() and (path / "params").is_dir()
+
+
+def is_export(path: Path) -> bool:
+    """Return whether a path is a folder with an ONNX or StableHLO program of this project."""
+    return (path / EXPORT_CONFIG).is_file()
 
 
 def write_json(path: Path, row: dict[str, Any]) -> None:

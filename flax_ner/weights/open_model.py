@@ -8,9 +8,8 @@ from typing import Any
 from flax_ner.model.tagging_model import cast_kernels
 from flax_ner.weights.conversion_report import Report
 from flax_ner.weights.convert import HeadPolicy, convert
-from flax_ner.weights.deployment import is_export
 from flax_ner.weights.hub import resolve
-from flax_ner.weights.model_dir import ModelDir, is_model_dir, load_model
+from flax_ner.weights.model_dir import ModelDir, is_export, is_model_dir, load_model
 from flax_ner.weights.source import SUFFIXES, holds_weights, open_source
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flax_ner import load
-from flax_ner.weights.deployment import export_onnx
+from flax_ner.weights.onnx_export import export_onnx
 from tests.browser import browsing, chromium
 from tests.exports import HEADS, random_model
 from tests.local_server import LocalServer

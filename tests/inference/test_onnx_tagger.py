@@ -19,9 +19,10 @@ from flax_ner.data.cluener import write_cluener
 from flax_ner.errors import UserError
 from flax_ner.inference.onnx_tagger import OnnxTagger
 from flax_ner.text.examples import Entity, Example
-from flax_ner.weights.deployment import export_onnx, export_stablehlo
 from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.onnx_export import export_onnx
 from flax_ner.weights.onnx_graph import build_onnx_model
+from flax_ner.weights.stablehlo_export import export_stablehlo
 from tests.exports import FAMILIES, HEADS, LABELS, random_model
 from tests.subwords import TEXTS
 
@@ -151,13 +152,18 @@ def test_compile_covers_every_shape(tmp_path: Path) -> None:
     assert tagger._predict._cache_size() == compiled  # type: ignore[attr-defined]
 
 
-def test_a_tagger_can_be_pickled_and_describes_itself(folder: Path) -> None:
-    tagger = load(folder)
+def test_a_tagger_can_be_pickled_and_describes_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    tagger = load(folder.name)
     assert repr(tagger) == (
-        f"<OnnxTagger {str(folder)!r}: 2 layers x 16, head crf; 2 categories: name, place; max_length 40; "
+        f"<OnnxTagger {folder.name!r}: 2 layers x 16, head crf; 2 categories: name, place; max_length 40; "
         "model.onnx, 0.0 MB, onnxruntime on CPU>"
     )
-    duplicate = pickle.loads(pickle.dumps(tagger))
+    data = pickle.dumps(tagger)
+    monkeypatch.chdir(folder)  # a pickle may be read in another working directory
+    duplicate = pickle.loads(data)
     assert repr(duplicate) == repr(tagger) and duplicate(MIXED) == tagger(MIXED)
 
 

@@ -112,6 +112,14 @@ def _tag(tagger: Tagger, text: str) -> list[Entity]:
     return tagger(text)
 
 
+def test_a_fork_of_a_process_without_a_tagger_can_load_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tagger_module, "_jax_process", None)
+    with pytest.raises(UserError, match="no file or directory"):
+        load("nothing")
+    monkeypatch.setattr(tagger_module.os, "getpid", lambda: -1)  # as in a fork
+    assert hand_made_tagger()("b")
+
+
 def test_a_forked_process_reports_an_error_instead_of_hanging(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

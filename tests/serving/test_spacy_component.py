@@ -1,5 +1,6 @@
 """The component for spaCy: the same entities as the tagger, in saved pipelines and other processes too."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -20,8 +21,8 @@ from flax_ner.errors import UserError
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.vocab import read_vocab
-from flax_ner.weights.deployment import export_onnx
 from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.onnx_export import export_onnx
 from flax_ner.weights.params_reader import stored_arrays
 from tests.inference.helpers import CONFIG, LABELS, VOCAB, hand_made_params
 
@@ -267,7 +268,7 @@ def test_a_saved_pipeline_contains_the_model(tmp_path: Path, compute_dtype: str)
         spacy.util.get_lang_class("zh").from_config(nlp.config)("b")
 
 
-def test_a_saved_pipeline_contains_an_onnx_export(model: Path, tmp_path: Path) -> None:
+def test_a_saved_pipeline_contains_an_onnx_export(make: Nlp, model: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     export_onnx(load_model(model), tmp_path / "onnx")
@@ -275,9 +276,16 @@ def test_a_saved_pipeline_contains_an_onnx_export(model: Path, tmp_path: Path) -
     nlp.add_pipe("flax_ner", config={"model": str(tmp_path / "onnx")})
     expected = entities(nlp("b o bi"))
     assert expected
+    os.utime(tmp_path / "onnx" / "labels.json", (0, 0))  # as in reproducible archives
     data = nlp.to_bytes()
-    for _ in range(2):  # a pipeline may be saved over an older one
-        nlp.to_disk(tmp_path / "pipeline")
+    other = make()  # with a model directory
+    for pipeline in (nlp, nlp, other, nlp):  # a pipeline may be saved over an older one
+        pipeline.to_disk(tmp_path / "pipeline")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for pipeline in (nlp, other):
+        with pytest.raises(UserError, match="mine: exists and is not a model directory"):
+            pipeline.get_pipe("flax_ner").to_disk(tmp_path / "mine")
     shutil.rmtree(tmp_path / "onnx")
     assert entities(spacy.load(tmp_path / "pipeline")("b o bi")) == expected
     again = spacy.util.get_lang_class("en").from_config(nlp.config)

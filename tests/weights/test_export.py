@@ -264,9 +264,12 @@ def test_labels_bio_renames_mmocr_special_outputs_to_o(tmp_path: Path) -> None:
 
 
 def test_labels_bio_needs_a_tagger_in_the_hf_layout(tmp_path: Path) -> None:
-    for exported, layout in ((model(None), "hf"), (model(MMOCR_LABELS), "mmocr")):
+    for exported, target in (
+        (model(None), "hf of an encoder without a head"),
+        (model(MMOCR_LABELS), "mmocr"),
+    ):
         with pytest.raises(
-            UserError, match="--labels bio: applies only to a tagger in --layout hf"
+            UserError, match=rf"--labels bio: does not apply to --layout {target}\."
         ):
-            export(exported, tmp_path / "out", layout, "bio")
+            export(exported, tmp_path / "out", target.split()[0], "bio")
     assert not list(tmp_path.iterdir())
