@@ -1,6 +1,7 @@
 """Export a tagger as an ONNX program, in float32, float16 or int8."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -15,8 +16,16 @@ from flax_ner.weights.export_folder import (
     write_export,
 )
 from flax_ner.weights.model_dir import ModelDir
-from flax_ner.weights.onnx_graph import ONNX_REQUIREMENT, build_onnx_model, sensitive_products
+from flax_ner.weights.onnx_graph import (
+    ATTENTION_MASK,
+    CLASSIFIER,
+    INPUT_IDS,
+    ONNX_REQUIREMENT,
+    build_onnx_model,
+)
 
+# Of the input of a product by int8, relative to its root mean square. Above it, the product stays float32.
+MAX_ROUNDING = 0.15
 MAX_PROTOBUF_BYTES = 2**31 - 2**20  # a larger ONNX file keeps its tensors in a second file
 
 
@@ -46,7 +55,7 @@ def export_onnx(
         path = folder / ONNX_FILES[dtype]
         path.parent.mkdir()
         if dtype == "int8":
-            _quantize(graph, path, sensitive_products(model.config))
+            _quantize(graph, path, _random_tokens(model))
         else:
             _save_onnx(graph, path)
         return path
@@ -62,16 +71,66 @@ def _save_onnx(graph: Any, path: Path) -> None:
     onnx.save_model(graph, path, save_as_external_data=external, location=location)
 
 
-def _quantize(graph: Any, path: Path, excluded: list[str]) -> None:
-    """Write a graph with embeddings and kernels in int8, except for the kernels of the excluded nodes."""
+def _quantize(graph: Any, path: Path, ids: np.ndarray) -> None:
+    """Write a graph with embeddings and kernels in int8, except for the head and for coarse products."""
     quantization = import_optional(
         "onnxruntime.quantization", "--dtype int8", ONNXRUNTIME_REQUIREMENT
     )
+    coarse = _coarse_products(graph, path, ids)
     # Marks the graph as pre-processed, otherwise a warning asks for it. There is nothing left to infer or fuse.
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantization.quantize_dynamic(
         graph,
         path,
         per_channel=True,
-        nodes_to_exclude=excluded,
+        nodes_to_exclude=[*coarse, CLASSIFIER],
     )
+
+
+def _random_tokens(model: ModelDir) -> np.ndarray:
+    """Return rows of random tokens between [CLS] and [SEP], int64 [4, T]."""
+    start, end = model.build_tokenizer().encode("").ids
+    length = min(model.max_length, 64)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, length))
+    ids[:, 0], ids[:, -1] = start, end
+    return ids
+
+
+def _coarse_products(graph: Any, path: Path, ids: np.ndarray) -> list[str]:
+    """Return the names of the products whose inputs int8 would round by more than `MAX_ROUNDING`.
+
+    All inputs of a product share one scale, which follows from the largest of them. In a few layers, some
+    outputs of the activation function are so large that the others keep only a few bits. Which layers these
+    are hardly depends on the tokens.
+
+    Args:
+        graph: the graph in float32.
+        path: where a temporary file can be written.
+        ids: token ids to run the graph with, int64 [B, T].
+    """
+    onnx = import_optional("onnx", "ONNX export", ONNX_REQUIREMENT)
+    onnxruntime = import_optional("onnxruntime", "--dtype int8", ONNXRUNTIME_REQUIREMENT)
+    products = {
+        node.name: node.input[0]
+        for node in graph.graph.node
+        if node.op_type == "MatMul" and node.input[1].endswith("/kernel")
+    }
+    probe = onnx.ModelProto()
+    probe.CopyFrom(graph)
+    for name in set(products.values()):
+        probe.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        )
+    with TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / "probe.onnx"
+        _save_onnx(probe, file)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        inputs = {INPUT_IDS: ids, ATTENTION_MASK: np.ones_like(ids)}
+        values = session.run([*products.values()], inputs)
+    return [name for name, x in zip(products, values, strict=True) if _rounding(x) > MAX_ROUNDING]
+
+
+def _rounding(x: np.ndarray) -> float:
+    """Return the root mean square of the rounding of `x` to 8 bits, relative to that of `x`."""
+    step = (max(x.max(), 0) - min(x.min(), 0)) / 255
+    return float(step / np.sqrt(12) / max(np.sqrt(np.square(x).mean()), np.finfo(np.float32).tiny))

@@ -15,6 +15,7 @@ from flax_ner.model.tagging_model import Params
 ONNX_REQUIREMENT = "onnx>=1.17"
 # The first version with LayerNormalization. Runtimes read older versions, but not newer ones than their own.
 OPSET, IR_VERSION = 17, 8
+CLASSIFIER = "classifier/MatMul"  # name of the product of the head
 INPUT_IDS, ATTENTION_MASK, LOGITS = "input_ids", "attention_mask", "logits"
 MASKED_SCORE = 1e9  # subtracted from the score of a masked key; its softmax weight is 0
 
@@ -64,16 +65,6 @@ def build_onnx_model(config: BertConfig, params: Params, half: bool = False) -> 
         ir_version=IR_VERSION,
         producer_name="flax_ner",
     )
-
-
-def sensitive_products(config: BertConfig) -> list[str]:
-    """Return the names of the matrix products that int8 would harm most.
-
-    The inputs of a product share one scale, which follows from the largest of them. In the lower half of the
-    layers, a few outputs of the activation function are so large that the others keep only a few bits.
-    """
-    lower = range((config.num_hidden_layers + 1) // 2)
-    return [*(f"layer{i}/mlp_out/MatMul" for i in lower), "classifier/MatMul"]
 
 
 class _Graph:
@@ -205,7 +196,7 @@ def _activate(graph: _Graph, activation: str, x: str) -> str:
 def _classify(graph: _Graph, params: Params, x: str) -> None:
     # Always float32, as in `Head`.
     kernel = graph.constant("classifier/kernel", params["kernel"])
-    product = graph.node("MatMul", x, kernel, name="classifier/MatMul")
+    product = graph.node("MatMul", x, kernel, name=CLASSIFIER)
     graph.node("Add", product, graph.constant("classifier/bias", params["bias"]), name=LOGITS)
 
 

@@ -163,22 +163,46 @@ def test_float16_stores_the_encoder_in_half_the_bytes(tmp_path: Path, family: st
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_int8_quantizes_all_but_the_head_and_the_lower_mlp(tmp_path: Path, family: str) -> None:
+def test_int8_keeps_the_head_and_coarse_products_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
     model = random_model(family)
+    intermediate = model.config.intermediate_size
+    monkeypatch.setattr(onnx_export, "_rounding", lambda x: float(x.shape == (4, 40, intermediate)))
     export_onnx(model, tmp_path / "out", "int8")
     export_onnx(model, tmp_path / "whole")
     file = tmp_path / "out" / "onnx" / "model_quantized.onnx"
+    assert list(file.parent.iterdir()) == [file]
     onnx.checker.check_model(file)
     graph = onnx.load(file).graph
     products = [node for node in graph.node if node.op_type == "MatMulInteger"]
-    assert len(products) == 4 * model.config.num_hidden_layers - 1
+    assert len(products) == 3 * model.config.num_hidden_layers
     float_products = [node for node in graph.node if node.op_type == "MatMul"]
     names = [node.name for node in float_products if "kernel" in node.input[1]]
-    assert names == ["layer0/mlp_out/MatMul", "classifier/MatMul"]
+    assert names == ["layer0/mlp_out/MatMul", "layer1/mlp_out/MatMul", "classifier/MatMul"]
     ids, mask = inputs(model.config.vocab_size, [40, 23])
     logits = run(file, ids, mask)
     whole = run(tmp_path / "whole" / "onnx" / "model.onnx", ids, mask)
     assert 1e-4 < np.abs(logits - whole)[mask > 0].mean() < 0.1 * whole.std()
+
+
+def test_rounding_is_that_of_onnxruntime(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"])
+    back = onnx.helper.make_node("DequantizeLinear", ["y", "scale", "zero"], ["z"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xz"
+    ]
+    graph = onnx.helper.make_graph([node, back], "test", values[:1], values[1:])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x = np.random.default_rng(0).normal(size=(4, 40, 24)).astype(np.float32)
+    for large in (3, 30):  # one large value makes all others coarse
+        x[0, 0, 0] = large
+        error = np.sqrt(np.square(session.run(["z"], {"x": x})[0] - x).mean())
+        assert onnx_export._rounding(x) == pytest.approx(error / np.sqrt(np.square(x).mean()), 0.05)
+    assert onnx_export._rounding(np.zeros((2, 3), np.float32)) == 0
 
 
 def test_a_file_of_more_than_two_gigabytes_is_split(
