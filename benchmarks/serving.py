@@ -9,7 +9,7 @@ so a lost or swapped answer fails the benchmark. The servers are started togethe
 turn. Core milliseconds per text are the processor time of the server; other load on the machine affects them
 less than the latency. Compares `python -m flax_ner serve MODEL` with
 
-- the same server that tags one request at a time (`--max-batch 1`);
+- the same server that tags one text at a time (`--max-batch 1`);
 - with --pipeline-python, transformers' pipeline behind FastAPI (benchmarks/serving_pipeline.py), with the same
   weights in float32. PYTHON has torch, transformers, fastapi and uvicorn. Its answers must equal those that it
   gives to a single client.
@@ -411,7 +411,7 @@ def _compare(
     serve: list[str], folder: Path, sent: Load, texts: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Run the clients on each server. Print a table, and return the measurements."""
-    commands = {"flax_ner": serve, "flax_ner, one request at a time": [*serve, "--max-batch", "1"]}
+    commands = {"flax_ner": serve, "flax_ner, one text at a time": [*serve, "--max-batch", "1"]}
     if options.pipeline_python:
         subprocess.run(
             [sys.executable, "convert/flax_to_torch.py", options.model, folder / "hf", "--layout", "hf"],
