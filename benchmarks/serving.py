@@ -9,7 +9,7 @@ so a lost or swapped answer fails the benchmark. The servers are started togethe
 turn. Core milliseconds per text are the processor time of the server; other load on the machine affects them
 less than the latency. Compares `python -m flax_ner serve MODEL` with
 
-- the same server that tags one request at a time (`--max-batch 1`);
+- the same server that tags one text at a time (`--max-batch 1`);
 - with --pipeline-python, transformers' pipeline behind FastAPI (benchmarks/serving_pipeline.py), with the same
   weights in float32. PYTHON has torch, transformers, fastapi and uvicorn. Its answers must equal those that it
   gives to a single client.
@@ -17,8 +17,8 @@ less than the latency. Compares `python -m flax_ner serve MODEL` with
 With --bad, sends that many malformed, too large and slow requests instead, while the clients go on. Each of
 them must be refused or disconnected, and none may reach the model.
 
-The clients are a page of asyncio streams rather than a load generator: they share the cores with the server, so
-they must be cheap, and broken requests have to be written byte by byte.
+The clients use asyncio streams instead of a load generator. They share the cores with the server, so they must
+be cheap, and they have to write broken requests byte by byte.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Load(NamedTuple):
 class Result(NamedTuple):
     """What the clients of one server measured."""
 
-    latencies: list[float]  # seconds, of right answers
+    latencies: list[float]  # seconds, of correct answers
     texts: int
     wrong: list[str]  # a description of each wrong answer
     failed: Counter[str]  # answers with another status than 200, by status; and lost connections
@@ -172,11 +172,11 @@ def find_difference(
         expected = [
             e for e in known[fields["scoring"]][text] if e[3] >= fields.get("threshold", 0.0)
         ]
-        found = as_tuples(entities)
-        if [e[:3] for e in found] != [e[:3] for e in expected] or any(
-            abs(a[3] - b[3]) > tolerance for a, b in zip(found, expected, strict=True)
+        predicted = as_tuples(entities)
+        if [e[:3] for e in predicted] != [e[:3] for e in expected] or any(
+            abs(a[3] - b[3]) > tolerance for a, b in zip(predicted, expected, strict=True)
         ):
-            return f"{text}: {found}, expected {expected} ({fields})"
+            return f"{text}: {predicted}, expected {expected} ({fields})"
     return ""
 
 
@@ -346,10 +346,10 @@ def known_answers(tagger: Tagger, texts: list[str], tolerance: float) -> Known:
     return {
         scoring: {
             text: [(e.type, e.start, e.end, e.score) for e in entities]
-            for text, entities in zip(clear, found, strict=True)
+            for text, entities in zip(clear, predicted, strict=True)
             if all(abs(e.score - t) > tolerance for e in entities for t in THRESHOLDS[1:])
         }
-        for scoring, found in tagger.by_convention(clear, ["strict", "lenient"]).items()
+        for scoring, predicted in tagger.by_convention(clear, ["strict", "lenient"]).items()
     }
 
 
@@ -411,7 +411,7 @@ def _compare(
     serve: list[str], folder: Path, sent: Load, texts: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Run the clients on each server. Print a table, and return the measurements."""
-    commands = {"flax_ner": serve, "flax_ner, one request at a time": [*serve, "--max-batch", "1"]}
+    commands = {"flax_ner": serve, "flax_ner, one text at a time": [*serve, "--max-batch", "1"]}
     if options.pipeline_python:
         subprocess.run(
             [sys.executable, "convert/flax_to_torch.py", options.model, folder / "hf", "--layout", "hf"],
@@ -472,8 +472,8 @@ def _attack(
         print(f"| {outcome} | {number} |")
     requests, (p50, p99) = len(result.latencies), np.percentile(result.latencies, (50, 99))
     print(
-        f"\n{requests:,} good requests were answered rightly, {len(result.wrong)} wrongly, "
-        f"{sum(result.failed.values())} not. Their latency was {p50 * 1000:,.0f} ms (median) and "
+        f"\nGood requests: {requests:,} correct answers, {len(result.wrong)} wrong answers, "
+        f"{sum(result.failed.values())} failures. The latency was {p50 * 1000:,.0f} ms (median) and "
         f"{p99 * 1000:,.0f} ms (p99). {reached} texts of bad requests reached the model. Memory: "
         f"{memory[0]:,.0f} MiB at the start, {memory[1]:,.0f} MiB at the end."
     )

@@ -28,7 +28,7 @@ def main() -> None:
     @app.post("/tag")
     def tag(body: Body) -> dict[str, Any]:
         with lock:  # a fast tokenizer cannot be used by two threads at once
-            found = [tagger(text) for text in body.texts]
+            predicted = [tagger(text) for text in body.texts]
         return {
             "results": [
                 [
@@ -40,7 +40,7 @@ def main() -> None:
                     }
                     for entity in entities
                 ]
-                for entities in found
+                for entities in predicted
             ]
         }
 

@@ -10,19 +10,22 @@ from flax_ner.serving.api_key import VARIABLE, read_api_key
 from flax_ner.serving.listening import listen, listener_url
 from flax_ner.serving.server_settings import ServerSettings
 
-REQUIREMENTS = ("prometheus-client>=0.20", "starlette>=0.46", "uvicorn>=0.34")  # the extra `serve`
+# The extra `serve`. uvicorn accepts h11 before 0.16, which allows request smuggling (CVE-2025-43859).
+REQUIREMENTS = ("h11>=0.16", "prometheus-client>=0.20", "starlette>=0.46", "uvicorn>=0.34")
 HOST, PORT = "127.0.0.1", 8000
 # The options that are fields of `ServerSettings`: what they count, and their help.
 LIMITS = {
     "max_delay": ("MS", "time in milliseconds that a request waits for others to share its batch"),
-    "max_batch": ("N", "texts per batch"),
+    "max_batch": ("N", "texts per batch; a larger request is tagged in several batches"),
     "max_queue": ("N", "texts that wait to be tagged; beyond that the answer is 503"),
     "max_texts": ("N", "texts per request"),
     "max_text_characters": ("N", "characters per text"),
     "max_characters": ("N", "characters per request"),
     "max_body": ("BYTES", "bytes of a request's body"),
     "timeout": ("S", "time in seconds to tag a request's texts; after that the answer is 504"),
-    "body_timeout": ("S", "time in seconds to receive a request's body; after that the answer is 408"),
+    "body_timeout": (
+        "S", "time in seconds to receive a request's body, after that the answer is 408, and to send the answer"
+    ),
 }  # fmt: skip
 
 
@@ -75,20 +78,21 @@ def _serve(options: argparse.Namespace) -> None:
 
     def load_compiled() -> Tagger:
         tagger = load_tagger(options.model, options.compute_dtype, options.batch_size)
-        _print_status("compiling, so that no request has to wait for it")
+        print_status("compiling, so that no request has to wait for it")
         tagger.compile()
         return tagger
 
     with listen(options.host, options.port) as listener:
         url = listener_url(listener)
-        _print_status(f"loading {options.model}")
+        print_status(f"loading {options.model}")
         serve(
             load_compiled,
             listener,
             settings,
-            lambda: _print_status(f"{url} is ready. Press Ctrl-C to stop."),
+            lambda: print_status(f"{url} is ready. Press Ctrl-C to stop."),
         )
 
 
-def _print_status(message: str) -> None:
+def print_status(message: str) -> None:
+    """Print what a server does."""
     print(f"flax_ner: {message}", file=sys.stderr, flush=True)

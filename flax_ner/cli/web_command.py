@@ -1,10 +1,10 @@
 """Command line: python -m flax_ner web."""
 
 import argparse
-import sys
 from contextlib import suppress
 
 from flax_ner.cli.model_options import add_batch_size, add_compute_dtype, load_tagger
+from flax_ner.cli.serve_command import print_status
 from flax_ner.serving.listening import listen, listener_url
 from flax_ner.serving.web import HOST, MAX_CHARACTERS, PORT, import_gradio, make_app, serve
 
@@ -34,14 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _web(options: argparse.Namespace) -> None:
     import_gradio()  # fail before the model is loaded
     with suppress(KeyboardInterrupt), listen(options.host, options.port) as listener:
-        _print_status(f"loading {options.model}")
+        print_status(f"loading {options.model}")
         tagger = load_tagger(options.model, options.compute_dtype, options.batch_size)
         app = make_app(tagger, options.model)
-        _print_status("compiling, so that no request has to wait for it")
+        print_status("compiling, so that no request has to wait for it")
         tagger.compile()
-        _print_status(f"{listener_url(listener)} is ready. Press Ctrl-C to stop.")
+        print_status(f"{listener_url(listener)} is ready. Press Ctrl-C to stop.")
         serve(app, listener)
-
-
-def _print_status(message: str) -> None:
-    print(f"flax_ner: {message}", file=sys.stderr, flush=True)

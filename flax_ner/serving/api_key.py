@@ -1,4 +1,4 @@
-"""The key that requests must have: where it comes from, and how a request's key is compared with it."""
+"""Read the API key, and compare the key of a request with it."""
 
 import hmac
 import os

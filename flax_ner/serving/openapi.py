@@ -33,7 +33,7 @@ def openapi_document(settings: ServerSettings, conventions: tuple[str, ...]) -> 
 
     Args:
         settings: the limits.
-        conventions: names of the scoring conventions.
+        conventions: names of the scoring conventions that the model supports.
     """
     post: dict[str, Any] = {
         "summary": "Find the entities of texts.",
@@ -62,7 +62,7 @@ def openapi_document(settings: ServerSettings, conventions: tuple[str, ...]) -> 
             "/ready": {
                 "get": _get(
                     "Whether texts can be tagged.",
-                    {"503": _error("The model is loading, or the server is shutting down.")},
+                    {"503": _error("The model is loading.")},
                 )
             },
             "/metrics": {"get": _get("Metrics in Prometheus's text format.", kind="text/plain")},

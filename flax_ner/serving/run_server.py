@@ -8,28 +8,16 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 
 import uvicorn
 
 from flax_ner.inference.tagger import Tagger
-from flax_ner.serving.connection import limit_idle_time
+from flax_ner.serving.connection import limit_connections
 from flax_ner.serving.server import LOG, TagService
 from flax_ner.serving.server_settings import ServerSettings
 
 KEEP_ALIVE = 75  # seconds; longer than load balancers keep idle connections, usually 60
-
-
-class _Server(uvicorn.Server):
-    """A server whose application learns when it has to stop."""
-
-    def __init__(self, config: uvicorn.Config, service: TagService):
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.draining = True
-        super().handle_exit(sig, frame)
+MAX_CONNECTIONS = 1024
 
 
 def serve(
@@ -59,7 +47,7 @@ def serve(
     LOG.propagate = False
 
     service = TagService(load, settings, on_ready, lambda: stop())
-    server = _Server(make_config(service, settings), service)
+    server = uvicorn.Server(make_config(service, settings))
 
     def stop() -> None:
         server.should_exit = True
@@ -82,13 +70,23 @@ def make_config(service: TagService, settings: ServerSettings) -> uvicorn.Config
     """Return the configuration of uvicorn for a service."""
     return uvicorn.Config(
         service.app,
-        http=limit_idle_time(settings.body_timeout),
+        http=limit_connections(settings.body_timeout, max_connections()),
         ws="none",
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        # Every request is answered by then. This is for clients that do not read their answer.
-        timeout_graceful_shutdown=math.ceil(settings.body_timeout + settings.timeout) + 5,
+        # By then every body has arrived, the texts are tagged, and the answer is read.
+        timeout_graceful_shutdown=math.ceil(2 * settings.body_timeout + settings.timeout) + 2,
     )
+
+
+def max_connections() -> int:
+    """Return how many connections may be open at once: at most half of the files that this process may open."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return MAX_CONNECTIONS
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)

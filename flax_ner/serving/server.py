@@ -7,6 +7,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -59,7 +60,6 @@ class TagService:
         self._on_ready, self._on_failure = on_ready, on_failure
         self._tagger: Tagger | None = None
         self._body_bytes = 0  # of bodies that are being received
-        self.draining = False
         self.error: BaseException | None = None
         self.worker = ThreadPoolExecutor(1, "tagger")
         self._batcher = Batcher(
@@ -70,7 +70,6 @@ class TagService:
             self._log_error,
         )
         self._metrics = ServerMetrics(self._batcher.queue_length)
-        self._document = openapi_document(settings, CONVENTIONS)
         routes = {
             "/health": self._health, "/ready": self._ready, "/metrics": self._show_metrics,
             "/openapi.json": self._openapi, "/docs": self._docs,
@@ -198,8 +197,6 @@ class TagService:
         return JSONResponse({"status": "alive"})
 
     async def _ready(self, request: Request) -> Response:
-        if self.draining:
-            raise RequestError(503, "The server is shutting down. Use another one.")
         if self._tagger is None:
             raise RequestError(503, "The model is still loading. Try again later.", RETRY_AFTER)
         return JSONResponse({"status": "ready"})
@@ -208,10 +205,14 @@ class TagService:
         return Response(self._metrics.render(), media_type=self._metrics.content_type)
 
     async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(self._document)
+        return JSONResponse(self._document())
 
     async def _docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi_page(self._document, str(request.base_url)))
+        return HTMLResponse(openapi_page(self._document(), str(request.base_url)))
+
+    def _document(self) -> dict[str, Any]:
+        conventions = CONVENTIONS if self._tagger is None else self._tagger.labels.conventions()
+        return openapi_document(self._settings, conventions)
 
     def _routing_error(self, request: Request, error: Exception) -> Response:
         """Answer a request with an unknown path or a wrong method."""

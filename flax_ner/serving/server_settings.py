@@ -1,5 +1,6 @@
 """The settings of the HTTP server: limits, time-outs, the API key."""
 
+import math
 from dataclasses import dataclass, fields
 
 from flax_ner.errors import UserError
@@ -18,12 +19,13 @@ class ServerSettings:
         max_characters: maximum number of characters per request.
         max_body: maximum number of bytes of a request's body.
         timeout: maximum time in seconds until a request is answered, after its body was read.
-        body_timeout: maximum time in seconds to receive a request's headers, and then its body.
+        body_timeout: maximum time in seconds to receive a request's headers, then its body, and to send the
+            answer.
         api_key: key that requests must have, or None.
         log_texts: whether to log the texts.
 
     Raises:
-        UserError: a number is too small.
+        UserError: a number is too small, or infinite.
     """
 
     max_delay: float = 5.0
@@ -44,9 +46,9 @@ class ServerSettings:
             if field.type is int and value < 1:
                 raise UserError(f"{option} {value}: must be at least 1.")
             if field.type is float and not (
-                value > 0 or (value == 0 and field.name == "max_delay")
+                0 < value < math.inf or (value == 0 and field.name == "max_delay")
             ):
-                raise UserError(f"{option} {value}: must be greater than 0.")
+                raise UserError(f"{option} {value}: must be a finite number greater than 0.")
         if self.max_queue < self.max_texts:
             raise UserError(
                 f"--max-queue {self.max_queue}: is less than --max-texts {self.max_texts}, so the largest "

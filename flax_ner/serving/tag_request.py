@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any, NoReturn
 
 from flax_ner.arguments import check_probability
@@ -14,8 +15,8 @@ from flax_ner.text.utf8 import SURROGATES
 EXAMPLE = '{"texts": ["王建国在东海市工作。"]}'
 FIELDS = ("texts", "threshold", "scoring")
 JSON_NAMES = {
-    type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",
-    list: "a list", dict: "an object",
+    type(None): "null", bool: "a boolean", float: "a number", str: "a string", list: "a list",
+    dict: "an object",
 }  # fmt: skip
 
 
@@ -50,9 +51,10 @@ class TagRequest:
 
 def check_headers(content_type: str, content_encoding: str) -> None:
     """Raise `RequestError` if the headers say that the body is not plain JSON."""
-    kind, _, parameters = content_type.partition(";")
-    charset = parameters.strip().lower().replace('"', "").removeprefix("charset=")
-    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8"):
+    message = Message()
+    message["Content-Type"] = content_type
+    charset = str(message.get_param("charset", "utf-8")).lower()
+    if message.get_content_type() != "application/json" or charset not in ("utf-8", "utf8"):
         raise RequestError(
             415,
             f"Content-Type is {_quote(content_type) if content_type else 'missing'}. Send application/json "
@@ -113,7 +115,10 @@ def parse_request(body: bytes, labels: LabelSet, settings: ServerSettings) -> Ta
     if "texts" not in fields:
         raise UserError(f"texts: is missing. Send an object such as {EXAMPLE}.")
     texts = _check_texts(fields["texts"], settings)
-    threshold = check_probability(fields.get("threshold", 0.0), "threshold")
+    threshold = fields.get("threshold", 0.0)
+    if not isinstance(threshold, float):
+        raise UserError(f"threshold: is {_kind(threshold)}. Send a number such as 0.5.")
+    check_probability(threshold, "threshold")
     convention = fields.get("scoring", "strict")
     if not isinstance(convention, str):
         raise UserError(f'scoring: is {_kind(convention)}. Send a string such as "strict".')
@@ -123,15 +128,16 @@ def parse_request(body: bytes, labels: LabelSet, settings: ServerSettings) -> Ta
 
 def _parse_json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        # Integers become floats too, so that one with thousands of digits is only infinite.
+        return json.loads(body.decode("utf-8"), parse_int=float, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         why = f"not UTF-8 ({error.reason} at byte {error.start})"
     except json.JSONDecodeError as error:
         why = f"not JSON ({error.msg} at line {error.lineno}, column {error.colno})"
     except RecursionError:
         why = "nested too deeply"
-    except ValueError as error:  # a constant, or an integer with thousands of digits
-        why = f"not JSON ({str(error).partition(';')[0]})"
+    except ValueError as error:
+        why = f"not JSON ({error})"
     raise UserError(f"The body is {why}. Send an object such as {EXAMPLE}.")
 
 

@@ -1,8 +1,7 @@
 """The queue that batches the texts of several requests."""
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,29 +13,11 @@ from flax_ner.serving.batching import (
     QueueFullError,
     TaggingError,
 )
-from tests.inference.helpers import hand_made_tagger
-
-TAGGER = hand_made_tagger()
-
-
-class RecordingTagger:
-    """The hand-made tagger. It records its batches, waits for `gate`, and fails on the text "boom"."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def by_convention(self, texts: list[str], conventions: Sequence[str]) -> Any:
-        self.batches.append(texts)
-        assert self.gate.wait(30)
-        if "boom" in texts:
-            raise RuntimeError("boom")
-        return TAGGER.by_convention(texts, conventions)
+from tests.serving.helpers import TAGGER, GatedTagger, until
 
 
 def run(
-    test: Callable[[Batcher, RecordingTagger], Awaitable[None]],
+    test: Callable[[Batcher, GatedTagger], Awaitable[None]],
     max_delay: float = 0.05,
     max_batch: int = 4,
     max_queue: int = 8,
@@ -47,7 +28,7 @@ def run(
 
     async def run_test() -> None:
         batcher = Batcher(max_delay, max_batch, max_queue, sizes.append, errors.append)
-        tagger: Any = RecordingTagger()
+        tagger: Any = GatedTagger()
         with ThreadPoolExecutor(1) as worker:
             running = asyncio.create_task(batcher.run(tagger, worker))
             try:
@@ -60,10 +41,8 @@ def run(
     return sizes, errors
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def wait_for(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(until, condition)
 
 
 def test_requests_share_a_batch_and_get_their_own_results() -> None:
@@ -72,7 +51,7 @@ def test_requests_share_a_batch_and_get_their_own_results() -> None:
         (["b", "bii"], "strict", 0.5), (["b", "bii"], "strict", 0.99), ([""], "lenient", 0.0),
     ]  # fmt: skip
 
-    async def test(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
         results = await asyncio.gather(*(batcher.tag(*request) for request in requests))
         for (texts, convention, threshold), result in zip(requests, results, strict=True):
             expected = TAGGER(texts, convention, threshold)
@@ -90,22 +69,62 @@ def test_requests_share_a_batch_and_get_their_own_results() -> None:
 def test_a_batch_is_limited_in_texts_and_in_characters() -> None:
     half = "o" * (MAX_BATCH_CHARACTERS // 2)
 
-    async def test(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
         requests = [["b"] * 2, ["b"], ["b"] * 2, ["b"] * 6, [half], [half], ["b"]]
         await asyncio.gather(*(batcher.tag(texts, "strict", 0.0) for texts in requests))
-        assert tagger.batches == [["b"] * 3, ["b"] * 2, ["b"] * 6, [half] * 2, ["b"]]
+        # The request with six texts is divided. Its rest comes after the requests that are waiting already.
+        assert tagger.batches == [["b"] * 3, ["b"] * 2, ["b"] * 4, [half] * 2, ["b"] * 3]
 
     run(test, max_queue=99)
 
 
+def test_a_large_request_takes_turns_with_others() -> None:
+    long = "o" * (MAX_BATCH_CHARACTERS + 1)
+    texts = ["b", "bi", "obi", "", "bii", long, "ob", "b" + "o" * (MAX_BATCH_CHARACTERS - 1), "i"]
+
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
+        tagger.gate.clear()
+        large = asyncio.create_task(batcher.tag(texts, "lenient", 0.0))
+        await wait_for(lambda: len(tagger.batches) == 1)
+        assert batcher.queue_length() == 5
+        small = asyncio.create_task(batcher.tag(["bo"], "strict", 0.0))
+        await wait_for(lambda: batcher.queue_length() == 6)
+        tagger.gate.set()
+        expected = TAGGER(texts, "lenient", 0.0)
+        assert [[e[:4] for e in row] for row in await large] == [
+            [e[:4] for e in row] for row in expected
+        ]
+        assert [e.text for e in (await small)[0]] == ["b"]
+        assert tagger.batches == [texts[:4], ["bo", "bii"], [long], [texts[6]], [texts[7]], ["i"]]
+        assert batcher.queue_length() == 0
+
+    assert run(test, max_queue=99) == ([4, 2, 1, 1, 1, 1], [])
+
+
+def test_the_rest_of_a_request_is_dropped_if_it_is_cancelled_or_fails() -> None:
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
+        tagger.gate.clear()
+        large = asyncio.create_task(batcher.tag(["b"] * 8, "strict", 0.0))
+        await wait_for(lambda: len(tagger.batches) == 1)
+        large.cancel()
+        await wait_for(lambda: batcher.queue_length() == 0)
+        tagger.gate.set()
+        with pytest.raises(TaggingError):
+            await batcher.tag(["boom", *["b"] * 7], "strict", 0.0)
+        assert [e.text for e in (await batcher.tag(["bi"], "strict", 0.0))[0]] == ["bi"]
+        assert tagger.batches == [["b"] * 4, ["boom", "b", "b", "b"], ["bi"]]
+
+    assert run(test)[0] == [4, 4, 1]
+
+
 def test_a_full_batch_does_not_wait_and_another_waits_at_most_the_delay() -> None:
-    async def full(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def full(batcher: Batcher, tagger: GatedTagger) -> None:
         async with asyncio.timeout(30):
             await asyncio.gather(*(batcher.tag(["b"], "strict", 0.0) for _ in range(4)))
 
     assert run(full, max_delay=600)[0] == [4]
 
-    async def alone(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def alone(batcher: Batcher, tagger: GatedTagger) -> None:
         begin = asyncio.get_running_loop().time()
         await batcher.tag(["b"], "strict", 0.0)
         assert asyncio.get_running_loop().time() - begin >= 0.2
@@ -114,18 +133,18 @@ def test_a_full_batch_does_not_wait_and_another_waits_at_most_the_delay() -> Non
 
 
 def test_a_full_queue_refuses_and_a_cancelled_request_leaves_it() -> None:
-    async def test(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
         tagger.gate.clear()
         first = asyncio.create_task(batcher.tag(["b"] * 4, "strict", 0.0))
-        await until(lambda: bool(tagger.batches))
+        await wait_for(lambda: bool(tagger.batches))
         waiting = [asyncio.create_task(batcher.tag(["bi"] * 4, "strict", 0.0)) for _ in range(2)]
-        await until(lambda: batcher.queue_length() == 8)
+        await wait_for(lambda: batcher.queue_length() == 8)
         with pytest.raises(QueueFullError):
             await batcher.tag(["b"], "strict", 0.0)
         waiting[0].cancel()
-        await until(lambda: batcher.queue_length() == 4)
+        await wait_for(lambda: batcher.queue_length() == 4)
         late = asyncio.create_task(batcher.tag(["bii"] * 4, "strict", 0.0))
-        await until(lambda: batcher.queue_length() == 8)
+        await wait_for(lambda: batcher.queue_length() == 8)
         first.cancel()  # its batch runs, and the result is dropped
         tagger.gate.set()
         assert [row[0].text for row in await waiting[1]] == ["bi"] * 4
@@ -137,7 +156,7 @@ def test_a_full_queue_refuses_and_a_cancelled_request_leaves_it() -> None:
 
 
 def test_only_the_request_on_which_the_model_fails_fails() -> None:
-    async def test(batcher: Batcher, tagger: RecordingTagger) -> None:
+    async def test(batcher: Batcher, tagger: GatedTagger) -> None:
         texts = (["b"], ["boom"], ["bi", "o"])
         good, bad, other = await asyncio.gather(
             *(batcher.tag(row, "strict", 0.0) for row in texts), return_exceptions=True
@@ -149,4 +168,4 @@ def test_only_the_request_on_which_the_model_fails_fails() -> None:
         assert await batcher.tag(["b"], "strict", 0.0) == good  # it goes on
 
     sizes, errors = run(test)
-    assert sizes == [4, 1] and [str(error) for error in errors] == ["boom"]
+    assert sizes == [4, 1] and [str(error) for error in errors] == ["cannot tag ['boom']"]
