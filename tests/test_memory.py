@@ -77,9 +77,10 @@ def test_every_entry_point_explains_a_missing_device(
     config.data.train, config.data.dev = "train 20", "dev 5"
     with pytest.raises(UserError, match=f"^{message}"):
         fit(config, tmp_path / "run")
-    for arguments in (["inspect"], ["ensemble", str(tmp_path / "out"), str(path)], ["predict"]):
+    for arguments in (["ensemble", str(tmp_path / "out"), str(path)], ["predict"]):
         with pytest.raises(SystemExit, match=f"^flax_ner: {message}"):
             main([*arguments, str(path)])
+    main(["inspect", str(path)])  # needs no device
     for script, arguments in {
         "flax_to_torch": [str(path), str(tmp_path / "out"), "--layout", "hf"],
     }.items():
@@ -126,9 +127,9 @@ def raise_out_of_memory(*_: Any, **__: Any) -> None:
 def test_out_of_memory_at_load_and_in_training_is_explained(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Any, message: str
 ) -> None:
-    for name in ("open_model", "cast_kernels"):  # read the weights, move them to the device
+    for module, name in ((tagger, "open_model"), (jax, "device_put")):
         with monkeypatch.context() as patched:
-            patched.setattr(tagger, name, fail)
+            patched.setattr(module, name, fail)
             with pytest.raises(UserError, match=f"^{message} Close other programs"):
                 tagger.load(path)
             with pytest.raises(SystemExit, match=f"^flax_ner: {message} Close other programs"):

@@ -186,20 +186,20 @@ def _load(for_inference: bool, compute_dtype: str | None, path: Path) -> ModelDi
         abstract = abstract_params(model.config)
     checked.result()
     try:
-        params = Path(os.path.realpath(path)) / "params"
         if model.labels is None:
             del abstract["head"]
-            if any(name.startswith("masked_lm.") for name in stored_arrays(params)):
+            if any(name.startswith("masked_lm.") for name in stored_arrays(path / "params")):
                 abstract["masked_lm"] = abstract_masked_lm_head(model.config)
         if for_inference:
             abstract = jax.eval_shape(partial(cast_kernels, model.config), abstract)
-        model.params = jax.device_put(read_params(params, abstract), jax.local_devices()[0])
+        params = read_params(path / "params", abstract)
     except READ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: params/ is damaged, or does not match config.json and labels.json "
             f"({reason[:200]}). {RESTORE_HINT}"
         ) from None
+    model.params = jax.device_put(params, jax.local_devices()[0])
     return model
 
 

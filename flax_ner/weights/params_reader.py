@@ -5,6 +5,7 @@ Orbax reads them too, but importing and starting it takes most of a second.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def stored_arrays(folder: Path) -> dict[str, ts.TensorStore]:
     Raises:
         READ_ERRORS: the folder is damaged.
     """
+    folder = Path(os.path.realpath(folder))  # TensorStore removes `..` without following links
     metadata = json.loads((folder / "_METADATA").read_text("utf-8"))
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
