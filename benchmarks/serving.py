@@ -14,8 +14,8 @@ less than the latency. Compares `python -m flax_ner serve MODEL` with
   weights in float32. PYTHON has torch, transformers, fastapi and uvicorn. Its answers must equal those that it
   gives to a single client.
 
-With --bad, sends that many malformed, too large and slow requests instead, while the clients go on. Each of
-them must be refused or disconnected, and none may reach the model.
+With --bad, sends that many malformed, too large and slow requests instead. The clients keep sending good ones
+meanwhile. Every bad request must be refused or disconnected, and none may reach the model.
 
 The clients use asyncio streams instead of a load generator. They share the cores with the server, so they must
 be cheap, and they have to write broken requests byte by byte.

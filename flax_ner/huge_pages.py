@@ -21,7 +21,7 @@ def use_huge_pages() -> None:
     interactive = hasattr(sys, "ps1") or "IPython" in sys.modules or sys.gettrace()
     if VARIABLE in os.environ or interactive or not sys.executable:
         return
-    if sys.argv[0] in ("", "-"):  # the program comes from standard input, which is read by now
+    if sys.argv[0] in ("", "-"):  # the program came from standard input, which cannot be read again
         return
     try:
         on_request = "[madvise]" in POLICY.read_text() and os.confstr("CS_GNU_LIBC_VERSION")

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 # `python -m flax_ner` that writes every host it looks up, binds or connects to into a file.
 WATCHED = """
@@ -87,6 +90,21 @@ def browsing(executable: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=executable, args=[offline])
         yield browser
         browser.close()
+
+
+@contextmanager
+def browsing_or_skip() -> Iterator[Any]:
+    """Open the system's browser, or skip the test with the reason."""
+    if find_spec("playwright") is None:
+        pytest.skip("no playwright: it is in the extra `dev`")
+    executable = chromium()
+    if executable is None:
+        pytest.skip("no Chromium on PATH: apt-get install chromium")
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=60_000)  # on a machine that is busy
+    with browsing(executable) as browser:
+        yield browser
 
 
 def tag(page: Any, text: str) -> None:

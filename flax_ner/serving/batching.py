@@ -17,7 +17,7 @@ TextEntities = list[list[Entity]]  # the entities of each text of a request
 
 
 class QueueFullError(Exception):
-    """There is no place left in the queue."""
+    """The queue is full."""
 
 
 class TaggingError(Exception):
@@ -81,7 +81,7 @@ class Batcher:
     async def tag(self, texts: Sequence[str], convention: str, threshold: float) -> TextEntities:
         """Return the entities of each text of a request.
 
-        If the caller is cancelled, the texts leave the queue. Only a batch that has started goes on.
+        If the caller is cancelled, the texts leave the queue. A batch that has started is still finished.
 
         Args:
             texts: the texts.
@@ -113,7 +113,7 @@ class Batcher:
 
         Args:
             tagger: tags the texts.
-            worker: runs the model, so that the event loop can go on.
+            worker: runs the model, so that the event loop is not blocked.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -130,7 +130,7 @@ class Batcher:
                     request.result.set_exception(TaggingError())
                     continue
                 request.entities += entities
-                if request.slices:  # the rest waits behind the requests that have arrived by now
+                if request.slices:  # queue the rest behind the requests that are waiting
                     self._queue[request] = self._queue.pop(request)
                 else:
                     request.result.set_result(request.entities)

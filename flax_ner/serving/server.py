@@ -222,7 +222,7 @@ class TagService:
             allowed = "POST" if request.url.path == "/tag" else "GET"
             message = f"{request.url.path} does not support this method. Use {allowed}."
         else:
-            message = f"There is no such path. The paths are {', '.join(sorted(self._paths))}."
+            message = f"This path does not exist. The paths are {', '.join(sorted(self._paths))}."
         return JSONResponse({"error": message}, error.status_code, error.headers)
 
     # --- Log and metrics ---------------------------------------------------------------------------------

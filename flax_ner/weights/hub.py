@@ -46,7 +46,7 @@ def resolve(name: str | os.PathLike[str], field: str) -> Path:
         the `params/` of a model directory are preferred, then a pickle, then Flax weights.
 
     Raises:
-        UserError: there is no such path, and the hub has no such model or cannot deliver it.
+        UserError: the path does not exist, and the hub does not have the model or cannot deliver it.
     """
     text = os.fspath(name)
     path = Path(text)

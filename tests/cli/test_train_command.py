@@ -52,7 +52,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cluener").write_text("def get_config(): ...\n")
-    Path("demo").mkdir()  # a folder is no configuration
+    Path("demo").mkdir()  # not a configuration, although it has the name of one
     assert expand(["--config", "cluener"]) == ["--config=cluener"]
     assert expand(["--config", "demo"]) == [f"--config={configs_folder() / 'demo.py'}"]
 

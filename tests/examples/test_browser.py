@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from flax_ner import load
 from flax_ner.weights.onnx_export import export_onnx
-from tests.browser import browsing, chromium
+from tests.browser import browsing_or_skip
 from tests.exports import HEADS, random_model
 from tests.local_server import LocalServer
 from tests.subwords import TEXTS
@@ -72,15 +71,7 @@ def install_packages(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if find_spec("playwright") is None:
-        pytest.skip("no playwright: it is in the extra `dev`")
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium on PATH: apt-get install chromium")
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=60_000)  # on a machine that is busy
-    with browsing(executable) as browser:
+    with browsing_or_skip() as browser:
         yield browser
 
 

@@ -165,7 +165,7 @@ def test_only_the_request_on_which_the_model_fails_fails() -> None:
         assert isinstance(good, list) and [e.text for e in good[0]] == ["b"]
         assert isinstance(other, list) and [[e.text for e in row] for row in other] == [["bi"], []]
         assert tagger.batches == [["b", "boom", "bi", "o"], *texts]
-        assert await batcher.tag(["b"], "strict", 0.0) == good  # it goes on
+        assert await batcher.tag(["b"], "strict", 0.0) == good  # later batches are tagged
 
     sizes, errors = run(test)
     assert sizes == [4, 1] and [str(error) for error in errors] == ["cannot tag ['boom']"]

@@ -209,8 +209,8 @@ def test_an_invalid_body_is_refused_with_the_reason(small_server: RunningServer,
     [
         ("GET", "/tag", {}, 405, r"^/tag does not support this method\. Use POST\.$"),
         ("POST", "/health", {}, 405, r"^/health does not support this method\. Use GET\.$"),
-        ("POST", "/tags", JSON, 404, r"^There is no such path\. The paths are /docs, /health"),
-        ("POST", "/tag/", JSON, 404, r"^There is no such path"),
+        ("POST", "/tags", JSON, 404, r"^This path does not exist\. The paths are /docs, /health"),
+        ("POST", "/tag/", JSON, 404, r"^This path does not exist"),
         ("POST", "/tag", {}, 415, r"^Content-Type is missing\. Send application/json"),
         ("POST", "/tag", {"Content-Type": "text/plain"}, 415, r"^Content-Type is 'text/plain'"),
         (
@@ -391,7 +391,7 @@ def test_a_full_queue_answers_503_and_a_late_result_504() -> None:
         status, answer, headers = server.tag("bii")
         assert (status, headers["retry-after"]) == (503, "1")
         assert answer == {"error": "The queue is full. Try again later."}
-        # The event loop goes on while the model is busy.
+        # The event loop is not blocked while the model is busy.
         assert server.request("GET", "/health")[:2] == (200, {"status": "alive"})
         for pending in (running_one, waiting):
             status, answer, _ = pending.result()

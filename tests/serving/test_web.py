@@ -21,7 +21,7 @@ from flax_ner.inference.outputs import json_line
 from flax_ner.serving import web
 from flax_ner.text.examples import Entity
 from flax_ner.weights.model_dir import ModelDir, save_model
-from tests.browser import Server, browsing, chromium, serving, tag
+from tests.browser import Server, browsing_or_skip, serving, tag
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 
 EMOJI = "😀👨‍👩‍👧"  # 6 characters and 10 UTF-16 code units
@@ -159,15 +159,7 @@ def server(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if find_spec("playwright") is None:
-        pytest.skip("no playwright: it is in the extra `dev`")
-    executable = chromium()
-    if executable is None:
-        pytest.skip("no Chromium on PATH: apt-get install chromium")
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=30_000)  # on a machine that is busy
-    with browsing(executable) as browser:
+    with browsing_or_skip() as browser:
         yield browser
 
 
