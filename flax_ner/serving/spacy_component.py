@@ -33,6 +33,20 @@ AlignmentMode = Literal["strict", "contract", "expand"]
 SCORES = "scores"  # attribute of the span group, as of spaCy's span categorizer
 
 
+@Language.factory(
+    "flax_ner",
+    assigns=["doc.ents", "doc.spans", "token.ent_iob", "token.ent_type"],
+    default_config={
+        "scoring": "strict",
+        "threshold": 0.0,
+        "batch_size": 32,
+        "alignment_mode": "expand",
+        "spans_key": "flax_ner",
+        "overwrite_ents": False,
+        "scorer": {"@scorers": "spacy.ner_scorer.v1"},
+    },
+    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
+)
 class FlaxNer(Pipe):
     """Set the entities that a flax_ner model predicts.
 
@@ -43,6 +57,7 @@ class FlaxNer(Pipe):
     The model is loaded with the first text. A saved pipeline contains the model, and does not need `model`.
 
     Args:
+        nlp: the pipeline; not used.
         name: name of the component.
         model: model to load, see `flax_ner.load`.
         scoring: how tags are read as entities, see `Tagger.__call__`.
@@ -62,6 +77,7 @@ class FlaxNer(Pipe):
 
     def __init__(
         self,
+        nlp: Language,
         name: str,
         model: str,
         scoring: str,
@@ -243,43 +259,3 @@ class _AlignmentCounts:
                 f"(alignment_mode {alignment_mode!r}).{remedy}",
                 stacklevel=3,
             )
-
-
-@Language.factory(
-    "flax_ner",
-    assigns=["doc.ents", "doc.spans", "token.ent_iob", "token.ent_type"],
-    default_config={
-        "scoring": "strict",
-        "threshold": 0.0,
-        "batch_size": 32,
-        "alignment_mode": "expand",
-        "spans_key": "flax_ner",
-        "overwrite_ents": False,
-        "scorer": {"@scorers": "spacy.ner_scorer.v1"},
-    },
-    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
-)
-def make_flax_ner(
-    nlp: Language,
-    name: str,
-    model: str,
-    scoring: str,
-    threshold: float,
-    batch_size: int,
-    alignment_mode: AlignmentMode,
-    spans_key: str,
-    overwrite_ents: bool,
-    scorer: Callable[..., dict[str, Any]] | None,
-) -> FlaxNer:
-    """Return the component that `nlp.add_pipe("flax_ner")` adds, see `FlaxNer`."""
-    return FlaxNer(
-        name,
-        model,
-        scoring,
-        threshold,
-        batch_size,
-        alignment_mode,
-        spans_key,
-        overwrite_ents,
-        scorer,
-    )
