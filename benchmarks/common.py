@@ -93,6 +93,12 @@ def busy_seconds() -> float:
     return sum(busy) / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has used so far, also if it has just ended (Linux only)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def machine(*packages: str) -> dict[str, Any]:
     """Return processor, device and versions, for the JSON line of a benchmark."""
     return {

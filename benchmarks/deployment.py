@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from common import BASE, NARROW, ROOT, SMALL, busy_seconds, machine, random_model
 
 from flax_ner.data.formats import read_examples
+from flax_ner.evaluation.metrics import score
 from flax_ner.huge_pages import REQUEST, VARIABLE
 from flax_ner.text.examples import Example, gold_entities
 from flax_ner.text.vocab import read_vocab
@@ -128,14 +129,6 @@ def size_mb(path: Path) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
-def f1(predicted: list[list[Any]], gold: list[list[Any]]) -> float:
-    """Return the micro F1 of (type, start, end)."""
-    one, other = (
-        {(i, *entity) for i, row in enumerate(rows) for entity in row} for rows in (predicted, gold)
-    )
-    return 2 * len(one & other) / (len(one) + len(other))
-
-
 def measure(
     ways: dict[str, Way], examples: Sequence[Example], trained: bool, rounds: int
 ) -> dict[str, Any]:
@@ -149,7 +142,7 @@ def measure(
         entities = workers[name].tag(texts)["entities"]  # also warms up
         if not trained and not scores:
             gold = entities
-        scores[name] = f1(entities, gold)
+        scores[name] = score(gold, entities, "lenient").f1
         print(f"{name}: loaded, F1 {scores[name]:.4f}", file=sys.stderr, flush=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import ROOT, machine
+from common import ROOT, cpu_seconds, machine
 
 from flax_ner.data.formats import read_examples
 
@@ -57,7 +57,7 @@ def run(
         )
         assert process.stdout is not None
         line = process.stdout.readline()
-        first = time.perf_counter() - begin, _cpu_seconds(process.pid)
+        first = time.perf_counter() - begin, cpu_seconds(process.pid)
         process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         end = time.perf_counter() - begin, usage.ru_utime + usage.ru_stime
@@ -67,12 +67,6 @@ def run(
     if status or not line:
         sys.exit(f"{' '.join(command)} failed: {message}")
     return first, end, message
-
-
-def _cpu_seconds(process: int) -> float:
-    """Return the CPU time that a process has used so far, also if it has just ended (Linux only)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def cell(runs: Sequence[float]) -> str:

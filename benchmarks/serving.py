@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, machine
+from common import ROOT, cpu_seconds, machine
 from serving_clients import THRESHOLDS, Known, Load, Result, ask_alone, get, run_for, run_with_bad
 
 from flax_ner import Tagger, load
@@ -72,11 +72,6 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         match = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(match[1]) / 1024 if match else float("nan")
-
-    def core_seconds(self) -> float:
-        """Return the processor time that the server has used."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -206,10 +201,10 @@ def _compare(
             runs[label] = Run(server, sent, server.memory_mib())
         for _ in range(ROUNDS):
             for run in runs.values():
-                begin = run.server.core_seconds()
+                begin = cpu_seconds(run.server.process.pid)
                 seconds = options.seconds / ROUNDS
                 run.results.append(asyncio.run(run_for(run.server.port, run.sent, seconds)))
-                run.core_seconds += run.server.core_seconds() - begin
+                run.core_seconds += cpu_seconds(run.server.process.pid) - begin
         print(
             f"{options.clients} clients, {options.seconds:g} s per server in {ROUNDS} rounds, "
             f"{options.compute_dtype}\n\n"

@@ -14,7 +14,8 @@ ERRORS = {
     413: "The body, a text, or all texts together are too large, or there are too many texts.",
     415: "The body is not application/json in UTF-8, or it is compressed.",
     500: "The model failed on these texts.",
-    503: "The queue is full, or the model is still loading. The header Retry-After says when to retry.",
+    503: "The queue is full, too many bodies arrive at once, or the model is still loading. The header "
+    "Retry-After says when to retry.",
     504: "There was no result in time. Texts that had not been started were dropped.",
 }
 EXAMPLE = {

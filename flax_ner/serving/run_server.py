@@ -77,7 +77,7 @@ def make_config(service: TagService, settings: ServerSettings) -> uvicorn.Config
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        # By then every body has arrived, the texts are tagged, and the answer is read.
+        # Long enough to receive a body, tag its texts and send the answer.
         timeout_graceful_shutdown=math.ceil(2 * settings.body_timeout + settings.timeout) + 2,
     )
 

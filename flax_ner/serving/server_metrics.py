@@ -51,7 +51,7 @@ class ServerMetrics:
         """Count an answered request.
 
         Args:
-            path: a path of the server, or "other": a client must not be able to make new counters.
+            path: a path of the server, or "other", so that clients cannot create counters.
             status: HTTP status.
             texts: number of texts that were tagged.
             characters: their number of characters.

@@ -141,7 +141,7 @@ def write_export(
         write_json(folder / EXPORT_CONFIG, metadata_row(model))
         write_json(folder / "labels.json", label_set.to_json())
         program = write(folder)
-        size = sum(file.stat().st_size for file in program.parent.iterdir() if file.is_file())
+        size = sum(file.stat().st_size for file in program.parent.glob(f"{program.name}*"))
         message = f"{name}: {program.relative_to(folder)}, {size / 1e6:.1f} MB."
         if model.config.head != "softmax":
             decoder = Decoder(model.config.head, label_set.allowed_transitions(), label_set.outside)

@@ -24,7 +24,7 @@ from flax_ner.weights.onnx_graph import (
     build_onnx_model,
 )
 
-# Of the input of a product by int8, relative to its root mean square. Above it, the product stays float32.
+# Maximum RMS rounding error of a product's int8 input, relative to its RMS. Products above it stay in float32.
 MAX_ROUNDING = 0.15
 MAX_PROTOBUF_BYTES = 2**31 - 2**20  # a larger ONNX file keeps its tensors in a second file
 
