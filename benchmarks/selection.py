@@ -1,12 +1,12 @@
 """Compare sentences picked by `data select` with random ones: F1 after the same number of labelled sentences.
 
-    python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...]
+    python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...] [--steps N]
     python benchmarks/selection.py table WORK
 
 Annotation is simulated: the label of a sentence in TRAIN is used only once the sentence is picked. Both methods
 start with the same random sentences. To reach the next size, the first method lets the last model pick
 sentences, and the second picks at random. Every model is trained from the encoder by `train.py`, with the
-defaults of configs/cluener.py. The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and F1 (strict)
+defaults of configs/cluener.py, but for the number of steps if --steps is given. The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and F1 (strict)
 is reported on the other half. WORK/selection.jsonl has one line per model. Finished models are not trained
 again, and an interrupted run is resumed.
 """
@@ -44,7 +44,7 @@ def train_and_score(
         sys.executable, "train.py", "--config=configs/cluener.py", f"--workdir={folder / 'run'}",
         f"--config.init_from={options.encoder.resolve()}", f"--config.seed={seed}",
         f"--config.data.train={folder / 'train.json'}", f"--config.data.dev={folder / 'dev.json'}",
-        "--config.model.compute_dtype=bfloat16",
+        "--config.model.compute_dtype=bfloat16", f"--config.train.steps={options.steps}",
     ]  # fmt: skip
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
@@ -114,6 +114,7 @@ def main() -> None:
     step.add_argument("--start", type=int, default=300)
     step.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000])
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    step.add_argument("--steps", type=int, default=0, help="0: train.py decides")
     step.set_defaults(run=run)
     step = steps.add_parser("table")
     step.add_argument("work", type=Path)
