@@ -6,7 +6,7 @@ half the size as well, to show that the time is linear), and peak memory.
 """
 
 import argparse
-import os
+import subprocess
 import sys
 from itertools import cycle, islice
 from pathlib import Path
@@ -24,18 +24,26 @@ def make(path: Path, data: Path, data_format: str, sentences: int) -> None:
         write_examples(path, list(islice(cycle(examples), sentences)), data_format)
 
 
+# Not ru_maxrss: it starts at the value of the parent process.
+STATS = """
+import resource, sys
+from pathlib import Path
+
+from flax_ner.cli.main import main
+
+main(["data", "stats", sys.argv[1]])
+used = resource.getrusage(resource.RUSAGE_SELF)
+peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+print(used.ru_utime + used.ru_stime, int(peak) / 1024)
+"""
+
+
 def measure(path: Path) -> tuple[float, float]:
     """Return processor seconds and peak MiB of `data stats`."""
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "flax_ner", "data", "stats", str(path)],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"data stats {path} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    command = [sys.executable, "-c", STATS, str(path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, peak = map(float, output.splitlines()[-1].split())
+    return seconds, peak
 
 
 def size(path: Path) -> float:

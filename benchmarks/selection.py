@@ -1,14 +1,15 @@
 """Compare sentences picked by `data select` with random ones: F1 after the same number of labelled sentences.
 
-    python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...] [--steps N]
+    python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...]
+        [--steps N]
     python benchmarks/selection.py table WORK
 
 Annotation is simulated: the label of a sentence in TRAIN is used only once the sentence is picked. Both methods
 start with the same random sentences. To reach the next size, the first method lets the last model pick
 sentences, and the second picks at random. Every model is trained from the encoder by `train.py`, with the
-defaults of configs/cluener.py, but for the number of steps if --steps is given. The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...), and F1 (strict)
-is reported on the other half. WORK/selection.jsonl has one line per model. Finished models are not trained
-again, and an interrupted run is resumed.
+defaults of configs/cluener.py. --steps sets the number of steps of every model. The epoch is chosen on one half
+of DEV (its lines 1, 3, 5, ...), and F1 (strict) is reported on the other half. WORK/selection.jsonl has one
+line per model. Finished models are not trained again, and an interrupted run is resumed.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 
 from flax_ner.cli.model_options import add_compute_dtype, load_tagger
 from flax_ner.cli.read_options import add_read_options, read_options
-from flax_ner.data.formats import read_examples
+from flax_ner.data.files import collect
+from flax_ner.data.formats import stream_examples
 from flax_ner.data_quality.audit import LONG_TEXT_CHARACTERS, audit, compute_statistics
 from flax_ner.data_quality.audit_html import audit_html, statistics_html
 from flax_ner.data_quality.audit_report import (
@@ -90,7 +91,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _stats(options: argparse.Namespace) -> None:
     _check_files(options)
-    files = [compute_statistics(name, _read(name, options)) for name in options.data]
+    files = [compute_statistics(name, _stream(name, options)) for name in options.data]
     _print(statistics_tables(files))
     if options.json:
         _write_json(options.json, {"files": statistics_json(files)})
@@ -108,15 +109,16 @@ def _check_files(options: argparse.Namespace) -> None:
             raise UserError(f"DATA: {name!r} is the same file as {first!r}. Give each file once.")
 
 
-def _read(name: str, options: argparse.Namespace, errors: list[str] | None = None) -> list[Example]:
-    """Read the examples of a file, and print what was assumed and left out."""
+def _stream(
+    name: str, options: argparse.Namespace, errors: list[str] | None = None
+) -> Iterator[Example]:
+    """Yield the examples of a file, and print at the end what was assumed and left out."""
     notes = list[str]()
-    examples = read_examples(
+    yield from stream_examples(
         name, options.source_format, "DATA", errors, notes, read_options(options)
     )
     for note in notes:
         print(f"flax_ner: {note}", file=sys.stderr)
-    return examples
 
 
 def _read_valid_examples(
@@ -125,7 +127,7 @@ def _read_valid_examples(
     """Read the examples of a file; append a message to `errors` for each line that cannot be read."""
     before = len(errors)
     try:
-        return _read(name, options, errors)
+        return collect(_stream(name, options, errors))
     except UserError as error:
         if not Path(name).exists():
             raise

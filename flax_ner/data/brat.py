@@ -5,7 +5,7 @@ Source: brat.nlplab.org/standoff.html.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -33,14 +33,14 @@ _LINE_BREAK = re.compile("[\r\n]")
 Offsets = range | dict[int, int]
 
 
-def read_brat(file: DataFile) -> tuple[list[Example], str]:
+def read_brat(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read a folder of documents, or one document. A document without an `.ann` file is unlabelled.
 
     Returns:
         The examples, one per document, and a description of the data for messages.
 
     Raises:
-        UserError: a document is unreadable (see `DataFile.collect`). The message names file and line.
+        UserError: a document is unreadable (see `DataFile.convert`). The message names file and line.
     """
     path = file.path
     if path.is_dir() and any(path.glob("*.a1")):
@@ -49,7 +49,7 @@ def read_brat(file: DataFile) -> tuple[list[Example], str]:
         names = {item.with_suffix("") for item in path.iterdir() if item.suffix in (".txt", ".ann")}
     else:
         names = {path.with_suffix("")}
-    examples = file.collect(
+    examples = file.convert(
         [(f"{name}.txt", name) for name in sorted(names)],
         lambda name, source: _read_document(name, source, file),
         "pairs of files NAME.txt and NAME.ann",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.data.field_names import Span, check_unlabelled
-from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
+from flax_ner.data.files import ConversionWarnings, DataFile, collect, without_duplicates
 from flax_ner.data.json_rows import ParsedValue, json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans
 from flax_ner.data.row_fields import fields_with_spans
@@ -31,10 +31,10 @@ def read_cluener(path: str | Path, skipped: list[str] | None = None) -> list[Exa
     Raises:
         UserError: a line does not have the form. The message names file and line.
     """
-    return read_cluener_file(DataFile(Path(path), skipped=skipped))[0]
+    return collect(read_cluener_file(DataFile(Path(path), skipped=skipped))[0])
 
 
-def read_cluener_file(file: DataFile) -> tuple[list[Example], str]:
+def read_cluener_file(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read CLUENER's objects: `{"text": ..., "label": {category: {surface: [[start, end], ...]}}}`.
 
     Offsets count characters. `end` is inclusive in the file and exclusive in the result. An object
@@ -44,10 +44,10 @@ def read_cluener_file(file: DataFile) -> tuple[list[Example], str]:
         The examples, with their entities in the order of the file; and a description for messages.
 
     Raises:
-        UserError: an object does not have this form (see `DataFile.collect`). The message names file
+        UserError: an object does not have this form (see `DataFile.convert`). The message names file
             and line.
     """
-    examples = file.collect(
+    examples = file.convert(
         json_records(file, "row"),
         lambda record, source: _parse_record(record, source, file.warnings),
         "one JSON object per line",

@@ -46,14 +46,14 @@ _SEGMENTED = re.compile(r"(.)[0-9]+|(.+)[0-9]", re.DOTALL)
 SEGMENTED_SHARE = 0.9  # of the tokens that must be a character and an index
 
 
-def read_conll(file: DataFile) -> tuple[list[Example], str]:
+def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read columns. Their places, the tag scheme and the kind of tokens are detected from the whole file.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a sentence is unreadable (see `DataFile.collect`), or it is not clear which column has
+        UserError: a sentence is unreadable (see `DataFile.convert`), or it is not clear which column has
             the tags. The message names file and line.
     """
     records, separator, layout = read_sentences(file)
@@ -128,7 +128,7 @@ def read_conll(file: DataFile) -> tuple[list[Example], str]:
             file.warnings,
         )
 
-    examples = file.collect(records, make_example, f"on each line {FORM.rstrip('.')}", "sentences")
+    examples = file.convert(records, make_example, f"on each line {FORM.rstrip('.')}", "sentences")
     kind = {"": "CoNLL columns", "\t": "TSV"}.get(separator, "CSV")
     spelled = "" if spelling.usual else f", tags spelled {_example_tag(tags)}"
     characters = "characters" if character_level else "words"

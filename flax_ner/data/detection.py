@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     file = DataFile(path, ReadOptions(encoding))
     rows = [
         row if isinstance(row, str) else row.decode("utf-8", "replace")
-        for row in file.lines()[:SAMPLE_ROWS]
+        for row in islice(file.lines(), SAMPLE_ROWS)
     ]
     sample = [row for row in rows if row.strip() and not row.startswith(EXCEL_SEPARATOR)]
     sample = sample[:SAMPLE_LINES]
@@ -94,7 +95,7 @@ def unknown_format_hint(path: Path, encoding: str = "") -> str:
     """Return a sentence for the message that a format is unknown: what the file may be, and what it lacks."""
     if path.suffix.lower() in JSON_SUFFIXES:
         return " If it should be JSON: it is not JSON, or has no texts."
-    lines = DataFile(path, ReadOptions(encoding)).lines()[:SAMPLE_ROWS]
+    lines = islice(DataFile(path, ReadOptions(encoding)).lines(), SAMPLE_ROWS)
     rows = [line.strip() for line in lines if isinstance(line, str) and line.strip()]
     tagged_rows = [any(map(is_prefixed_tag, row.split(",")[1:])) for row in rows]
     if any(tagged_rows[:1]):

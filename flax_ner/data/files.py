@@ -5,14 +5,13 @@ import gc
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example, offset_type_error
-from flax_ner.text.utf8 import Line, read_lines
+from flax_ner.text.utf8 import Line, iterate_lines
 
 
 class ConversionWarnings:
@@ -98,18 +97,18 @@ class DataFile:
     skipped: list[str] | None = None
     warnings: ConversionWarnings = field(default_factory=ConversionWarnings)
 
-    def lines(self) -> Sequence[Line]:
-        """Return the lines of the file, see `read_lines`."""
-        return read_lines(self.path, self.options.encoding)
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of the file, see `iterate_lines`."""
+        return iterate_lines(self.path, self.options.encoding)
 
-    def collect(
+    def convert(
         self,
         records: Iterable[tuple[str, Any]],
         make_example: Callable[[Any, str], Example | None],
         expected: str,
         name: str = "lines",
-    ) -> list[Example]:
-        """Convert the records of the file (lines, sentences, tasks) to examples.
+    ) -> Iterator[Example]:
+        """Yield the examples of the records of the file (lines, sentences, tasks).
 
         Args:
             records: pairs of source ("file:line") and record. A record may be a `UserError` that an
@@ -122,23 +121,23 @@ class DataFile:
         Raises:
             UserError: a record is unreadable and `skipped` is None, or there are no examples.
         """
-        examples, errors = [], list[str]()
-        with _gc_paused():
-            for source, record in records:
-                try:
-                    if isinstance(record, UserError):
-                        raise record
-                    example = make_example(record, source)
-                except UserError as error:
-                    if self.skipped is None:
-                        raise
-                    errors.append(str(error))
-                else:
-                    if example is not None:
-                        examples.append(example)
+        empty, errors = True, list[str]()
+        for source, record in records:
+            try:
+                if isinstance(record, UserError):
+                    raise record
+                example = make_example(record, source)
+            except UserError as error:
+                if self.skipped is None:
+                    raise
+                errors.append(str(error))
+            else:
+                if example is not None:
+                    empty = False
+                    yield example
         if self.skipped is not None:
             self.skipped.extend(errors)
-        if not examples:
+        if empty:
             details = (
                 f" {len(errors)} {name} cannot be read; first error: {errors[0]}" if errors else ""
             )
@@ -146,16 +145,17 @@ class DataFile:
             raise UserError(
                 f"{self.path}: contains no examples. Expected {expected}.{details}{left_out}"
             )
-        return examples
 
 
-@contextmanager
-def _gc_paused() -> Iterator[None]:
-    """Pause the garbage collector: examples have no cycles, and each collection would traverse all of them."""
+def collect(examples: Iterable[Example]) -> list[Example]:
+    """Return the examples as a list, without pauses for garbage collection.
+
+    Examples have no cycles, and each collection would traverse all of them.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        return list(examples)
     finally:
         if enabled:
             gc.enable()

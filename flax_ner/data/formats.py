@@ -5,7 +5,7 @@ An error in the data is a `UserError` that names the file and the line.
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from flax_ner.data.files import (
     DataFile,
     ReadOptions,
     checked_entity,
+    collect,
     without_duplicates,
 )
 from flax_ner.data.label_studio import read_label_studio, write_label_studio, write_predictions
@@ -36,7 +37,7 @@ from flax_ner.errors import UserError
 from flax_ner.text.examples import Example
 from flax_ner.text.utf8 import Line, decode_line, read_lines, read_text_lines
 
-Reader = Callable[[DataFile], tuple[list[Example], str]]
+Reader = Callable[[DataFile], tuple[Iterable[Example], str]]
 Writer = Callable[[Path, Sequence[Example], ConversionWarnings], None]
 
 
@@ -92,6 +93,29 @@ def read_examples(
         UserError: the file does not exist, the format is unknown, a record is unreadable, or no
             record is readable.
     """
+    return collect(stream_examples(source, data_format, field, skipped, notes, options))
+
+
+def stream_examples(
+    source: str,
+    data_format: str,
+    field: str = "data",
+    skipped: list[str] | None = None,
+    notes: list[str] | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008  (immutable)
+) -> Iterator[Example]:
+    """Read a data set one example at a time.
+
+    JSON lines and brat documents are not kept in memory. Columns, rows of tokens, tables and JSON arrays are,
+    because the whole file decides how they are read, but not as examples.
+
+    Args:
+        source, data_format, field, skipped, options: see `read_examples`.
+        notes: see `read_examples`; complete when the last example has been read.
+
+    Raises:
+        UserError: see `read_examples`. Some errors are raised only when their record is reached.
+    """
     if data_format not in FORMATS:
         raise UserError(
             f"data.format: {data_format!r} is unknown. Choose one of {', '.join(FORMATS)}."
@@ -99,14 +123,15 @@ def read_examples(
     if data_format == "synthetic":
         match source.split():
             case [split, count] if count.isdigit():
-                return synthetic(split, int(count))
+                yield from synthetic(split, int(count))
+                return
         raise UserError(
             f"{field}: {source!r} is not a synthetic data set. Give the split and the number of sentences, "
             'e.g. "train 4000" or "dev 500". For your own files set data.format=auto, data.train and '
             "data.dev."
         )
     paths = download_split(source) if source.startswith("hub:") else [Path(source)]
-    examples, warnings = list[Example](), ConversionWarnings()
+    warnings, incomplete = ConversionWarnings(), ConversionWarnings()
     for path in paths:
         if not path.is_file() and not (data_format in ("auto", *FOLDER_FORMATS) and path.is_dir()):
             raise UserError(
@@ -124,24 +149,16 @@ def read_examples(
             )
         if name is None:
             raise _unknown_format_error(path, options)
-        read, description = READERS[name](DataFile(path, options, skipped, warnings))
-        examples += read
+        examples, description = READERS[name](DataFile(path, options, skipped, warnings))
+        for example in examples:
+            incomplete.add("texts without labels", example.source, example.entities is None)
+            incomplete.add("texts without characters", example.source, not example.text.strip())
+            yield example
     if notes is not None:
         if data_format == "auto" or options != ReadOptions():
             encoding = f" in {options.encoding}" if options.encoding else ""
             notes.append(f"{field}: {source} is read as {description}{encoding}.")
-        unlabelled = [example for example in examples if example.entities is None]
-        if unlabelled:
-            notes.append(
-                f"{field}: texts without labels: {len(unlabelled)} (first: {unlabelled[0].source})"
-            )
-        empty = [example for example in examples if not example.text.strip()]
-        if empty:
-            notes.append(
-                f"{field}: texts without characters: {len(empty)} (first: {empty[0].source})"
-            )
-        notes += [f"{field}: {line}" for line in warnings.lines()]
-    return examples
+        notes += [f"{field}: {line}" for line in (*incomplete.lines(), *warnings.lines())]
 
 
 def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
@@ -214,7 +231,7 @@ def read_texts(
 
     lines = read_text_lines(path, options.encoding)
     records = ((f"{path}:{number}", line) for number, line in enumerate(lines, 1))
-    examples = file.collect(records, make_example, "one text per line")
+    examples = collect(file.convert(records, make_example, "one text per line"))
     if notes is not None:
         notes.append(f"{field}: {source} is read as plain text, one text per line.")
         notes += [f"{field}: {line}" for line in file.warnings.lines()]

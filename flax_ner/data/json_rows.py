@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -133,15 +133,16 @@ def json_records(file: DataFile, name: str) -> Iterator[tuple[str, Line | Parsed
         UserError: the file starts like an array but is not valid JSON (names the line), or it is one object
             with several lists.
     """
-    rows = file.lines()
-    filled = [(number, row) for number, row in enumerate(rows, 1) if row.strip()]
-    if not filled:
+    filled = ((number, row) for number, row in enumerate(file.lines(), 1) if row.strip())
+    head = list(islice(filled, 2))
+    if not head:
         return
-    first = filled[0][1]
+    first, several = head[0][1], len(head) > 1
+    rows = ((f"{file.path}:{number}", row) for number, row in chain(head, filled))
     is_array = first.lstrip()[:1] in ("[", b"[")
     one_line = is_json(first)
-    if one_line and (len(filled) > 1 or not is_array):
-        value = json.loads(first) if len(filled) == 1 else None
+    if one_line and (several or not is_array):
+        value = None if several else json.loads(first)
         if isinstance(value, dict) and {"columns", "data"} <= value.keys():
             raise UserError(
                 f"{file.path}: a table of pandas in the form 'split'. Write it with "
@@ -150,11 +151,11 @@ def json_records(file: DataFile, name: str) -> Iterator[tuple[str, Line | Parsed
         if _is_container(value):
             yield from _numbered(file.path, name, _unwrap(value, file.path))
         else:
-            yield from ((f"{file.path}:{number}", row) for number, row in filled)
+            yield from rows
         return
     values = _parse_values(file, is_array)
     if values is None:  # the first line is damaged
-        yield from ((f"{file.path}:{number}", row) for number, row in filled)
+        yield from rows
         return
     if len(values) == 1:
         values = _unwrap(values[0], file.path)
@@ -177,8 +178,8 @@ def is_json(line: Line) -> bool:
 
 def _parse_values(file: DataFile, is_array: bool) -> list[Any] | None:
     """Parse a file of JSON values that may span lines. None: the first value is damaged and no array."""
-    rows = file.lines()
-    text = "\n".join(decode_line(row, f"{file.path}:{i}") for i, row in enumerate(rows, 1))
+    lines = enumerate(file.lines(), 1)
+    text = "\n".join(decode_line(line, f"{file.path}:{number}") for number, line in lines)
     values, position = list[Any](), 0
     while (position := _SEPARATOR.match(text, position).end()) < len(text):  # type: ignore[union-attr]
         try:

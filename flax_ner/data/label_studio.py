@@ -24,14 +24,14 @@ from flax_ner.text.utf8 import Line
 FORM = '{"data": {"text": "..."}, "annotations": [{"result": [...]}]}'
 
 
-def read_label_studio(file: DataFile) -> tuple[list[Example], str]:
+def read_label_studio(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read a Label Studio export. Only the first annotation of a task counts; without any it is unlabelled.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a task is unreadable (see `DataFile.collect`). The message names file and task.
+        UserError: a task is unreadable (see `DataFile.convert`). The message names file and task.
     """
 
     def make_example(record: Line | ParsedValue, source: str) -> Example:
@@ -53,7 +53,7 @@ def read_label_studio(file: DataFile) -> tuple[list[Example], str]:
         )
         return Example(text, without_duplicates(entities, source, file.warnings), source)
 
-    examples = file.collect(
+    examples = file.convert(
         json_records(file, "task"), make_example, f"an array of tasks, {FORM}", "tasks"
     )
     return examples, "Label Studio JSON"

@@ -6,7 +6,7 @@ decides whether `end` is inclusive and what offsets count. Elsewhere the rule of
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ SPAN_FORMATS = {
 EXCLUSIVE = SpanRules("exclusive")
 
 
-def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]:
+def read_spans(file: DataFile, name: str = "spans") -> tuple[Iterable[Example], str]:
     """Read texts and spans from JSON. A row without spans is unlabelled.
 
     Args:
@@ -104,26 +104,27 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[list[Example], str]
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
+        UserError: a row is unreadable (see `DataFile.convert`), or has annotations that are not read.
             The message names file and line.
     """
-    return examples_from_span_rows(file, list(json_records(file, "row")), name)
+    return examples_from_span_rows(file, lambda: json_records(file, "row"), name)
 
 
 def examples_from_span_rows(
-    file: DataFile, records: Sequence[tuple[str, Any]], name: str
-) -> tuple[list[Example], str]:
+    file: DataFile, records: Callable[[], Iterable[tuple[str, Any]]], name: str
+) -> tuple[Iterable[Example], str]:
     """Return the examples of rows with texts and spans, and a description of the file.
 
     Args:
         file: the file that they came from.
-        records: pairs of source and record, as `json_records` yields them.
+        records: returns the pairs of source and record that `json_records` yields. Called twice, because the
+            first rows decide how spans count.
         name: a key of `SPAN_FORMATS`.
 
     Raises:
-        UserError: a row is unreadable (see `DataFile.collect`), or has annotations that are not read.
+        UserError: a row is unreadable (see `DataFile.convert`), or has annotations that are not read.
     """
-    rules = detect_rules(records, file.options.end, SPAN_FORMATS[name].end)
+    rules = detect_rules(records(), file.options.end, SPAN_FORMATS[name].end)
 
     def make_example(record: Any, source: str) -> Example | None:
         row = json_object(record, source, FORM, pairs=True)
@@ -132,13 +133,15 @@ def examples_from_span_rows(
             return None
         return example_of_row(row, source, file, rules)
 
-    examples = file.collect(records, make_example, f"on each line {FORM}", "rows")
+    examples: Iterable[Example] = file.convert(
+        records(), make_example, f"on each line {FORM}", "rows"
+    )
     if name == "uie":
         examples = _merge_categories(examples)
     return examples, f"{SPAN_FORMATS[name].title}, `end` {rules.end}"
 
 
-def _merge_categories(examples: list[Example]) -> list[Example]:
+def _merge_categories(examples: Iterable[Example]) -> list[Example]:
     """Merge the rows of a text, one for each category, into one example."""
     merged: dict[str, Example] = {}
     for example in examples:

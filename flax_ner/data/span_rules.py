@@ -1,7 +1,7 @@
 """Detect how the spans of a file count: tokens or characters, and whether `end` is inclusive."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flax_ner.data.field_names import Span, is_words
@@ -35,7 +35,7 @@ class SpanRules(NamedTuple):
 
 
 def detect_rules(
-    records: Sequence[tuple[str, Any]], chosen_end: str, default_end: str
+    records: Iterable[tuple[str, Any]], chosen_end: str, default_end: str
 ) -> SpanRules:
     """Return how the spans of a file count, as most of its first `SAMPLE_ROWS` rows with spans say.
 

@@ -6,7 +6,7 @@ The names of numbered tags are in the schema. Rows have tokens and tags, or a te
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in (".parquet", ".arrow")
 
 
-def read_table(file: DataFile) -> tuple[list[Example], str]:
+def read_table(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read Parquet or Arrow files.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: pyarrow is missing, a file is damaged, or a row is unreadable (see `DataFile.collect`).
+        UserError: pyarrow is missing, a file is damaged, or a row is unreadable (see `DataFile.convert`).
             The message names file and row.
     """
     paths = _table_files(file.path)
@@ -60,7 +60,9 @@ def read_table(file: DataFile) -> tuple[list[Example], str]:
         examples, description = examples_from_token_rows(file, records, names)
     else:
         parsed = [(source, ParsedValue(row)) for source, row in records]
-        examples, description = examples_from_span_rows(file, parsed, span_format or "spans")
+        examples, description = examples_from_span_rows(
+            file, lambda: parsed, span_format or "spans"
+        )
     return examples, f"{title}, {description}"
 
 

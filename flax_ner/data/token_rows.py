@@ -50,14 +50,14 @@ class _Row(NamedTuple):
     rest: dict[str, Any]  # fields that were not read
 
 
-def read_token_rows(file: DataFile) -> tuple[list[Example], str]:
+def read_token_rows(file: DataFile) -> tuple[Iterable[Example], str]:
     """Read tokens and tags from JSON lines or one JSON array. A row without tags is unlabelled.
 
     Returns:
         The examples, and a description of the file for messages.
 
     Raises:
-        UserError: a row is unreadable (see `DataFile.collect`). The message names file and line.
+        UserError: a row is unreadable (see `DataFile.convert`). The message names file and line.
     """
     names = ClassNames(file.path)
     records: list[tuple[str, Any]] = []
@@ -71,7 +71,7 @@ def read_token_rows(file: DataFile) -> tuple[list[Example], str]:
 
 def examples_from_token_rows(
     file: DataFile, records: Iterable[tuple[str, Any]], names: "ClassNames"
-) -> tuple[list[Example], str]:
+) -> tuple[Iterable[Example], str]:
     """Return the examples of rows with tokens and tags, and a description of the file.
 
     Args:
@@ -80,7 +80,7 @@ def examples_from_token_rows(
         names: names of numbered tags.
 
     Raises:
-        UserError: a row is unreadable (see `DataFile.collect`).
+        UserError: a row is unreadable (see `DataFile.convert`).
     """
     parsed: list[tuple[str, _Row | UserError]] = []
     for source, row in records:
@@ -117,7 +117,7 @@ def examples_from_token_rows(
         )
         return Example(example.text, None, source) if row.tags is None else example
 
-    examples = file.collect(parsed, make_example, f"on each line {FORM}", "rows")
+    examples = file.convert(parsed, make_example, f"on each line {FORM}", "rows")
     token_kind = "characters" if character_level else "words"
     spelled = "" if spelling.usual else f", tags spelled like {spelling.name}"
     return examples, f"tokens and ner_tags, {token_kind}, {scheme}{spelled}"

@@ -1,5 +1,6 @@
 """Count data sets and find likely mistakes in them, in time linear in the data."""
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,32 +73,36 @@ class Audit:
     findings: list[Finding]
 
 
-def compute_statistics(name: str, examples: Sequence[Example]) -> Statistics:
+def compute_statistics(name: str, examples: Iterable[Example]) -> Statistics:
     """Count the texts, characters and entities of a data set.
 
     Args:
         name: name of the data set in reports, usually its file.
-        examples: its examples.
+        examples: its examples; they are not kept.
     """
     mentions, distinct = Counter[str](), Counter[str]()
+    labelled = without_entities = overlapping = 0
+    text_sizes, entity_sizes = array("I"), array("I")  # a list of integers takes twice the memory
     for example in examples:
+        text_sizes.append(len(example.text))
+        labelled += example.entities is not None
+        without_entities += example.entities == ()
         if example.entities:
             mentions.update(entity.type for entity in example.entities)
             surfaces = {(e.type, example.text[e.start : e.end]) for e in example.entities}
             distinct.update(category for category, _ in surfaces)
-    labels = [example.entities for example in examples if example.entities is not None]
-    entity_sizes = [entity.end - entity.start for entities in labels for entity in entities]
-    text_sizes = [len(example.text) for example in examples]
+            entity_sizes.extend(entity.end - entity.start for entity in example.entities)
+            overlapping += count_overlaps(example.entities)
     return Statistics(
         distinct=distinct.total(),
         mentions=mentions.total(),
         name=name,
-        texts=len(examples),
-        labelled=len(labels),
-        without_entities=sum(not entities for entities in labels),
+        texts=len(text_sizes),
+        labelled=labelled,
+        without_entities=without_entities,
         characters=sum(text_sizes),
         one_character=entity_sizes.count(1),
-        overlapping=sum(map(count_overlaps, labels)),
+        overlapping=overlapping,
         text_lengths=_summarize_lengths(text_sizes),
         entity_lengths=_summarize_lengths(entity_sizes),
         by_type={
@@ -143,12 +148,11 @@ def audit(
     return Audit(statistics, list(errors), findings)
 
 
-def _summarize_lengths(lengths: Sequence[int]) -> LengthSummary:
+def _summarize_lengths(lengths: "array[int]") -> LengthSummary:
     if not lengths:
         return LengthSummary(0, 0.0, 0.0, 0.0, 0)
-    array = np.array(lengths)
-    median, high = np.percentile(array, (50, 95)).tolist()
-    return LengthSummary(int(array.min()), median, float(array.mean()), high, int(array.max()))
+    median, high = np.percentile(lengths, (50, 95)).tolist()
+    return LengthSummary(min(lengths), median, float(np.mean(lengths)), high, max(lengths))
 
 
 def _find_repeated_texts(files: Mapping[str, Sequence[Example]]) -> tuple[list[Case], list[Case]]:

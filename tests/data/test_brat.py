@@ -10,6 +10,7 @@ from flax_ner.data.brat import read_brat
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
+from tests.data.reading import read_all
 
 TEXT = "Sony and Ericsson\nin Sweden"
 GOOD = "T1\tORG 0 4\tSony\n"
@@ -28,12 +29,12 @@ def test_reads_folder_or_either_file_of_a_document(tmp_path: Path) -> None:
     document(tmp_path, GOOD)
     document(tmp_path, None, "unlabelled", "b")
     (tmp_path / "annotation.conf").write_text("[entities]")
-    examples, description = read_brat(DataFile(tmp_path))
+    examples, description = read_all(read_brat, DataFile(tmp_path))
     assert description == "brat standoff"
     assert [(e.text, e.entities) for e in examples] == [(TEXT, EXPECTED), ("unlabelled", None)]
     assert [e.source for e in examples] == [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"]
     for name in ("a.txt", "a.ann"):
-        assert read_brat(DataFile(tmp_path / name))[0] == examples[:1]
+        assert read_all(read_brat, DataFile(tmp_path / name))[0] == examples[:1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_annotations_are_read_or_counted_as_warnings(
 ) -> None:
     document(tmp_path, ann)
     warnings = ConversionWarnings()
-    (example,), _ = read_brat(DataFile(tmp_path, warnings=warnings))
+    (example,), _ = read_all(read_brat, DataFile(tmp_path, warnings=warnings))
     assert example.entities == expected
     assert [line.split(":")[0] for line in warnings.lines()] == ([warning] if warning else [])
 
@@ -82,9 +83,9 @@ def test_error_names_file_and_line_or_is_skipped(
     document(tmp_path, GOOD)
     source = f"{tmp_path / 'b.ann'}:2: "
     with pytest.raises(UserError, match=f"^{re.escape(source + message)}"):
-        read_brat(DataFile(tmp_path))
+        read_all(read_brat, DataFile(tmp_path))
     skipped: list[str] = []
-    examples, _ = read_brat(DataFile(tmp_path, skipped=skipped))
+    examples, _ = read_all(read_brat, DataFile(tmp_path, skipped=skipped))
     assert [e.entities for e in examples] == [EXPECTED]
     assert len(skipped) == 1 and skipped[0].startswith(source)
 
@@ -94,13 +95,13 @@ def test_invalid_folders_and_files_raise(tmp_path: Path) -> None:
         UserError,
         match=r"contains no examples\. Expected pairs of files NAME\.txt and NAME\.ann\.",
     ):
-        read_brat(DataFile(tmp_path))
+        read_all(read_brat, DataFile(tmp_path))
     (tmp_path / "alone.ann").write_text(GOOD)
     with pytest.raises(UserError, match=r"alone\.ann: there is no alone\.txt beside it"):
-        read_brat(DataFile(tmp_path))
+        read_all(read_brat, DataFile(tmp_path))
     document(tmp_path, GOOD, codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"), "alone")
     with pytest.raises(UserError, match=r"alone\.txt: is UTF-16"):
-        read_brat(DataFile(tmp_path))
+        read_all(read_brat, DataFile(tmp_path))
     document(tmp_path, GOOD, "索尼".encode("gb18030"), "alone")
     with pytest.raises(UserError, match=r"alone\.txt: not UTF-8"):
-        read_brat(DataFile(tmp_path))
+        read_all(read_brat, DataFile(tmp_path))

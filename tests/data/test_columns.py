@@ -11,6 +11,7 @@ from flax_ner.data.columns import read_conll, write_conll
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
+from tests.data.reading import read_all
 
 GOOD = "EU B-ORG\nrejects O\nGerman B-MISC\nlamb I-MISC\n"
 
@@ -21,7 +22,7 @@ def read(folder: Path, data: str | bytes, skipped: list[str] | None = None) -> t
     path = folder / "data.conll"
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     warnings = ConversionWarnings()
-    examples, description = read_conll(DataFile(path, skipped=skipped, warnings=warnings))
+    examples, description = read_all(read_conll, DataFile(path, skipped=skipped, warnings=warnings))
     return examples, description, warnings.lines()
 
 
@@ -38,7 +39,7 @@ def test_resume_counts_equal_published_counts(
 ) -> None:
     warnings = ConversionWarnings()
     path = resume / f"{split}.char.bmes"
-    examples, description = read_conll(DataFile(path, warnings=warnings))
+    examples, description = read_all(read_conll, DataFile(path, warnings=warnings))
     assert description == "CoNLL columns of characters, BMES"
     assert len(examples) == sentences
     assert sum(len(e.entities or ()) for e in examples) == mentions

@@ -11,6 +11,7 @@ from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.label_studio import read_label_studio
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
+from tests.data.reading import read_all
 
 
 def region(start: Any, end: Any, text: str | None = None, *labels: str) -> dict[str, Any]:
@@ -31,7 +32,9 @@ def read(folder: Path, tasks: Any, skipped: list[str] | None = None) -> tuple[An
     path = folder / "export.json"
     path.write_text(json.dumps(tasks), "utf-8")
     warnings = ConversionWarnings()
-    examples, description = read_label_studio(DataFile(path, skipped=skipped, warnings=warnings))
+    examples, description = read_all(
+        read_label_studio, DataFile(path, skipped=skipped, warnings=warnings)
+    )
     assert description == "Label Studio JSON"
     return examples, [line.replace(f" (first: {path}: task 1)", "") for line in warnings.lines()]
 

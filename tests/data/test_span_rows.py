@@ -11,6 +11,7 @@ from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.span_rows import read_spans
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
+from tests.data.reading import read_all
 
 GOOD = '{"text": "欧盟拒绝", "label": [[0, 2, "ORG"]]}'
 EXPECTED = (Entity("ORG", 0, 2, "欧盟"),)
@@ -41,7 +42,7 @@ def test_reads_every_export_form(
     for data in (json.dumps(row), json.dumps([row], indent=1)):
         counted = ConversionWarnings()
         path = write(tmp_path, data)
-        (example,), description = read_spans(DataFile(path, warnings=counted), "doccano")
+        (example,), description = read_all(read_spans, DataFile(path, warnings=counted), "doccano")
         assert (example.text, example.entities, description) == (
             "欧盟拒绝",
             expected,
@@ -87,9 +88,9 @@ BAD = {
 def test_error_names_file_and_line_or_is_skipped(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
     with pytest.raises(UserError, match=f"^{re.escape(f'{path}:3: {message}')}"):
-        read_spans(DataFile(path))
+        read_all(read_spans, DataFile(path))
     skipped: list[str] = []
-    examples, _ = read_spans(DataFile(path, skipped=skipped))
+    examples, _ = read_all(read_spans, DataFile(path, skipped=skipped))
     assert [e.entities for e in examples] == [EXPECTED] * 2
     assert len(skipped) == 1 and skipped[0].startswith(f"{path}:3: ")
 
@@ -99,7 +100,7 @@ def test_duplicate_entity_is_kept_once(tmp_path: Path) -> None:
         write(tmp_path, '{"text": "a b", "label": [[0, 1, "x"], [0, 1, "x"]]}'),
         ConversionWarnings(),
     )
-    (example,), _ = read_spans(DataFile(path, warnings=warnings))
+    (example,), _ = read_all(read_spans, DataFile(path, warnings=warnings))
     assert example.entities == (Entity("x", 0, 1, "a"),)
     assert warnings.lines() == [f"duplicate entities, kept once: 1 (first: {path}:1)"]
 
@@ -107,4 +108,4 @@ def test_duplicate_entity_is_kept_once(tmp_path: Path) -> None:
 def test_invalid_array_error_names_line(tmp_path: Path) -> None:
     path = write(tmp_path, f"[\n{GOOD},\n{GOOD[:-1]}\n]")
     with pytest.raises(UserError, match=re.escape(f"{path}:4: not JSON (Expecting ',' delimiter")):
-        read_spans(DataFile(path))
+        read_all(read_spans, DataFile(path))

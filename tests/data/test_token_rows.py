@@ -11,6 +11,7 @@ from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.token_rows import read_token_rows
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
+from tests.data.reading import read_all
 
 TOKENS = ["EU", "rejects", "German", "call"]
 GOOD = {"tokens": TOKENS, "ner_tags": ["B-ORG", "O", "B-MISC", "I-MISC"]}
@@ -41,7 +42,7 @@ def write(folder: Path, *rows: Any, array: bool = False) -> Path:
 )
 def test_reads_rows(tmp_path: Path, row: dict[str, Any], warnings: list[str], array: bool) -> None:
     counted, path = ConversionWarnings(), write(tmp_path, row, array=array)
-    (example,), description = read_token_rows(DataFile(path, warnings=counted))
+    (example,), description = read_all(read_token_rows, DataFile(path, warnings=counted))
     assert (example.text, example.entities) == ("EU rejects German call", EXPECTED)
     assert description == "tokens and ner_tags, words, BIO"
     expected_lines = [f"field {name!r}, left out: 1 (first: {example.source})" for name in warnings]
@@ -50,7 +51,7 @@ def test_reads_rows(tmp_path: Path, row: dict[str, Any], warnings: list[str], ar
 
 def test_row_without_tags_is_unlabelled(tmp_path: Path) -> None:
     path = write(tmp_path, {"tokens": ["a", "，", "b"], "text": "a， b"}, GOOD)
-    examples, _ = read_token_rows(DataFile(path))
+    examples, _ = read_all(read_token_rows, DataFile(path))
     assert (examples[0].text, examples[0].entities) == ("a， b", None)
 
 
@@ -73,7 +74,7 @@ def test_finds_names_of_numbered_tags(tmp_path: Path, feature: Any, in_parent: b
     (tmp_path / "link").symlink_to(folder)
     (folder / "inner").mkdir()
     for same in (path, folder / "inner" / ".." / path.name, tmp_path / "link" / path.name):
-        (example,), _ = read_token_rows(DataFile(same))
+        (example,), _ = read_all(read_token_rows, DataFile(same))
         assert example.entities == EXPECTED
 
 
@@ -82,10 +83,10 @@ def test_numbered_tags_without_names_raise(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r'data\.json:1: the tags in "ner_tags" are numbers.*dataset_info\.json'
     ):
-        read_token_rows(DataFile(path))
+        read_all(read_token_rows, DataFile(path))
     (tmp_path / "dataset_info.json").write_text('{"features": {}}')
     with pytest.raises(UserError, match=r'dataset_info\.json: has no names for "ner_tags"'):
-        read_token_rows(DataFile(path))
+        read_all(read_token_rows, DataFile(path))
 
 
 BAD = {
@@ -111,8 +112,8 @@ def test_error_names_file_and_row_or_is_skipped(tmp_path: Path, bad: Any, messag
     (tmp_path / "dataset_info.json").write_text(json.dumps({"features": {"ner_tags": CLASS}}))
     path = write(tmp_path, GOOD, bad, NUMBERS)
     with pytest.raises(UserError, match=f"^{re.escape(f'{path}:2: {message}')}"):
-        read_token_rows(DataFile(path))
+        read_all(read_token_rows, DataFile(path))
     skipped: list[str] = []
-    examples, _ = read_token_rows(DataFile(path, skipped=skipped))
+    examples, _ = read_all(read_token_rows, DataFile(path, skipped=skipped))
     assert [e.entities for e in examples] == [EXPECTED] * 2
     assert len(skipped) == 1 and skipped[0].startswith(f"{path}:2: ")
