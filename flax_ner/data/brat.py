@@ -46,11 +46,13 @@ def read_brat(file: DataFile) -> tuple[Iterable[Example], str]:
     if path.is_dir() and any(path.glob("*.a1")):
         raise UserError(f"{path}: has annotations in files NAME.a1. Rename them to NAME.ann.")
     if path.is_dir():
-        names = {item.with_suffix("") for item in path.iterdir() if item.suffix in (".txt", ".ann")}
+        names = {
+            str(item.with_suffix("")) for item in path.iterdir() if item.suffix in (".txt", ".ann")
+        }
     else:
-        names = {path.with_suffix("")}
+        names = {str(path.with_suffix(""))}
     examples = file.convert(
-        [(f"{name}.txt", name) for name in sorted(names)],
+        ((f"{name}.txt", name) for name in sorted(names)),
         lambda name, source: _read_document(name, source, file),
         "pairs of files NAME.txt and NAME.ann",
         "documents",
@@ -58,7 +60,7 @@ def read_brat(file: DataFile) -> tuple[Iterable[Example], str]:
     return examples, "brat standoff"
 
 
-def _read_document(name: Path, source: str, file: DataFile) -> Example:
+def _read_document(name: str, source: str, file: DataFile) -> Example:
     text_file, annotation_file = Path(f"{name}.txt"), Path(f"{name}.ann")
     encoding = file.options.encoding
     if not text_file.is_file():

@@ -106,8 +106,8 @@ def stream_examples(
 ) -> Iterator[Example]:
     """Read a data set one example at a time.
 
-    JSON lines and brat documents are not kept in memory. Columns, rows of tokens, tables and JSON arrays are,
-    because the whole file decides how they are read, but not as examples.
+    JSON lines with texts and spans, and brat documents, are not kept in memory. Columns, rows of tokens, tables
+    and JSON arrays are, because the whole file decides how they are read, but not as examples.
 
     Args:
         source, data_format, field, skipped, options: see `read_examples`.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_ner.data.cluener import read_cluener
-from flax_ner.data.formats import WRITERS, read_examples, read_texts, write_examples
+from flax_ner.data.formats import (
+    WRITERS,
+    read_examples,
+    read_texts,
+    stream_examples,
+    write_examples,
+)
+from flax_ner.data.synthetic import synthetic
 from flax_ner.data.tagged import SCHEMES
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity, Example
@@ -31,6 +39,19 @@ def test_read_examples_reads_the_named_format(tmp_path: Path) -> None:
     assert read_examples(str(path), "cluener") == read_cluener(path)
     with pytest.raises(UserError, match=r"data\.format: 'xml' .*auto, cluener, conll"):
         read_examples(str(path), "xml")
+
+
+@pytest.mark.parametrize("data_format", ["cluener", "doccano", "prodigy"])
+def test_streamed_examples_are_not_kept(data_format: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    write_examples(path, synthetic("train", 2_000), data_format)
+    peaks = []
+    for read in (stream_examples, read_examples):
+        tracemalloc.start()
+        assert sum(1 for _ in read(str(path), data_format)) == 2_000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < 400_000 < 1_000_000 < peaks[1]
 
 
 @pytest.mark.parametrize("source", ["train", "4000", "train many", "train 4 5", ""])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,7 +21,7 @@ from flax_ner.errors import UserError
 from flax_ner.serving import bulk
 from flax_ner.serving.bulk import plan_workers, tag_files
 from flax_ner.serving.shards import tag_shard
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,40 @@ def test_finished_shards_are_skipped_unless_their_input_is_newer(
     assert sorted(path.name for path in out.glob("[!.]*")) == [
         "0.jsonl", "1.jsonl", "2.jsonl", "job.json",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def onnx_export(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("onnx", reason="the tests of ONNX exports need the extra `onnx`")
+    pytest.importorskip("onnxruntime", reason="the tests of ONNX exports need the extra `onnx`")
+    from flax_ner.weights.onnx_export import export_onnx
+
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(load_model(model), folder)
+    return str(folder)
+
+
+def entities_of(path: Path) -> list[Any]:
+    """Return what an output file has per text, without the scores, which differ by rounding."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        for entity in row["entities"]:
+            del entity["score"]
+    return rows
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_onnx_export_tags_shards_as_its_model_does(
+    model: str, onnx_export: str, tmp_path: Path
+) -> None:
+    source = fill(tmp_path / "in", "b", "bi o bii", "", "中" * 200 + "bi")
+    for used, out in ((model, "jax"), (onnx_export, "onnx")):
+        assert tag_files(used, str(source), str(tmp_path / out)).startswith(
+            "4 shards tagged, 0 already done: 4 texts, 4 entities"
+        )
+    for i in range(4):
+        name = f"{i}.jsonl"
+        assert entities_of(tmp_path / "onnx" / name) == entities_of(tmp_path / "jax" / name)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -302,6 +337,17 @@ def test_a_killed_worker_does_not_change_the_output(
     assert unfinished > 0
     assert f"{SHARDS} shards tagged, 0 already done: {SHARDS * TEXTS:,} texts" in finish(job)
     assert_same_shards(tmp_path / "out", expected)
+
+
+@pytest.mark.slow
+def test_two_workers_tag_with_an_onnx_export(
+    onnx_export: str, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, expected = shards
+    job = start(onnx_export, source, tmp_path / "out", "--workers", 2)
+    assert f"{SHARDS} shards tagged, 0 already done: {SHARDS * TEXTS:,} texts" in finish(job)
+    for path in expected.glob("*.jsonl"):
+        assert entities_of(tmp_path / "out" / path.name) == entities_of(path)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from flax_ner.inference.inputs import read_inputs
 from flax_ner.inference.outputs import json_line
 from flax_ner.serving import web
 from flax_ner.text.examples import Entity
-from flax_ner.weights.model_dir import ModelDir, save_model
+from flax_ner.weights.model_dir import ModelDir, load_model, save_model
 from tests.browser import Server, browsing_or_skip, serving, tag
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 
@@ -251,6 +251,25 @@ def test_page_shows_highlights_and_table_and_saves_a_file(
     found = tagger(texts, threshold=between)
     lines = [json_line(text, row) + "\n" for text, row in zip(texts, found, strict=True)]
     assert Path(download.value.path()).read_text("utf-8") == "".join(lines)
+
+
+@pytest.mark.slow
+def test_the_page_tags_with_an_onnx_export(model: str, browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    from playwright.sync_api import expect
+
+    from flax_ner.weights.onnx_export import export_onnx
+
+    export_onnx(load_model(model), tmp_path / "export")
+    with (
+        serving(str(tmp_path / "export"), tmp_path) as server,
+        open_page(server, browser) as page,
+    ):
+        tag(page, "b o bii")
+        expect(page.locator("#message")).to_have_text("1 text, 2 entities.")
+        assert marks(page) == [("b", "name"), ("bii", "name")]
 
 
 @pytest.mark.slow
