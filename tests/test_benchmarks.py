@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,11 @@ from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
+from flax_ner.text.examples import Example
 from flax_ner.text.vocab import build_vocab, write_vocab
 from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.exports import random_model
+from tests.subwords import TEXTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -354,3 +358,28 @@ def test_all_encoder_configurations_have_valid_settings() -> None:
         config = default_config()
         config.update_from_flattened_dict(fields)
         check_config(config)
+
+
+def test_roofline_has_all_products_of_a_step() -> None:
+    pytest.importorskip("torch", reason="the roofline compares with PyTorch")
+    roofline = load_benchmark("roofline")
+    model = BertConfig(100, 21, **roofline.SIZES["narrow"])
+    operations = sum(
+        2 * count * math.prod(shape) for shape, count in roofline.step_products(model).items()
+    )
+    assert operations == roofline.step_flops(model, roofline.ROWS, roofline.LENGTH)
+
+
+def test_exports_are_compared_with_their_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra `onnx` is not installed")
+    save_model(tmp_path / "model", random_model())
+    write_cluener(tmp_path / "data.json", [Example(text, ()) for text in TEXTS])
+    arguments = ["exports.py", str(tmp_path / "model"), str(tmp_path / "data.json")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    load_benchmark("exports").main()
+    ways = json.loads(capsys.readouterr().out.splitlines()[-1].strip("`"))["ways"]
+    assert ways["ONNX, float32"]["other_texts"] == 0
+    assert ways["ONNX, float32"]["difference"] < 1e-4 < ways["ONNX, int8"]["difference"]
