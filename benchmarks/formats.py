@@ -3,9 +3,9 @@
     python benchmarks/formats.py DATA WORK [--megabytes 100]
 
 DATA is a folder with CLUENER's train.json. Its sentences are repeated until each file has about the given size.
-`data stats` reads each file, and `data convert` writes it as CLUENER JSON lines (CLUENER as CoNLL). Each command
-has a process of its own. Reported are processor seconds, for `data stats` also per megabyte and for a file of
-half the size, to show that the time is linear, and peak memory.
+`data stats` reads each file, and `data convert` writes it as CLUENER JSON lines (CLUENER as CoNLL). Each
+command has a process of its own. Reported are processor seconds, for `data stats` also per megabyte and for a
+file of half the size, to show that the time is linear, and peak memory.
 """
 
 import argparse

@@ -14,8 +14,8 @@ less than the latency. Compares `python -m flax_ner serve MODEL` with
   weights in float32. PYTHON has torch, transformers, fastapi and uvicorn. Its answers must equal those that it
   gives to a single client.
 
-With --bad, sends that many malformed, too large and slow requests instead. The clients keep sending good ones
-meanwhile. Every bad request must be refused or disconnected, and none may reach the model.
+With --bad, sends that many malformed, too large and slow requests to the first server only, while the clients
+keep sending good ones, for --seconds or longer. Every bad request must be refused or disconnected, and none may reach the model.
 
 The clients use asyncio streams instead of a load generator. They share the cores with the server, so they must
 be cheap, and they have to write broken requests byte by byte.
@@ -232,7 +232,9 @@ def _attack(
     """Send bad requests in between good ones. Print what happened, and return the measurements."""
     with running([*serve, "--body-timeout", str(BODY_TIMEOUT)], folder / "log") as server:
         start = server.memory_mib()
-        result, outcomes, unexpected = asyncio.run(run_with_bad(server.port, sent, options.bad))
+        result, outcomes, unexpected = asyncio.run(
+            run_with_bad(server.port, sent, options.bad, options.seconds)
+        )
         metrics = asyncio.run(get(server.port, "/metrics"))
         memory = (start, server.memory_mib())
     reached = int(metric(metrics, "flax_ner_batch_texts_sum")) - result.texts
@@ -241,11 +243,12 @@ def _attack(
     print("| --- | --- |")
     for outcome, number in sorted(outcomes.items()):
         print(f"| {outcome} | {number} |")
-    requests, (p50, p99) = len(result.latencies), np.percentile(result.latencies, (50, 99))
+    requests = len(result.latencies)
+    p50, p95, p99 = np.percentile(result.latencies, (50, 95, 99)) * 1000
     print(
         f"\nGood requests: {requests:,} correct answers, {len(result.wrong)} wrong answers, "
-        f"{sum(result.failed.values())} failures. The latency was {p50 * 1000:,.0f} ms (median) and "
-        f"{p99 * 1000:,.0f} ms (p99). {reached} texts of bad requests reached the model. Memory: "
+        f"{sum(result.failed.values())} failures. The latency was {p50:,.0f} ms (median), {p95:,.0f} ms (p95) "
+        f"and {p99:,.0f} ms (p99). {reached} texts of bad requests reached the model. Memory: "
         f"{memory[0]:,.0f} MiB at the start, {memory[1]:,.0f} MiB at the end."
     )
     if unexpected or reached or result.wrong or result.failed:
@@ -254,7 +257,11 @@ def _attack(
                 ["not as expected:", *unexpected[:20], *result.wrong[:20], str(dict(result.failed))]
             )
         )
-    return {"bad": options.bad, "good": requests, "seconds": round(result.seconds, 1)}
+    return {
+        "bad": options.bad, "good": requests, "seconds": round(result.seconds, 1),
+        "p50_p95_p99": [round(p / 1000, 3) for p in (p50, p95, p99)],
+        "mib": [round(mib) for mib in memory],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

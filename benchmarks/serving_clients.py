@@ -216,9 +216,14 @@ async def send_bad_requests(port: int, count: int) -> tuple[Counter[str], list[s
     return outcomes, unexpected
 
 
-async def run_with_bad(port: int, load: Load, count: int) -> tuple[Result, Counter[str], list[str]]:
+async def run_with_bad(
+    port: int, load: Load, count: int, seconds: float
+) -> tuple[Result, Counter[str], list[str]]:
+    """Run the clients for at least `seconds`, and until `count` bad requests have been sent."""
     stop = asyncio.Event()
     good = asyncio.create_task(run_clients(port, load, stop))
-    outcomes, unexpected = await send_bad_requests(port, count)
+    (outcomes, unexpected), _ = await asyncio.gather(
+        send_bad_requests(port, count), asyncio.sleep(seconds)
+    )
     stop.set()
     return await good, outcomes, unexpected
