@@ -15,7 +15,8 @@ less than the latency. Compares `python -m flax_ner serve MODEL` with
   gives to a single client.
 
 With --bad, sends that many malformed, too large and slow requests to the first server only, while the clients
-keep sending good ones, for --seconds or longer. Every bad request must be refused or disconnected, and none may reach the model.
+keep sending good ones, for --seconds or longer. Every bad request must be refused or disconnected, and none may
+reach the model.
 
 The clients use asyncio streams instead of a load generator. They share the cores with the server, so they must
 be cheap, and they have to write broken requests byte by byte.
