@@ -13,9 +13,9 @@ MAX_OVERLAP = 0.5  # of the character pairs of a text with one that is already p
 def select_texts(tagger: Tagger, texts: Sequence[str], count: int) -> list[int]:
     """Return the indices of the texts to annotate, the least certain first.
 
-    The certainty of a text is the probability of its predicted tags together. So texts with many words are
-    preferred to short ones: they have more to annotate and to learn. A text that shares more than half of its
-    character pairs with one that is already picked is put off, so that the picked texts differ.
+    The certainty of a text is the probability of its predicted tags together, as a mean per word so that long
+    texts are not preferred (Shen et al. 2017, "MNLP"). A text that shares more than half of its character
+    pairs with one that is already picked is put off, so that the picked texts differ.
 
     Args:
         tagger: a model with any head except global_pointer.
@@ -25,7 +25,9 @@ def select_texts(tagger: Tagger, texts: Sequence[str], count: int) -> list[int]:
     Raises:
         UserError: the head predicts spans instead of tags, or a text is not a string.
     """
-    certainty = np.array([log_prob for log_prob, _ in tagger.sequence_log_probs(texts)])
+    certainty = np.array(
+        [log_prob / max(words, 1) for log_prob, words in tagger.sequence_log_probs(texts)]
+    )
     picked, put_off = list[int](), list[int]()
     pairs_of: dict[str, list[int]] = defaultdict(list)  # pair -> picked texts that have it
     for i in np.argsort(certainty, kind="stable").tolist():

@@ -36,6 +36,6 @@ def test_the_least_certain_texts_are_picked_and_copies_put_off() -> None:
     log_probs = {"abcdef": -6.0, "abcdeg": -5.9, "xyz": -0.3, "uvwuvw": -3.0, "long" * 9: -7.0}
     texts = list(log_probs)
     tagger: Tagger = Certain(log_probs)  # type: ignore[assignment]
-    assert select_texts(tagger, texts, 3) == [4, 0, 3]  # not 1, which is like 0
-    assert select_texts(tagger, texts, 5) == [4, 0, 3, 2, 1]
-    assert select_texts(tagger, texts, 9) == [4, 0, 3, 2, 1]
+    assert select_texts(tagger, texts, 3) == [0, 3, 4]  # not 1, which is like 0
+    assert select_texts(tagger, texts, 5) == [0, 3, 4, 2, 1]
+    assert select_texts(tagger, texts, 9) == [0, 3, 4, 2, 1]
