@@ -1,7 +1,7 @@
 """Compare sentences picked by `data select` with random ones: F1 after the same number of labelled sentences.
 
     python benchmarks/selection.py run WORK ENCODER TRAIN DEV [--start N] [--sizes N ...] [--seeds N ...]
-        [--steps N]
+        [--steps N] [--ways random picked]
     python benchmarks/selection.py table WORK
 
 Annotation is simulated: the label of a sentence in TRAIN is used only once the sentence is picked. Both methods
@@ -31,6 +31,7 @@ from flax_ner.inference.selection import select_texts
 from flax_ner.text.examples import Example
 
 RECORD = "selection.jsonl"
+WAYS = ("random", "picked")
 
 
 def train_and_score(
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     train = read_examples(str(options.train), "auto")
     for seed in options.seeds:
         order = cut(train, len(train), seed)
-        for way in ("random", "picked"):
+        for way in options.ways:
             labelled = order[: options.start]
             previous = options.work / f"start_{seed}"
             train_and_score(options, previous, labelled, seed)
@@ -84,26 +85,37 @@ def run(options: argparse.Namespace) -> None:
                     continue
                 print(f"{way}, {size} sentences, seed {seed} ...", flush=True)
                 f1 = train_and_score(options, folder, labelled, seed)
-                row = {"way": way, "size": size, "seed": seed, "f1": f1, "machine": machine()}
+                characters = sum(len(example.text) for example in labelled)
+                row = {
+                    "way": way, "size": size, "seed": seed, "f1": f1, "characters": characters,
+                    "machine": machine(),
+                }  # fmt: skip
                 with record.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"  F1 {f1:.4f}", flush=True)
 
 
 def table(options: argparse.Namespace) -> None:
-    """Print the mean F1 of each way and size, and its standard deviation over seeds."""
+    """Print the mean F1 of each way and size with its standard deviation, and the mean number of characters."""
     scores: dict[tuple[int, str], list[float]] = defaultdict(list)
+    characters: dict[tuple[int, str], list[int]] = defaultdict(list)
     for line in (options.work / RECORD).read_text().splitlines():
         row = json.loads(line)
         scores[row["size"], row["way"]].append(row["f1"])
-    print("| sentences | random | picked | seeds |\n| --- | --- | --- | --- |")
+        characters[row["size"], row["way"]].append(row["characters"])
+    print(
+        "| sentences | F1, random | F1, picked | seeds | characters, random | picked |\n"
+        "| --- | --- | --- | --- | --- | --- |"
+    )
     for size in sorted({size for size, _ in scores}):
         cells = []
-        for way in ("random", "picked"):
+        for way in WAYS:
             f1 = scores[size, way]
             spread = f" ± {statistics.stdev(f1):.4f}" if len(f1) > 1 else ""
             cells.append(f"{statistics.mean(f1):.4f}{spread}" if f1 else "")
-        print(f"| {size:,} | {' | '.join(cells)} | {len(scores[size, 'picked'])} |")
+        cells.append(str(len(scores[size, "picked"])))
+        cells += [f"{statistics.mean(characters[size, way] or [0]):,.0f}" for way in WAYS]
+        print(f"| {size:,} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -115,6 +127,7 @@ def main() -> None:
     step.add_argument("--start", type=int, default=300)
     step.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000])
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    step.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     step.add_argument("--steps", type=int, default=0, help="0: train.py decides")
     step.set_defaults(run=run)
     step = steps.add_parser("table")

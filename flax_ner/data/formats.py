@@ -106,8 +106,8 @@ def stream_examples(
 ) -> Iterator[Example]:
     """Read a data set one example at a time.
 
-    JSON lines with texts and spans, and brat documents, are read as they are needed. Of columns, rows of tokens,
-    tables and JSON arrays, all rows are in memory, because the whole file decides how a row is read.
+    JSON lines with texts and spans, and brat documents, are read as they are needed. Of columns, rows of
+    tokens, tables and JSON arrays, all rows are in memory, because the whole file decides how a row is read.
 
     Args:
         source, data_format, field, skipped, options: see `read_examples`.

@@ -26,7 +26,7 @@ from flax_ner.weights.ensemble import combine
 from flax_ner.weights.export_folder import ONNXRUNTIME_REQUIREMENT
 from flax_ner.weights.model_dir import ModelDir, save_model
 from flax_ner.weights.onnx_export import export_onnx
-from flax_ner.weights.onnx_graph import ONNX_REQUIREMENT
+from flax_ner.weights.onnx_graph import ONNX_REQUIREMENT, build_onnx_model
 from flax_ner.weights.stablehlo_export import export_stablehlo
 from tests.exports import FAMILIES, HEADS, LABELS, random_model
 from tests.subwords import TEXTS
@@ -184,6 +184,37 @@ def test_int8_keeps_the_head_and_coarse_products_in_float(
     logits = run(file, ids, mask)
     whole = run(tmp_path / "whole" / "onnx" / "model.onnx", ids, mask)
     assert 1e-4 < np.abs(logits - whole)[mask > 0].mean() < 0.1 * whole.std()
+
+
+def test_smoothing_keeps_the_logits_and_levels_the_channels(tmp_path: Path) -> None:
+    model = random_model()
+    norm = model.params["encoder"]["layers"]["0"]["attention_norm"]
+    norm["scale"] = norm["scale"].at[3].set(50.0)  # a channel that is much larger than the others
+    params = jax.tree.map(np.asarray, model.params)
+    graph = build_onnx_model(model.config, params)
+    ids, mask = inputs(model.config.vocab_size, [40, 23])
+    onnx.save(graph, tmp_path / "before.onnx")
+    before = run(tmp_path / "before.onnx", ids, mask)
+    values = onnx_export._product_inputs(graph, tmp_path / "x", ids)
+    smoothed = {name: x for name, x in values.items() if "layer" in name}
+    onnx_export._smooth(graph, smoothed)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, tmp_path / "after.onnx")
+    after = run(tmp_path / "after.onnx", ids, mask)
+    np.testing.assert_allclose(after[mask > 0], before[mask > 0], atol=1e-4)
+    name = "layer0/mlp_in/MatMul"
+    scaled = onnx_export._product_inputs(graph, tmp_path / "x", ids)[name]
+    ranges = [np.abs(x).max((0, 1)) for x in (values[name], scaled)]
+    spread = [x.max() / np.median(x) for x in ranges]
+    assert spread[1] < 5 < 20 < spread[0]
+
+
+def test_factors_of_dead_channels_are_limited() -> None:
+    x, kernel = np.zeros((2, 4, 3), np.float32), np.zeros((3, 5), np.float32)
+    assert onnx_export._smoothing_factors(x, kernel) == pytest.approx([1, 1, 1], abs=1e-4)
+    x[..., 0], kernel[1] = 1, 1
+    factors = onnx_export._smoothing_factors(x, kernel)
+    assert np.isfinite(factors).all() and factors.max() / factors.min() < 1e4
 
 
 def test_rounding_is_that_of_onnxruntime(tmp_path: Path) -> None:
