@@ -5,7 +5,8 @@
 
 MODEL is a model directory, or the shape of an untrained model: small (4 layers x 256), narrow (12 x 384) or
 base (12 x 768). Printed per dtype are the largest difference of a logit from the model with JAX in float32, the
-number of texts with other entities, and the strict F1 (untrained models have none). Needs onnx and onnxruntime.
+number of texts with other entities, and the strict F1 (untrained models have none). Logits are those of padded
+rows, entities those of the tagger's own batches. int8 depends on the batch. Needs onnx and onnxruntime.
 """
 
 import argparse
@@ -46,7 +47,8 @@ def compute_logits(tagger: Tagger, examples: Sequence[Example]) -> Iterator[np.n
         yield from (logits[i, : len(row)] for i, row in enumerate(rows))
 
 
-def spans(entities: Sequence[Entity]) -> list[tuple[str, int, int]]:
+def without_scores(entities: Sequence[Entity]) -> list[tuple[str, int, int]]:
+    """Return the entities without their scores, which differ by rounding."""
     return [(entity.type, entity.start, entity.end) for entity in entities]
 
 
@@ -68,7 +70,7 @@ def main() -> None:
     )
     examples = read_examples(options.data, "auto")[: options.texts]
     texts, gold = [example.text for example in examples], gold_entities(examples)
-    print("| way | largest difference of a logit | texts with other entities | strict F1 |")
+    print("| way | maximum logit difference | texts with other entities | strict F1 |")
     print("| --- | --- | --- | --- |")
     rows = {}
     with tempfile.TemporaryDirectory() as name:
@@ -87,7 +89,8 @@ def main() -> None:
                 for one, other in zip(logits, expected_logits, strict=True)
             )
             others = sum(
-                spans(one) != spans(other) for one, other in zip(entities, expected, strict=True)
+                without_scores(one) != without_scores(other)
+                for one, other in zip(entities, expected, strict=True)
             )
             f1 = round(score(gold, entities).f1, 4) if trained else None
             label = "JAX, float32" if way == "jax" else f"ONNX, {way}"

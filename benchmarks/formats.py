@@ -44,7 +44,7 @@ print(used.ru_utime + used.ru_stime, int(peak) / 1024)
 def measure(*arguments: str | Path) -> tuple[float, float]:
     """Return processor seconds and peak MiB of a subcommand of `data`."""
     command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, peak = map(float, output.splitlines()[-1].split())
     return seconds, peak
 
@@ -80,6 +80,7 @@ def main() -> None:
             rates.append(seconds / size(path))
             peaks.append(peak)
         out = options.work / ("out.conll" if data_format == "cluener" else "out.json")
+        out.unlink(missing_ok=True)  # of an interrupted run
         converting, converting_peak = measure("convert", path, out)
         out.unlink()
         print(

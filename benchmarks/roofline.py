@@ -1,11 +1,11 @@
-"""Compare a training step with its matrix products alone: how much faster could the step become on this CPU?
+"""Compare a training step with its matrix products alone.
 
     python benchmarks/roofline.py data/cluener vocab.txt [--sizes small narrow base] [--rounds 5]
 
 Every matrix product of a float32 step (8 packed rows of 128 tokens) is timed by itself, with both operands
-contiguous and in the cache as far as they fit: with XLA, and with PyTorch (oneDNN or MKL). Their sum is a lower
-bound of the step's time. Products of attention are batched. Steps and products take turns; the smallest time of
-all rounds counts, because other work on the machine can only make it longer. Needs torch.
+contiguous and in the cache as far as they fit: with XLA, and with PyTorch (oneDNN or MKL). Their sum estimates
+the least time that the step can take. Products of attention are batched. Steps and products take turns. The
+smallest time of all rounds counts, because other work on the machine can only make it longer. Needs torch.
 """
 
 import argparse

@@ -106,8 +106,8 @@ def stream_examples(
 ) -> Iterator[Example]:
     """Read a data set one example at a time.
 
-    JSON lines with texts and spans, and brat documents, are read as they are needed. Of columns, rows of
-    tokens, tables and JSON arrays, all rows are in memory, because the whole file decides how a row is read.
+    JSON lines with texts and spans, and brat documents, are read as they are needed. All other formats, JSON
+    arrays, UIE, and files in another encoding are read as a whole.
 
     Args:
         source, data_format, field, skipped, options: see `read_examples`.
@@ -131,7 +131,7 @@ def stream_examples(
             "data.dev."
         )
     paths = download_split(source) if source.startswith("hub:") else [Path(source)]
-    warnings, incomplete = ConversionWarnings(), ConversionWarnings()
+    warnings, unlabelled, empty = (ConversionWarnings() for _ in range(3))
     for path in paths:
         if not path.is_file() and not (data_format in ("auto", *FOLDER_FORMATS) and path.is_dir()):
             raise UserError(
@@ -151,14 +151,15 @@ def stream_examples(
             raise _unknown_format_error(path, options)
         examples, description = READERS[name](DataFile(path, options, skipped, warnings))
         for example in examples:
-            incomplete.add("texts without labels", example.source, example.entities is None)
-            incomplete.add("texts without characters", example.source, not example.text.strip())
+            unlabelled.add("texts without labels", example.source, example.entities is None)
+            empty.add("texts without characters", example.source, not example.text.strip())
             yield example
     if notes is not None:
         if data_format == "auto" or options != ReadOptions():
             encoding = f" in {options.encoding}" if options.encoding else ""
             notes.append(f"{field}: {source} is read as {description}{encoding}.")
-        notes += [f"{field}: {line}" for line in (*incomplete.lines(), *warnings.lines())]
+        lines = (*unlabelled.lines(), *empty.lines(), *warnings.lines())
+        notes += [f"{field}: {line}" for line in lines]
 
 
 def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flax_ner.data.field_names import SPAN_FIELDS, Span, check_unlabelled, parse_span
 from flax_ner.data.files import ConversionWarnings, DataFile, without_duplicates
-from flax_ner.data.json_rows import json_object, json_records, write_json_lines
+from flax_ner.data.json_rows import ParsedValue, json_object, json_records, write_json_lines
 from flax_ner.data.offsets import entities_from_spans
 from flax_ner.data.row_fields import FORM, REJECTED, fields_with_spans, parse_row
 from flax_ner.data.span_rules import SpanRules, detect_rules, tokens_of_row
@@ -107,6 +107,11 @@ def read_spans(file: DataFile, name: str = "spans") -> tuple[Iterable[Example], 
         UserError: a row is unreadable (see `DataFile.convert`), or has annotations that are not read.
             The message names file and line.
     """
+    records = json_records(file, "row")
+    first = next(records, None)
+    if first and isinstance(first[1], ParsedValue):  # the file is parsed as a whole; once is enough
+        parsed = [first, *records]
+        return examples_from_span_rows(file, lambda: parsed, name)
     return examples_from_span_rows(file, lambda: json_records(file, "row"), name)
 
 

@@ -82,11 +82,11 @@ def compute_statistics(name: str, examples: Iterable[Example]) -> Statistics:
     """
     mentions, distinct = Counter[str](), Counter[str]()
     labelled = without_entities = overlapping = 0
-    text_sizes, entity_sizes = array("I"), array("I")  # a list of integers takes twice the memory
+    text_sizes, entity_sizes = array("I"), array("I")  # 4 bytes per length
     for example in examples:
         text_sizes.append(len(example.text))
         labelled += example.entities is not None
-        without_entities += example.entities == ()
+        without_entities += example.entities is not None and not example.entities
         if example.entities:
             mentions.update(entity.type for entity in example.entities)
             surfaces = {(e.type, example.text[e.start : e.end]) for e in example.entities}

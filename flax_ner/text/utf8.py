@@ -268,13 +268,14 @@ def iterate_lines(path: Path, encoding: str = "") -> Iterator[Line]:
     if encoding:
         yield from read_lines(path, encoding)
         return
-    remedy = ""
+    remedy, checked = "", False
     with open(path, "rb") as file:
         check_plain_text(file.peek(SAMPLE_BYTES), path)
         for number, raw in enumerate(file):
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
-            if b"\0" in line:
+            if b"\0" in line and not checked:
                 read_bytes(path)  # raises if the file is UTF-16
+                checked = True
             line = line.removesuffix(b"\n")
             try:
                 yield line.decode()

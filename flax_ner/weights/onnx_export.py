@@ -76,10 +76,10 @@ def _save_onnx(graph: Any, path: Path) -> None:
 def _quantize(graph: Any, path: Path, ids: np.ndarray) -> None:
     """Write a graph with embeddings and kernels in int8, except for the head and for coarse products.
 
-    All inputs of a product share one scale, which follows from the largest of them. Of layers in which some
-    outputs of the activation function are so large that the others keep only a few bits, the second product of
-    the MLP stays in float32. Which layers these are hardly depends on the tokens. The inputs of other products
-    are smoothed. Smoothing those of the second product makes the logits worse.
+    All inputs of a product share one scale, which follows from the largest of them. Most inputs are smoothed.
+    Those of the second product of the MLP are not, because that makes the logits worse. In a few layers some of
+    them are so large that the others keep only a few bits, so that the product stays in float32. Which layers
+    these are hardly depends on the tokens.
 
     Args:
         graph: the graph in float32; it is changed.
@@ -90,9 +90,10 @@ def _quantize(graph: Any, path: Path, ids: np.ndarray) -> None:
         "onnxruntime.quantization", "--dtype int8", ONNXRUNTIME_REQUIREMENT
     )
     inputs = _product_inputs(graph, path, ids)
-    coarse = [name for name, x in inputs.items() if _rounding(x) > MAX_ROUNDING]
-    second = [name for name in inputs if name.endswith("/mlp_out/MatMul")]
-    _smooth(graph, {n: x for n, x in inputs.items() if n not in {CLASSIFIER, *coarse, *second}})
+    del inputs[CLASSIFIER]
+    smoothed = {n: x for n, x in inputs.items() if not n.endswith("/mlp_out/MatMul")}
+    inputs |= _smooth(graph, smoothed)
+    coarse = [name for name, x in inputs.items() if not _rounding(x) <= MAX_ROUNDING]
     # Marks the graph as pre-processed, otherwise a warning asks for it. There is nothing left to infer or fuse.
     graph.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantization.quantize_dynamic(
@@ -136,7 +137,7 @@ def _product_inputs(graph: Any, path: Path, ids: np.ndarray) -> dict[str, np.nda
     return dict(zip(products, values, strict=True))
 
 
-def _smooth(graph: Any, inputs: dict[str, np.ndarray]) -> None:
+def _smooth(graph: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Divide the channels of products' inputs by factors, and multiply the rows of their kernels by them.
 
     The products stay the same. Channels with large values become smaller, so that the others keep more bits.
@@ -145,11 +146,14 @@ def _smooth(graph: Any, inputs: dict[str, np.ndarray]) -> None:
         graph: the graph, which is changed.
         inputs: by name of the product, float32 [..., inputs].
 
+    Returns:
+        The divided inputs.
+
     Source: Xiao et al. 2023, "SmoothQuant".
     """
     onnx = import_optional("onnx", "ONNX export", ONNX_REQUIREMENT)
     kernels = {tensor.name: tensor for tensor in graph.graph.initializer}
-    nodes = []
+    nodes, divided = [], dict[str, np.ndarray]()
     for node in graph.graph.node:
         if node.name in inputs:
             kernel = onnx.numpy_helper.to_array(kernels[node.input[1]])  # [inputs, outputs]
@@ -160,17 +164,20 @@ def _smooth(graph: Any, inputs: dict[str, np.ndarray]) -> None:
             graph.graph.initializer.append(onnx.numpy_helper.from_array(1 / factors, inverse))
             nodes.append(onnx.helper.make_node("Mul", [node.input[0], inverse], [scaled], scaled))
             node.input[0] = scaled
+            divided[node.name] = inputs[node.name] / factors
         nodes.append(node)
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    # Copies, because deleting the graph's nodes clears them.
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
+    return divided
 
 
 def _smoothing_factors(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return a factor per input channel, float32 [inputs], with a geometric mean of 1."""
 
     def log_range(values: np.ndarray) -> np.ndarray:
-        # With other tokens, a channel can be larger than with `x`.
+        # Limit the factors: a channel that is 0 for these tokens may not be for others.
         least = max(1e-3 * values.max(), np.finfo(np.float32).tiny)
         ranges: np.ndarray = np.log(np.maximum(values, least))
         return ranges

@@ -24,6 +24,7 @@ from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.utf8 import iterate_lines
 from flax_ner.text.vocab import SPECIAL_TOKENS
 
 MAX_SECONDS = 15  # of CPU time
@@ -125,3 +126,10 @@ def test_overlaps_with_one_long_entity_do_not_copy_its_text() -> None:
     tracemalloc.stop()
     assert [len(finding.cases) for finding in findings if finding.kind == "overlap"] == [4000]
     assert peak < 20e6  # bytes; copying the text into each case takes 96 MB
+
+
+def test_lines_with_nul_characters(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"abc\0def\n" * 100_000)
+    with time_limit():
+        assert sum(1 for _ in iterate_lines(path)) == 100_000

@@ -197,13 +197,14 @@ def test_smoothing_keeps_the_logits_and_levels_the_channels(tmp_path: Path) -> N
     before = run(tmp_path / "before.onnx", ids, mask)
     values = onnx_export._product_inputs(graph, tmp_path / "x", ids)
     smoothed = {name: x for name, x in values.items() if "layer" in name}
-    onnx_export._smooth(graph, smoothed)
+    divided = onnx_export._smooth(graph, smoothed)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, tmp_path / "after.onnx")
     after = run(tmp_path / "after.onnx", ids, mask)
     np.testing.assert_allclose(after[mask > 0], before[mask > 0], atol=1e-4)
     name = "layer0/mlp_in/MatMul"
     scaled = onnx_export._product_inputs(graph, tmp_path / "x", ids)[name]
+    np.testing.assert_allclose(scaled, divided[name], atol=1e-4)
     ranges = [np.abs(x).max((0, 1)) for x in (values[name], scaled)]
     spread = [x.max() / np.median(x) for x in ranges]
     assert spread[1] < 5 < 20 < spread[0]
