@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `evaluate`."""
     parser.add_argument(
         "model", metavar="MODEL",
-        help="model directory such as WORKDIR/best, PyTorch weights, or owner/name on the hub",
+        help="model directory such as WORKDIR/best, ONNX export, PyTorch weights, or owner/name on the hub",
     )  # fmt: skip
     parser.add_argument("data", metavar="DATA", help="labelled data, in any format")
     parser.add_argument(

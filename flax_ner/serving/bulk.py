@@ -4,6 +4,7 @@ Every input file is a shard and becomes one output file with the same name. A wo
 name and renames the file when it is complete, so a job that was killed resumes with the missing shards.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import jax
 
 import flax_ner
 from flax_ner.compilation import keep_compiled_programs
-from flax_ner.durable import lock_folder, write_text
+from flax_ner.durable import CHECKSUMS, lock_folder, write_text
 from flax_ner.errors import UserError, error_summary, import_optional
 from flax_ner.inference.tagger import load
 from flax_ner.memory import explain_jax_errors
@@ -146,8 +147,9 @@ def tag_files(
         raise UserError(f"OUT: {out} is the folder of the shards. Name another folder.")
     model = os.path.realpath(model) if Path(model).exists() else model
     job = {
-        "model": model, "input": str(shards[0].parent), "text_field": text_field,
-        "compute_dtype": compute_dtype, "version": flax_ner.__version__,
+        "model": model, "model_sha256": _model_digest(Path(model)),
+        "input": str(shards[0].parent), "text_field": text_field, "compute_dtype": compute_dtype,
+        "version": flax_ner.__version__,
     }  # fmt: skip
     texts = entities = 0
     start = time.time()
@@ -271,7 +273,8 @@ def _list_shards(source: Path) -> list[Path]:
         shards = [file for file in shards if file not in special]
     if not shards:
         raise UserError(
-            f"INPUT: {str(source)!r} is not a *.jsonl or *.parquet file, nor a folder with such files."
+            f"INPUT: {str(source)!r} is not a *.jsonl or *.parquet file, nor a folder with such files. For a "
+            "text file with one text per line, use python -m flax_ner predict."
         )
     if others := [file.name for file in files if file not in shards]:
         warnings.warn(f"ignored files that are not shards: {', '.join(others)}", stacklevel=3)
@@ -281,6 +284,19 @@ def _list_shards(source: Path) -> list[Path]:
 def _is_finished(shard: Path, target: Path) -> bool:
     """Return whether a shard has been tagged since it was last modified."""
     return target.exists() and target.stat().st_mtime >= shard.stat().st_mtime
+
+
+def _model_digest(path: Path) -> str:
+    """Return a SHA-256 of the model's files; "" for a model on the hub."""
+    if (path / CHECKSUMS).is_file():
+        files = [path / CHECKSUMS]
+    else:
+        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest() if files else ""
 
 
 @contextmanager
@@ -310,6 +326,7 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
         return
     try:
         previous = json.loads(path.read_text("utf-8"))
+        previous.setdefault("model_sha256", job["model_sha256"])  # missing in earlier versions
         for name in ("model", "input"):  # earlier versions did not resolve symbolic links
             if os.path.exists(previous.get(name, "")):
                 previous[name] = os.path.realpath(previous[name])

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,25 @@ def test_an_onnx_export_tags_shards_as_its_model_does(
     for i in range(4):
         name = f"{i}.jsonl"
         assert entities_of(tmp_path / "onnx" / name) == entities_of(tmp_path / "jax" / name)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_model_that_was_replaced_at_its_path_is_another_job(model: str, tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    shutil.copytree(model, current)
+    source, out = fill(tmp_path / "in", "b"), tmp_path / "out"
+    tag_files(str(current), str(source), str(out))
+    changed = load_model(model)
+    changed.params["head"]["classifier"]["bias"] += 1
+    shutil.rmtree(current)
+    save_model(current, changed)
+    (source / "1.jsonl").write_text('{"text": "bi"}\n')
+    with pytest.raises(UserError, match="has shards of another job: model_sha256 was"):
+        tag_files(str(current), str(source), str(out))
+    job = json.loads((out / "job.json").read_text())
+    del job["model_sha256"]  # as earlier versions wrote it
+    (out / "job.json").write_text(json.dumps(job))
+    assert tag_files(str(current), str(source), str(out)).startswith("1 shards tagged, 1 already")
 
 
 @pytest.mark.usefixtures("in_process")
