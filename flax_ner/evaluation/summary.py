@@ -197,9 +197,10 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.comparison is not None:
         d, p = evaluation.comparison.difference, evaluation.comparison.p
+        other = evaluation.intervals["f1"].value - d.value
         lines.append(
-            f"F1 minus that of the other model: {d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], p = {p:.3f} "
-            "(paired bootstrap)."
+            f"F1 minus that of the other model, {other:.4f}: {d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], "
+            f"p = {p:.3f} (paired bootstrap)."
         )
     return lines
 
