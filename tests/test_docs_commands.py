@@ -146,8 +146,9 @@ def make_files(page: str) -> None:
     texts = "".join(f"{example.text}\n" for example in train)
     if page == "your_data.md":  # writes its own files
         return
-    for folder in ("data/cluener", "mine", "conll", "weights", "work_dirs/mine"):
+    for folder in ("data/cluener", "mine", "conll", "weights", "work_dirs/mine", "documents"):
         Path(folder).mkdir(parents=True)
+    Path("documents/1.txt").write_text(texts, "utf-8")
     for name, examples in (("train", train), ("dev", dev)):
         write_cluener(Path(f"data/cluener/{name}.json"), examples)
         write_cluener(Path(f"mine/{name}.json"), examples)
