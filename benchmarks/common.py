@@ -1,5 +1,6 @@
 """Shared by several benchmarks: model sizes, tokens of CLUENER, a compiled training loop, machine details."""
 
+import argparse
 import os
 import platform
 import subprocess
@@ -22,11 +23,12 @@ from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import TokenSet, encode_examples
 from flax_ner.text.labels import LabelSet
 from flax_ner.text.tokenizer import CharTokenizer
+from flax_ner.text.vocab import read_vocab
 from flax_ner.training.loss import make_loss, make_tagging_gradients
 from flax_ner.training.mesh import make_mesh, put_epoch, state_shardings
 from flax_ner.training.optimizer import make_optimizer, make_schedule
 from flax_ner.training.step import init_state, make_run_steps, make_step
-from flax_ner.weights.model_dir import ModelDir
+from flax_ner.weights.model_dir import ModelDir, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -48,6 +50,7 @@ LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
+SHAPES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 TimedSteps = Callable[[], tuple[int, float]]  # run some training steps -> sentences, seconds
 
 
@@ -119,6 +122,37 @@ def random_model(vocab: list[str], shape: dict[str, int]) -> ModelDir:
     head["kernel"] *= 50
     head["bias"] = head["bias"].at[labels.outside].add(2.5 * np.sqrt(config.hidden_size))
     return ModelDir(config, labels, vocab, 128, params)
+
+
+def load_or_make(name: str, vocab: Path | None) -> ModelDir:
+    """Return the model of a model directory, or an untrained one if `name` is in `SHAPES`.
+
+    Raises:
+        SystemExit: an untrained model needs a vocabulary.
+    """
+    if name not in SHAPES:
+        return load_model(name)
+    if vocab is None:
+        sys.exit(f"{name}: an untrained model needs --vocab")
+    return random_model(read_vocab(vocab), SHAPES[name])
+
+
+def parse_shapes(description: str) -> argparse.Namespace:
+    """Parse the arguments of a benchmark of training steps: data, vocab, shapes and rounds."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path, help="folder with CLUENER's train.json")
+    parser.add_argument("vocab", type=Path)
+    parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def time_call(call: Callable[[], object], repeats: int) -> float:
+    """Return the seconds of one call, as a mean."""
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - begin) / repeats
 
 
 def read_tokens(data: Path, vocab: Path) -> tuple[TokenSet, CharTokenizer, LabelSet]:

@@ -1,6 +1,6 @@
 """Time the CRF's loss and its gradient: alone, in other forms, and as a share of a training step.
 
-    python benchmarks/crf.py data/cluener vocab.txt [--sizes small narrow base] [--rounds 5]
+    python benchmarks/crf.py data/cluener vocab.txt [--shapes small narrow base] [--rounds 5]
 
 A step has 8 packed rows of 128 tokens. The forms of the forward variables:
 
@@ -12,10 +12,8 @@ All have the same loss and gradient up to rounding, or the benchmark fails. Step
 take turns. The median counts.
 """
 
-import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import BASE, NARROW, SMALL, machine, make_training, read_tokens
+from common import SHAPES, machine, make_training, parse_shapes, read_tokens, time_call
 from jax import Array, lax
 
 from flax_ner.huge_pages import use_huge_pages
@@ -33,7 +31,6 @@ from flax_ner.model.crf import Chain, make_chain
 from flax_ner.text.batches import Batcher
 from flax_ner.text.encoding import TokenSet
 
-SIZES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 STEPS = {"small": 20, "narrow": 5, "base": 3}  # per measurement
 ROWS, LENGTH = 8, 128
 REPEATS = 20  # calls per measurement of the loss
@@ -128,16 +125,16 @@ def make_forms(
     return forms
 
 
-def measure(size: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]:
+def measure(shape: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]:
     """Return the median times of a step with each head and of each form, in ms."""
     tokens, tokenizer, labels = read_tokens(data, vocab)
     ways: dict[str, Callable[[], float]] = {}
     for head in ("softmax", "crf"):
-        model = BertConfig(len(tokenizer.tokens), len(labels), **SIZES[size], head=head)
-        timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[size])
+        model = BertConfig(len(tokenizer.tokens), len(labels), **SHAPES[shape], head=head)
+        timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[shape])
         ways[head] = lambda run=timed_steps, n=steps: run()[1] / n  # type: ignore[misc]
     for name, compute in make_forms(tokens, len(labels)).items():
-        ways[name] = lambda call=compute: time_calls(call)  # type: ignore[misc]
+        ways[name] = lambda call=compute: time_call(call, REPEATS)  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
@@ -145,31 +142,18 @@ def measure(size: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]
     return {name: round(1000 * statistics.median(values), 2) for name, values in times.items()}
 
 
-def time_calls(call: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
-    begin = time.perf_counter()
-    for _ in range(REPEATS):
-        call()
-    return (time.perf_counter() - begin) / REPEATS
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with CLUENER's train.json")
-    parser.add_argument("vocab", type=Path)
-    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = parse_shapes(__doc__.splitlines()[0])
     print(
         "| model | step, softmax, ms | step, CRF, ms | CRF / softmax | log Z and gradient, ms: "
         f"{' | '.join(FORMS)} |\n| {' | '.join(['---'] * (4 + len(FORMS)))} |"
     )
     rows = {}
-    for size in options.sizes:
-        rows[size] = row = measure(size, options.data, options.vocab, options.rounds)
+    for shape in options.shapes:
+        rows[shape] = row = measure(shape, options.data, options.vocab, options.rounds)
         forms = " | ".join(f"{row[name]}" for name in FORMS)
         print(
-            f"| {size} | {row['softmax']} | {row['crf']} | {row['crf'] / row['softmax']:.3f} | {forms} |",
+            f"| {shape} | {row['softmax']} | {row['crf']} | {row['crf'] / row['softmax']:.3f} | {forms} |",
             flush=True,
         )
     print(f"\n`{json.dumps(rows | machine('jax', 'flax'))}`")

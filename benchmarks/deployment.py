@@ -25,19 +25,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import BASE, NARROW, ROOT, SMALL, busy_seconds, machine, random_model
+from common import ROOT, SHAPES, busy_seconds, load_or_make, machine
 
 from flax_ner.data.formats import read_examples
 from flax_ner.evaluation.metrics import score
 from flax_ner.huge_pages import REQUEST, VARIABLE
 from flax_ner.text.examples import Example, gold_entities
-from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.export import export
 from flax_ner.weights.export_folder import ONNX_FILES
-from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.model_dir import ModelDir, save_model
 from flax_ner.weights.onnx_export import export_onnx
 
-SHAPES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 WORKER = str(Path(__file__).with_name("deployment_worker.py"))
 SINGLES = 100  # texts that are tagged one by one, for the latency
 QUANTIZE = ("--avx512_vnni", "--per_channel")
@@ -190,12 +188,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="use only the first N texts")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    if options.model in SHAPES:
-        if options.vocab is None:
-            parser.error(f"{options.model}: an untrained model needs --vocab")
-        model = random_model(read_vocab(options.vocab), SHAPES[options.model])
-    else:
-        model = load_model(options.model)
+    model = load_or_make(options.model, options.vocab)
     examples = read_examples(options.data, "cluener")[: options.texts]
     with tempfile.TemporaryDirectory() as folder:
         ways = make_files(model, Path(folder), options.optimum)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from common import BASE, NARROW, SMALL, machine, random_model
+from common import SHAPES, load_or_make, machine
 
 from flax_ner import Tagger, load
 from flax_ner.compilation import keep_compiled_programs
@@ -24,12 +24,10 @@ from flax_ner.data.formats import read_examples
 from flax_ner.evaluation.metrics import score
 from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example, gold_entities
-from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.export_folder import ONNX_FILES
-from flax_ner.weights.model_dir import load_model, save_model
+from flax_ner.weights.model_dir import save_model
 from flax_ner.weights.onnx_export import export_onnx
 
-SHAPES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 ROWS = 16  # texts per call of `Tagger.logits`
 
 
@@ -60,14 +58,8 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="use only the first N texts")
     options = parser.parse_args()
     trained = options.model not in SHAPES
-    if not trained and options.vocab is None:
-        parser.error(f"{options.model}: an untrained model needs --vocab")
     keep_compiled_programs()
-    model = (
-        load_model(options.model)
-        if trained
-        else random_model(read_vocab(options.vocab), SHAPES[options.model])
-    )
+    model = load_or_make(options.model, options.vocab)
     examples = read_examples(options.data, "auto")[: options.texts]
     texts, gold = [example.text for example in examples], gold_entities(examples)
     print("| way | maximum logit difference | texts with other entities | strict F1 |")

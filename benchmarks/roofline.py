@@ -1,16 +1,14 @@
 """Compare a training step with its matrix products alone.
 
-    python benchmarks/roofline.py data/cluener vocab.txt [--sizes small narrow base] [--rounds 5]
+    python benchmarks/roofline.py data/cluener vocab.txt [--shapes small narrow base] [--rounds 5]
 
-Every matrix product of a float32 step (8 packed rows of 128 tokens) is timed by itself, with both operands
-contiguous and in the cache as far as they fit: with XLA, and with PyTorch (oneDNN or MKL). Their sum estimates
-the least time that the step can take. Products of attention are batched. Steps and products take turns. The
-smallest time of all rounds counts, because other work on the machine can only make it longer. Needs torch.
+Times each matrix product of a float32 step (8 packed rows of 128 tokens) alone, with XLA and with PyTorch
+(oneDNN or MKL). The operands are contiguous, and in the cache if they fit. The sum of the times estimates the
+minimum time of the step. Products of attention are batched. Steps and products take turns. The smallest time of
+all rounds counts, because other work on the machine can only make a time longer. Needs torch.
 """
 
-import argparse
 import json
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from common import BASE, NARROW, SMALL, machine, make_training, read_tokens, step_flops
+from common import (
+    SHAPES,
+    machine,
+    make_training,
+    parse_shapes,
+    read_tokens,
+    step_flops,
+    time_call,
+)  # fmt: skip
 
 from flax_ner.huge_pages import use_huge_pages
 from flax_ner.model.bert import BertConfig
 
-SIZES = {"small": SMALL, "narrow": NARROW, "base": BASE}
 STEPS = {"small": 10, "narrow": 3, "base": 2}  # per measurement
 ROWS, LENGTH = 8, 128
 Product = tuple[int, int, int, int]  # batch, rows, inputs, outputs
@@ -57,14 +62,6 @@ def step_products(model: BertConfig) -> Counter[Product]:
     return products
 
 
-def time_call(call: Callable[[], object]) -> float:
-    """Return the seconds of one call, as a mean over `REPEATS`."""
-    begin = time.perf_counter()
-    for _ in range(REPEATS):
-        call()
-    return (time.perf_counter() - begin) / REPEATS
-
-
 def make_calls(shape: Product) -> dict[str, Callable[[], object]]:
     """Return functions that compute one product, by library."""
     batch, rows, inputs, outputs = shape
@@ -84,24 +81,25 @@ def make_calls(shape: Product) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def measure(size: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]:
+def measure(shape: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]:
     """Return the times of a step and of its products, in ms."""
     tokens, tokenizer, labels = read_tokens(data, vocab)
-    model = BertConfig(len(tokenizer.tokens), len(labels), **SIZES[size])
-    timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[size])
+    model = BertConfig(len(tokenizer.tokens), len(labels), **SHAPES[shape])
+    timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[shape])
     products = step_products(model)
-    calls = {shape: make_calls(shape) for shape in products}
-    step, best = float("inf"), {(s, way): float("inf") for s in products for way in calls[s]}
+    calls = {product: make_calls(product) for product in products}
+    step, best = float("inf"), {(p, way): float("inf") for p in products for way in calls[p]}
     for _ in range(rounds):
         step = min(step, timed_steps()[1] / steps)
-        for shape, ways in calls.items():
+        for product, ways in calls.items():
             for way, call in ways.items():
-                best[shape, way] = min(best[shape, way], time_call(call))
+                best[product, way] = min(best[product, way], time_call(call, REPEATS))
     row = {"step": step}
     for way in ("xla", "torch"):
-        row[way] = sum(count * best[shape, way] for shape, count in products.items())
+        row[way] = sum(count * best[product, way] for product, count in products.items())
     row["best"] = sum(
-        count * min(best[shape, "xla"], best[shape, "torch"]) for shape, count in products.items()
+        count * min(best[product, "xla"], best[product, "torch"])
+        for product, count in products.items()
     )
     flops = step_flops(model, ROWS, LENGTH)
     return {name: round(1000 * seconds, 1) for name, seconds in row.items()} | {
@@ -110,22 +108,17 @@ def measure(size: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with CLUENER's train.json")
-    parser.add_argument("vocab", type=Path)
-    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = parse_shapes(__doc__.splitlines()[0])
     print(
         "| model | step, ms | products with XLA, ms | with PyTorch, ms | the faster of both, ms | GFLOP/s "
         "| step / products with XLA | step / fastest products |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     rows = {}
-    for size in options.sizes:
-        rows[size] = row = measure(size, options.data, options.vocab, options.rounds)
+    for shape in options.shapes:
+        rows[shape] = row = measure(shape, options.data, options.vocab, options.rounds)
         print(
-            f"| {size} | {row['step']} | {row['xla']} | {row['torch']} | {row['best']} | {row['gflops']} | "
+            f"| {shape} | {row['step']} | {row['xla']} | {row['torch']} | {row['best']} | {row['gflops']} | "
             f"{row['step'] / row['xla']:.2f} | {row['step'] / row['best']:.2f} |",
             flush=True,
         )

@@ -27,14 +27,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import BASE, NARROW, SMALL, TimedSteps, machine, make_training, read_tokens
+from common import SHAPES, TimedSteps, machine, make_training, read_tokens
 
 from flax_ner.huge_pages import use_huge_pages
 from flax_ner.model.bert import BertConfig
 from flax_ner.text.tokenizer import CharTokenizer
 
 HERE = Path(__file__).resolve().parent
-SIZES: dict[str, dict[str, int]] = {"small": SMALL, "narrow": NARROW, "base": BASE}
 NAMES = {
     "small": "4 layers x 256",
     "narrow": "12 layers x 384",
@@ -72,7 +71,7 @@ def torch_model(size: str, attention: str) -> Any:
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=21128, num_labels=LABELS, attn_implementation=attention, **SIZES[size]
+        vocab_size=21128, num_labels=LABELS, attn_implementation=attention, **SHAPES[size]
     )
     return BertForTokenClassification(config).train().to(device())
 
@@ -189,7 +188,7 @@ def hf_trainer(size: str, data: Path, vocab: Path, steps: int, way: str) -> Time
 def flax_ner_training(size: str, data: Path, vocab: Path, steps: int, dtype: str) -> TimedSteps:
     rows = 8 if jax.default_backend() == "cpu" else 64
     tokens, tokenizer, labels = read_tokens(data, vocab)
-    model = BertConfig(len(tokenizer.tokens), len(labels), compute_dtype=dtype, **SIZES[size])
+    model = BertConfig(len(tokenizer.tokens), len(labels), compute_dtype=dtype, **SHAPES[size])
     return make_training(tokens, model, rows, LENGTH, steps)[0]
 
 
@@ -248,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train.json")
     parser.add_argument("vocab", type=Path, help="vocab.txt of 21,128 tokens")
-    parser.add_argument("--size", choices=SIZES, action="append")
+    parser.add_argument("--size", choices=SHAPES, action="append")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--verbose", action="store_true", help="show the output of the processes")
@@ -266,7 +265,7 @@ def main() -> None:
         )
     ways = [way for way in WAYS if way != "compiled" or options.compiled]
     row: dict[str, Any] = {"rounds": options.rounds}
-    for size in options.size or SIZES:
+    for size in options.size or SHAPES:
         rates = compare(size, ways, options)
         medians = {way: statistics.median(values) for way, values in rates.items()}
         print(f"\n{NAMES[size]}\n")

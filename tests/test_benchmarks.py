@@ -363,7 +363,7 @@ def test_all_encoder_configurations_have_valid_settings() -> None:
 def test_roofline_has_all_products_of_a_step() -> None:
     pytest.importorskip("torch", reason="the roofline compares with PyTorch")
     roofline = load_benchmark("roofline")
-    model = BertConfig(100, 21, **roofline.SIZES["narrow"])
+    model = BertConfig(100, 21, **roofline.SHAPES["narrow"])
     operations = sum(
         2 * count * math.prod(shape) for shape, count in roofline.step_products(model).items()
     )

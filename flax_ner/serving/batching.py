@@ -130,7 +130,7 @@ class Batcher:
                     request.result.set_exception(TaggingError())
                     continue
                 request.entities += entities
-                if request.slices:  # queue the rest behind the requests that are waiting
+                if request.slices:  # the rest waits after the other requests
                     self._queue[request] = self._queue.pop(request)
                 else:
                     request.result.set_result(request.entities)
