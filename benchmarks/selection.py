@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     """Train the models that the record lacks."""
     record = options.work / RECORD
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    done = {(row["way"], row["size"], row["seed"], row["steps"]) for row in rows}
+    done = {(row["way"], row["size"], row["seed"], row.get("steps")) for row in rows}
     train = read_examples(str(options.train), "auto")
     for seed in options.seeds:
         order = cut(train, len(train), seed)
@@ -128,7 +128,12 @@ def main() -> None:
     step.add_argument("--sizes", type=int, nargs="+", default=[500, 1000, 2000])
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     step.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    step.add_argument("--steps", type=int, default=0, help="0: train.py decides; one per WORK")
+    step.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="0: train.py decides",
+    )
     step.set_defaults(run=run)
     step = steps.add_parser("table")
     step.add_argument("work", type=Path)

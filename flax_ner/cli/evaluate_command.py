@@ -75,8 +75,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         other = load_tagger(options.compare, options.compute_dtype, options.batch_size)
         check_comparable(gold, tagger.labels.categories, other.labels.categories)
         other.labels.check(options.scoring, f"--compare {options.compare}: --scoring")
-        # Their dtypes can differ: each computes in that of its training or export.
-        print(f"flax_ner: {tagger} compared with {other}", file=sys.stderr)
+        # The dtypes may differ, and the user may not have named them.
+        print(
+            f"flax_ner: comparing {options.model} ({tagger.describe_runtime()}) with {options.compare} "
+            f"({other.describe_runtime()})",
+            file=sys.stderr,
+        )
 
     predicted = tagger.by_convention(texts, tagger.labels.conventions())
     other_predicted = other(texts, options.scoring) if other else None

@@ -199,7 +199,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         d, p = evaluation.comparison.difference, evaluation.comparison.p
         other = evaluation.intervals["f1"].value - d.value
         lines.append(
-            f"F1 minus that of the other model, {other:.4f}: {d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], "
+            f"F1 of the other model: {other:.4f}. Difference: {d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], "
             f"p = {p:.3f} (paired bootstrap)."
         )
     return lines

@@ -101,7 +101,7 @@ class OnnxTagger(Tagger):
             self.folder, self.config, params, self.tokenizer, self.labels, *settings
         )  # fmt: skip
 
-    def _describe_runtime(self) -> str:
+    def describe_runtime(self) -> str:
         size = self._file.stat().st_size / 1e6
         return f"{self._file.name}, {size:.1f} MB, onnxruntime on CPU"
 

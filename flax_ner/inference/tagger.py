@@ -231,11 +231,11 @@ class Tagger:
         return (
             f"<{type(self).__name__}{f' {self.source!r}' if self.source else ''}: {count}"
             f"{config.num_hidden_layers} layers x {config.hidden_size}, head {config.head}; "
-            f"{len(categories)} {noun}: {first}; max_length {self.max_length}; {self._describe_runtime()}>"
+            f"{len(categories)} {noun}: {first}; max_length {self.max_length}; {self.describe_runtime()}>"
         )
 
-    def _describe_runtime(self) -> str:
-        """Return the size, dtype and device of the parameters, for `repr`."""
+    def describe_runtime(self) -> str:
+        """Return the size, dtype and device of the parameters, in words."""
         leaves = jax.tree.leaves(self.params)
         size = sum(math.prod(x.shape) for x in leaves) / max(self.config.ensemble, 1)
         devices = {d for x in leaves if isinstance(x, Array) for d in x.devices()}

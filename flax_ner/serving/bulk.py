@@ -52,6 +52,11 @@ class _Worker:
                         f"a worker has flax_ner {flax_ner.__version__}, but the job has {job['version']}. "
                         "Install the same version on every machine."
                     )
+                if job["model_sha256"] != _model_digest(Path(job["model"])):
+                    raise UserError(
+                        f"{job['model']}: a worker has other files there than the job. Copy the model to every "
+                        "machine."
+                    )
                 with _limit_cores(cores), explain_jax_errors():
                     jax.devices()
                     self._tagger = load(job["model"], job["compute_dtype"])
@@ -287,16 +292,23 @@ def _is_finished(shard: Path, target: Path) -> bool:
 
 
 def _model_digest(path: Path) -> str:
-    """Return a SHA-256 of the model's files; "" for a model on the hub."""
+    """Return a SHA-256 of the model's files; "" for a model on the hub.
+
+    Of a weights file, the configuration and vocabulary beside it count as well.
+    """
+    if not path.exists():
+        return ""
     if (path / CHECKSUMS).is_file():
         files = [path / CHECKSUMS]
+    elif path.is_file():
+        files = [path, *path.parent.glob("*.json"), *path.parent.glob("*.txt")]
     else:
-        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+        files = [file for file in path.rglob("*") if file.is_file() and file.name[0] != "."]
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(set(files)):
         with open(file, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest() if files else ""
+            digest.update(hashlib.file_digest(content, "sha256").digest() + file.name.encode())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -326,10 +338,13 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
         return
     try:
         previous = json.loads(path.read_text("utf-8"))
-        previous.setdefault("model_sha256", job["model_sha256"])  # missing in earlier versions
         for name in ("model", "input"):  # earlier versions did not resolve symbolic links
             if os.path.exists(previous.get(name, "")):
                 previous[name] = os.path.realpath(previous[name])
+        sha256 = previous.setdefault(
+            "model_sha256", job["model_sha256"]
+        )  # missing in earlier versions
+        replaced = previous["model"] == job["model"] and sha256 != job["model_sha256"]
         differences = [
             f"{name} was {previous.get(name)!r}, is {job.get(name)!r}"
             for name in sorted(previous.keys() | job.keys())
@@ -337,8 +352,13 @@ def _check_same_job(folder: Path, job: dict[str, Any]) -> None:
         ]
     except FileNotFoundError:
         raise UserError(f"OUT: {folder} has files but no job.json. Name another folder.") from None
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f"OUT: {path} is damaged ({error}). Name another folder.") from None
+    if replaced:
+        raise UserError(
+            f"OUT: {folder} has shards of another model: the files of {job['model']} have changed. Restore "
+            "them, or name another folder."
+        )
     if differences:
         raise UserError(
             f"OUT: {folder} has shards of another job: {'; '.join(differences)}. To resume that job, run its "

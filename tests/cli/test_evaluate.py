@@ -1,6 +1,7 @@
 """`python -m flax_ner evaluate --compare`: which models can be compared."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,9 +68,13 @@ def test_compare_tests_models_with_the_same_categories(
     data: str, save: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The order and scheme differ. Both models lack the category "book" of the data.
-    main(["evaluate", save("name", "x"), data, "--compare", save("x", "name", scheme="bioes")])
+    one, other = save("name", "x"), save("x", "name", scheme="bioes")
+    main(["evaluate", other, data])
+    f1 = re.search(r"F1 (0\.\d{4}) \[", " ".join(capsys.readouterr().out.split()))
+    main(["evaluate", one, data, "--compare", other])
     printed = capsys.readouterr()
-    assert "(paired bootstrap)" in " ".join(printed.out.split())
+    assert f1 and f"F1 of the other model: {f1[1]}. Difference: " in " ".join(printed.out.split())
+    assert re.search(f"comparing {one} \\(.* float32 on .*\\) with {other} \\(", printed.err)
     assert "--compare" not in printed.err
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flax_ner.data import json_rows
 from flax_ner.data.cluener import read_cluener
 from flax_ner.data.formats import (
     WRITERS,
@@ -39,6 +40,32 @@ def test_read_examples_reads_the_named_format(tmp_path: Path) -> None:
     assert read_examples(str(path), "cluener") == read_cluener(path)
     with pytest.raises(UserError, match=r"data\.format: 'xml' .*auto, cluener, conll"):
         read_examples(str(path), "xml")
+
+
+def test_notes_count_texts_without_labels_or_characters(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    rows = [{"text": " ", "label": {}}, {"text": "b"}, {"text": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes: list[str] = []
+    assert len(list(stream_examples(str(path), "cluener", "data", notes=notes))) == 3
+    assert notes == [
+        f"data: texts without labels: 2 (first: {path}:2)",
+        f"data: texts without characters: 2 (first: {path}:1)",
+    ]
+
+
+def test_a_json_array_is_parsed_once_to_detect_it_and_once_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, parsed = tmp_path / "data.json", []
+    rows = [{"text": "ab", "label": [[0, 1, "name"]]}] * 3
+    path.write_text(json.dumps(rows, indent=1))
+    parse = json_rows._parse_values
+    monkeypatch.setattr(
+        json_rows, "_parse_values", lambda *arguments: parsed.append(1) or parse(*arguments)
+    )
+    assert len(read_examples(str(path), "auto")) == 3
+    assert len(parsed) == 2
 
 
 @pytest.mark.parametrize("data_format", ["cluener", "doccano", "prodigy"])

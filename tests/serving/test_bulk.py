@@ -151,7 +151,9 @@ def test_a_model_that_was_replaced_at_its_path_is_another_job(model: str, tmp_pa
     shutil.rmtree(current)
     save_model(current, changed)
     (source / "1.jsonl").write_text('{"text": "bi"}\n')
-    with pytest.raises(UserError, match="has shards of another job: model_sha256 was"):
+    with pytest.raises(
+        UserError, match=r"has shards of another model: the files of .*current have"
+    ):
         tag_files(str(current), str(source), str(out))
     job = json.loads((out / "job.json").read_text())
     del job["model_sha256"]  # as earlier versions wrote it
@@ -234,8 +236,11 @@ def test_errors_are_reported_together_and_the_other_shards_are_tagged(
 @pytest.mark.usefixtures("in_process")
 def test_a_shard_that_kills_its_workers_is_reported(model: str, tmp_path: Path) -> None:
     source, out = fill(tmp_path / "in", "b", "b"), tmp_path / "out"
-    worker = bulk._Worker({"model": model, "compute_dtype": None, "text_field": "text",
-                           "version": bulk.flax_ner.__version__}, 0)  # fmt: skip
+    job = {
+        "model": model, "model_sha256": bulk._model_digest(Path(model)), "compute_dtype": None,
+        "text_field": "text", "version": bulk.flax_ner.__version__,
+    }  # fmt: skip
+    worker = bulk._Worker(job, 0)
     out.mkdir()
     for i in range(3):
         (out / f".0.jsonl.{i}.part").touch()
@@ -243,6 +248,30 @@ def test_a_shard_that_kills_its_workers_is_reported(model: str, tmp_path: Path) 
     assert "0.jsonl: 3 workers died while tagging this shard" in answer["error"][0]
     tag_files(model, str(source), str(out))  # the next job tries again and removes the part files
     assert not list(out.glob("*.part"))
+
+
+def test_a_worker_that_sees_another_model_reports_it(model: str, tmp_path: Path) -> None:
+    source, version = fill(tmp_path / "in", "b"), bulk.flax_ner.__version__
+    job = {"model": model, "model_sha256": "another", "text_field": "text", "version": version}
+    rows = {"source": [str(source / "0.jsonl")], "target": [str(tmp_path / "0.jsonl")]}
+    (error,) = bulk._Worker(job, 0)(rows)["error"]
+    assert (
+        error
+        == f"{model}: a worker has other files there than the job. Copy the model to every machine."
+    )
+
+
+def test_the_digest_of_a_model_follows_from_its_files(model: str, tmp_path: Path) -> None:
+    assert bulk._model_digest(tmp_path / "owner" / "name") == ""  # on the hub
+    weights, vocab = tmp_path / "model.pth", tmp_path / "vocab.txt"
+    weights.write_bytes(b"1")
+    vocab.write_text("a")
+    digests = [bulk._model_digest(weights)]
+    vocab.write_text("b")
+    digests.append(bulk._model_digest(weights))
+    (tmp_path / ".DS_Store").write_text("x")
+    digests.append(bulk._model_digest(weights))
+    assert digests[0] != digests[1] == digests[2] != bulk._model_digest(Path(model))
 
 
 def test_invalid_arguments_are_reported_before_any_work(

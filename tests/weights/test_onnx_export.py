@@ -210,6 +210,38 @@ def test_smoothing_keeps_the_logits_and_levels_the_channels(tmp_path: Path) -> N
     assert spread[1] < 5 < 20 < spread[0]
 
 
+def quantized_products(file: Path) -> list[str]:
+    return [node.input[1] for node in onnx.load(file).graph.node if node.op_type == "MatMulInteger"]
+
+
+def test_inputs_are_judged_after_smoothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    norm = model.params["encoder"]["layers"]["0"]["attention_norm"]
+    norm["scale"] = norm["scale"].at[3].set(50.0)
+
+    def spread(x: np.ndarray) -> float:  # of the channels, instead of the rounding
+        ranges = np.abs(x).max((0, 1))
+        return float(ranges.max() / np.median(ranges))
+
+    monkeypatch.setattr(onnx_export, "_rounding", spread)
+    monkeypatch.setattr(onnx_export, "MAX_ROUNDING", 20.0)
+    export_onnx(model, tmp_path / "smoothed", "int8")
+    products = quantized_products(tmp_path / "smoothed" / "onnx" / "model_quantized.onnx")
+    assert "layer0/mlp_in/kernel_quantized" in products
+    monkeypatch.setattr(onnx_export, "_smooth", lambda graph, inputs: {})
+    export_onnx(model, tmp_path / "raw", "int8")
+    raw = quantized_products(tmp_path / "raw" / "onnx" / "model_quantized.onnx")
+    assert "layer0/mlp_in/kernel_quantized" not in raw
+
+
+def test_products_with_inputs_that_are_not_finite_stay_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "_rounding", lambda x: float("nan"))
+    export_onnx(random_model(), tmp_path / "out", "int8")
+    assert quantized_products(tmp_path / "out" / "onnx" / "model_quantized.onnx") == []
+
+
 def test_factors_of_dead_channels_are_limited() -> None:
     x, kernel = np.zeros((2, 4, 3), np.float32), np.zeros((3, 5), np.float32)
     assert onnx_export._smoothing_factors(x, kernel) == pytest.approx([1, 1, 1], abs=1e-4)
