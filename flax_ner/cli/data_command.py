@@ -188,6 +188,8 @@ def _read(options: argparse.Namespace, source: str) -> list[Example]:
         read_options(options),
     )
     _print_lines(f"left out: {error}" for error in skipped)
+    if skipped:
+        print(f"IN: {len(skipped)} unreadable records of {source} are left out, with their entities.")
     _print_lines(notes)
     return examples
 

@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"file with the key that requests to /tag need, instead of {VARIABLE}",
     )  # fmt: skip
     parser.add_argument(
-        "--log-texts", action="store_true", help="log the texts too; by default no text is logged"
-    )
+        "--log-texts", action="store_true",
+        help="log the texts, and why requests are refused. By default no text is logged",
+    )  # fmt: skip
     limits = parser.add_argument_group("limits", "Each is a maximum.")
     defaults = ServerSettings()
     for name, (unit, meaning) in LIMITS.items():

@@ -156,7 +156,7 @@ def tag_files(
         "input": str(shards[0].parent), "text_field": text_field, "compute_dtype": compute_dtype,
         "version": flax_ner.__version__,
     }  # fmt: skip
-    texts = entities = 0
+    texts = entities = failed = 0
     start = time.time()
     errors = dict[str, None]()  # an ordered set: all workers may report the same error
     with _lock_output(folder, job):
@@ -166,15 +166,23 @@ def tag_files(
             texts, entities = texts + row["texts"], entities + row["entities"]
             if row["error"]:
                 errors[row["error"]] = None
+                failed += 1
             for note in row["notes"].splitlines():
                 warnings.warn(note, stacklevel=2)
             end = "\r" if sys.stderr.isatty() and done < len(todo) else "\n"
-            print(f"{done} of {len(todo)} shards, {texts:,} texts", end=end, file=sys.stderr)
+            progress = f"{done - failed} of {len(todo)} shards tagged, {texts:,} texts"
+            progress += f", {failed} shards failed" if failed else ""
+            print(progress, end=end, file=sys.stderr)
         rate = texts / (time.time() - start)
     if errors:
         hidden = len(errors) - MAX_ERRORS_SHOWN
-        more = f"\n  and {hidden} more" if hidden > 0 else ""
-        raise UserError("\n  ".join([*errors][:MAX_ERRORS_SHOWN]) + more)
+        lines = [*errors][:MAX_ERRORS_SHOWN] + ([f"and {hidden} more"] if hidden > 0 else [])
+        if failed < len(shards):
+            lines.append(
+                f"{failed} shards failed, {len(shards) - failed} are tagged. Run the same command again to tag "
+                "only those that failed."
+            )
+        raise UserError("\n  ".join(lines))
     return (
         f"{len(todo)} shards tagged, {len(shards) - len(todo)} already done: {texts:,} texts, "
         f"{entities:,} entities, {rate:,.1f} texts per second."

@@ -228,16 +228,20 @@ class TagService:
     # --- Log and metrics ---------------------------------------------------------------------------------
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        """Log and count an answered request."""
+        """Log and count an answered request.
+
+        The reason of a refusal may quote the request, so it is logged with the texts only.
+        """
         texts: list[str] = scope["state"].get("texts", [])
+        refusal = scope["state"].get("refusal", "")
         # An unknown path can hold anything, such as line breaks or a text.
         path = scope["path"] if scope["path"] in self._paths else "other"
         characters = sum(map(len, texts))
         self._metrics.count_request(path, status, len(texts), characters, seconds)
-        shown = f" {json.dumps(texts, ensure_ascii=False)}" if self._settings.log_texts else ""
+        shown = f" {json.dumps(texts, ensure_ascii=False)} {refusal}" if self._settings.log_texts else ""
         LOG.info(
             "%s %s %d %d texts %d characters %.1f ms%s",
-            scope["method"][:8], path, status, len(texts), characters, seconds * 1000, shown,
+            scope["method"][:8], path, status, len(texts), characters, seconds * 1000, shown.rstrip(),
         )  # fmt: skip
 
     def _log_error(self, error: BaseException) -> None:
@@ -248,6 +252,7 @@ class TagService:
 
 
 def _user_error(request: Request, error: Exception) -> Response:
+    request.state.refusal = str(error)
     status, headers = 400, None
     if isinstance(error, RequestError):
         status, headers = error.status, error.headers

@@ -22,7 +22,7 @@ class ServerSettings:
         body_timeout: maximum time in seconds to receive a request's headers, then its body, and to send the
             answer.
         api_key: key that requests must have, or None.
-        log_texts: whether to log the texts.
+        log_texts: whether to log the texts, and why requests are refused.
 
     Raises:
         UserError: a number is too small, or infinite.

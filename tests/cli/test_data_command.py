@@ -53,7 +53,9 @@ def test_convert_stops_at_an_error_or_skips_and_lists_it(
         cli.main(["data", "convert", str(source), str(target)])
     assert not target.exists()
     cli.main(["data", "convert", str(source), str(target), "--skip"])
-    assert f"left out: {source}:3: only one column, 'rejects'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"left out: {source}:3: only one column, 'rejects'" in out
+    assert f"IN: 1 unreadable records of {source} are left out, with their entities.\n" in out
     assert [e.text for e in read_examples(str(target), "auto")] == ["EU", "call", "it"]
 
 

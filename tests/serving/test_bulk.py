@@ -213,7 +213,7 @@ def test_two_jobs_in_one_folder_at_once_are_an_error(model: str, tmp_path: Path)
 
 @pytest.mark.usefixtures("in_process")
 def test_errors_are_reported_together_and_the_other_shards_are_tagged(
-    model: str, tmp_path: Path
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = fill(tmp_path / "in", "b", "b", "b"), tmp_path / "out"
     (source / "0.jsonl").write_text('{"text": 1}\n')
@@ -222,10 +222,14 @@ def test_errors_are_reported_together_and_the_other_shards_are_tagged(
     with (
         pytest.warns(UserWarning, match=r"ignored files that are not shards: notes\.txt"),
         pytest.raises(
-            UserError, match=r"^\S*0\.jsonl:1: 'text' is int.*\n  \S*2\.jsonl:1: no field"
+            UserError,
+            match=r"^\S*0\.jsonl:1: 'text' is int.*\n  \S*2\.jsonl:1: no field.*"
+            r"\n  2 shards failed, 1 are tagged\. Run the same command",
         ),
     ):
         tag_files(model, str(source), str(out))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "1 of 3 shards tagged, 1 texts, 2 shards failed"
     assert sorted(path.name for path in out.glob("[!.]*")) == ["1.jsonl", "job.json"]
     # All workers report the missing model, but it is shown once. A failed job does not claim the folder.
     with pytest.raises(UserError, match=r"^model: no file or directory[^\n]*$"):
