@@ -64,6 +64,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "crf, layers x 0.9": CRF | {"optimizer.layer_decay": 0.9},
     "crf, EMA 0.999": CRF | {"train.ema": 0.999},
     "crf, FGM 1.0": CRF | {"train.fgm": 1.0},
+    "crf, FGM 1.0, rate 2e-4": CRF | {"train.fgm": 1.0, "optimizer.learning_rate": 2e-4},
     "crf, 10 epochs": CRF | {"train.epochs": 10},
     "softmax, R-Drop 1.0": {"train.r_drop": 1.0},
     "global_pointer": {"model.head": "global_pointer"},
