@@ -3,15 +3,18 @@
     python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--configurations NAME ...]
         [--sizes N ...] [--seeds N ...] [--compute-dtype DTYPE]
     python benchmarks/encoder.py table WORK
+    python benchmarks/encoder.py plot WORK FILE.svg
 
-`run` trains each configuration that WORK/encoder.jsonl has no result of, with `train.py` as a user runs it, and
-appends one line per finished run. An interrupted run is resumed. With a new --test, finished models are only
-scored. --sizes cuts the training data to N sentences, drawn at random by the seed; a smaller draw is a subset
-of a larger one. 0 means all sentences.
+ENCODER is a folder with weights, or `scratch` for 4 layers x 256 with random weights and a vocabulary of
+the training texts. `run` trains each configuration that WORK/encoder.jsonl has no result of, with
+`train.py` as a user runs it, and appends one line per finished run. An interrupted run is resumed. With a
+new --test, finished models are only scored. --sizes cuts the training data to N sentences, drawn at random
+by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
 
 The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
 reported on the other half, on all of DEV, and on TEST if given. F1 is strict. `table` prints means over seeds
-and their standard deviation, and the median of the minutes of the training loop.
+and their standard deviation, and the median of the minutes of the training loop. `plot` draws F1 on the other
+half over the number of sentences, for the configuration "default".
 """
 
 import argparse
@@ -26,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, machine
+from common import ROOT, SMALL, machine
 
 from flax_ner import load
 from flax_ner.compilation import keep_compiled_programs
@@ -40,6 +43,11 @@ from flax_ner.text.examples import Example
 from flax_ner.training.workdir import total_steps
 
 RECORD = "encoder.jsonl"
+SCRATCH = Path("scratch")  # as ENCODER
+SCRATCH_SETTINGS = {f"model.{name}": value for name, value in SMALL.items()} | {
+    "init_from": "", "tokenizer.min_count": 2, "model.hidden_dropout_prob": 0.2,
+    "model.classifier_dropout": 0.2,
+}  # fmt: skip
 CRF = {"model.head": "crf", "data.scheme": "bioes"}
 # Differences from the defaults of configs/cluener.py.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -124,8 +132,10 @@ def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, An
     files = {"dev": folder / "dev.json", "train": folder / "train.json"}
     write_cluener(files["dev"], halves(dev)[0])
     write_cluener(files["train"], cut(train, size, seed) if size else train)
-    settings = {
-        "seed": seed, "init_from": str(options.encoder.resolve()),
+    scratch = options.encoder == SCRATCH
+    start = SCRATCH_SETTINGS if scratch else {"init_from": str(options.encoder.resolve())}
+    settings = start | {
+        "seed": seed,
         "data.train": str(files["train"]), "data.dev": str(files["dev"]),
         "model.compute_dtype": options.compute_dtype, "checkpoint.every": 100,
     } | CONFIGURATIONS[name]  # fmt: skip
@@ -242,6 +252,31 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(results: Sequence[dict[str, Any]], target: Path) -> None:
+    """Draw the mean F1 of each encoder over the number of training sentences, with the range of the seeds."""
+    from matplotlib import pyplot
+
+    sizes = {path: len(read_examples(path, "auto")) for path in {r["corpus"] for r in results}}
+    groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        if result["configuration"] == "default":
+            size = result["size"] or sizes[result["corpus"]]
+            groups[result["encoder"]][size].append(result["f1_other"])
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for encoder, by_size in sorted(groups.items()):
+        x = sorted(by_size)
+        mean = [statistics.mean(by_size[size]) for size in x]
+        spread = [[m - min(by_size[n]) for n, m in zip(x, mean, strict=True)],
+                  [max(by_size[n]) - m for n, m in zip(x, mean, strict=True)]]  # fmt: skip
+        axes.errorbar(x, mean, spread, marker="o", capsize=3, label=encoder)
+    axes.set_xscale("log")
+    axes.set(xlabel="training sentences", ylabel="strict F1", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -257,12 +292,16 @@ def main() -> None:
     step.add_argument("--sizes", nargs="+", type=int, default=[0])
     step.add_argument("--seeds", nargs="+", type=int, default=[0])
     step.add_argument("--compute-dtype", default="bfloat16")
-    step = steps.add_parser("table")
-    step.add_argument("work", type=Path)
+    for name in ("table", "plot"):
+        step = steps.add_parser(name)
+        step.add_argument("work", type=Path)
+    step.add_argument("target", metavar="FILE.svg", type=Path)
     options = parser.parse_args()
     options.work = options.work.resolve()  # training runs in another folder
     if options.step == "run":
         run(options)
+    elif options.step == "plot":
+        plot(read_results(options.work / RECORD), options.target)
     else:
         print(table(read_results(options.work / RECORD)))
 
