@@ -80,6 +80,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {"half the steps": 0.5, "twice the steps": 2.0}
+MAX_EVALUATIONS = 20  # per run, about; epochs of a few sentences are shorter than an evaluation
 # Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they
 # count as other runs.
 KEYS = (
@@ -99,12 +100,12 @@ def cut(train: Sequence[Example], size: int, seed: int) -> list[Example]:
     return [train[i] for i in order[:size]]
 
 
-def default_steps(settings: Mapping[str, Any]) -> int:
-    """Return the number of steps that `train.py` chooses for these settings."""
+def default_length(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the steps and epochs that `train.py` chooses for these settings."""
     config = default_config()
     config.update_from_flattened_dict(settings)
     data = read_task_data(config)
-    return total_steps(data.config, data.batcher.steps_per_epoch)
+    return total_steps(data.config, data.batcher.steps_per_epoch), data.config.train.epochs
 
 
 def make_key(options: argparse.Namespace, name: str, size: int, seed: int) -> dict[str, Any]:
@@ -139,8 +140,10 @@ def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, An
         "data.train": str(files["train"]), "data.dev": str(files["dev"]),
         "model.compute_dtype": options.compute_dtype, "checkpoint.every": 100,
     } | CONFIGURATIONS[name]  # fmt: skip
+    steps, epochs = default_length(settings)
+    settings["eval.every"] = max(epochs // MAX_EVALUATIONS, 1)
     if name in STEPS:
-        settings["train.steps"] = round(STEPS[name] * default_steps(settings))
+        settings["train.steps"] = round(STEPS[name] * steps)
     command = [
         sys.executable,
         "train.py",
