@@ -337,8 +337,8 @@ def test_encoder_counts_the_seconds_of_a_resumed_run(tmp_path: Path) -> None:
 def test_encoder_derives_the_steps_from_the_default_of_the_run() -> None:
     encoder = load_benchmark("encoder")
     data = {"data.format": "synthetic", "data.train": "train 60", "data.dev": "dev 20"}
-    steps = encoder.default_steps(data | {"data.batch_size": 8, "train.epochs": 3})
-    assert steps % 3 == 0 and 3 <= steps <= 3 * 60 / 8 + 3
+    steps, epochs = encoder.default_length(data | {"data.batch_size": 8, "train.epochs": 3})
+    assert epochs == 3 and steps % 3 == 0 and 3 <= steps <= 3 * 60 / 8 + 3
     assert encoder.STEPS.keys() <= encoder.CONFIGURATIONS.keys()
 
 
@@ -354,10 +354,25 @@ def test_smaller_draw_is_a_subset_of_a_larger_one() -> None:
 
 
 def test_all_encoder_configurations_have_valid_settings() -> None:
-    for fields in load_benchmark("encoder").CONFIGURATIONS.values():
+    encoder = load_benchmark("encoder")
+    for fields in (*encoder.CONFIGURATIONS.values(), encoder.SCRATCH_SETTINGS):
         config = default_config()
         config.update_from_flattened_dict(fields)
         check_config(config)
+
+
+def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    encoder = load_benchmark("encoder")
+    write_cluener(tmp_path / "train.json", synthetic("train", 70))
+    result = {"corpus": str(tmp_path / "train.json"), "configuration": "default"}
+    results = [
+        result | {"encoder": name, "size": size, "f1_other": f1}
+        for name in ("scratch", "bert")
+        for size, f1 in ((10, 0.2), (10, 0.3), (0, 0.5))
+    ]
+    encoder.plot(results, tmp_path / "curve.svg")
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
 
 
 def test_roofline_has_all_products_of_a_step() -> None:
