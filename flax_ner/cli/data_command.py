@@ -17,6 +17,9 @@ from flax_ner.errors import UserError
 from flax_ner.inference.outputs import add_force, check_output
 from flax_ner.text.examples import Example
 
+PARTS = ("train", "dev", "test")
+DEFAULT_DEV_SHARE = 0.1
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands of `data`."""
@@ -53,11 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for train.json, dev.json and test.json; with --folds, its folders are fold_1, fold_2, ...",
     )  # fmt: skip
     split.add_argument(
-        "--dev", type=float, default=0.1, metavar="SHARE",
-        help="share of the texts for dev.json. Default: %(default)s",
+        "--dev", type=float, metavar="SHARE",
+        help="share of the texts for dev.json. Default: 0.1",
     )  # fmt: skip
     split.add_argument(
-        "--test", type=float, default=0.0, metavar="SHARE",
+        "--test", type=float, metavar="SHARE",
         help="share of the texts for test.json. Default: none",
     )  # fmt: skip
     split.add_argument(
@@ -95,15 +98,19 @@ def _convert(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     check_output(options.target, "OUT", options.source, options.force)
     examples = [example for source in options.source for example in _read(options, source)]
+    labelled = {example.text for example in examples if example.entities is not None}
+    kept = [e for e in examples if e.entities is not None or e.text not in labelled]
+    if len(kept) < len(examples):
+        print(
+            f"{len(examples) - len(kept)} unlabelled texts occur again with a label, which is kept."
+        )
     first: dict[Any, Example] = {}
-    for example in examples:
+    for example in kept:
         entities = None if example.entities is None else frozenset(example.entities)
         first.setdefault((example.text, entities), example)
     unique = list(first.values())
-    if len(unique) < len(examples):
-        print(
-            f"{len(examples) - len(unique)} texts occur again with the same entities, written once."
-        )
+    if len(unique) < len(kept):
+        print(f"{len(kept) - len(unique)} texts occur again with the same entities, written once.")
     contradictory = len(unique) - len({example.text for example in unique})
     if contradictory:
         print(
@@ -115,9 +122,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _split(options: argparse.Namespace) -> None:
     parts = _part_files(options)
-    for path in parts:
-        if path.parent.is_dir():
-            check_output(str(path), "FOLDER", [options.source], options.force)
+    _check_folder(options, parts)
     examples = _read(options, options.source)
     if options.folds:
         folds = split_examples(examples, [1 / options.folds] * options.folds, options.seed)
@@ -145,6 +150,28 @@ def _split(options: argparse.Namespace) -> None:
         _write(part, str(path), options)
 
 
+def _check_folder(options: argparse.Namespace, parts: Sequence[Path]) -> None:
+    """Raise `UserError` if a part would replace another file. Report parts of another split."""
+    folder = Path(options.target)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"FOLDER: {folder} is a file. Name another folder.")
+    for path in parts:
+        if path.parent.is_dir():
+            check_output(str(path), "FOLDER", [options.source], options.force)
+    found = {
+        path
+        for name in PARTS
+        for pattern in (f"{name}*", f"fold_*/{name}*")
+        for path in folder.glob(pattern)
+        if path.stem == name
+    }
+    if others := sorted(str(path) for path in found - {*parts, Path(options.source)}):
+        print(
+            f"FOLDER: {', '.join(others)} is not a part of this split and stays. Delete it if an earlier split "
+            "wrote it."
+        )
+
+
 def _part_files(options: argparse.Namespace) -> list[Path]:
     """Return the files to write, in the order of the parts.
 
@@ -158,10 +185,14 @@ def _part_files(options: argparse.Namespace) -> list[Path]:
     if options.folds is not None:
         if options.folds < 2:
             raise UserError(f"--folds: {options.folds}, but it must be at least 2.")
+        if (options.dev, options.test) != (None, None):
+            raise UserError("--folds: leave out --dev and --test. Each fold is dev data once.")
         names = [
             f"fold_{i}/{part}" for i in range(1, options.folds + 1) for part in ("train", "dev")
         ]
     else:
+        options.dev = DEFAULT_DEV_SHARE if options.dev is None else options.dev
+        options.test = options.test or 0.0
         for name in ("dev", "test"):
             if not 0 <= getattr(options, name) < 1:
                 raise UserError(
@@ -189,7 +220,9 @@ def _read(options: argparse.Namespace, source: str) -> list[Example]:
     )
     _print_lines(f"left out: {error}" for error in skipped)
     if skipped:
-        print(f"IN: {len(skipped)} unreadable records of {source} are left out, with their entities.")
+        print(
+            f"IN: {len(skipped)} unreadable records of {source} are left out, with their entities."
+        )
     _print_lines(notes)
     return examples
 
@@ -202,7 +235,7 @@ def _write(examples: Sequence[Example], target: str, options: argparse.Namespace
     _print_lines(f"OUT: {warning}" for warning in warnings)
     entities = sum(len(example.entities or ()) for example in examples)
     print(
-        f"Wrote {len(examples)} texts with {entities} entities to {target} as {target_format}. "
+        f"Wrote {target} as {target_format} from {len(examples)} texts with {entities} entities. "
         f"Warnings: {len(warnings)}."
     )
 

@@ -48,7 +48,15 @@ def _select(options: argparse.Namespace) -> None:
         examples = read_texts(options.file, "FILE", notes=notes, options=how)
     for note in notes:
         print(note)
-    texts = list(dict.fromkeys(example.text for example in examples))
+    labelled = {example.text for example in examples if example.entities is not None}
+    unlabelled = [example.text for example in examples if example.text not in labelled]
+    texts = list(dict.fromkeys(unlabelled))
+    if not texts:
+        raise UserError(f"FILE: all texts in {options.file} are labelled. Give unlabelled texts.")
+    if len(unlabelled) < len(examples):
+        print(f"FILE: {len(examples) - len(unlabelled)} texts have labels and are left out.")
+    if len(texts) < len(unlabelled):
+        print(f"FILE: {len(unlabelled) - len(texts)} texts occur again and are left out.")
     from flax_ner.inference.selection import select_texts  # imports jax
 
     picked = select_texts(load_tagger(options.model), texts, options.number)

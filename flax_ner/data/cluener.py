@@ -15,6 +15,7 @@ from flax_ner.text.utf8 import Line
 
 FORM = '{"text": "...", "label": {category: {surface: [[start, end], ...]}}}'
 
+_EXCLUSIVE = " If `end` is exclusive in this file, read it with --end exclusive (data.end)."
 CATEGORIES = (
     "address", "book", "company", "game", "government",
     "movie", "name", "organization", "position", "scene",
@@ -47,12 +48,13 @@ def read_cluener_file(file: DataFile) -> tuple[Iterable[Example], str]:
         UserError: an object does not have this form (see `DataFile.convert`). The message names file
             and line.
     """
+    end = file.options.end or "inclusive"
     examples = file.convert(
         json_records(file, "row"),
-        lambda record, source: _parse_record(record, source, file.warnings),
+        lambda record, source: _parse_record(record, source, file.warnings, end),
         "one JSON object per line",
     )
-    return examples, "CLUENER JSON lines"
+    return examples, f"CLUENER JSON lines{'' if end == 'inclusive' else ', `end` exclusive'}"
 
 
 def write_cluener(path: str | Path, examples: Iterable[Example]) -> None:
@@ -75,7 +77,9 @@ def cluener_label(text: str, entities: Iterable[Entity]) -> dict[str, dict[str, 
     return label
 
 
-def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionWarnings) -> Example:
+def _parse_record(
+    record: Line | ParsedValue, source: str, warnings: ConversionWarnings, end: str
+) -> Example:
     row = json_object(record, source, FORM)
     if not isinstance(row.get("text"), str):
         raise UserError(f'{source}: no "text". Expected {FORM}.')
@@ -94,13 +98,15 @@ def _parse_record(record: Line | ParsedValue, source: str, warnings: ConversionW
         for category, surfaces in label.items():
             for surface, places in surfaces.items():
                 warnings.add("surfaces without a span, left out", source, places == [])
-                for start, end in places:
-                    spans.append(Span(category, start, end, surface))
+                for first, last in places:
+                    spans.append(Span(category, first, last, surface))
     except (AttributeError, TypeError, ValueError):
         raise UserError(
             f'{source}: "label" does not have the form {{category: {{surface: [[start, end], ...]}}}}.'
         ) from None
-    if all(_is_found(text, span) for span in spans):
+    if end == "exclusive":
+        entities = entities_from_spans(text, spans, source, warnings, end)
+    elif all(_is_found(text, span) for span in spans):
         entities = [Entity(s.type, s.start, s.end + 1, s.surface or "") for s in spans]
     else:
         _check_offsets(text, spans, source)
@@ -127,4 +133,5 @@ def _check_offsets(text: str, spans: list[Span], source: str) -> None:
             raise UserError(
                 f"{source}: {category} {surface!r} has the span [{start}, {end}] in a text of "
                 f"{len(text)} characters. Expected 0 <= start <= end < {len(text)}, end inclusive."
+                f"{_EXCLUSIVE if end == len(text) else ''}"
             )

@@ -50,6 +50,8 @@ _TAG_LIKE_NAME = re.compile(
 )
 OTHER_TAGS = re.compile("pos|chunk|dep|lemma|xpos|upos|srl", re.IGNORECASE)
 _TOKEN_KEYS = {"text", "start", "end", "id", "ws", "disabled", "style", "tokenizer_id"}
+_RANGE = re.compile(r"\d+\s*[-:,]\s*\d+")
+_NO_OFFSET = re.compile(r"(\w*_)?(id|uid|rank|level|count|score|likes|votes)", re.IGNORECASE)
 _ANNOTATION_NAME = re.compile(
     r"(?<![a-z])(entity|entities|annotations?|labels?|mentions?|spo|events?|relations?|denotations?|spans?)"
     r"(?![a-z])",
@@ -189,7 +191,7 @@ def _has_tags_of(text: str, name: str, value: Any) -> bool:
 
 
 def _repeats_parts(name: str, value: Any, text: str) -> bool:
-    """Return whether a value has spans, or objects or lists with parts of the text."""
+    """Return whether a value has spans, places, or objects or lists with parts of the text."""
 
     def is_part(inner: Any) -> bool:
         return isinstance(inner, str) and 1 < len(inner) < len(text) and inner in text
@@ -202,11 +204,30 @@ def _repeats_parts(name: str, value: Any, text: str) -> bool:
         return all_lists and any(is_part(part) for inner in lists for part in inner)
     if not isinstance(value, list):
         return False
+    if value and all(_is_place(item, len(text)) for item in value):
+        return True
     return any(
         parse_span(item) is not None
         or any(map(is_part, item.values() if isinstance(item, dict) else item))
         for item in value
         if isinstance(item, list | dict)
+    )
+
+
+def _is_place(value: Any, length: int) -> bool:
+    """Return whether a value is a pair of offsets, or an object with two offsets and a string."""
+    if isinstance(value, dict):
+        inner = [v for name, v in value.items() if not _NO_OFFSET.fullmatch(name)]
+        if not any(isinstance(v, str | list) for v in inner):
+            return False
+        ranges = [v for v in inner if isinstance(v, str) and _RANGE.fullmatch(v.strip())]
+        value = re.findall(r"\d+", ranges[0]) if len(ranges) == 1 else inner
+        value = [int(v) for v in value if type(v) is int or (ranges and isinstance(v, str))]
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(offset) is int and 0 <= offset <= length for offset in value)
+        and value[1] > 0
     )
 
 

@@ -132,6 +132,7 @@ def stream_examples(
         )
     paths = download_split(source) if source.startswith("hub:") else [Path(source)]
     warnings, unlabelled, empty = (ConversionWarnings() for _ in range(3))
+    is_labelled = has_entities = False
     for path in paths:
         if not path.is_file() and not (data_format in ("auto", *FOLDER_FORMATS) and path.is_dir()):
             raise UserError(
@@ -153,13 +154,16 @@ def stream_examples(
         for example in examples:
             unlabelled.add("texts without labels", example.source, example.entities is None)
             empty.add("texts without characters", example.source, not example.text.strip())
+            is_labelled = is_labelled or example.entities is not None
+            has_entities = has_entities or bool(example.entities)
             yield example
     if notes is not None:
-        if data_format == "auto" or options != ReadOptions():
-            encoding = f" in {options.encoding}" if options.encoding else ""
-            notes.append(f"{field}: {source} is read as {description}{encoding}.")
+        encoding = f" in {options.encoding}" if options.encoding else ""
+        notes.append(f"{field}: {source} is read as {description}{encoding}.")
         lines = (*unlabelled.lines(), *empty.lines(), *warnings.lines())
         notes += [f"{field}: {line}" for line in lines]
+        if not has_entities and (is_labelled or warnings.lines()):
+            notes.append(f"{field}: no text in {source} has an entity.")
 
 
 def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:

@@ -216,7 +216,9 @@ def _is_list_of_records(value: Any) -> bool:
             return has_content and not parse_span(item)
         return isinstance(item, list) and is_pair(item)
 
-    return isinstance(value, list) and bool(value) and all(map(is_record, value))
+    # NER Annotator writes null for a text that was skipped.
+    records = [item for item in value if item is not None] if isinstance(value, list) else []
+    return bool(records) and all(map(is_record, records))
 
 
 def is_pair(value: list[Any]) -> bool:
@@ -301,6 +303,8 @@ def json_object(
     row = json_value(record, source)
     if pairs and isinstance(row, list) and is_pair(row):
         row = {"text": row[0], **row[1]}
+    if row is None:
+        raise UserError(f"{source}: is null, not a JSON object. Delete it.")
     if not isinstance(row, dict):
         raise UserError(f"{source}: not a JSON object. Expected {form}.")
     return row

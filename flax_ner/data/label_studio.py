@@ -37,7 +37,8 @@ def read_label_studio(file: DataFile) -> tuple[Iterable[Example], str]:
     def make_example(record: Line | ParsedValue, source: str) -> Example:
         row = json_object(record, source, FORM)
         if "data" not in row:
-            return example_of_row(row, source, file, SpanRules(file.options.end or "exclusive"))
+            rules = SpanRules(file.options.end or "exclusive", field="label")
+            return example_of_row(row, source, file, rules)
         text, regions = _parse_task(row, source, file.warnings)
         check_no_address(text, source, of_tool=True)
         if regions is None:

@@ -188,7 +188,10 @@ def _other_end(text: str, spans: Sequence[Span], end: str) -> str:
     moved = [span._replace(end=span.end + step) for span in spans]
     if all(_found(text, span) == span.surface for span in moved):
         other = "inclusive" if end == "exclusive" else "exclusive"
-        return f" `end` is read as {end}; the annotations of this text fit an {other} one."
+        return (
+            f" `end` is read as {end}; the annotations of this text fit an {other} one. If that is the rule of "
+            f"the file, read it with --end {other} (data.end)."
+        )
     return ""
 
 
@@ -197,9 +200,15 @@ def _advice(text: str, span: Span, end: str) -> str:
     if type(span.start) is not int or type(span.end) is not int:
         return ""
     if end == "inclusive" and span.end == len(text) + 1:
-        return " If `end` is exclusive in this file, read it with --end exclusive (data.end)."
+        return (
+            f" The file has [{span.start}, {span.end - 1}], read with `end` inclusive. If it is exclusive in "
+            "this file, read it with --end exclusive (data.end)."
+        )
     if span.start == span.end and end == "exclusive":
-        return " If `end` is inclusive in this file, read it with --end inclusive (data.end)."
+        return (
+            " Delete this empty span. But if `end` is inclusive in this file, read it with --end inclusive "
+            "(data.end)."
+        )
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2
     if len(text) < span.end <= units:
         return (

@@ -156,7 +156,8 @@ def _parse_spans(
         )
     name = next(iter(found), next(iter(named), ""))
     if not name:
-        return "", None
+        # Tools leave the field out of a text that was annotated and has no entities.
+        return (field, []) if field and _is_annotated(row) else ("", None)
     value = first_response(name, row[name])
     if isinstance(value, list) and not value:
         return name, []
@@ -178,6 +179,11 @@ def _parse_spans(
     if without_category:
         warnings.add("spans without a category, left out", source, without_category)
     return name, spans
+
+
+def _is_annotated(row: dict[str, Any]) -> bool:
+    """Return whether a row of Prodigy or of Label Studio's JSON-MIN was annotated."""
+    return row.get("answer") == "accept" or row.get("annotation_id") is not None
 
 
 def fields_with_spans(row: dict[str, Any]) -> dict[str, list[Any]]:
@@ -237,6 +243,8 @@ def _text_field(row: dict[str, Any], spans: list[Span] | None, source: str) -> s
         fitting = [name for name in candidates if all(surface in row[name] for surface in surfaces)]
         candidates = fitting if len(fitting) == 1 else candidates
     if len(candidates) != 1:
+        if null := next((name for name in TEXT_FIELDS if name in row and row[name] is None), ""):
+            raise UserError(f"{source}: {null!r} is null. Write the text there, or delete the row.")
         raise UserError(
             f'{source}: no "text". Expected {FORM}. Fields with text: {", ".join(strings) or "none"}. Rename '
             'the right one to "text".'

@@ -163,17 +163,20 @@ def split_tag_strings(row: dict[str, Any]) -> dict[str, Any]:
     """Split the strings of a row that are the tags of its tokens, such as "O B-name I-name"."""
 
     def split(value: Any) -> Any:
-        tags = value.split() if isinstance(value, str) and "-" in value and " " in value else ()
+        tags = value.split() if isinstance(value, str) and " " in value else ()
         return list(tags) if tags and is_tag_sequence(tags) else value
 
-    return {name: split(value) for name, value in row.items()}
+    return {
+        name: split(value) if name in TAG_FIELDS or "-" in str(value) else value
+        for name, value in row.items()
+    }
 
 
 def _parse_row(row: dict[str, Any], names: "ClassNames", source: str) -> _Row:
     row = split_tag_strings(row)
     fields = find_token_fields(row)
     if fields is None:
-        raise UserError(f'{source}: "tokens" is not a list of words. Expected {FORM}.')
+        raise UserError(f"{source}: {_why_no_tokens(row)} Expected {FORM}.")
     token_field, tag_field = fields
     value = row[token_field]
     text = row["text"] if isinstance(row.get("text"), str) else None
@@ -191,6 +194,20 @@ def _parse_row(row: dict[str, Any], names: "ClassNames", source: str) -> _Row:
         )
     read = {token_field, tag_field} | ({"text"} if text is not None else set())
     return _Row(tokens, tags, text, {k: v for k, v in row.items() if k not in read})
+
+
+def _why_no_tokens(row: dict[str, Any]) -> str:
+    lists = {name: row[name] for name in TAG_FIELDS if isinstance(row.get(name), list)}
+    tags = [name for name, value in lists.items() if is_tag_sequence(value)]
+    texts = [name for name in TOKEN_FIELDS if isinstance(row.get(name), str)]
+    if tags and texts:
+        text = row[texts[0]]
+        return (
+            f'"{tags[0]}" has {len(lists[tags[0]])} tags, but "{texts[0]}" has {len(text)} characters and '
+            f"{len(text.split())} words."
+        )
+    named = next((name for name in TOKEN_FIELDS if name in row), "tokens")
+    return f'"{named}" is not a list of words.'
 
 
 def _parse_tags(value: Any, name: str, names: "ClassNames", source: str) -> list[str]:

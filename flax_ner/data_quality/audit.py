@@ -8,7 +8,11 @@ from itertools import chain
 
 import numpy as np
 
-from flax_ner.data_quality.consistency import find_category_conflicts, find_unlabelled_surfaces
+from flax_ner.data_quality.consistency import (
+    find_category_conflicts,
+    find_similar_categories,
+    find_unlabelled_surfaces,
+)
 from flax_ner.data_quality.edges import (
     describe_edge_punctuation,
     describe_edge_space,
@@ -133,6 +137,7 @@ def audit(
         shared_text=shared,
         duplicate_text=duplicates,
         category_in_one_file=_find_partial_categories(files),
+        similar_categories=find_similar_categories(examples),
         two_categories=find_category_conflicts(examples),
         labelled_and_not=find_unlabelled_surfaces(examples),
         overlap=_find_overlaps(examples),

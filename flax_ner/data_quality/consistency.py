@@ -45,6 +45,33 @@ def find_category_conflicts(examples: Iterable[Example]) -> list[Case]:
     return _sort_cases(ranked)
 
 
+def find_similar_categories(examples: Iterable[Example]) -> list[Case]:
+    """Find categories that differ only in case or white space, so that one is probably meant.
+
+    Args:
+        examples: examples; those without a label are skipped.
+
+    Returns:
+        One case per group of such categories. Its locations alternate between the categories.
+    """
+    groups: dict[str, dict[str, Occurrences]] = {}  # by what is the same, and by category
+    for example in examples:
+        for entity in example.entities or ():
+            key = "".join(entity.type.split()).casefold()
+            by_type = groups.setdefault(key, {})
+            if entity.type not in by_type:
+                by_type[entity.type] = Occurrences()
+            by_type[entity.type].add(example, entity.start, entity.end, entity.type)
+    cases = []
+    for by_type in groups.values():
+        if len(by_type) > 1:
+            by_count = sorted(by_type.items(), key=lambda pair: -pair[1].count)
+            listed = ", ".join(f"{name!r} {occurrences.count}" for name, occurrences in by_count)
+            locations = _interleave([occurrences.locations for _, occurrences in by_count])
+            cases.append(Case(listed, locations, sum(o.count for _, o in by_count)))
+    return cases
+
+
 def find_unlabelled_surfaces(examples: Sequence[Example]) -> list[Case]:
     """Find surfaces that are labelled in some texts and occur outside of entities in others.
 

@@ -13,6 +13,7 @@ FINDING_TITLES = {
     "shared_text": "texts in more than one file; if a model trained on one, its score on another is too high",
     "duplicate_text": "texts more than once in a file",
     "category_in_one_file": "categories that are missing from another labelled file",
+    "similar_categories": "categories that differ only in case or white space",
     "two_categories": "surfaces labelled with different categories, most minority labels first",
     "labelled_and_not": "surfaces labelled in some texts and unlabelled in others, most inconsistent first",
     "overlap": "entities that start before another ends; only the head global_pointer can learn both",

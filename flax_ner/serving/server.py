@@ -238,7 +238,11 @@ class TagService:
         path = scope["path"] if scope["path"] in self._paths else "other"
         characters = sum(map(len, texts))
         self._metrics.count_request(path, status, len(texts), characters, seconds)
-        shown = f" {json.dumps(texts, ensure_ascii=False)} {refusal}" if self._settings.log_texts else ""
+        shown = (
+            f" {json.dumps(texts, ensure_ascii=False)} {refusal}"
+            if self._settings.log_texts
+            else ""
+        )
         LOG.info(
             "%s %s %d %d texts %d characters %.1f ms%s",
             scope["method"][:8], path, status, len(texts), characters, seconds * 1000, shown.rstrip(),

@@ -70,7 +70,8 @@ def encode_examples(
     for example in examples:
         if example.entities is None:
             raise UserError(
-                f"{example.source}: has no label. Training and scoring need labelled data."
+                f"{example.source}: has no label. Training and scoring need labelled data: "
+                "delete the row, or give it an empty label if it has no entities."
             )
     if tokens is None:
         tokens = tokenizer.tokenize([example.text for example in examples])

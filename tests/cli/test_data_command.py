@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from flax_ner.cli import main as cli
+from flax_ner.cli import select_command
 from flax_ner.data.formats import read_examples, write_examples
 from flax_ner.data.synthetic import synthetic
+from flax_ner.inference import selection
 from flax_ner.text.examples import Entity, Example
 
 COLUMNS = "-DOCSTART- O\n\nEU B-ORG\nrejects O\n\nGerman B-MISC\n"
@@ -24,7 +26,7 @@ def test_convert_prints_detected_format_and_counts(
     assert capsys.readouterr().out.splitlines() == [
         f"IN: {source} is read as CoNLL columns of words, BIO.",
         f"IN: document boundaries (-DOCSTART-), left out: 1 (first: {source}:1)",
-        f"Wrote 2 texts with 2 entities to {target} as cluener. Warnings: 0.",
+        f"Wrote {target} as cluener from 2 texts with 2 entities. Warnings: 0.",
     ]
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert rows[0] == {"text": "EU rejects", "label": {"ORG": {"EU": [[0, 1]]}}}
@@ -39,9 +41,10 @@ def test_convert_writes_given_scheme_and_counts_lost_information(
     command = ["data", "convert", str(tmp_path / "in"), str(tmp_path / "out")]
     cli.main([*command, "--from", "doccano", "--to", "conll", "--scheme", "BMES"])
     assert (tmp_path / "out").read_text("utf-8") == "浙 B-a\n商 E-a\n银 O\n行 S-c\n\n"
-    out = capsys.readouterr().out.splitlines()
+    first, *out = capsys.readouterr().out.splitlines()
+    assert first.endswith("is read as doccano JSONL, `end` exclusive.")
     assert out[0].startswith("OUT: entities that overlap an earlier entity, left out: 1 (first: ")
-    assert out[1].endswith("as conll. Warnings: 1.")
+    assert out[1].endswith("as conll from 1 texts with 3 entities. Warnings: 1.")
 
 
 def test_convert_stops_at_an_error_or_skips_and_lists_it(
@@ -158,6 +161,7 @@ def test_split_writes_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--dev", "0.5", "--test", "0.5"], "leave texts for train.json"),
         (["--folds", "1"], "--folds: 1, but it must be at least 2"),
         (["--folds", "9"], "would be empty"),
+        (["--folds", "2", "--test", "0.1"], "--folds: leave out --dev and --test"),
     ],
 )
 def test_invalid_splits_are_refused_before_anything_is_written(
@@ -167,6 +171,31 @@ def test_invalid_splits_are_refused_before_anything_is_written(
     with pytest.raises(SystemExit, match=re.escape(message)):
         cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
+
+
+def test_split_reports_the_parts_of_an_earlier_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path / "all.json", synthetic("train", 40), "cluener")
+    command = ["split", tmp_path / "all.json", tmp_path / "parts"]
+    assert "FOLDER" not in run(capsys, *command, "--test", "0.2")
+    out = run(capsys, *command, "--force")
+    assert f"FOLDER: {tmp_path}/parts/test.json is not a part of this split and stays." in out
+    with pytest.raises(SystemExit, match=r"FOLDER: .*all\.json is a file"):
+        cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "all.json")])
+
+
+def test_merge_keeps_the_label_of_a_text_that_is_unlabelled_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(tmp_path / "1.json", [Example("ab"), Example("c")], "cluener")
+    write_examples(tmp_path / "2.json", [Example("ab", (Entity("x", 0, 1),))], "cluener")
+    out = run(capsys, "merge", tmp_path / "1.json", tmp_path / "2.json", tmp_path / "out.json")
+    assert "1 unlabelled texts occur again with a label, which is kept." in out
+    merged = read_examples(str(tmp_path / "out.json"), "auto")
+    assert [(e.text, e.entities) for e in merged] == [
+        ("c", None), ("ab", (Entity("x", 0, 1, "a"),)),
+    ]  # fmt: skip
 
 
 def test_merge_writes_a_text_with_the_same_entities_once(
@@ -185,3 +214,21 @@ def test_merge_writes_a_text_with_the_same_entities_once(
     ]  # fmt: skip
     with pytest.raises(SystemExit, match="exists"):
         cli.main(["data", "merge", str(tmp_path / "1.json"), str(tmp_path / "out.json")])
+
+
+def test_select_leaves_out_labelled_and_repeated_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select_command, "load_tagger", lambda name: None)
+    monkeypatch.setattr(selection, "select_texts", lambda tagger, texts, count: range(len(texts)))
+    (tmp_path / "model").mkdir()
+    pool = [Example("a", ()), Example("b"), Example("a"), Example("b"), Example("c")]
+    write_examples(tmp_path / "pool.json", pool, "cluener")
+    command = ["select", tmp_path / "model", tmp_path / "pool.json", tmp_path / "out.json"]
+    out = run(capsys, *command)
+    assert "FILE: 2 texts have labels and are left out." in out
+    assert "FILE: 1 texts occur again and are left out." in out
+    assert [e.text for e in read_examples(str(tmp_path / "out.json"), "auto")] == ["b", "c"]
+    write_examples(tmp_path / "pool.json", pool[:1], "cluener")
+    with pytest.raises(SystemExit, match="all texts in .* are labelled"):
+        run(capsys, *command, "--force")

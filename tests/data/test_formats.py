@@ -49,8 +49,10 @@ def test_notes_count_texts_without_labels_or_characters(tmp_path: Path) -> None:
     notes: list[str] = []
     assert len(list(stream_examples(str(path), "cluener", "data", notes=notes))) == 3
     assert notes == [
+        f"data: {path} is read as CLUENER JSON lines.",
         f"data: texts without labels: 2 (first: {path}:2)",
         f"data: texts without characters: 2 (first: {path}:1)",
+        f"data: no text in {path} has an entity.",
     ]
 
 
@@ -206,7 +208,11 @@ def test_failed_write_leaves_target_unchanged(tmp_path: Path) -> None:
 def test_unknown_fields_are_counted(tmp_path: Path) -> None:
     path, notes = write(tmp_path, '{"id": 1, "text": "a", "label": {}}\n' * 2), list[str]()
     read_examples(str(path), "cluener", "data.dev", notes=notes)
-    assert notes == [f"data.dev: field 'id', left out: 2 (first: {path}:1)"]
+    assert notes == [
+        f"data.dev: {path} is read as CLUENER JSON lines.",
+        f"data.dev: field 'id', left out: 2 (first: {path}:1)",
+        f"data.dev: no text in {path} has an entity.",
+    ]
 
 
 @pytest.mark.parametrize("line", [line for line, _ in BAD.values()])

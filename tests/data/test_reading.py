@@ -413,6 +413,26 @@ REFUSED = {
     "a row for each entity": (
         '{"text": "林月", "begin": 0, "end": 2, "category": "PER"}', "the row describes one entity"),
     "pairs of surface and category": ('{"text": "林月在", "marks": [["林月", "PER"]]}', "'marks' looks like"),
+    "offsets under unknown names": (
+        '{"text": "林月", "标注": [{"开始": 0, "结束": 2, "类别": "PER"}]}', "'标注' looks like annotations"),
+    "an offset and a length": (
+        '{"text": "林月", "marks": [{"offset": 0, "length": 2, "what": "PER"}]}', "'marks' looks like"),
+    "ranges": ('{"text": "林月", "items": [{"id": 1, "loc": "0-2", "what": "PER"}]}', "'items' looks like"),
+    "pairs of offsets by category": ('{"text": "林月", "PER": [[0, 2]]}', "'PER' looks like annotations"),
+    "a text that is null": ('{"text": null, "label": [[0, 1, "PER"]]}', "'text' is null"),
+    "an empty span": ('{"text": "林月", "label": [[1, 1, "PER"]]}', "Delete this empty span"),
+    "an inclusive end behind the text": (
+        '[{"text": "林月", "entities": [{"start_idx": 0, "end_idx": 2, "type": "PER"}]}]',
+        "The file has [0, 2], read with `end` inclusive. If it is exclusive"),
+    "CLUENER with exclusive ends": (
+        '{"text": "林月在苏州", "label": {"PER": {"林月": [[0, 2]]}}}', "read it with --end exclusive"),
+    "a text that NER Annotator skipped": (
+        '{"classes": ["PER"], "annotations": [["林月", {"entities": [[0, 2, "PER"]]}], null]}',
+        "row 2: is null"),
+    "fewer tags than characters": (
+        '{"text": "林月", "labels": ["B-PER", "I-PER"]}\n'
+        '{"text": "林月在苏州", "labels": ["B-PER", "I-PER", "O"]}',
+        '"labels" has 3 tags, but "text" has 5 characters and 1 words'),
     "surfaces by category": ('{"text": "林月在", "found": {"PER": ["林月"]}}', "'found' looks like"),
     "a name in place of the text": (
         '{"filename": "report.txt", "toks": [1], "entities": [[0, 2, "PER"]]}', 'no "text"'),
@@ -452,12 +472,42 @@ def test_form_is_refused_by_name(tmp_path: Path, data: str | bytes, message: str
         (columns().encode("gbk"), {"encoding": "gbk"}),
         (columns().encode("utf-16"), {"encoding": "utf-16"}),
         ('{"text": "林月在苏州", "label": [[0, 1, "PER"], [3, 4, "LOC"]]}', {"end": "inclusive"}),
+        (
+            '{"text": "林月在苏州", "label": {"PER": {"林月": [[0, 2]]}, "LOC": {"苏州": [[3, 5]]}}}',
+            {"end": "exclusive"},
+        ),
     ],
 )
 def test_options_say_what_the_content_does_not(
     tmp_path: Path, data: str | bytes, options: dict[str, Any]
 ) -> None:
     assert read(tmp_path, data, **options)[0] == [(TEXT, sorted(EXPECTED[0][1]))]
+
+
+@pytest.mark.parametrize(
+    ("field", "annotated"), [("spans", {"answer": "accept"}), ("label", {"annotation_id": 3})]
+)
+def test_annotated_text_without_the_field_of_the_others_has_no_entities(
+    tmp_path: Path, field: str, annotated: dict[str, Any]
+) -> None:
+    span = {"start": 0, "end": 2, "text": "林月", "label": "PER", "labels": ["PER"]}
+    rows = [
+        {"text": "林月", field: [span]} | annotated,
+        {"text": "在"} | annotated,
+        {"text": "苏州"},
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    examples = read_examples(str(tmp_path / "data.json"), "auto")
+    assert [e.entities is None for e in examples] == [False, False, True]
+
+
+def test_metadata_with_numbers_is_not_taken_for_annotations(tmp_path: Path) -> None:
+    row = {
+        "text": "林月在苏州", "images": [{"width": 1920, "height": 1080, "url": "a.png"}],
+        "votes": [{"id": 1, "likes": 2, "user": "a"}], "sizes": [1, 2], "keywords": ["林月"],
+    }  # fmt: skip
+    (tmp_path / "data.json").write_text(json.dumps(row))
+    assert read_examples(str(tmp_path / "data.json"), "cluener")[0].entities is None
 
 
 def test_offsets_in_utf16_units_can_be_named(tmp_path: Path) -> None:

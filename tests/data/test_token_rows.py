@@ -92,7 +92,12 @@ def test_numbered_tags_without_names_raise(tmp_path: Path) -> None:
 BAD = {
     "not an object": (3, "not a JSON object"),
     "no tokens": ({"ner_tags": []}, '"tokens" is not a list of words'),
-    "tokens a string": ({"tokens": "EU is", "ner_tags": ["O"]}, '"tokens" is not a list of words'),
+    "tokens a string": ({"tokens": "EU is", "ner_tags": 0}, '"tokens" is not a list of words'),
+    "another field": ({"words": [{"name": "EU"}]}, '"words" is not a list of words'),
+    "tags of no unit": (
+        {"text": "EU is", "ner_tags": ["O", "B-x", "O"]},
+        '"ner_tags" has 3 tags, but "text" has 5 characters and 2 words',
+    ),
     "an empty token": ({"tokens": [""], "ner_tags": ["O"]}, '"tokens" has an empty token'),
     "lengths": ({"tokens": ["a"], "ner_tags": ["O", "O"]}, "1 tokens but 2 ner_tags"),
     "no tag": ({"tokens": ["a"], "ner_tags": ["ORG"]}, "'ORG' is not a tag"),

@@ -5,7 +5,11 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_ner.data_quality.consistency import find_category_conflicts, find_unlabelled_surfaces
+from flax_ner.data_quality.consistency import (
+    find_category_conflicts,
+    find_similar_categories,
+    find_unlabelled_surfaces,
+)
 from flax_ner.data_quality.findings import MAX_LOCATIONS
 from flax_ner.text.examples import Entity, Example
 from tests.text.helpers import examples as random_examples
@@ -30,6 +34,14 @@ def test_surfaces_with_more_minority_labels_come_first() -> None:
     data = [example("ab", ("x", 0, 1), ("x", 1, 2)) for _ in range(5)]
     data += [example("ab", ("y", 0, 1), ("y", 1, 2)), example("b", ("y", 0, 1))]
     assert [case.description[:3] for case in find_category_conflicts(data)] == ["'b'", "'a'"]
+
+
+def test_categories_that_differ_only_in_case_or_space_are_found() -> None:
+    data = [example("ab", ("name", 0, 1), ("x", 1, 2), line=i) for i in range(6)]
+    data += [example("ab", ("name ", 0, 1), line=7), example("ab", ("Name", 0, 1), line=8)]
+    (case,) = find_similar_categories(data)
+    assert (case.description, case.count) == ("'name' 6, 'name ' 1, 'Name' 1", 8)
+    assert [location.type for location in case.locations[:3]] == ["name", "name ", "Name"]
 
 
 def test_a_surface_that_is_unlabelled_elsewhere_is_found() -> None:
