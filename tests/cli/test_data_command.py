@@ -230,5 +230,5 @@ def test_select_leaves_out_labelled_and_repeated_texts(
     assert "FILE: 1 texts occur again and are left out." in out
     assert [e.text for e in read_examples(str(tmp_path / "out.json"), "auto")] == ["b", "c"]
     write_examples(tmp_path / "pool.json", pool[:1], "cluener")
-    with pytest.raises(SystemExit, match="all texts in .* are labelled"):
+    with pytest.raises(SystemExit, match=r"all texts in .* are labelled"):
         run(capsys, *command, "--force")
