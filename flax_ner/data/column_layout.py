@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ _CHUNKS = frozenset(
     ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC"]
 )
 EXCEL_SEPARATOR = "sep="  # starts a line that Excel puts before the header
+_QUOTED = re.compile('"([^"]|"")*"')
 _ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 Row = tuple[str, ...]  # the columns of a line
 
@@ -45,6 +46,7 @@ class Layout(NamedTuple):
         width: number of columns.
         names: names of the columns; () without a header.
         text: index of a column that names the text of each token, None if there is none.
+        quoted: whether fields separated by tabs were quoted, see `has_quoted_fields`.
     """
 
     token: int
@@ -52,16 +54,18 @@ class Layout(NamedTuple):
     width: int
     names: tuple[str, ...] = ()
     text: int | None = None
+    quoted: bool = False
 
     def describe(self) -> str:
         """Return the columns for a message, "" for the usual ones."""
+        quotes = ", quotes around fields removed" if self.quoted else ""
         if not self.names and (self.token, self.tag) == (0, self.width - 1):
-            return ""
+            return quotes
         token, tag = (
             repr(self.names[i]) if self.names else str(i + 1) for i in (self.token, self.tag)
         )
         texts = "" if self.text is None else f", texts by column {self.text + 1}"
-        return f", tokens in column {token}, tags in column {tag}{texts}"
+        return f", tokens in column {token}, tags in column {tag}{texts}{quotes}"
 
 
 def split_columns(line: str) -> list[str]:
@@ -75,6 +79,35 @@ def split_columns(line: str) -> list[str]:
         return line.strip(" ").split(" ")
     columns = re.split(" +", line.strip(" "))
     return [" ", *columns] if len(columns) == 1 and line.startswith("  ") else columns
+
+
+def has_quoted_fields(lines: Iterable[str]) -> bool:
+    """Return whether lines of columns separated by tabs are quoted as spreadsheets do it.
+
+    Every field that contains a quotation mark must then be in quotes, with the marks within it doubled. One
+    token that is a single quotation mark shows that the file is not quoted.
+    """
+    fields = (
+        field
+        for line in lines
+        if '"' in line and not line.startswith("# ")
+        for field in line.strip(" \r\n").split("\t")
+        if '"' in field
+    )
+    longest = 0
+    for field in fields:
+        if not _QUOTED.fullmatch(field):
+            return False
+        longest = max(longest, len(field))
+    return longest > 2  # an empty field alone may also be a token of two marks
+
+
+def unquote(field: str) -> str:
+    """Return the content of a field of `has_quoted_fields`, stripped as the cells of CSV are."""
+    if not field.startswith('"'):
+        return field
+    content = field[1:-1].replace('""', '"')
+    return content.strip() or content
 
 
 def looks_like_columns(lines: Sequence[str]) -> bool:

@@ -21,7 +21,9 @@ from flax_ner.data.column_layout import (
     Row,
     find_header,
     find_layout,
+    has_quoted_fields,
     split_columns,
+    unquote,
 )
 from flax_ner.data.files import ConversionWarnings, DataFile
 from flax_ner.data.tagged import OUTSIDE, TAG, is_prefixed_tag, is_tag_sequence
@@ -73,9 +75,13 @@ def read_sentences(
     lines = iterate_lines(file.path, file.options.encoding)
     first = next((line for line in lines if line.strip() and not _is_excel_separator(line)), "")
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
-    records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
+    if header:
+        records, quoted = _csv_sentences(file, header)
+    else:
+        records, quoted = _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, Sentence)]
     layout = find_layout(file, [s.rows for s in sentences], tuple(header[1]) if header else ())
+    layout = layout._replace(quoted=quoted)
     for sentence in sentences:
         _drop_comment_rows(sentence, layout, file.warnings)
     if layout.text is not None:
@@ -118,10 +124,18 @@ def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
         yield block
 
 
-def _parse_blocks(file: DataFile) -> list[tuple[str, Sentence | UserError]]:
+def _parse_blocks(file: DataFile) -> tuple[list[tuple[str, Sentence | UserError]], bool]:
+    """Return the sentences (or errors) with their sources, and whether fields were quoted."""
     known: dict[str, Row] = {}
-    parsed = (_parse_block(file, block, known) for block in _blocks(file))
-    return [record for record in parsed if record]
+    parsed = [_parse_block(file, block, known) for block in _blocks(file)]
+    records = [record for record in parsed if record]
+    quoted = has_quoted_fields(known)
+    if quoted:
+        unquoted = {row: tuple(sys.intern(unquote(cell)) for cell in row) for row in known.values()}
+        for _, record in records:
+            if isinstance(record, Sentence):
+                record.rows = [unquoted[row] for row in record.rows]
+    return records, quoted
 
 
 def _parse_block(
@@ -184,8 +198,17 @@ def _drop_comment_rows(sentence: Sentence, layout: Layout, warnings: ConversionW
 
 def _csv_sentences(
     file: DataFile, header: tuple[str, list[str]]
+) -> tuple[list[tuple[str, Sentence | UserError]], bool]:
+    """Return the sentences of a file with a header, and whether fields of TSV were quoted."""
+    lines = [decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)]
+    quoted = header[0] == "\t" and has_quoted_fields(lines)
+    return list(_divide_rows(file, header, "\n".join(lines), quoted)), quoted
+
+
+def _divide_rows(
+    file: DataFile, header: tuple[str, list[str]], text: str, quoted: bool
 ) -> Iterator[tuple[str, Sentence | UserError]]:
-    """Yield the sentences of a file with a header: divided by blank rows, or by a column that names them."""
+    """Yield the sentences of the text of a file: divided by blank rows, or by a column that names them."""
     separator, names = header
     lower = [name.lower() for name in names]
     has_word = any(name in lower for name in TOKEN_NAMES if name != "sentence")
@@ -193,10 +216,8 @@ def _csv_sentences(
         i for i, name in enumerate(lower)
         if SENTENCE_NAMES.fullmatch(re.sub(r"[\W_]+", "", name)) and (name != "sentence" or has_word)
     ]  # fmt: skip
-    text = "\n".join(
-        decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
-    )
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    raw = separator == "\t" and not quoted
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if raw else csv.QUOTE_MINIMAL
     # Only \n ends a line: `splitlines` would also split at U+2028 or U+0085.
     reader = csv.reader(
         io.StringIO(text, newline="\n"), delimiter=separator, quoting=quoting, strict=True
@@ -238,8 +259,8 @@ def _repeats(cells: Iterable[str]) -> bool:
 
 
 def _clean_cell(cell: str) -> str:
-    """Strip a cell, unless it is a space. A quotation mark that pandas wrote for TSV is undone."""
-    return '"' if cell == '""""' else cell.strip() or cell
+    """Strip a cell, unless it is a space."""
+    return cell.strip() or cell
 
 
 def _split_texts(sentence: Sentence, column: int) -> Iterator[Sentence]:

@@ -11,8 +11,11 @@ from flax_ner.data.brat import TEXT_BOUND
 from flax_ner.data.column_layout import (
     EXCEL_SEPARATOR,
     find_header,
+    has_quoted_fields,
     looks_like_columns,
     looks_like_io,
+    split_columns,
+    unquote,
 )
 from flax_ner.data.column_sentences import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
@@ -65,6 +68,8 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     if find_header(sample[0]) or SEPARATOR in sample[0]:
         return "conll"
     token_lines = [row for row in sample if not row.startswith(("# ", DOCUMENT_BOUNDARY))]
+    if has_quoted_fields(token_lines):
+        token_lines = ["\t".join(map(unquote, split_columns(row))) for row in token_lines]
     if token_lines and looks_like_columns(token_lines):
         return "conll"
     if any(TEXT_BOUND.fullmatch(row) for row in sample):

@@ -323,6 +323,18 @@ READ = {
         '"title", "value": {"start": 0, "end": 2, "text": "林月", "labels": ["PER"]}}, {"type": "labels", '
         '"to_name": '
         '"title", "value": {"start": 3, "end": 5, "text": "苏州", "labels": ["LOC"]}}]}]}]', EXPECTED, ""),
+    "quoted fields of a TSV": (
+        'token\ttag\n"a ""b"""\tB-X\n","\tO\n""""\tO\n', [('a "b" , "', [("X", 0, 5)])],
+        "TSV of words.*, quotes around fields removed"),
+    "quoted fields without a header": (
+        '1\t林\tB-PER\n2\t月\tI-PER\n3\t","\tO\n4\t""""\tO\n', [('林月,"', [("PER", 0, 2)])],
+        "columns of characters.*, quotes around fields removed"),
+    "quotes around all fields of a TSV": (
+        '"Otto"\t"B-PER"\n"slept"\t"O"\n', [("Otto slept", [("PER", 0, 4)])], "quotes around fields removed"),
+    "a token that is a quotation mark": (
+        'Otto\tB-PER\n"\tO\n"a"\tO\n', [('Otto " "a"', [("PER", 0, 4)])], "columns of words, BIO\\."),
+    "a token of two quotation marks": (
+        'Otto\tB-PER\n""\tO\n', [('Otto ""', [("PER", 0, 4)])], "columns of words, BIO\\."),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
