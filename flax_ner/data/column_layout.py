@@ -7,7 +7,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from flax_ner.data.files import DataFile
-from flax_ner.data.tagged import DASHES, OUTSIDE, has_categories, is_prefixed_tag, outside_tags
+from flax_ner.data.tagged import (
+    DASHES,
+    OUTSIDE,
+    has_categories,
+    is_prefixed_tag,
+    is_tag_sequence,
+    outside_tags,
+)
 from flax_ner.errors import UserError
 
 TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
@@ -119,6 +126,24 @@ def looks_like_columns(lines: Sequence[str]) -> bool:
     if any(len(row) > 1 and any(map(is_prefixed_tag, row[1:])) for row in rows):
         return True
     return sum(len(row) > 1 and row[-1] == "O" for row in rows) * 2 > len(rows)
+
+
+def looks_like_sentences(lines: Sequence[str]) -> bool:
+    """Return whether most lines may be the tokens of a sentence, a tab, and as many tags."""
+    rows = [split_columns(line) for line in lines if "\t" in line]
+    tagged = [
+        row for row in rows if any(is_tagged_sentence(cell, row[-1], " ") for cell in row[:-1])
+    ]
+    return len(tagged) * 2 > len(lines) and any(
+        is_prefixed_tag(tag) for row in tagged for tag in row[-1].split(" ")
+    )
+
+
+def is_tagged_sentence(tokens: str, tags: str, separator: str) -> bool:
+    """Return whether two cells are the tokens and the tags of a sentence, joined by a separator."""
+    return tokens.count(separator) == tags.count(separator) and is_tag_sequence(
+        tags.split(separator)
+    )
 
 
 def looks_like_io(lines: Sequence[str]) -> bool:

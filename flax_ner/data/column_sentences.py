@@ -22,11 +22,12 @@ from flax_ner.data.column_layout import (
     find_header,
     find_layout,
     has_quoted_fields,
+    is_tagged_sentence,
     split_columns,
     unquote,
 )
 from flax_ner.data.files import ConversionWarnings, DataFile
-from flax_ner.data.tagged import OUTSIDE, TAG, is_prefixed_tag, is_tag_sequence
+from flax_ner.data.tagged import OUTSIDE, TAG, is_prefixed_tag
 from flax_ner.errors import UserError
 from flax_ner.text.utf8 import Line, decode_line, iterate_lines
 
@@ -95,10 +96,18 @@ def read_sentences(
                 else [(source, record)]
             )
         ]
-    if not header and not any(SEPARATOR in s.rows[0][-1] for s in sentences[:1]):
-        return records, "", layout
-    split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
-    return [(s.sources[0], s) for s in split], header[0] if header else "", layout
+    separator = _cell_separator(sentences, layout)
+    if separator:
+        records = [
+            part
+            for source, record in records
+            for part in (
+                _split_cells(record, layout, separator)
+                if isinstance(record, Sentence)
+                else [(source, record)]
+            )
+        ]
+    return records, header[0] if header else "", layout
 
 
 def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
@@ -273,40 +282,47 @@ def _split_texts(sentence: Sentence, column: int) -> Iterator[Sentence]:
             first = i
 
 
-def _split_cells(sentence: Sentence, layout: Layout) -> Iterator[Sentence]:
-    """Yield the sentences of rows that hold one each, tokens joined by a separator; or the sentence itself."""
-    rows = [row for row in sentence.rows if len(row) == layout.width]
-    separator = next(
-        (
-            s
-            for s in (SEPARATOR, " ")
-            if any(s in row[layout.tag] for row in rows)
-            and all(_holds_sentence(row, layout, s) for row in rows)
-        ),
-        None,
-    )
-    if separator is None:
-        yield sentence
-        return
-    path = sentence.sources.path
+def _cell_separator(sentences: Sequence[Sentence], layout: Layout) -> str | None:
+    """Return what joins the tokens and tags of rows with a sentence each, None if rows hold one token."""
+
+    def rows() -> Iterator[Row]:
+        return (row for s in sentences for row in s.rows if len(row) == layout.width)
+
+    tags = {row[layout.tag] for row in rows()}
+    for separator in (SEPARATOR, " "):
+        if any(separator in tag for tag in tags):
+            # A row with one token may be a sentence or a token, so it does not count.
+            whole = [
+                separator in row[layout.tag]
+                and is_tagged_sentence(row[layout.token], row[layout.tag], separator)
+                for row in rows()
+            ]
+            if sum(whole) * 2 > len(whole):
+                return separator
+    return None
+
+
+def _split_cells(
+    sentence: Sentence, layout: Layout, separator: str
+) -> Iterator[tuple[str, Sentence | UserError]]:
+    """Yield the sentence (or error) of each row of a file whose rows hold a sentence each."""
+    path, text = sentence.sources.path, sentence.text
     for row, number in zip(sentence.rows, sentence.sources.numbers, strict=True):
-        if len(row) != layout.width:
-            yield Sentence([row], _Sources(path, [number]))
-            continue
-        cells = zip(
-            row[layout.token].split(separator), row[layout.tag].split(separator), strict=True
-        )
-        split = []
-        for token, tag in cells:
-            columns = [""] * layout.width
-            columns[layout.token], columns[layout.tag] = token, tag
-            split.append(tuple(columns))
-        yield Sentence(split, _Sources(path, [number] * len(split)))
-
-
-def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
-    tags = row[layout.tag].split(separator)
-    return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
+        source, split = f"{path}:{number}", [row]
+        if len(row) == layout.width:
+            tokens, tags = (row[i].split(separator) for i in (layout.token, layout.tag))
+            if len(tokens) != len(tags):
+                message = f"{source}: {len(tokens)} tokens, but {len(tags)} tags. Give each token one tag."
+                yield source, UserError(message)
+                continue
+            split = []
+            for token, tag in zip(tokens, tags, strict=True):
+                columns = [""] * layout.width
+                columns[layout.token], columns[layout.tag] = token, tag
+                split.append(tuple(columns))
+        # A comment with a text belongs to the row after it.
+        yield source, Sentence(split, _Sources(path, [number] * len(split)), text)
+        text = None
 
 
 def _is_excel_separator(line: Line) -> bool:

@@ -28,6 +28,7 @@ from flax_ner.data.tagged import (
     has_cjk,
     is_character_level,
     is_prefixed_tag,
+    is_tag_sequence,
     join_tokens,
     starts_with_cjk,
     tags_from_entities,
@@ -169,6 +170,8 @@ def _check_row(
     row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
 ) -> str:
     """Return the normalized tag of the row `index` of a sentence after checking its columns."""
+    if len(row) == layout.width and " " in row[layout.tag].strip():
+        raise UserError(f"{sources[index]}: {_spaces_error(row[layout.tag])}")
     if len(row) == layout.width and row[layout.token] and "\n" not in row[layout.token]:
         tag = normal.get(row[layout.tag])
         if tag is not None:
@@ -198,6 +201,14 @@ def _check_row(
     raise UserError(
         f"{source}: {row[layout.tag][:40]!r}{column} is not a tag. Expected {TAG_FORM}{hint}"
     )
+
+
+def _spaces_error(tag: str) -> str:
+    """Return what is wrong with a tag that contains spaces."""
+    tags = tag.split()
+    if is_tag_sequence(tags):
+        return f"{len(tags)} tags on one line. Write each token and its tag on a line of its own."
+    return f"the tag {tag[:40]!r} contains spaces. Replace them, e.g. by {'_'.join(tags)[:40]!r}."
 
 
 def _without_index(token: str) -> str:

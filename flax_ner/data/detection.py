@@ -14,6 +14,7 @@ from flax_ner.data.column_layout import (
     has_quoted_fields,
     looks_like_columns,
     looks_like_io,
+    looks_like_sentences,
     split_columns,
     unquote,
 )
@@ -70,7 +71,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     token_lines = [row for row in sample if not row.startswith(("# ", DOCUMENT_BOUNDARY))]
     if has_quoted_fields(token_lines):
         token_lines = ["\t".join(map(unquote, split_columns(row))) for row in token_lines]
-    if token_lines and looks_like_columns(token_lines):
+    if token_lines and (looks_like_columns(token_lines) or looks_like_sentences(token_lines)):
         return "conll"
     if any(TEXT_BOUND.fullmatch(row) for row in sample):
         return "brat"

@@ -335,6 +335,9 @@ READ = {
         'Otto\tB-PER\n"\tO\n"a"\tO\n', [('Otto " "a"', [("PER", 0, 4)])], "columns of words, BIO\\."),
     "a token of two quotation marks": (
         'Otto\tB-PER\n""\tO\n', [('Otto ""', [("PER", 0, 4)])], "columns of words, BIO\\."),
+    "a sentence per line with spaces": (
+        "林 月 在\tB-PER I-PER O\n苏 州\tB-LOC I-LOC\n\n无\tO\n",
+        [("林月在", [("PER", 0, 2)]), ("苏州", [("LOC", 0, 2)]), ("无", [])], "columns of characters, BIO"),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
@@ -377,6 +380,14 @@ REFUSED = {
         '{"tokens": ["a", "b"], "entities": [{"start": -9, "end": 1, "type": "X", "text": "q"}]}',
         "of 2 tokens"),
     "fewer tags than tokens": ('{"tokens": ["a", "b"], "labels": []}', "2 tokens but 0 labels"),
+    "a sentence per line with a tag too few": (
+        "Otto slept\tB-PER O\nin Mainz\tO\nAnn left\tB-PER O\n", "data:2: 2 tokens, but 1 tags"),
+    "a sentence per line with a wrong tag": (
+        "Otto slept\tB-PER O\nin Mainz\tO LOC\nAnn left\tB-PER O\n", "data:2: 'LOC' is not a tag"),
+    "a sentence in one of the lines": (
+        "Otto\tB-PER\nin\tO\nNew York\tB-LOC I-LOC\n", "data:3: 2 tags on one line"),
+    "spaces in a tag": (
+        "Otto\tB-PER\nslept\tO\nMainz\tB-big city\n", "data:3: the tag 'B-big city' contains spaces"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
