@@ -37,6 +37,13 @@ FREQUENT_CHINESE = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学"
     "如都同现当没动面起看定天分还进好小部其些主样理心本前开但因只从想实日公司市新"
 )
+# A letter of CP1252 between ASCII characters, or beside an ASCII letter. Two-byte encodings have few of them.
+_LATIN_LETTER = re.compile(
+    rb"(?<![\x80-\xff])[\x8c\x9c\xc0-\xff](?![\x80-\xff])|(?<=[A-Za-z])[\xc0-\xff]|[\xc0-\xff](?=[A-Za-z])"
+)
+_LATIN_PUNCTUATION = re.compile(
+    rb"[\x80\x85\x91-\x97\xa0\xab\xb0\xb7\xbb]|(?<![A-Za-z\x80-\xff])[\xa1\xbf]"
+)
 SAMPLE_BYTES = 1 << 20  # bytes at the start of a file from which its encoding is guessed
 STDIN = "standard input"
 
@@ -155,6 +162,16 @@ def _is_chinese(data: bytes) -> bool:
     return common * 3 > len(characters) * 2
 
 
+def _is_latin(data: bytes) -> bool:
+    """Return whether bytes are text in Latin script, mostly ASCII, with the letters of CP1252."""
+    if not _decodes(data, "cp1252"):
+        return False
+    high = sum(byte > 0x7F for byte in data)
+    letters = len(_LATIN_LETTER.findall(data))
+    others = high - letters - len(_LATIN_PUNCTUATION.findall(data))
+    return others * 10 <= letters and high * 3 <= len(data)
+
+
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
         data.decode(encoding)
@@ -194,6 +211,12 @@ def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
     encoding = guess_encoding(data)
     if _is_mostly_utf8(data):
         return "Save the file as UTF-8."
+    if encoding is None and _is_latin(data):
+        command = iconv_command("CP1252", path, unpack)
+        return (
+            "It looks like CP1252 (Western European). Check the accented letters after you save it as UTF-8: "
+            f"{command}"
+        )
     if encoding is None:
         command = iconv_command("BIG5", path, unpack)
         return f"It may be Big5, Shift_JIS or CP1252. Save it as UTF-8, e.g. {command}"
