@@ -66,11 +66,12 @@ def _read_document(name: str, source: str, file: DataFile) -> Example:
     if not text_file.is_file():
         raise UserError(f"{annotation_file}: there is no {text_file.name} beside it. Add the text.")
     # Keeps a byte order mark, because brat counts it as a character.
-    text = read_text(text_file, encoding)
+    has_partner = file.path.is_dir() or annotation_file.is_file()
+    text = read_text(text_file, encoding, has_partner)
     if not annotation_file.is_file():
         return Example(text, None, source)
     annotations = []
-    for number, raw in enumerate(read_lines(annotation_file, encoding), 1):
+    for number, raw in enumerate(read_lines(annotation_file, encoding, has_partner), 1):
         line_source = f"{annotation_file}:{number}"
         line = decode_line(raw, line_source).removesuffix("\r")
         if line.strip() and (annotation := _parse_annotation(line, line_source, file.warnings)):

@@ -50,7 +50,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     """
     path = Path(path)
     if path.is_dir() or is_table(path):
-        return detect_folder_format(path) if path.is_dir() else "table"
+        return detect_folder_format(path, encoding) if path.is_dir() else "table"
     file = DataFile(path, ReadOptions(encoding))
     rows = [
         row if isinstance(row, str) else row.decode("utf-8", "replace")
@@ -84,7 +84,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     return "conll" if token_lines and looks_like_io(token_lines) else None
 
 
-def detect_folder_format(path: Path) -> str | None:
+def detect_folder_format(path: Path, encoding: str = "") -> str | None:
     """Return the format of a folder: "table", "brat", or None. None for a file."""
     if not path.is_dir():
         return None
@@ -93,8 +93,11 @@ def detect_folder_format(path: Path) -> str | None:
     if any(path.glob("*.ann")):
         return "brat"
     texts = sorted(path.glob("*.txt"))
-    # Files of columns are not documents, even if their names end in .txt.
-    return "brat" if texts and detect_format(texts[0]) is None else None
+    try:
+        # Files of columns are not documents, even if their names end in .txt.
+        return "brat" if texts and detect_format(texts[0], encoding) is None else None
+    except UserError:  # in another encoding, which the reader reports
+        return "brat"
 
 
 def unknown_format_hint(path: Path, encoding: str = "") -> str:
