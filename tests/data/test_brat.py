@@ -125,3 +125,15 @@ def test_documents_in_another_encoding_are_read_as_the_error_says(
     (example,) = read_examples(str(tmp_path), "auto", options=ReadOptions(option[1]))
     assert example.text == text
     assert example.entities == ((Entity("PER", 0, 3, text[:3]),) if annotated else None)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "warnings"),
+    [("0 4", []), ("1 5", ["offsets that count the byte order mark, converted: 1"])],
+)
+def test_a_byte_order_mark_is_left_out(tmp_path: Path, offsets: str, warnings: list[str]) -> None:
+    document(tmp_path, f"T1\tORG {offsets}\tSony\n", f"\ufeff{TEXT}")
+    counts = ConversionWarnings()
+    (example,), _ = read_all(read_brat, DataFile(tmp_path, warnings=counts))
+    assert (example.text, example.entities) == (TEXT, EXPECTED)
+    assert [line.partition(" (first")[0] for line in counts.lines()] == warnings
