@@ -41,6 +41,7 @@ from flax_ner.text.utf8 import SURROGATES
 FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
 TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
 LONG_SENTENCE = 1000  # tokens
+SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "|": "vertical bar"}
 _LINE_BREAKS = re.compile("[\r\n]")
 # A character, or a longer token such as a URL, and its index within a word.
 _SEGMENTED = re.compile(r"(.)[0-9]+|(.+)[0-9]", re.DOTALL)
@@ -106,7 +107,7 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
 
     def make_example(sentence: Sentence, source: str) -> Example:
         row_tags = [
-            _check_row(row, layout, normal, sentence.sources, i)
+            _check_row(row, layout, separator, normal, sentence.sources, i)
             for i, row in enumerate(sentence.rows)
         ]
         words = [row[layout.token] for row in sentence.rows]
@@ -167,7 +168,12 @@ def _example_tag(tags: Counter[str]) -> str:
 
 
 def _check_row(
-    row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
+    row: Row,
+    layout: Layout,
+    separator: str,
+    normal: Mapping[str, str | None],
+    sources: Sequence[str],
+    index: int,
 ) -> str:
     """Return the normalized tag of the row `index` of a sentence after checking its columns."""
     if len(row) == layout.width and " " in row[layout.tag].strip():
@@ -179,6 +185,16 @@ def _check_row(
     source = sources[index]
     if len(row) == 1:
         raise UserError(f"{source}: only one column, {row[0][:40]!r}. Expected {FORM}")
+    if len(row) > layout.width and separator in SEPARATOR_NAMES:
+        name = SEPARATOR_NAMES[separator]
+        raise UserError(
+            f"{source}: {len(row)} columns, but the header has {layout.width}. Put a field that contains a "
+            f'{name} in quotes, e.g. "1{separator}5".'
+        )
+    if len(row) < layout.width and layout.names:
+        raise UserError(
+            f"{source}: {len(row)} columns, but the header has {layout.width}. Add the missing columns."
+        )
     if len(row) != layout.width:
         raise UserError(
             f"{source}: {len(row)} columns, but the file has {layout.width}. Separate columns by tabs if "

@@ -388,6 +388,11 @@ REFUSED = {
         "Otto\tB-PER\nin\tO\nNew York\tB-LOC I-LOC\n", "data:3: 2 tags on one line"),
     "spaces in a tag": (
         "Otto\tB-PER\nslept\tO\nMainz\tB-big city\n", "data:3: the tag 'B-big city' contains spaces"),
+    "a comma without quotes in CSV": (
+        "token,tag\nOtto,B-PER\n,,O\n",
+        "data:3: 3 columns, but the header has 2. Put a field that contains a comma in quotes"),
+    "a row of CSV without a tag": (
+        "token,pos,tag\nOtto,N,B-PER\nin,O\n", "data:3: 2 columns, but the header has 3"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
