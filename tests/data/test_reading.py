@@ -393,6 +393,12 @@ REFUSED = {
         "data:3: 3 columns, but the header has 2. Put a field that contains a comma in quotes"),
     "a row of CSV without a tag": (
         "token,pos,tag\nOtto,N,B-PER\nin,O\n", "data:3: 2 columns, but the header has 3"),
+    "a line of JSON that is cut off": (
+        '{"text": "Otto", "label": []}\n{"text": "Otto sl',
+        "data:2: not JSON (the line ends inside the string that starts at column 10)"),
+    "an array that is cut off in a string": (
+        '[\n{"text": "Otto sl', "data:2: not JSON (the file ends inside the string that starts at column 10)"),
+    "an array that is cut off": ('[\n{"text": "Otto"}, {', "not JSON (the file ends too early, at column 20)"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
