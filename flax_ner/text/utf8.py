@@ -23,6 +23,13 @@ ARCHIVE_SIGNATURES = {
     b"PAR1": "a Parquet file without the suffix .parquet",
     b"ARROW1": "an Arrow file without the suffix .arrow",
 }
+_UNPACKING = {
+    b"\x1f\x8b": ": unpack it, e.g. with gzip -dc FILE > NEW_FILE",
+    b"PK\x03\x04": ": unpack a zip archive (doccano exports one) and give its file; export a sheet as CSV",
+    b"\xfd7zXZ": ": unpack it, e.g. with xz -dc FILE > NEW_FILE",
+    b"BZh": ": unpack it, e.g. with bzip2 -dc FILE > NEW_FILE",
+    b"Rar!": ": unpack it and give the file in it",
+}
 # UTF-32 comes first: its byte order mark starts with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -96,7 +103,8 @@ def check_plain_text(
     """
     for signature, kind in ARCHIVE_SIGNATURES.items():
         if start.startswith(signature):
-            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
+            how = _UNPACKING.get(signature, "")
+            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8{how}.")
     encoding = next(
         (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None
     )

@@ -399,6 +399,8 @@ REFUSED = {
     "an array that is cut off in a string": (
         '[\n{"text": "Otto sl', "data:2: not JSON (the file ends inside the string that starts at column 10)"),
     "an array that is cut off": ('[\n{"text": "Otto"}, {', "not JSON (the file ends too early, at column 20)"),
+    "gzip": (b"\x1f\x8b\x08", "unpack it, e.g. with gzip -dc"),
+    "zip": (b"PK\x03\x04", "unpack a zip archive (doccano exports one)"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
@@ -559,6 +561,13 @@ def test_a_folder_with_the_data_in_subfolders_is_explained(tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"in the subfolders train\. Give one of them, e\.g\. .*train\.$"
     ):
+        read_examples(str(tmp_path), "auto")
+
+
+def test_the_files_of_a_folder_without_documents_are_named(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.tsv", "dataset_info.json", "readme.md"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"has the files a\.tsv, b\.jsonl, .* e\.g\. .*a\.tsv\.$"):
         read_examples(str(tmp_path), "auto")
 
 
