@@ -18,7 +18,9 @@ from flax_ner.data.column_sentences import TEXT_COMMENT, Sentence, read_sentence
 from flax_ner.data.field_names import is_start_field
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
+    BARE_PREFIXES,
     OUTSIDE,
+    OUTSIDE_WORDS,
     TAG_FORM,
     TagSpelling,
     count_pieces,
@@ -30,6 +32,7 @@ from flax_ner.data.tagged import (
     is_prefixed_tag,
     is_tag_sequence,
     join_tokens,
+    outside_remedy,
     starts_with_cjk,
     tags_from_entities,
     token_spans,
@@ -75,6 +78,8 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
         [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
     left_out = layout.width - 2
+    first_line = next(file.lines(), "")
+    has_tabs = isinstance(first_line, str) and "\t" in first_line
     if has_chunks(tags):
         file.warnings.add(
             "tags of syntactic chunks such as NP and VP, read as entities", str(file.path)
@@ -87,8 +92,7 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
     ):
         first_row = sentences[0].rows[0]
         file.warnings.add(
-            "first line read as a token; if it is a header, name its columns with --token-column and "
-            "--tag-column (data.columns)",
+            "first line read as a token; if it is a header, " + _header_remedy(first_row, has_tabs),
             sentences[0].sources[0],
             len(first_row) == layout.width
             and tags[first_row[layout.tag]] == 1
@@ -107,7 +111,7 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
 
     def make_example(sentence: Sentence, source: str) -> Example:
         row_tags = [
-            _check_row(row, layout, separator, normal, sentence.sources, i)
+            _check_row(row, layout, separator, has_tabs, normal, sentence.sources, i)
             for i, row in enumerate(sentence.rows)
         ]
         words = [row[layout.token] for row in sentence.rows]
@@ -171,6 +175,7 @@ def _check_row(
     row: Row,
     layout: Layout,
     separator: str,
+    has_tabs: bool,
     normal: Mapping[str, str | None],
     sources: Sequence[str],
     index: int,
@@ -207,15 +212,27 @@ def _check_row(
         )
     if not row[layout.token]:
         raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
-    hint = ""
-    if index == 0 and sources[0].endswith(":1") and len(row) > 1 and not layout.names:
-        hint = (
-            f" If this line is a header, name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
-            "(data.columns)."
-        )
     column = f" in column {layout.names[layout.tag]!r}" if layout.names else ""
-    raise UserError(
-        f"{source}: {row[layout.tag][:40]!r}{column} is not a tag. Expected {TAG_FORM}{hint}"
+    tag = row[layout.tag]
+    error = f"{source}: {tag[:40]!r}{column} is not a tag."
+    if tag in BARE_PREFIXES:
+        raise UserError(f"{error} It has no category. Write {tag}-NAME in place of {tag}.")
+    candidates = [tag] if "O" in normal.values() else [tag, *normal]
+    if word := next((w for w in candidates if w.lower() in OUTSIDE_WORDS), None):
+        raise UserError(f"{error} {outside_remedy(word)}")
+    hint = ""
+    if index == 0 and source.endswith(":1") and not layout.names:
+        hint = f" If this line is a header, {_header_remedy(row, has_tabs)}."
+    raise UserError(f"{error} Expected {TAG_FORM}{hint}")
+
+
+def _header_remedy(row: Row, has_tabs: bool) -> str:
+    """Return what to do about a first line that is a header. One with spaces cannot name columns."""
+    if not has_tabs:
+        return "delete it"
+    return (
+        f"delete it, or name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
+        "(data.columns)"
     )
 
 

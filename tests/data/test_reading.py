@@ -401,6 +401,11 @@ REFUSED = {
     "an array that is cut off": ('[\n{"text": "Otto"}, {', "not JSON (the file ends too early, at column 20)"),
     "gzip": (b"\x1f\x8b\x08", "unpack it, e.g. with gzip -dc"),
     "zip": (b"PK\x03\x04", "unpack a zip archive (doccano exports one)"),
+    "a header separated by spaces": (
+        "wort art\nOtto B-PER\nslept O\nin O\n", "and a category. If this line is a header, delete it."),
+    "bare prefixes": ("Otto B\nKern I\nslept O\nin O\nit O\n", "data:1: 'B' is not a tag. It has no category."),
+    "a word for O in a CSV": (
+        "token,tag\nOtto,B-PER\nslept,NA\nin,O\n", "Write O in place of 'NA' for tokens outside"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
