@@ -406,6 +406,12 @@ REFUSED = {
     "bare prefixes": ("Otto B\nKern I\nslept O\nin O\nit O\n", "data:1: 'B' is not a tag. It has no category."),
     "a word for O in a CSV": (
         "token,tag\nOtto,B-PER\nslept,NA\nin,O\n", "Write O in place of 'NA' for tokens outside"),
+    "a word for O": (
+        "Otto B-PER\nslept OTHER\nin OTHER\n", "data:2 has 'OTHER', which is not a tag. Write O in place of"),
+    "a word for O without prefixes": ("Otto PER\nslept none\nin none\n", "Write O in place of 'none'"),
+    "tokens and tags joined by a slash": (
+        "Otto/B-PER slept/O\nAnn/B-PER left/O\n", "A slash joins its tokens and tags, e.g. 'Otto/B-PER'"),
+    "categories first": ("PER Otto\nPER Kern\nO in\nO of\n", "--token-column 2 --tag-column 1"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
