@@ -291,9 +291,9 @@ def _cell_separator(sentences: Sequence[Sentence], layout: Layout) -> str | None
     tags = {row[layout.tag] for row in rows()}
     for separator in (SEPARATOR, " "):
         if any(separator in tag for tag in tags):
-            # A row with one token may be a sentence or a token, so it does not count.
+            # In a file with spaces, a row with one tag may be a token of a sentence, so it does not count.
             whole = [
-                separator in row[layout.tag]
+                (separator == SEPARATOR or separator in row[layout.tag])
                 and is_tagged_sentence(row[layout.token], row[layout.tag], separator)
                 for row in rows()
             ]

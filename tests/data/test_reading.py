@@ -335,6 +335,8 @@ READ = {
         'Otto\tB-PER\n"\tO\n"a"\tO\n', [('Otto " "a"', [("PER", 0, 4)])], "columns of words, BIO\\."),
     "a token of two quotation marks": (
         'Otto\tB-PER\n""\tO\n', [('Otto ""', [("PER", 0, 4)])], "columns of words, BIO\\."),
+    "mostly sentences of one token": (
+        "林\x02月\tB-PER\x02I-PER\n好\tO\n是\tO\n", [("林月", [("PER", 0, 2)]), ("好", []), ("是", [])], ""),
     "a sentence per line with spaces": (
         "林 月 在\tB-PER I-PER O\n苏 州\tB-LOC I-LOC\n\n无\tO\n",
         [("林月在", [("PER", 0, 2)]), ("苏州", [("LOC", 0, 2)]), ("无", [])], "columns of characters, BIO"),
