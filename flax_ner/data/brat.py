@@ -65,12 +65,13 @@ def _read_document(name: str, source: str, file: DataFile) -> Example:
     encoding = file.options.encoding
     if not text_file.is_file():
         raise UserError(f"{annotation_file}: there is no {text_file.name} beside it. Add the text.")
-    # Keeps a byte order mark, because brat counts it as a character.
-    text = read_text(text_file, encoding)
+    has_partner = file.path.is_dir() or annotation_file.is_file()
+    marked = read_text(text_file, encoding, has_partner)
+    text = marked.removeprefix("\ufeff")
     if not annotation_file.is_file():
         return Example(text, None, source)
     annotations = []
-    for number, raw in enumerate(read_lines(annotation_file, encoding), 1):
+    for number, raw in enumerate(read_lines(annotation_file, encoding, has_partner), 1):
         line_source = f"{annotation_file}:{number}"
         line = decode_line(raw, line_source).removesuffix("\r")
         if line.strip() and (annotation := _parse_annotation(line, line_source, file.warnings)):
@@ -78,13 +79,19 @@ def _read_document(name: str, source: str, file: DataFile) -> Example:
     # Some tools count UTF-16 units, or CR LF as one character. Convert if all surfaces match then.
     offsets: Offsets = range(len(text) + 1)  # the character at each offset of the file
     if not _all_match(annotations, text, offsets):
-        for unit, message in UNITS.items():
-            if unit != CHARACTERS and unit_differs(text, unit):
-                converted = character_offsets(text, unit)
-                if _all_match(annotations, text, converted):
-                    offsets = converted
-                    file.warnings.add(message, source)
-                    break
+        candidates = [
+            (message, character_offsets(text, unit))
+            for unit, message in UNITS.items()
+            if unit != CHARACTERS and unit_differs(text, unit)
+        ]
+        if text != marked:  # brat counts a byte order mark as a character
+            after_mark = {i + 1: i for i in range(len(text) + 1)}
+            candidates.append(("offsets that count the byte order mark, converted", after_mark))
+        for message, converted in candidates:
+            if _all_match(annotations, text, converted):
+                offsets = converted
+                file.warnings.add(message, source)
+                break
     entities = [_entity(annotation, text, offsets, file.warnings) for annotation in annotations]
     kept = [entity for entity in entities if entity]
     return Example(text, without_duplicates(kept, source, file.warnings), source)
@@ -159,7 +166,9 @@ def write_brat(path: Path, examples: Sequence[Example], warnings: ConversionWarn
         name = f"{number:0{width}}"
         text = SURROGATES.sub("\ufffd", example.text)
         warnings.add("lone surrogates, written as U+FFFD", example.source, text != example.text)
-        (path / f"{name}.txt").write_bytes(text.encode())
+        # Readers drop the first character as a byte order mark, so write it twice.
+        mark = "\ufeff" if text.startswith("\ufeff") else ""
+        (path / f"{name}.txt").write_bytes((mark + text).encode())
         if example.entities is None:
             continue
         rows: list[str] = []

@@ -2,12 +2,19 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from flax_ner.data.files import DataFile
-from flax_ner.data.tagged import DASHES, OUTSIDE, has_categories, is_prefixed_tag, outside_tags
+from flax_ner.data.tagged import (
+    DASHES,
+    OUTSIDE,
+    has_categories,
+    is_prefixed_tag,
+    is_tag_sequence,
+    outside_tags,
+)
 from flax_ner.errors import UserError
 
 TOKEN_NAMES = ("token", "tokens", "word", "words", "form", "char", "text", "text_a", "sentence")
@@ -32,6 +39,7 @@ _CHUNKS = frozenset(
     ["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC"]
 )
 EXCEL_SEPARATOR = "sep="  # starts a line that Excel puts before the header
+_QUOTED = re.compile('"([^"]|"")*"')
 _ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 Row = tuple[str, ...]  # the columns of a line
 
@@ -45,6 +53,7 @@ class Layout(NamedTuple):
         width: number of columns.
         names: names of the columns; () without a header.
         text: index of a column that names the text of each token, None if there is none.
+        quoted: whether fields separated by tabs were quoted, see `has_quoted_fields`.
     """
 
     token: int
@@ -52,16 +61,18 @@ class Layout(NamedTuple):
     width: int
     names: tuple[str, ...] = ()
     text: int | None = None
+    quoted: bool = False
 
     def describe(self) -> str:
         """Return the columns for a message, "" for the usual ones."""
+        quotes = ", quotes around fields removed" if self.quoted else ""
         if not self.names and (self.token, self.tag) == (0, self.width - 1):
-            return ""
+            return quotes
         token, tag = (
             repr(self.names[i]) if self.names else str(i + 1) for i in (self.token, self.tag)
         )
         texts = "" if self.text is None else f", texts by column {self.text + 1}"
-        return f", tokens in column {token}, tags in column {tag}{texts}"
+        return f", tokens in column {token}, tags in column {tag}{texts}{quotes}"
 
 
 def split_columns(line: str) -> list[str]:
@@ -77,6 +88,35 @@ def split_columns(line: str) -> list[str]:
     return [" ", *columns] if len(columns) == 1 and line.startswith("  ") else columns
 
 
+def has_quoted_fields(lines: Iterable[str]) -> bool:
+    """Return whether lines of columns separated by tabs are quoted as spreadsheets do it.
+
+    Every field that contains a quotation mark must then be in quotes, with the marks within it doubled. One
+    token that is a single quotation mark shows that the file is not quoted.
+    """
+    fields = (
+        field
+        for line in lines
+        if '"' in line and not line.startswith("# ")
+        for field in line.strip(" \r\n").split("\t")
+        if '"' in field
+    )
+    longest = 0
+    for field in fields:
+        if not _QUOTED.fullmatch(field):
+            return False
+        longest = max(longest, len(field))
+    return longest > 2  # an empty field alone may also be a token of two marks
+
+
+def unquote(field: str) -> str:
+    """Return the content of a field of `has_quoted_fields`, stripped as the cells of CSV are."""
+    if not field.startswith('"'):
+        return field
+    content = field[1:-1].replace('""', '"')
+    return content.strip() or content
+
+
 def looks_like_columns(lines: Sequence[str]) -> bool:
     """Return whether most lines may be tokens and their tags."""
     rows = [split_columns(line) for line in lines]
@@ -86,6 +126,24 @@ def looks_like_columns(lines: Sequence[str]) -> bool:
     if any(len(row) > 1 and any(map(is_prefixed_tag, row[1:])) for row in rows):
         return True
     return sum(len(row) > 1 and row[-1] == "O" for row in rows) * 2 > len(rows)
+
+
+def looks_like_sentences(lines: Sequence[str]) -> bool:
+    """Return whether most lines may be the tokens of a sentence, a tab, and as many tags."""
+    rows = [split_columns(line) for line in lines if "\t" in line]
+    tagged = [
+        row for row in rows if any(is_tagged_sentence(cell, row[-1], " ") for cell in row[:-1])
+    ]
+    return len(tagged) * 2 > len(lines) and any(
+        is_prefixed_tag(tag) for row in tagged for tag in row[-1].split(" ")
+    )
+
+
+def is_tagged_sentence(tokens: str, tags: str, separator: str) -> bool:
+    """Return whether two cells are the tokens and the tags of a sentence, joined by a separator."""
+    return tokens.count(separator) == tags.count(separator) and is_tag_sequence(
+        tags.split(separator)
+    )
 
 
 def looks_like_io(lines: Sequence[str]) -> bool:

@@ -21,10 +21,13 @@ from flax_ner.data.column_layout import (
     Row,
     find_header,
     find_layout,
+    has_quoted_fields,
+    is_tagged_sentence,
     split_columns,
+    unquote,
 )
 from flax_ner.data.files import ConversionWarnings, DataFile
-from flax_ner.data.tagged import OUTSIDE, TAG, is_prefixed_tag, is_tag_sequence
+from flax_ner.data.tagged import OUTSIDE, TAG, is_prefixed_tag
 from flax_ner.errors import UserError
 from flax_ner.text.utf8 import Line, decode_line, iterate_lines
 
@@ -73,9 +76,13 @@ def read_sentences(
     lines = iterate_lines(file.path, file.options.encoding)
     first = next((line for line in lines if line.strip() and not _is_excel_separator(line)), "")
     header = find_header(first, file.options.columns) if isinstance(first, str) else None
-    records = list(_csv_sentences(file, header)) if header else _parse_blocks(file)
+    if header:
+        records, quoted = _csv_sentences(file, header)
+    else:
+        records, quoted = _parse_blocks(file)
     sentences = [record for _, record in records if isinstance(record, Sentence)]
     layout = find_layout(file, [s.rows for s in sentences], tuple(header[1]) if header else ())
+    layout = layout._replace(quoted=quoted)
     for sentence in sentences:
         _drop_comment_rows(sentence, layout, file.warnings)
     if layout.text is not None:
@@ -89,10 +96,18 @@ def read_sentences(
                 else [(source, record)]
             )
         ]
-    if not header and not any(SEPARATOR in s.rows[0][-1] for s in sentences[:1]):
-        return records, "", layout
-    split = [s for sentence in sentences for s in _split_cells(sentence, layout)]
-    return [(s.sources[0], s) for s in split], header[0] if header else "", layout
+    separator = _cell_separator(sentences, layout)
+    if separator:
+        records = [
+            part
+            for source, record in records
+            for part in (
+                _split_cells(record, layout, separator)
+                if isinstance(record, Sentence)
+                else [(source, record)]
+            )
+        ]
+    return records, header[0] if header else "", layout
 
 
 def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
@@ -118,10 +133,18 @@ def _blocks(file: DataFile) -> Iterator[list[tuple[int, Line]]]:
         yield block
 
 
-def _parse_blocks(file: DataFile) -> list[tuple[str, Sentence | UserError]]:
+def _parse_blocks(file: DataFile) -> tuple[list[tuple[str, Sentence | UserError]], bool]:
+    """Return the sentences (or errors) with their sources, and whether fields were quoted."""
     known: dict[str, Row] = {}
-    parsed = (_parse_block(file, block, known) for block in _blocks(file))
-    return [record for record in parsed if record]
+    parsed = [_parse_block(file, block, known) for block in _blocks(file)]
+    records = [record for record in parsed if record]
+    quoted = has_quoted_fields(known)
+    if quoted:
+        unquoted = {row: tuple(sys.intern(unquote(cell)) for cell in row) for row in known.values()}
+        for _, record in records:
+            if isinstance(record, Sentence):
+                record.rows = [unquoted[row] for row in record.rows]
+    return records, quoted
 
 
 def _parse_block(
@@ -184,8 +207,17 @@ def _drop_comment_rows(sentence: Sentence, layout: Layout, warnings: ConversionW
 
 def _csv_sentences(
     file: DataFile, header: tuple[str, list[str]]
+) -> tuple[list[tuple[str, Sentence | UserError]], bool]:
+    """Return the sentences of a file with a header, and whether fields of TSV were quoted."""
+    lines = [decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)]
+    quoted = header[0] == "\t" and has_quoted_fields(lines)
+    return list(_divide_rows(file, header, "\n".join(lines), quoted)), quoted
+
+
+def _divide_rows(
+    file: DataFile, header: tuple[str, list[str]], text: str, quoted: bool
 ) -> Iterator[tuple[str, Sentence | UserError]]:
-    """Yield the sentences of a file with a header: divided by blank rows, or by a column that names them."""
+    """Yield the sentences of the text of a file: divided by blank rows, or by a column that names them."""
     separator, names = header
     lower = [name.lower() for name in names]
     has_word = any(name in lower for name in TOKEN_NAMES if name != "sentence")
@@ -193,10 +225,8 @@ def _csv_sentences(
         i for i, name in enumerate(lower)
         if SENTENCE_NAMES.fullmatch(re.sub(r"[\W_]+", "", name)) and (name != "sentence" or has_word)
     ]  # fmt: skip
-    text = "\n".join(
-        decode_line(line, f"{file.path}:{i}") for i, line in enumerate(file.lines(), 1)
-    )
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    raw = separator == "\t" and not quoted
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if raw else csv.QUOTE_MINIMAL
     # Only \n ends a line: `splitlines` would also split at U+2028 or U+0085.
     reader = csv.reader(
         io.StringIO(text, newline="\n"), delimiter=separator, quoting=quoting, strict=True
@@ -238,8 +268,8 @@ def _repeats(cells: Iterable[str]) -> bool:
 
 
 def _clean_cell(cell: str) -> str:
-    """Strip a cell, unless it is a space. A quotation mark that pandas wrote for TSV is undone."""
-    return '"' if cell == '""""' else cell.strip() or cell
+    """Strip a cell, unless it is a space."""
+    return cell.strip() or cell
 
 
 def _split_texts(sentence: Sentence, column: int) -> Iterator[Sentence]:
@@ -252,40 +282,47 @@ def _split_texts(sentence: Sentence, column: int) -> Iterator[Sentence]:
             first = i
 
 
-def _split_cells(sentence: Sentence, layout: Layout) -> Iterator[Sentence]:
-    """Yield the sentences of rows that hold one each, tokens joined by a separator; or the sentence itself."""
-    rows = [row for row in sentence.rows if len(row) == layout.width]
-    separator = next(
-        (
-            s
-            for s in (SEPARATOR, " ")
-            if any(s in row[layout.tag] for row in rows)
-            and all(_holds_sentence(row, layout, s) for row in rows)
-        ),
-        None,
-    )
-    if separator is None:
-        yield sentence
-        return
-    path = sentence.sources.path
+def _cell_separator(sentences: Sequence[Sentence], layout: Layout) -> str | None:
+    """Return what joins the tokens and tags of rows with a sentence each, None if rows hold one token."""
+
+    def rows() -> Iterator[Row]:
+        return (row for s in sentences for row in s.rows if len(row) == layout.width)
+
+    tags = {row[layout.tag] for row in rows()}
+    for separator in (SEPARATOR, " "):
+        if any(separator in tag for tag in tags):
+            # In a file with spaces, a row with one tag may be a token of a sentence, so it does not count.
+            whole = [
+                (separator == SEPARATOR or separator in row[layout.tag])
+                and is_tagged_sentence(row[layout.token], row[layout.tag], separator)
+                for row in rows()
+            ]
+            if sum(whole) * 2 > len(whole):
+                return separator
+    return None
+
+
+def _split_cells(
+    sentence: Sentence, layout: Layout, separator: str
+) -> Iterator[tuple[str, Sentence | UserError]]:
+    """Yield the sentence (or error) of each row of a file whose rows hold a sentence each."""
+    path, text = sentence.sources.path, sentence.text
     for row, number in zip(sentence.rows, sentence.sources.numbers, strict=True):
-        if len(row) != layout.width:
-            yield Sentence([row], _Sources(path, [number]))
-            continue
-        cells = zip(
-            row[layout.token].split(separator), row[layout.tag].split(separator), strict=True
-        )
-        split = []
-        for token, tag in cells:
-            columns = [""] * layout.width
-            columns[layout.token], columns[layout.tag] = token, tag
-            split.append(tuple(columns))
-        yield Sentence(split, _Sources(path, [number] * len(split)))
-
-
-def _holds_sentence(row: Row, layout: Layout, separator: str) -> bool:
-    tags = row[layout.tag].split(separator)
-    return len(tags) == len(row[layout.token].split(separator)) and is_tag_sequence(tags)
+        source, split = f"{path}:{number}", [row]
+        if len(row) == layout.width:
+            tokens, tags = (row[i].split(separator) for i in (layout.token, layout.tag))
+            if len(tokens) != len(tags):
+                message = f"{source}: {len(tokens)} tokens, but {len(tags)} tags. Give each token one tag."
+                yield source, UserError(message)
+                continue
+            split = []
+            for token, tag in zip(tokens, tags, strict=True):
+                columns = [""] * layout.width
+                columns[layout.token], columns[layout.tag] = token, tag
+                split.append(tuple(columns))
+        # A comment with a text belongs to the row after it.
+        yield source, Sentence(split, _Sources(path, [number] * len(split)), text)
+        text = None
 
 
 def _is_excel_separator(line: Line) -> bool:

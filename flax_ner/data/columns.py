@@ -18,7 +18,9 @@ from flax_ner.data.column_sentences import TEXT_COMMENT, Sentence, read_sentence
 from flax_ner.data.field_names import is_start_field
 from flax_ner.data.files import ConversionWarnings, DataFile, space_free_names
 from flax_ner.data.tagged import (
+    BARE_PREFIXES,
     OUTSIDE,
+    OUTSIDE_WORDS,
     TAG_FORM,
     TagSpelling,
     count_pieces,
@@ -28,7 +30,9 @@ from flax_ner.data.tagged import (
     has_cjk,
     is_character_level,
     is_prefixed_tag,
+    is_tag_sequence,
     join_tokens,
+    outside_remedy,
     starts_with_cjk,
     tags_from_entities,
     token_spans,
@@ -40,6 +44,7 @@ from flax_ner.text.utf8 import SURROGATES
 FORM = f"a token and, in the last column, its tag: {TAG_FORM}"
 TEXT_NAMES = ("text", "sentence")  # a whole text in most tables with these names
 LONG_SENTENCE = 1000  # tokens
+SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "|": "vertical bar"}
 _LINE_BREAKS = re.compile("[\r\n]")
 # A character, or a longer token such as a URL, and its index within a word.
 _SEGMENTED = re.compile(r"(.)[0-9]+|(.+)[0-9]", re.DOTALL)
@@ -73,6 +78,8 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
         [normal[tag] or "O" for tag in sentence] for sentence in column(layout.tag)
     )
     left_out = layout.width - 2
+    first_line = next(file.lines(), "")
+    has_tabs = isinstance(first_line, str) and "\t" in first_line
     if has_chunks(tags):
         file.warnings.add(
             "tags of syntactic chunks such as NP and VP, read as entities", str(file.path)
@@ -85,8 +92,7 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
     ):
         first_row = sentences[0].rows[0]
         file.warnings.add(
-            "first line read as a token; if it is a header, name its columns with --token-column and "
-            "--tag-column (data.columns)",
+            "first line read as a token; if it is a header, " + _header_remedy(first_row, has_tabs),
             sentences[0].sources[0],
             len(first_row) == layout.width
             and tags[first_row[layout.tag]] == 1
@@ -105,7 +111,7 @@ def read_conll(file: DataFile) -> tuple[Iterable[Example], str]:
 
     def make_example(sentence: Sentence, source: str) -> Example:
         row_tags = [
-            _check_row(row, layout, normal, sentence.sources, i)
+            _check_row(row, layout, separator, has_tabs, normal, sentence.sources, i)
             for i, row in enumerate(sentence.rows)
         ]
         words = [row[layout.token] for row in sentence.rows]
@@ -166,9 +172,17 @@ def _example_tag(tags: Counter[str]) -> str:
 
 
 def _check_row(
-    row: Row, layout: Layout, normal: Mapping[str, str | None], sources: Sequence[str], index: int
+    row: Row,
+    layout: Layout,
+    separator: str,
+    has_tabs: bool,
+    normal: Mapping[str, str | None],
+    sources: Sequence[str],
+    index: int,
 ) -> str:
     """Return the normalized tag of the row `index` of a sentence after checking its columns."""
+    if len(row) == layout.width and " " in row[layout.tag].strip():
+        raise UserError(f"{sources[index]}: {_spaces_error(row[layout.tag])}")
     if len(row) == layout.width and row[layout.token] and "\n" not in row[layout.token]:
         tag = normal.get(row[layout.tag])
         if tag is not None:
@@ -176,6 +190,16 @@ def _check_row(
     source = sources[index]
     if len(row) == 1:
         raise UserError(f"{source}: only one column, {row[0][:40]!r}. Expected {FORM}")
+    if len(row) > layout.width and separator in SEPARATOR_NAMES:
+        name = SEPARATOR_NAMES[separator]
+        raise UserError(
+            f"{source}: {len(row)} columns, but the header has {layout.width}. Put a field that contains a "
+            f'{name} in quotes, e.g. "1{separator}5".'
+        )
+    if len(row) < layout.width and layout.names:
+        raise UserError(
+            f"{source}: {len(row)} columns, but the header has {layout.width}. Add the missing columns."
+        )
     if len(row) != layout.width:
         raise UserError(
             f"{source}: {len(row)} columns, but the file has {layout.width}. Separate columns by tabs if "
@@ -188,16 +212,36 @@ def _check_row(
         )
     if not row[layout.token]:
         raise UserError(f"{source}: no token in column {layout.token + 1}. Expected {FORM}")
-    hint = ""
-    if index == 0 and sources[0].endswith(":1") and len(row) > 1 and not layout.names:
-        hint = (
-            f" If this line is a header, name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
-            "(data.columns)."
-        )
     column = f" in column {layout.names[layout.tag]!r}" if layout.names else ""
-    raise UserError(
-        f"{source}: {row[layout.tag][:40]!r}{column} is not a tag. Expected {TAG_FORM}{hint}"
+    tag = row[layout.tag]
+    error = f"{source}: {tag[:40]!r}{column} is not a tag."
+    if tag in BARE_PREFIXES:
+        raise UserError(f"{error} It has no category. Write {tag}-NAME in place of {tag}.")
+    candidates = [tag] if "O" in normal.values() else [tag, *normal]
+    if word := next((w for w in candidates if w.lower() in OUTSIDE_WORDS), None):
+        raise UserError(f"{error} {outside_remedy(word)}")
+    hint = ""
+    if index == 0 and source.endswith(":1") and not layout.names:
+        hint = f" If this line is a header, {_header_remedy(row, has_tabs)}."
+    raise UserError(f"{error} Expected {TAG_FORM}{hint}")
+
+
+def _header_remedy(row: Row, has_tabs: bool) -> str:
+    """Return what to do about a first line that is a header. One with spaces cannot name columns."""
+    if not has_tabs:
+        return "delete it"
+    return (
+        f"delete it, or name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
+        "(data.columns)"
     )
+
+
+def _spaces_error(tag: str) -> str:
+    """Return what is wrong with a tag that contains spaces."""
+    tags = tag.split()
+    if is_tag_sequence(tags):
+        return f"{len(tags)} tags on one line. Write each token and its tag on a line of its own."
+    return f"the tag {tag[:40]!r} contains spaces. Replace them, e.g. by {'_'.join(tags)[:40]!r}."
 
 
 def _without_index(token: str) -> str:

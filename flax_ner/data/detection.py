@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from flax_ner.data.brat import TEXT_BOUND
 from flax_ner.data.column_layout import (
     EXCEL_SEPARATOR,
     find_header,
+    has_quoted_fields,
     looks_like_columns,
     looks_like_io,
+    looks_like_sentences,
+    split_columns,
+    unquote,
 )
 from flax_ner.data.column_sentences import DOCUMENT_BOUNDARY, SEPARATOR
 from flax_ner.data.field_names import TEXT_FIELDS
@@ -21,13 +26,21 @@ from flax_ner.data.json_rows import is_json, is_pair, json_records, json_value
 from flax_ner.data.row_fields import fields_with_spans
 from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
-from flax_ner.data.tagged import TAG_FORM, is_prefixed_tag
+from flax_ner.data.tagged import (
+    OUTSIDE,
+    OUTSIDE_WORDS,
+    TAG_FORM,
+    has_categories,
+    is_prefixed_tag,
+    outside_remedy,
+)
 from flax_ner.data.token_rows import find_token_fields, split_tag_strings
 from flax_ner.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 COLUMN_SUFFIXES = (".conll", ".bio", ".bios", ".bioes", ".bmes", ".iob", ".iob2", ".csv", ".tsv")
 _JSON_START = re.compile(r"\s*(\[\s*([\[{\"\]]|$)|\{\s*([\"}]|$))")
+_JOINED = re.compile(r"\S+/([Oo]|[BIMELSUW]-\S+)")  # a token and its tag
 SAMPLE_LINES = 50  # to distinguish columns, JSON and plain text
 SAMPLE_ROWS = 1000  # to distinguish the JSON formats
 
@@ -46,7 +59,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     """
     path = Path(path)
     if path.is_dir() or is_table(path):
-        return detect_folder_format(path) if path.is_dir() else "table"
+        return detect_folder_format(path, encoding) if path.is_dir() else "table"
     file = DataFile(path, ReadOptions(encoding))
     rows = [
         row if isinstance(row, str) else row.decode("utf-8", "replace")
@@ -65,7 +78,9 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     if find_header(sample[0]) or SEPARATOR in sample[0]:
         return "conll"
     token_lines = [row for row in sample if not row.startswith(("# ", DOCUMENT_BOUNDARY))]
-    if token_lines and looks_like_columns(token_lines):
+    if has_quoted_fields(token_lines):
+        token_lines = ["\t".join(map(unquote, split_columns(row))) for row in token_lines]
+    if token_lines and (looks_like_columns(token_lines) or looks_like_sentences(token_lines)):
         return "conll"
     if any(TEXT_BOUND.fullmatch(row) for row in sample):
         return "brat"
@@ -78,7 +93,7 @@ def detect_format(path: str | Path, encoding: str = "") -> str | None:
     return "conll" if token_lines and looks_like_io(token_lines) else None
 
 
-def detect_folder_format(path: Path) -> str | None:
+def detect_folder_format(path: Path, encoding: str = "") -> str | None:
     """Return the format of a folder: "table", "brat", or None. None for a file."""
     if not path.is_dir():
         return None
@@ -87,8 +102,11 @@ def detect_folder_format(path: Path) -> str | None:
     if any(path.glob("*.ann")):
         return "brat"
     texts = sorted(path.glob("*.txt"))
-    # Files of columns are not documents, even if their names end in .txt.
-    return "brat" if texts and detect_format(texts[0]) is None else None
+    try:
+        # Files of columns are not documents, even if their names end in .txt.
+        return "brat" if texts and detect_format(texts[0], encoding) is None else None
+    except UserError:  # in another encoding, which the reader reports
+        return "brat"
 
 
 def unknown_format_hint(path: Path, encoding: str = "") -> str:
@@ -96,25 +114,63 @@ def unknown_format_hint(path: Path, encoding: str = "") -> str:
     if path.suffix.lower() in JSON_SUFFIXES:
         return " If it should be JSON: it is not JSON, or has no texts."
     lines = islice(DataFile(path, ReadOptions(encoding)).lines(), SAMPLE_ROWS)
-    rows = [line.strip() for line in lines if isinstance(line, str) and line.strip()]
+    numbered = [
+        (number, line.strip())
+        for number, line in enumerate(lines, 1)
+        if isinstance(line, str) and line.strip()
+    ]
+    numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
     tagged_rows = [any(map(is_prefixed_tag, row.split(",")[1:])) for row in rows]
     if any(tagged_rows[:1]):
         return " CSV needs a first line that names its columns, such as token,tag."
     if any(tagged_rows):
         first, *_, last = rows[0].split(",") if "," in rows[0] else ("1", "2")
         return f" Name its columns, e.g. --token-column {first!r} --tag-column {last!r} (data.columns)."
-    cells = [row.split("\t") if "\t" in row else row.split() for row in rows]
-    width = max(map(len, cells), default=0)
-    tagged = [i for i in range(width) if sum(is_prefixed_tag(c[i]) for c in cells if len(c) > i)]
-    if tagged and width > 1:
-        token, tag = (2, 1) if tagged[0] == 0 else (1, tagged[0] + 1)
+    tokens = rows[0].split()
+    if all(map(_JOINED.fullmatch, tokens)):
         return (
-            f" If it has columns, name those of the tokens and tags, e.g. --token-column {token} --tag-column "
-            f"{tag} (data.columns). A tag is {TAG_FORM}"
+            f" A slash joins its tokens and tags, e.g. {tokens[0]!r}. Write one token per line, a space, and "
+            "its tag."
         )
-    if {"B", "O"} <= {c[-1] for c in cells} <= {*"BIOESMULW"}:
-        return " Its tags have no category. Write B-NAME and I-NAME in place of B and I."
+    cells = [split_columns(row) for row in rows]
+    width = max(map(len, cells), default=0)
+    if width > 1 and all(len(c) == width for c in cells):
+        return _column_hint(path, cells, numbers)
     return ""
+
+
+def _column_hint(path: Path, cells: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
+    """Return what keeps rows of equal length, from lines with these numbers, from being tokens and tags."""
+    width = len(cells[0])
+    tags = [Counter(c[i] for c in cells) for i in range(width)]
+    prefixed = [sum(map(is_prefixed_tag, column.elements())) for column in tags]
+    tag = max(range(width), key=lambda i: prefixed[i])
+    last = tags[-1]
+    if {"B", "O"} <= last.keys() <= {*"BIOESMULW"}:
+        return " Its tags have no category. Write B-NAME and I-NAME in place of B and I."
+    if not prefixed[tag]:
+        word = next((word for word in last if word.lower() in OUTSIDE_WORDS), None)
+        if word is not None:
+            return f" Its last column may have the tags. {outside_remedy(word)}"
+        if has_categories(tags[0]) and len(tags[0]) * 2 <= len(cells):
+            return _name_columns(2, 1)
+        return ""
+    if tag < width - 1:
+        return _name_columns(*((2, 1) if tag == 0 else (1, tag + 1)))
+    number, value = next(
+        (number, c[-1])
+        for number, c in zip(numbers, cells, strict=True)
+        if not (is_prefixed_tag(c[-1]) or c[-1] in OUTSIDE)
+    )
+    remedy = outside_remedy(value) if value.lower() in OUTSIDE_WORDS else f"A tag is {TAG_FORM}"
+    return f" The last column of {path}:{number} has {value!r}, which is not a tag. {remedy}"
+
+
+def _name_columns(token: int, tag: int) -> str:
+    return (
+        f" If it has columns, name those of the tokens and tags, e.g. --token-column {token} --tag-column "
+        f"{tag} (data.columns). A tag is {TAG_FORM}"
+    )
 
 
 def format_by_name(path: Path) -> str | None:

@@ -13,6 +13,8 @@ from flax_ner.data.brat import read_brat, write_brat
 from flax_ner.data.cluener import read_cluener_file, write_cluener
 from flax_ner.data.columns import read_conll, write_conll
 from flax_ner.data.detection import (
+    COLUMN_SUFFIXES,
+    JSON_SUFFIXES,
     describe_start,
     detect_folder_format,
     detect_format,
@@ -174,11 +176,18 @@ def _unknown_format_error(path: Path, options: ReadOptions) -> UserError:
                 f"{path}: has its data in the subfolders {', '.join(parts)}. Give one of them, e.g. "
                 f"{path / parts[0]}."
             )
-        files = sorted(part.name for part in path.glob("*.txt"))
+        suffixes = (".txt", *JSON_SUFFIXES, *COLUMN_SUFFIXES)
+        files = sorted(
+            part.name
+            for part in path.iterdir()
+            if part.suffix.lower() in suffixes
+            and part.is_file()
+            and part.name != "dataset_info.json"
+        )
         if files:
             return UserError(
                 f"{path}: has the files {', '.join(files[:5])}, which are not documents of brat. Give one of "
-                "them."
+                f"them, e.g. {path / files[0]}."
             )
         return UserError(
             f"{path}: contains no documents. Expected pairs of files NAME.txt and NAME.ann, or files of "

@@ -105,9 +105,19 @@ def parse_json(line: str, source: str) -> Any:
             json.loads(line)  # raises an error that names the byte order mark
         return _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
+        problem = _describe(error, "line") if isinstance(error, json.JSONDecodeError) else error
         raise UserError(
-            f"{source}: not JSON ({error}). Expected one JSON object per line."
+            f"{source}: not JSON ({problem}). Expected one JSON object per line."
         ) from None
+
+
+def _describe(error: json.JSONDecodeError, unit: str) -> str:
+    """Return what is wrong in a `unit` ("line" or "file") of JSON."""
+    if error.msg.startswith("Unterminated string"):
+        return f"the {unit} ends inside the string that starts at column {error.colno}"
+    if error.pos >= len(error.doc.rstrip()):
+        return f"the {unit} ends too early, at column {error.colno}"
+    return f"{error.msg.removesuffix(' at')}, column {error.colno}"
 
 
 class ParsedValue(NamedTuple):
@@ -188,7 +198,7 @@ def _parse_values(file: DataFile, is_array: bool) -> list[Any] | None:
             if not values and not is_array:
                 return None
             raise UserError(
-                f"{file.path}:{error.lineno}: not JSON ({error.msg}, column {error.colno}). Expected an "
+                f"{file.path}:{error.lineno}: not JSON ({_describe(error, 'file')}). Expected an "
                 "array, [{...}, {...}], or one JSON object per line."
             ) from None
         except (ValueError, RecursionError) as error:

@@ -25,6 +25,11 @@ SCHEMES = {
 IOB1, IOE = "IOB1", "IOE"  # read, but not written; in IOE only the end of an entity is marked
 READ_SCHEMES = (*SCHEMES, IOB1, IOE)
 TAG_FORM = "O, or a prefix such as B- or I- and a category."
+BARE_PREFIXES = frozenset("BIMELSUW")
+# Words for O in other data sets. They are not read, because they may also be categories.
+OUTSIDE_WORDS = frozenset(
+    ["none", "null", "nil", "na", "n/a", "nan", "other", "out", "outside", ""]
+)
 TAG = re.compile(r"O|[BIMELSUW]-.+", re.DOTALL)
 OUTSIDE = frozenset("Oo0")
 DASHES = frozenset("-_")  # outside in files that have none of `OUTSIDE`
@@ -98,6 +103,14 @@ def outside_tags(tags: Mapping[str, int]) -> frozenset[str]:
     """Return the tags that mean outside: `-` and `_` only in a file that has other tags, but no `O`."""
     names = tags.keys()
     return DASHES if names & DASHES and names - DASHES and not names & OUTSIDE else OUTSIDE
+
+
+def outside_remedy(word: str) -> str:
+    """Return a sentence that says how to tag tokens outside of entities in place of `word`."""
+    return (
+        f"Write O in place of {word!r} for tokens outside of entities (o and 0 are read like O, and - and _ "
+        "beside tags with a prefix)."
+    )
 
 
 def _count_prefixes(tags: Mapping[str, int], form: re.Pattern[str], group: int) -> int:

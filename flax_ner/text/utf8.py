@@ -23,6 +23,13 @@ ARCHIVE_SIGNATURES = {
     b"PAR1": "a Parquet file without the suffix .parquet",
     b"ARROW1": "an Arrow file without the suffix .arrow",
 }
+_UNPACKING = {
+    b"\x1f\x8b": ": unpack it, e.g. with gzip -dc FILE > NEW_FILE",
+    b"PK\x03\x04": ": unpack a zip archive (doccano exports one) and give its file; export a sheet as CSV",
+    b"\xfd7zXZ": ": unpack it, e.g. with xz -dc FILE > NEW_FILE",
+    b"BZh": ": unpack it, e.g. with bzip2 -dc FILE > NEW_FILE",
+    b"Rar!": ": unpack it and give the file in it",
+}
 # UTF-32 comes first: its byte order mark starts with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -36,6 +43,13 @@ HANGUL, KANA = re.compile("[\uac00-\ud7a3]"), re.compile("[\u3040-\u30ff]")
 FREQUENT_CHINESE = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经么去法学"
     "如都同现当没动面起看定天分还进好小部其些主样理心本前开但因只从想实日公司市新"
+)
+# A letter of CP1252 between ASCII characters, or beside an ASCII letter. Two-byte encodings have few of them.
+_LATIN_LETTER = re.compile(
+    rb"(?<![\x80-\xff])[\x8c\x9c\xc0-\xff](?![\x80-\xff])|(?<=[A-Za-z])[\xc0-\xff]|[\xc0-\xff](?=[A-Za-z])"
+)
+_LATIN_PUNCTUATION = re.compile(
+    rb"[\x80\x85\x91-\x97\xa0\xab\xb0\xb7\xbb]|(?<![A-Za-z\x80-\xff])[\xa1\xbf]"
 )
 SAMPLE_BYTES = 1 << 20  # bytes at the start of a file from which its encoding is guessed
 STDIN = "standard input"
@@ -59,31 +73,38 @@ class UndecodedLine(bytes):
 Line = str | UndecodedLine
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, fixed_name: bool = False) -> bytes:
     """Return the bytes of a file.
+
+    Args:
+        path, fixed_name: see `read_lines`.
 
     Raises:
         UserError: the file is compressed, an archive, UTF-16 or UTF-32.
     """
     data = path.read_bytes()
-    check_plain_text(data, path)
+    check_plain_text(data, path, fixed_name=fixed_name)
     # Check the whole file: single lines of UTF-16 can be valid UTF-8.
     encoding = guess_encoding(data) if b"\0" in data else None
     if encoding:
-        raise _wrong_encoding_error(encoding, path)
+        raise _wrong_encoding_error(encoding, path, fixed_name=fixed_name)
     return data
 
 
-def check_plain_text(start: bytes, path: str | Path, unpack: str = "") -> None:
+def check_plain_text(
+    start: bytes, path: str | Path, unpack: str = "", fixed_name: bool = False
+) -> None:
     """Raise `UserError` for a file that starts like an archive or like UTF-16 or UTF-32.
 
     Args:
         start: first bytes of the file.
         path, unpack: see `iconv_command`.
+        fixed_name: see `read_lines`.
     """
     for signature, kind in ARCHIVE_SIGNATURES.items():
         if start.startswith(signature):
-            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8.")
+            how = _UNPACKING.get(signature, "")
+            raise UserError(f"{path}: is {kind}. Save the file as plain UTF-8{how}.")
     encoding = next(
         (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None
     )
@@ -94,10 +115,14 @@ def check_plain_text(start: bytes, path: str | Path, unpack: str = "") -> None:
             if not any(line[parity::2]) and 0 not in line[1 - parity :: 2]:
                 encoding = name
     if encoding:
-        raise _wrong_encoding_error(encoding, path, unpack)
+        raise _wrong_encoding_error(encoding, path, unpack, fixed_name)
 
 
-def _wrong_encoding_error(encoding: str, path: str | Path, unpack: str = "") -> UserError:
+def _wrong_encoding_error(
+    encoding: str, path: str | Path, unpack: str = "", fixed_name: bool = False
+) -> UserError:
+    if fixed_name:
+        return UserError(f"{path}: is {encoding}. {_encoding_option(encoding)}")
     command = iconv_command(encoding, path, unpack)
     return UserError(f"{path}: is {encoding}. Save the file as plain UTF-8: {command}")
 
@@ -155,6 +180,16 @@ def _is_chinese(data: bytes) -> bool:
     return common * 3 > len(characters) * 2
 
 
+def _is_latin(data: bytes) -> bool:
+    """Return whether bytes are text in Latin script, mostly ASCII, with the letters of CP1252."""
+    if not _decodes(data, "cp1252"):
+        return False
+    high = sum(byte > 0x7F for byte in data)
+    letters = len(_LATIN_LETTER.findall(data))
+    others = high - letters - len(_LATIN_PUNCTUATION.findall(data))
+    return others * 10 <= letters and high * 3 <= len(data)
+
+
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
         data.decode(encoding)
@@ -184,20 +219,34 @@ def iconv_command(encoding: str, path: str | Path, unpack: str = "") -> str:
     return f"{command} {source} > {target}"
 
 
-def encoding_remedy(data: bytes, path: str | Path, unpack: str = "") -> str:
+def _encoding_option(encoding: str, separator: str = ": ") -> str:
+    return f"Name the encoding{separator}--encoding {encoding.lower()} (data.encoding)."
+
+
+def encoding_remedy(
+    data: bytes, path: str | Path, unpack: str = "", fixed_name: bool = False
+) -> str:
     """Return a sentence that says how to convert a file that is not UTF-8.
 
     Args:
         data: the file, or complete lines of it.
         path, unpack: see `iconv_command`.
+        fixed_name: see `read_lines`.
     """
     encoding = guess_encoding(data)
     if _is_mostly_utf8(data):
         return "Save the file as UTF-8."
-    if encoding is None:
-        command = iconv_command("BIG5", path, unpack)
-        return f"It may be Big5, Shift_JIS or CP1252. Save it as UTF-8, e.g. {command}"
-    return f"It looks like {encoding}. Save it as UTF-8: {iconv_command(encoding, path, unpack)}"
+    if encoding:
+        guess, separator = f"It looks like {encoding}.", ": "
+    elif _is_latin(data):
+        encoding, separator = "CP1252", ": "
+        guess = "It looks like CP1252 (Western European); check the accented letters."
+    else:
+        encoding, separator = "BIG5", ", e.g. "
+        guess = "It may be Big5, Shift_JIS or CP1252."
+    if fixed_name:
+        return f"{guess} {_encoding_option(encoding, separator)}"
+    return f"{guess} Save it as UTF-8{separator}{iconv_command(encoding, path, unpack)}"
 
 
 def not_utf8_error(error: UnicodeDecodeError, source: str, remedy: str) -> UserError:
@@ -207,23 +256,25 @@ def not_utf8_error(error: UnicodeDecodeError, source: str, remedy: str) -> UserE
     )
 
 
-def read_lines(path: Path, encoding: str = "") -> Sequence[Line]:
+def read_lines(path: Path, encoding: str = "", fixed_name: bool = False) -> Sequence[Line]:
     r"""Return the lines of a file, split at \n; all as `UndecodedLine` if the file is not entirely UTF-8.
 
     Args:
         path: path of the file.
         encoding: the encoding of the file; "" is UTF-8.
+        fixed_name: whether other files refer to the name of the file. An error then names the option for its
+            encoding, because a converted copy under another name is not read.
 
     Raises:
         UserError: the file is not text, or not in `encoding`.
     """
     if encoding:
         return decode_as(path.read_bytes(), encoding, path).removeprefix("\ufeff").split("\n")
-    data = read_bytes(path)
+    data = read_bytes(path, fixed_name)
     try:
         return data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        remedy = encoding_remedy(data, path)
+        remedy = encoding_remedy(data, path, fixed_name=fixed_name)
         return [
             UndecodedLine(row, remedy) for row in data.removeprefix(codecs.BOM_UTF8).split(b"\n")
         ]
@@ -299,24 +350,26 @@ def decode_as(data: bytes, encoding: str, path: str | Path) -> str:
         ) from None
 
 
-def read_text(path: Path, encoding: str = "") -> str:
+def read_text(path: Path, encoding: str = "", fixed_name: bool = False) -> str:
     """Return the text of a file, with its line ends and byte order mark.
 
     Args:
         path: path of the file.
         encoding: the encoding of the file; "" is UTF-8.
+        fixed_name: see `read_lines`.
 
     Raises:
         UserError: the file is not UTF-8, or not in `encoding`. The message starts with the path.
     """
     if encoding:
         return decode_as(path.read_bytes(), encoding, path)
-    data = read_bytes(path)
+    data = read_bytes(path, fixed_name)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         problem = f"{path}: not UTF-8 ({error.reason} at byte {error.start})."
-        raise UserError(f"{problem} {encoding_remedy(data, path)}") from None
+        remedy = encoding_remedy(data, path, fixed_name=fixed_name)
+        raise UserError(f"{problem} {remedy}") from None
 
 
 def stream_lines(file: BinaryIO, path: str | Path) -> Iterator[tuple[str, str]]:

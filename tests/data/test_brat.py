@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flax_ner.data.brat import read_brat
-from flax_ner.data.files import ConversionWarnings, DataFile
+from flax_ner.data.files import ConversionWarnings, DataFile, ReadOptions
+from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
 from flax_ner.text.examples import Entity
 from tests.data.reading import read_all
@@ -105,3 +106,34 @@ def test_invalid_folders_and_files_raise(tmp_path: Path) -> None:
     document(tmp_path, GOOD, "索尼".encode("gb18030"), "alone")
     with pytest.raises(UserError, match=r"alone\.txt: not UTF-8"):
         read_all(read_brat, DataFile(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "cp1252", "big5"])
+@pytest.mark.parametrize("annotated", [True, False])
+def test_documents_in_another_encoding_are_read_as_the_error_says(
+    tmp_path: Path, encoding: str, annotated: bool
+) -> None:
+    text = "Müller schläft in Köln" if encoding == "cp1252" else "王建國在東海市工作，國內銀行。"
+    if encoding == "gb18030":
+        text = "王建国在东海市工作，国内银行。"
+    ann = f"T1\tPER 0 3\t{text[:3]}\n".encode(encoding) if annotated else None
+    document(tmp_path, ann, text.encode(encoding))
+    with pytest.raises(UserError, match=r"a\.txt: ") as error:
+        read_examples(str(tmp_path), "auto")
+    option = re.search(r"--encoding (\S+) \(data\.encoding\)\.$", str(error.value))
+    assert option and "iconv" not in str(error.value), str(error.value)
+    (example,) = read_examples(str(tmp_path), "auto", options=ReadOptions(option[1]))
+    assert example.text == text
+    assert example.entities == ((Entity("PER", 0, 3, text[:3]),) if annotated else None)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "warnings"),
+    [("0 4", []), ("1 5", ["offsets that count the byte order mark, converted: 1"])],
+)
+def test_a_byte_order_mark_is_left_out(tmp_path: Path, offsets: str, warnings: list[str]) -> None:
+    document(tmp_path, f"T1\tORG {offsets}\tSony\n", f"\ufeff{TEXT}")
+    counts = ConversionWarnings()
+    (example,), _ = read_all(read_brat, DataFile(tmp_path, warnings=counts))
+    assert (example.text, example.entities) == (TEXT, EXPECTED)
+    assert [line.partition(" (first")[0] for line in counts.lines()] == warnings

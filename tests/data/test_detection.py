@@ -7,6 +7,7 @@ import pytest
 from flax_ner.data.detection import detect_format
 from flax_ner.data.formats import read_examples
 from flax_ner.errors import UserError
+from flax_ner.text.utf8 import encoding_remedy
 
 FILES = {
     "CLUENER": ('{"text": "ab", "label": {"x": {"a": [[0, 0]]}}}', "cluener"),
@@ -77,3 +78,21 @@ def test_unknown_format_error_names_line(tmp_path: Path, data: str, message: str
 def test_empty_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="contains no documents"):
         read_examples(str(tmp_path), "auto")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "command"),
+    [
+        ("Müller schläft", "cp1252", "iconv -f CP1252"),
+        ("L’été à Genève : « ça va » – déjà créée", "cp1252", "iconv -f CP1252"),
+        ("¿Qué? ¡Sí, niño!", "cp1252", "iconv -f CP1252"),
+        ("He said “it’s”", "cp1252", "iconv -f CP1252"),
+        ('{"text": "王建國在東海市工作，國內銀行。"}', "big5", "iconv -f BIG5"),
+        ("東京都の山田太郎はソニーで働く。", "shift_jis", "iconv -f BIG5"),
+        ("ソニー アップル グーグル", "shift_jis", "iconv -f BIG5"),
+        ("Иван работает в Москве", "cp1251", "iconv -f BIG5"),
+        ("王建国在东海市工作。", "gb18030", "iconv -f GB18030"),
+    ],
+)
+def test_remedy_names_the_encoding(text: str, encoding: str, command: str) -> None:
+    assert command in encoding_remedy(text.encode(encoding), "data")

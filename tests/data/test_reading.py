@@ -323,6 +323,23 @@ READ = {
         '"title", "value": {"start": 0, "end": 2, "text": "林月", "labels": ["PER"]}}, {"type": "labels", '
         '"to_name": '
         '"title", "value": {"start": 3, "end": 5, "text": "苏州", "labels": ["LOC"]}}]}]}]', EXPECTED, ""),
+    "quoted fields of a TSV": (
+        'token\ttag\n"a ""b"""\tB-X\n","\tO\n""""\tO\n', [('a "b" , "', [("X", 0, 5)])],
+        "TSV of words.*, quotes around fields removed"),
+    "quoted fields without a header": (
+        '1\t林\tB-PER\n2\t月\tI-PER\n3\t","\tO\n4\t""""\tO\n', [('林月,"', [("PER", 0, 2)])],
+        "columns of characters.*, quotes around fields removed"),
+    "quotes around all fields of a TSV": (
+        '"Otto"\t"B-PER"\n"slept"\t"O"\n', [("Otto slept", [("PER", 0, 4)])], "quotes around fields removed"),
+    "a token that is a quotation mark": (
+        'Otto\tB-PER\n"\tO\n"a"\tO\n', [('Otto " "a"', [("PER", 0, 4)])], "columns of words, BIO\\."),
+    "a token of two quotation marks": (
+        'Otto\tB-PER\n""\tO\n', [('Otto ""', [("PER", 0, 4)])], "columns of words, BIO\\."),
+    "mostly sentences of one token": (
+        "林\x02月\tB-PER\x02I-PER\n好\tO\n是\tO\n", [("林月", [("PER", 0, 2)]), ("好", []), ("是", [])], ""),
+    "a sentence per line with spaces": (
+        "林 月 在\tB-PER I-PER O\n苏 州\tB-LOC I-LOC\n\n无\tO\n",
+        [("林月在", [("PER", 0, 2)]), ("苏州", [("LOC", 0, 2)]), ("无", [])], "columns of characters, BIO"),
     "emoji without surfaces": (
         '{"text": "😀林月在苏州", "label": [[1, 3, "PER"], [4, 6, "LOC"]]}',
         [(f"😀{TEXT}", [("LOC", 4, 6), ("PER", 1, 3)])], "may count UTF-16 units"),
@@ -365,6 +382,38 @@ REFUSED = {
         '{"tokens": ["a", "b"], "entities": [{"start": -9, "end": 1, "type": "X", "text": "q"}]}',
         "of 2 tokens"),
     "fewer tags than tokens": ('{"tokens": ["a", "b"], "labels": []}', "2 tokens but 0 labels"),
+    "a sentence per line with a tag too few": (
+        "Otto slept\tB-PER O\nin Mainz\tO\nAnn left\tB-PER O\n", "data:2: 2 tokens, but 1 tags"),
+    "a sentence per line with a wrong tag": (
+        "Otto slept\tB-PER O\nin Mainz\tO LOC\nAnn left\tB-PER O\n", "data:2: 'LOC' is not a tag"),
+    "a sentence in one of the lines": (
+        "Otto\tB-PER\nin\tO\nNew York\tB-LOC I-LOC\n", "data:3: 2 tags on one line"),
+    "spaces in a tag": (
+        "Otto\tB-PER\nslept\tO\nMainz\tB-big city\n", "data:3: the tag 'B-big city' contains spaces"),
+    "a comma without quotes in CSV": (
+        "token,tag\nOtto,B-PER\n,,O\n",
+        "data:3: 3 columns, but the header has 2. Put a field that contains a comma in quotes"),
+    "a row of CSV without a tag": (
+        "token,pos,tag\nOtto,N,B-PER\nin,O\n", "data:3: 2 columns, but the header has 3"),
+    "a line of JSON that is cut off": (
+        '{"text": "Otto", "label": []}\n{"text": "Otto sl',
+        "data:2: not JSON (the line ends inside the string that starts at column 10)"),
+    "an array that is cut off in a string": (
+        '[\n{"text": "Otto sl', "data:2: not JSON (the file ends inside the string that starts at column 10)"),
+    "an array that is cut off": ('[\n{"text": "Otto"}, {', "not JSON (the file ends too early, at column 20)"),
+    "gzip": (b"\x1f\x8b\x08", "unpack it, e.g. with gzip -dc"),
+    "zip": (b"PK\x03\x04", "unpack a zip archive (doccano exports one)"),
+    "a header separated by spaces": (
+        "wort art\nOtto B-PER\nslept O\nin O\n", "and a category. If this line is a header, delete it."),
+    "bare prefixes": ("Otto B\nKern I\nslept O\nin O\nit O\n", "data:1: 'B' is not a tag. It has no category."),
+    "a word for O in a CSV": (
+        "token,tag\nOtto,B-PER\nslept,NA\nin,O\n", "Write O in place of 'NA' for tokens outside"),
+    "a word for O": (
+        "Otto B-PER\nslept OTHER\nin OTHER\n", "data:2 has 'OTHER', which is not a tag. Write O in place of"),
+    "a word for O without prefixes": ("Otto PER\nslept none\nin none\n", "Write O in place of 'none'"),
+    "tokens and tags joined by a slash": (
+        "Otto/B-PER slept/O\nAnn/B-PER left/O\n", "A slash joins its tokens and tags, e.g. 'Otto/B-PER'"),
+    "categories first": ("PER Otto\nPER Kern\nO in\nO of\n", "--token-column 2 --tag-column 1"),
     "an unknown header of CSV": ("wort,art\nOtto,B-PER\n", "--token-column 'wort' --tag-column 'art'"),
     "an address": ('{"text": "https://example.org/a.txt", "label": [[0, 2, "PER"]]}', "URL"),
     "tags in the middle": ("Otto B-PER x\nin O y\n", "column 2"),
@@ -575,6 +624,13 @@ def test_a_folder_with_the_data_in_subfolders_is_explained(tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"in the subfolders train\. Give one of them, e\.g\. .*train\.$"
     ):
+        read_examples(str(tmp_path), "auto")
+
+
+def test_the_files_of_a_folder_without_documents_are_named(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.tsv", "dataset_info.json", "readme.md"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"has the files a\.tsv, b\.jsonl, .* e\.g\. .*a\.tsv\.$"):
         read_examples(str(tmp_path), "auto")
 
 
