@@ -181,8 +181,12 @@ def _check_row(
     index: int,
 ) -> str:
     """Return the normalized tag of the row `index` of a sentence after checking its columns."""
-    if len(row) == layout.width and " " in row[layout.tag].strip():
-        raise UserError(f"{sources[index]}: {_spaces_error(row[layout.tag])}")
+    several = row[layout.tag].split() if len(row) == layout.width else []
+    if len(several) > 1 and is_tag_sequence(several):
+        raise UserError(
+            f"{sources[index]}: {len(several)} tags on one line. Write each token and its tag on a line of its "
+            "own."
+        )
     if len(row) == layout.width and row[layout.token] and "\n" not in row[layout.token]:
         tag = normal.get(row[layout.tag])
         if tag is not None:
@@ -234,14 +238,6 @@ def _header_remedy(row: Row, has_tabs: bool) -> str:
         f"delete it, or name the columns: --token-column {row[0]!r} --tag-column {row[-1]!r} "
         "(data.columns)"
     )
-
-
-def _spaces_error(tag: str) -> str:
-    """Return what is wrong with a tag that contains spaces."""
-    tags = tag.split()
-    if is_tag_sequence(tags):
-        return f"{len(tags)} tags on one line. Write each token and its tag on a line of its own."
-    return f"the tag {tag[:40]!r} contains spaces. Replace them, e.g. by {'_'.join(tags)[:40]!r}."
 
 
 def _without_index(token: str) -> str:

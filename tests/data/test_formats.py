@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flax_ner.data import json_rows
@@ -130,6 +130,8 @@ def test_round_trip_loses_only_what_the_warnings_say(
     rows: list[Example],
     unlabelled: bool,
 ) -> None:
+    # JSON joins the halves of a surrogate pair to one character.
+    assume(not any(re.search("[\ud800-\udbff][\udc00-\udfff]", row.text) for row in rows))
     rows = [*rows, Example("x", ()), *([Example("unlabelled", None)] * unlabelled)]
     path = tmp_path_factory.mktemp("round_trip") / "data"
     warnings = write_examples(path, rows, data_format)

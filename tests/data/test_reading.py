@@ -388,8 +388,6 @@ REFUSED = {
         "Otto slept\tB-PER O\nin Mainz\tO LOC\nAnn left\tB-PER O\n", "data:2: 'LOC' is not a tag"),
     "a sentence in one of the lines": (
         "Otto\tB-PER\nin\tO\nNew York\tB-LOC I-LOC\n", "data:3: 2 tags on one line"),
-    "spaces in a tag": (
-        "Otto\tB-PER\nslept\tO\nMainz\tB-big city\n", "data:3: the tag 'B-big city' contains spaces"),
     "a comma without quotes in CSV": (
         "token,tag\nOtto,B-PER\n,,O\n",
         "data:3: 3 columns, but the header has 2. Put a field that contains a comma in quotes"),
