@@ -255,18 +255,23 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: Sequence[dict[str, Any]], target: Path) -> None:
-    """Draw the mean F1 of each encoder over the number of training sentences, with the range of the seeds."""
-    from matplotlib import pyplot
-
+def curves(results: Sequence[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
+    """Return F1 on the other half by encoder and number of sentences, of the configuration "default"."""
     sizes = {path: len(read_examples(path, "auto")) for path in {r["corpus"] for r in results}}
     groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         if result["configuration"] == "default":
             size = result["size"] or sizes[result["corpus"]]
             groups[result["encoder"]][size].append(result["f1_other"])
+    return {encoder: dict(by_size) for encoder, by_size in sorted(groups.items())}
+
+
+def plot(results: Sequence[dict[str, Any]], target: Path) -> None:
+    """Draw the mean F1 of each encoder over the number of training sentences, with the range of the seeds."""
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for encoder, by_size in sorted(groups.items()):
+    for encoder, by_size in curves(results).items():
         x = sorted(by_size)
         mean = [statistics.mean(by_size[size]) for size in x]
         spread = [[m - min(by_size[n]) for n, m in zip(x, mean, strict=True)],

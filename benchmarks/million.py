@@ -6,12 +6,12 @@
 
 `make` repeats the sentences of DATA/train.json (CLUENER) with a number after each, so that all differ. It
 writes them as one file with entities, as one file and as shards without, and makes an untrained model of 2
-layers x 128. A fast model shows most of what is not the model.
+layers x 128. With a small model, reading, packing and writing take a large share of the time.
 
 `tag` runs `predict`, then `bulk` with two Ray workers. The first `bulk` is killed with all its processes
 when half of the shards are tagged, and the same command is run again. Both ways must write the same texts
-in the same order, or the script fails. Printed is how many have other entities: the ways make other batches,
-so scores differ in their last digits.
+in the same order, or the script fails. It prints how many texts have other entities. Scores may differ in
+their last digits, because the batches differ.
 
 `train` trains such a model for some minutes. It prints the memory of the process during each tenth of that
 time, the usual seconds between two lines of metrics.jsonl, and those across the start of an epoch. Memory
@@ -36,6 +36,7 @@ from flax_ner.data.cluener import read_cluener, write_cluener
 from flax_ner.text.vocab import read_vocab
 from flax_ner.weights.model_dir import save_model
 
+INTERRUPTED = 75  # exit status of a run that was stopped by `train.max_seconds`
 SHAPE = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -169,6 +170,8 @@ def train(options: argparse.Namespace) -> None:
         if not memory or now - memory[-1][0] > 1:
             memory.append((now, resident_mib(job)[0]))
         time.sleep(0.02)
+    if job.returncode != INTERRUPTED or not arrivals:
+        sys.exit("train.py failed, or ended before it wrote metrics")
     rows = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     usual, across = list[float](), list[float]()
     for i in range(1, min(len(rows), len(arrivals))):

@@ -371,6 +371,9 @@ def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> No
         for name in ("scratch", "bert")
         for size, f1 in ((10, 0.2), (10, 0.3), (0, 0.5))
     ]
+    assert encoder.curves(results) == {
+        "bert": {10: [0.2, 0.3], 70: [0.5]}, "scratch": {10: [0.2, 0.3], 70: [0.5]},
+    }  # fmt: skip
     encoder.plot(results, tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     split.add_argument(
         "--dev", type=float, metavar="SHARE",
-        help="share of the texts for dev.json. Default: 0.1",
+        help=f"share of the texts for dev.json. Default: {DEFAULT_DEV_SHARE}",
     )  # fmt: skip
     split.add_argument(
         "--test", type=float, metavar="SHARE",
@@ -163,12 +163,12 @@ def _check_folder(options: argparse.Namespace, parts: Sequence[Path]) -> None:
         for name in PARTS
         for pattern in (f"{name}*", f"fold_*/{name}*")
         for path in folder.glob(pattern)
-        if path.stem == name
+        if path.stem == name and path.is_file() and path.suffix == parts[0].suffix
     }
     if others := sorted(str(path) for path in found - {*parts, Path(options.source)}):
         print(
-            f"FOLDER: {', '.join(others)} is not a part of this split and stays. Delete it if an earlier split "
-            "wrote it."
+            f"FOLDER: not parts of this split, and left there: {', '.join(others)}. Delete what an earlier "
+            "split wrote."
         )
 
 

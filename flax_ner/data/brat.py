@@ -85,8 +85,17 @@ def _read_document(name: str, source: str, file: DataFile) -> Example:
             if unit != CHARACTERS and unit_differs(text, unit)
         ]
         if text != marked:  # brat counts a byte order mark as a character
-            after_mark = {i + 1: i for i in range(len(text) + 1)}
-            candidates.append(("offsets that count the byte order mark, converted", after_mark))
+            annotations = [
+                a._replace(surface=a.surface.removeprefix("\ufeff")) for a in annotations
+            ]
+            candidates += [
+                (
+                    "offsets that count the byte order mark, converted",
+                    {at: max(i - 1, 0) for at, i in character_offsets(marked, unit).items()},
+                )
+                for unit in UNITS
+                if unit == CHARACTERS or unit_differs(text, unit)
+            ]
         for message, converted in candidates:
             if _all_match(annotations, text, converted):
                 offsets = converted

@@ -94,19 +94,23 @@ def has_quoted_fields(lines: Iterable[str]) -> bool:
     Every field that contains a quotation mark must then be in quotes, with the marks within it doubled. One
     token that is a single quotation mark shows that the file is not quoted.
     """
-    fields = (
-        field
-        for line in lines
-        if '"' in line and not line.startswith("# ")
-        for field in line.strip(" \r\n").split("\t")
-        if '"' in field
-    )
-    longest = 0
-    for field in fields:
-        if not _QUOTED.fullmatch(field):
-            return False
-        longest = max(longest, len(field))
-    return longest > 2  # an empty field alone may also be a token of two marks
+    needs_quotes = has_plain = has_empty = has_quoted = False
+    for line in lines:
+        if line.startswith("# ") or not line.strip():
+            continue
+        for field in line.strip(" \r\n").split("\t"):
+            if '"' not in field:
+                has_plain = True
+            elif not _QUOTED.fullmatch(field):
+                return False
+            else:
+                has_quoted = True
+                has_empty = has_empty or len(field) == 2  # or a token of two marks
+                # A spreadsheet puts only such fields in quotes. A quoted word may be a token.
+                needs_quotes = needs_quotes or any(mark in field[1:-1] for mark in '",;')
+    if not has_plain:
+        return has_quoted
+    return needs_quotes and not has_empty
 
 
 def unquote(field: str) -> str:

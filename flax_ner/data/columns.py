@@ -185,7 +185,7 @@ def _check_row(
     if len(several) > 1 and is_tag_sequence(several):
         raise UserError(
             f"{sources[index]}: {len(several)} tags on one line. Write each token and its tag on a line of its "
-            "own."
+            "own, and a blank line after each sentence."
         )
     if len(row) == layout.width and row[layout.token] and "\n" not in row[layout.token]:
         tag = normal.get(row[layout.tag])
@@ -222,7 +222,8 @@ def _check_row(
     if tag in BARE_PREFIXES:
         raise UserError(f"{error} It has no category. Write {tag}-NAME in place of {tag}.")
     candidates = [tag] if "O" in normal.values() else [tag, *normal]
-    if word := next((w for w in candidates if w.lower() in OUTSIDE_WORDS), None):
+    word = next((w for w in candidates if w.lower() in OUTSIDE_WORDS), None)
+    if word is not None:
         raise UserError(f"{error} {outside_remedy(word)}")
     hint = ""
     if index == 0 and source.endswith(":1") and not layout.names:

@@ -27,6 +27,7 @@ from flax_ner.data.row_fields import fields_with_spans
 from flax_ner.data.span_rows import format_of_span_row
 from flax_ner.data.tables import is_table
 from flax_ner.data.tagged import (
+    DASHES,
     OUTSIDE,
     OUTSIDE_WORDS,
     TAG_FORM,
@@ -105,8 +106,12 @@ def detect_folder_format(path: Path, encoding: str = "") -> str | None:
     try:
         # Files of columns are not documents, even if their names end in .txt.
         return "brat" if texts and detect_format(texts[0], encoding) is None else None
-    except UserError:  # in another encoding, which the reader reports
-        return "brat"
+    except UserError:
+        try:
+            texts[0].read_text(encoding or "utf-8")
+        except UnicodeDecodeError:  # the reader reports the encoding
+            return "brat"
+        raise
 
 
 def unknown_format_hint(path: Path, encoding: str = "") -> str:
@@ -127,7 +132,10 @@ def unknown_format_hint(path: Path, encoding: str = "") -> str:
         first, *_, last = rows[0].split(",") if "," in rows[0] else ("1", "2")
         return f" Name its columns, e.g. --token-column {first!r} --tag-column {last!r} (data.columns)."
     tokens = rows[0].split()
-    if all(map(_JOINED.fullmatch, tokens)):
+    joined = [token for row in rows for token in row.split()]
+    if all(map(_JOINED.fullmatch, joined)) and any(
+        is_prefixed_tag(token.rpartition("/")[2]) for token in joined
+    ):
         return (
             f" A slash joins its tokens and tags, e.g. {tokens[0]!r}. Write one token per line, a space, and "
             "its tag."
@@ -158,10 +166,15 @@ def _column_hint(path: Path, cells: Sequence[Sequence[str]], numbers: Sequence[i
     if tag < width - 1:
         return _name_columns(*((2, 1) if tag == 0 else (1, tag + 1)))
     number, value = next(
-        (number, c[-1])
-        for number, c in zip(numbers, cells, strict=True)
-        if not (is_prefixed_tag(c[-1]) or c[-1] in OUTSIDE)
+        (
+            (number, c[-1])
+            for number, c in zip(numbers, cells, strict=True)
+            if not (is_prefixed_tag(c[-1]) or c[-1] in (*OUTSIDE, *DASHES))
+        ),
+        (0, ""),
     )
+    if not value:
+        return _name_columns(1, width)
     remedy = outside_remedy(value) if value.lower() in OUTSIDE_WORDS else f"A tag is {TAG_FORM}"
     return f" The last column of {path}:{number} has {value!r}, which is not a tag. {remedy}"
 

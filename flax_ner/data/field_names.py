@@ -50,8 +50,13 @@ _TAG_LIKE_NAME = re.compile(
 )
 OTHER_TAGS = re.compile("pos|chunk|dep|lemma|xpos|upos|srl", re.IGNORECASE)
 _TOKEN_KEYS = {"text", "start", "end", "id", "ws", "disabled", "style", "tokenizer_id"}
-_RANGE = re.compile(r"\d+\s*[-:,]\s*\d+")
-_NO_OFFSET = re.compile(r"(\w*_)?(id|uid|rank|level|count|score|likes|votes)", re.IGNORECASE)
+# Likely names of an offset or a range of offsets, most of which `_parse_object` does not read.
+_OFFSET_NAME = re.compile(
+    r"from|to|offset|length|len|loc|location|range|(start|begin|end)\w*|\w*_(start|begin|end)"
+    r"|\w*(开始|起始|起点|结束|终点|位置|偏移|长度)\w*",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(r"(\d+)\s*[-:,]\s*(\d+)")
 _ANNOTATION_NAME = re.compile(
     r"(?<![a-z])(entity|entities|annotations?|labels?|mentions?|spo|events?|relations?|denotations?|spans?)"
     r"(?![a-z])",
@@ -191,7 +196,7 @@ def _has_tags_of(text: str, name: str, value: Any) -> bool:
 
 
 def _repeats_parts(name: str, value: Any, text: str) -> bool:
-    """Return whether a value has spans, places, or objects or lists with parts of the text."""
+    """Return whether a value has spans, offsets, or objects or lists with parts of the text."""
 
     def is_part(inner: Any) -> bool:
         return isinstance(inner, str) and 1 < len(inner) < len(text) and inner in text
@@ -204,7 +209,7 @@ def _repeats_parts(name: str, value: Any, text: str) -> bool:
         return all_lists and any(is_part(part) for inner in lists for part in inner)
     if not isinstance(value, list):
         return False
-    if value and all(_is_place(item, len(text)) for item in value):
+    if value and all(_has_offsets(item, len(text)) for item in value):
         return True
     return any(
         parse_span(item) is not None
@@ -214,21 +219,20 @@ def _repeats_parts(name: str, value: Any, text: str) -> bool:
     )
 
 
-def _is_place(value: Any, length: int) -> bool:
-    """Return whether a value is a pair of offsets, or an object with two offsets and a string."""
-    if isinstance(value, dict):
-        inner = [v for name, v in value.items() if not _NO_OFFSET.fullmatch(name)]
-        if not any(isinstance(v, str | list) for v in inner):
-            return False
-        ranges = [v for v in inner if isinstance(v, str) and _RANGE.fullmatch(v.strip())]
-        value = re.findall(r"\d+", ranges[0]) if len(ranges) == 1 else inner
-        value = [int(v) for v in value if type(v) is int or (ranges and isinstance(v, str))]
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(type(offset) is int and 0 <= offset <= length for offset in value)
-        and value[1] > 0
-    )
+def _has_offsets(value: Any, length: int) -> bool:
+    """Return whether an object has two offsets, or a range of them, under a likely name, and a string."""
+    if not isinstance(value, dict):
+        return False
+    likely = {
+        name: inner
+        for name, inner in value.items()
+        if _OFFSET_NAME.fullmatch(_CAMEL_HUMP.sub("_", name))
+    }
+    offsets = [inner for inner in likely.values() if type(inner) is int]
+    ranges = [_RANGE.fullmatch(inner) for inner in likely.values() if isinstance(inner, str)]
+    offsets += [int(offset) for match in ranges if match for offset in match.groups()]
+    has_category = any(isinstance(inner, str | list) for inner in value.values())
+    return has_category and len(offsets) == 2 and all(0 <= offset <= length for offset in offsets)
 
 
 def are_predictions(name: str) -> bool:

@@ -179,8 +179,8 @@ def tag_files(
         lines = [*errors][:MAX_ERRORS_SHOWN] + ([f"and {hidden} more"] if hidden > 0 else [])
         if failed < len(shards):
             lines.append(
-                f"{failed} shards failed, {len(shards) - failed} are tagged. Run the same command again to tag "
-                "only those that failed."
+                f"Shards that failed: {failed}, tagged: {len(shards) - failed}. After you have corrected the "
+                "rows, the same command tags only those that failed."
             )
         raise UserError("\n  ".join(lines))
     return (

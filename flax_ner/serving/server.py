@@ -223,6 +223,7 @@ class TagService:
             message = f"{request.url.path} does not support this method. Use {allowed}."
         else:
             message = f"This path does not exist. The paths are {', '.join(sorted(self._paths))}."
+        request.state.refusal = message
         return JSONResponse({"error": message}, error.status_code, error.headers)
 
     # --- Log and metrics ---------------------------------------------------------------------------------

@@ -180,7 +180,10 @@ def test_split_reports_the_parts_of_an_earlier_split(
     command = ["split", tmp_path / "all.json", tmp_path / "parts"]
     assert "FOLDER" not in run(capsys, *command, "--test", "0.2")
     out = run(capsys, *command, "--force")
-    assert f"FOLDER: {tmp_path}/parts/test.json is not a part of this split and stays." in out
+    assert (
+        f"FOLDER: not parts of this split, and left there: {tmp_path}/parts/test.json. Delete"
+        in out
+    )
     with pytest.raises(SystemExit, match=r"FOLDER: .*all\.json is a file"):
         cli.main(["data", "split", str(tmp_path / "all.json"), str(tmp_path / "all.json")])
 

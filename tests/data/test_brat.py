@@ -137,3 +137,24 @@ def test_a_byte_order_mark_is_left_out(tmp_path: Path, offsets: str, warnings: l
     (example,), _ = read_all(read_brat, DataFile(tmp_path, warnings=counts))
     assert (example.text, example.entities) == (TEXT, EXPECTED)
     assert [line.partition(" (first")[0] for line in counts.lines()] == warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation"),
+    [
+        ("Hi\r\nthere\r\nJohn lives", "10 14\tJohn"),  # CR LF counts as one
+        ("😀 John lives", "4 8\tJohn"),  # UTF-16 units
+        ("John lives", "0 5\t\ufeffJohn"),  # the entity includes the mark
+    ],
+)
+def test_a_byte_order_mark_counts_in_any_unit(tmp_path: Path, text: str, annotation: str) -> None:
+    document(tmp_path, f"T1\tPER {annotation}\n", f"\ufeff{text}")
+    (example,), _ = read_all(read_brat, DataFile(tmp_path))
+    start = text.index("John")
+    assert example.entities == (Entity("PER", start, start + 4, "John"),)
+
+
+def test_columns_with_bad_line_ends_are_not_read_as_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"Bob B-PER\rx O\r")
+    with pytest.raises(UserError, match="its line ends are CR alone"):
+        read_examples(str(tmp_path), "auto")

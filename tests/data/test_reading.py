@@ -460,12 +460,14 @@ REFUSED = {
     "a row for each entity": (
         '{"text": "林月", "begin": 0, "end": 2, "category": "PER"}', "the row describes one entity"),
     "pairs of surface and category": ('{"text": "林月在", "marks": [["林月", "PER"]]}', "'marks' looks like"),
+    "a tab at the end of lines": (
+        "a\tO\t\n" * 60 + "Bob\tB-PER\t\n", "--token-column 1 --tag-column 2"),
+    "an empty tag": ("token,tag\nOtto,B-PER\nslept,\nin,O\n", "Write O in place of ''"),
     "offsets under unknown names": (
         '{"text": "林月", "标注": [{"开始": 0, "结束": 2, "类别": "PER"}]}', "'标注' looks like annotations"),
     "an offset and a length": (
         '{"text": "林月", "marks": [{"offset": 0, "length": 2, "what": "PER"}]}', "'marks' looks like"),
     "ranges": ('{"text": "林月", "items": [{"id": 1, "loc": "0-2", "what": "PER"}]}', "'items' looks like"),
-    "pairs of offsets by category": ('{"text": "林月", "PER": [[0, 2]]}', "'PER' looks like annotations"),
     "a text that is null": ('{"text": null, "label": [[0, 1, "PER"]]}', "'text' is null"),
     "an empty span": ('{"text": "林月", "label": [[1, 1, "PER"]]}', "Delete this empty span"),
     "an inclusive end behind the text": (
@@ -550,8 +552,10 @@ def test_annotated_text_without_the_field_of_the_others_has_no_entities(
 
 def test_metadata_with_numbers_is_not_taken_for_annotations(tmp_path: Path) -> None:
     row = {
-        "text": "林月在苏州", "images": [{"width": 1920, "height": 1080, "url": "a.png"}],
+        "text": "林月在苏州", "images": [{"width": 4, "height": 3, "url": "a.png"}],
         "votes": [{"id": 1, "likes": 2, "user": "a"}], "sizes": [1, 2], "keywords": ["林月"],
+        "reviews": [{"user": "b", "stars": 4, "helpful": 3, "评分": 5, "点赞": 2}], "lines": [[0, 2], [3, 5]],
+        "opening": {"hours": "1-3"}, "chapters": [{"title": "a", "section": 1, "page": 2}],
     }  # fmt: skip
     (tmp_path / "data.json").write_text(json.dumps(row))
     assert read_examples(str(tmp_path / "data.json"), "cluener")[0].entities is None

@@ -224,7 +224,7 @@ def test_errors_are_reported_together_and_the_other_shards_are_tagged(
         pytest.raises(
             UserError,
             match=r"^\S*0\.jsonl:1: 'text' is int.*\n  \S*2\.jsonl:1: no field.*"
-            r"\n  2 shards failed, 1 are tagged\. Run the same command",
+            r"\n  Shards that failed: 2, tagged: 1\. After you have corrected",
         ),
     ):
         tag_files(model, str(source), str(out))

@@ -499,6 +499,7 @@ def test_each_request_is_logged_without_its_texts(caplog: pytest.LogCaptureFixtu
             ["POST", "other", "404"], ["POST", "/tag", "400"],
         ]  # fmt: skip
         assert ("bio中" in lines[0]) == log_texts
+        assert ("This path does not exist." in lines[1]) == log_texts
         assert lines[2].endswith("texts: is a string. Send a list of strings.") == log_texts
         assert log_texts or "bio" not in caplog.text
 
