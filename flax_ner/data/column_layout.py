@@ -91,8 +91,9 @@ def split_columns(line: str) -> list[str]:
 def has_quoted_fields(lines: Iterable[str]) -> bool:
     """Return whether lines of columns separated by tabs are quoted as spreadsheets do it.
 
-    Every field that contains a quotation mark must then be in quotes, with the marks within it doubled. One
-    token that is a single quotation mark shows that the file is not quoted.
+    Every field that contains a quotation mark must then be in quotes, with the marks within it doubled, and one
+    must need its quotes, or all fields have quotes. A token of one or two quotation marks shows that the file
+    is not quoted.
     """
     needs_quotes = has_plain = has_empty = has_quoted = False
     for line in lines:

@@ -329,6 +329,8 @@ READ = {
     "quoted fields without a header": (
         '1\t林\tB-PER\n2\t月\tI-PER\n3\t","\tO\n4\t""""\tO\n', [('林月,"', [("PER", 0, 2)])],
         "columns of characters.*, quotes around fields removed"),
+    "a quoted word and an empty quotation in TSV": (
+        '"Hello"\tO\nBob\tB-PER\n""\tO\n', [('"Hello" Bob ""', [("PER", 8, 11)])], "words, BIO\\.$"),
     "quotes around all fields of a TSV": (
         '"Otto"\t"B-PER"\n"slept"\t"O"\n', [("Otto slept", [("PER", 0, 4)])], "quotes around fields removed"),
     "a token that is a quotation mark": (
