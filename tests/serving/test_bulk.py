@@ -456,8 +456,8 @@ def test_an_error_in_a_cluster_worker_has_no_traceback(
     assert job.returncode == 1
     assert errors.splitlines()[-2:] == [
         f"flax_ner: {source / '1.jsonl'}:2: 'text' is null, but a text is a string. Correct it.",
-        "  Shards that failed: 1, tagged: 1. After you have corrected the rows, the same command tags only those "
-        "that failed.",
+        "  Shards that failed: 1, tagged: 1. After you have corrected the rows, the same command tags "
+        "only those that failed.",
     ]
     assert "Traceback" not in errors
     assert (tmp_path / "out" / "0.jsonl").exists()
