@@ -362,7 +362,6 @@ def test_all_encoder_configurations_have_valid_settings() -> None:
 
 
 def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     encoder = load_benchmark("encoder")
     write_cluener(tmp_path / "train.json", synthetic("train", 70))
     result = {"corpus": str(tmp_path / "train.json"), "configuration": "default"}
@@ -374,6 +373,7 @@ def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> No
     assert encoder.curves(results) == {
         "bert": {10: [0.2, 0.3], 70: [0.5]}, "scratch": {10: [0.2, 0.3], 70: [0.5]},
     }  # fmt: skip
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     encoder.plot(results, tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
 
