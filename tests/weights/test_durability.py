@@ -116,7 +116,7 @@ def test_a_kill_during_a_save_leaves_the_old_or_the_new_model(tmp_path: Path, wa
             before = current
         assert current == number
         saver.stdin.close()
-    # Kills before and after the rename. Threads make the number of calls vary, so some of the latter are skipped.
+    # Kills before and after the rename. Threads make the number of calls vary, so some are skipped.
     assert kept > 4 and replaced > 0
     assert [child.name for child in tmp_path.iterdir()] == ["model"]
     assert (missing > 0) == (way == "renames")  # and `number_of` loaded it nevertheless
