@@ -472,7 +472,7 @@ REFUSED = {
     "ranges": ('{"text": "林月", "items": [{"id": 1, "loc": "0-2", "what": "PER"}]}', "'items' looks like"),
     "a text that is null": ('{"text": null, "label": [[0, 1, "PER"]]}', "'text' is null"),
     "an empty span": ('{"text": "林月", "label": [[1, 1, "PER"]]}', "Delete this empty span"),
-    "an inclusive end behind the text": (
+    "an inclusive end that is outside the text": (
         '[{"text": "林月", "entities": [{"start_idx": 0, "end_idx": 2, "type": "PER"}]}]',
         "The file has [0, 2], read with `end` inclusive. If it is exclusive"),
     "CLUENER with exclusive ends": (
