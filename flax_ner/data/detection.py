@@ -109,7 +109,7 @@ def detect_folder_format(path: Path, encoding: str = "") -> str | None:
     except UserError:
         try:
             texts[0].read_text(encoding or "utf-8")
-        except UnicodeDecodeError:  # the reader reports the encoding
+        except UnicodeError:  # the reader reports the encoding
             return "brat"
         raise
 
