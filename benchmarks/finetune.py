@@ -12,6 +12,7 @@ BERT. WORK receives the runs and the record.
 
     default     Trainer: float32, random order, padding to the longest sentence of a batch
     best        Trainer: bfloat16, sentences of similar length in a batch
+    words       the same, with the labels of flax_ner: one for each word of BERT's tokenizer
     float32     train.py: float32, packed rows
     bfloat16    train.py: bfloat16, packed rows
 
@@ -28,7 +29,8 @@ and save a checkpoint after each epoch, and both report the best epoch on dev. T
   `data.batch_size` is the number of rows that hold as many sentences on average, and `run` prints both numbers.
   `data.batching=bucket` would make them equal, but packing is what users get by default.
 - In wnut17, Trainer labels the first piece of each token of the file. flax_ner labels the first piece of each
-  word of BERT's tokenizer, which also divides the tokens of the file at punctuation.
+  word of BERT's tokenizer, which also divides the tokens of the file at punctuation. `words` has no such
+  difference; in cluener it is `best`.
 - [CLS] and [SEP] have no label in Trainer, as usual there. flax_ner trains them as O.
 - flax_ner standardises the encoder's outputs before training (`train.standardise`). Trainer has no such step.
 - Initial values of the head, dropout masks and the order of sentences come from different random generators.
@@ -431,8 +433,9 @@ def main() -> None:
             "work", metavar="WORK", type=Path, help="folder for runs and their record"
         )
         step.add_argument(
-            "--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS)
-        )
+            "--configurations", nargs="+", choices=CONFIGURATIONS,
+            default=[configuration for configuration in CONFIGURATIONS if configuration != "words"],
+        )  # fmt: skip
         step.add_argument("--epochs", type=int, default=0 if name == "run" else 1)
         step.add_argument("--sentences", type=int, default=0, help="sentences per split; 0: all")
     steps.choices["run"].add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -6,10 +6,12 @@ This module does not import jax, because the processes of Trainer import it.
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from flax_ner.data.column_layout import split_columns
 from flax_ner.data.formats import read_examples
@@ -56,10 +58,11 @@ CORPORA = {
 CONFIGURATIONS = {
     "default": "transformers, default",
     "best": "transformers, best",
+    "words": "transformers, best, labels of flax_ner",
     "float32": "flax_ner, float32",
     "bfloat16": "flax_ner, bfloat16",
 }
-TRAINER = ("default", "best")
+TRAINER = ("default", "best", "words")
 # The defaults of both optimizers, stated so that they stay equal.
 B1, B2, EPS = 0.9, 0.999, 1e-8
 STEPS_PER_RATE = 20  # steps per throughput measurement; also train.steps_per_dispatch
@@ -79,7 +82,7 @@ class Run:
 
 
 class Sentence(NamedTuple):
-    """An example as words with one label each: characters, or the tokens of a CoNLL file."""
+    """An example as words with one label each: characters, the tokens of a CoNLL file, or BERT's words."""
 
     example: Example
     words: list[str]
@@ -137,6 +140,19 @@ def read_sentences(corpus: str, data: Path, split: str) -> list[Sentence]:
                 "files of the data set."
             )
     return sentences
+
+
+def divide_words(sentences: Sequence[Sentence], tokenizer: Tokenizer) -> list[Sentence]:
+    """Return the sentences with the words that flax_ner labels."""
+    tokens = tokenizer.tokenize([sentence.example.text for sentence in sentences])
+    ends = np.cumsum(tokens.lengths)
+    divided = []
+    for (example, _, _), begin, end in zip(sentences, ends - tokens.lengths, ends, strict=True):
+        first = tokens.first[begin:end]
+        starts, stops = tokens.start[begin:end][first], tokens.end[begin:end][first]
+        spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        divided.append(Sentence(example, [example.text[a:b] for a, b in spans], spans))
+    return divided
 
 
 def cut_data(corpus: str, data: Path, target: Path, sentences: int) -> Path:

@@ -25,6 +25,7 @@ from finetune_data import (
     Run,
     Sentence,
     Settings,
+    divide_words,
     label_set,
     make_tokenizer,
     read_sentences,
@@ -39,7 +40,7 @@ from flax_ner.text.labels import LabelSet
 
 def trainer_settings(run: Run) -> dict[str, Any]:
     """Return the arguments of `TrainingArguments`."""
-    settings, best = run.settings, run.configuration == "best"
+    settings, best = run.settings, run.configuration in ("best", "words")
     return {
         "output_dir": f"{run.folder}/checkpoints",
         "seed": run.seed,
@@ -197,6 +198,9 @@ def make_trainer(
     labels = label_set(read_split(run.corpus, data, "train"))
     tokenizer = hf_tokenizer(run.corpus, Path(run.encoder), folder)
     sentences = {split: read_sentences(run.corpus, data, split) for split in splits}
+    if run.configuration == "words":
+        words = make_tokenizer(run.corpus, Path(run.encoder))
+        sentences = {split: divide_words(rows, words) for split, rows in sentences.items()}
     features = {split: hf_features(rows, labels, tokenizer) for split, rows in sentences.items()}
     scored = splits[-1]
 
