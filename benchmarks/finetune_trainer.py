@@ -34,6 +34,7 @@ from finetune_data import (
 
 from flax_ner.evaluation.analysis import counts_per_text
 from flax_ner.evaluation.metrics import score
+from flax_ner.text.encoding import align_spans_to_words
 from flax_ner.text.examples import Entity
 from flax_ner.text.labels import LabelSet
 
@@ -120,9 +121,13 @@ def hf_features(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any)
     encoded = tokenizer([sentence.words for sentence in sentences], is_split_into_words=True)
     features = Features([], [])
     for i, (example, words, spans) in enumerate(sentences):
-        starts = {start: word for word, (start, _) in enumerate(spans)}
-        ends = {end: word + 1 for word, (_, end) in enumerate(spans)}
-        entities = [(e.type, starts[e.start], ends[e.end]) for e in example.entities or ()]
+        gold = example.entities or ()
+        starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+        offsets = np.array([(e.start, e.end) for e in gold], np.int64).reshape(-1, 2)
+        first_word, stop = align_spans_to_words(offsets, starts, ends)
+        entities = [
+            (e.type, a, b) for e, a, b in zip(gold, first_word.tolist(), stop.tolist(), strict=True)
+        ]
         tags = labels.encode(entities, len(words))[1:-1].tolist()
         row, before, labelled = list[int](), None, list[int]()
         for word in encoded.word_ids(i):

@@ -20,7 +20,8 @@ from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
-from flax_ner.text.examples import Example
+from flax_ner.text.examples import Entity, Example
+from flax_ner.text.tokenizer_kinds import build_tokenizer
 from flax_ner.text.vocab import build_vocab, write_vocab
 from flax_ner.weights.model_dir import ModelDir, save_model
 from tests.exports import random_model
@@ -267,6 +268,29 @@ def test_finetune_reads_the_tokens_of_cut_data(
     # Trainer can return the rows in another order.
     with pytest.raises(SystemExit, match="order"):
         trainer.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
+
+
+def test_finetune_divides_tokens_into_the_words_of_flax_ner(
+    finetune: ModuleType, trainer: ModuleType
+) -> None:
+    data = load_benchmark("finetune_data")
+    example = Example("@Ada likes U.S.", (Entity("location", 11, 15),))
+    sentence = data.Sentence(example, ["@Ada", "likes", "U.S."], [(0, 4), (5, 10), (11, 15)])
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    (divided,) = data.divide_words([sentence], build_tokenizer("wordpiece", vocab, True))
+    assert divided.words == ["@", "Ada", "likes", "U", ".", "S", "."]
+    assert divided.spans[1:4] == [(1, 4), (5, 10), (11, 12)]
+    labels = finetune.label_set([example])
+
+    class Encoded(dict[str, list[list[int]]]):
+        def word_ids(self, i: int) -> list[int | None]:
+            return [None, *range(7), None]
+
+    def tokenizer(words: list[list[str]], is_split_into_words: bool) -> Encoded:
+        return Encoded(input_ids=[[0] * 9])
+
+    features = trainer.hf_features([divided], labels, tokenizer)
+    assert features.rows[0]["labels"] == [-100, 0, 0, 0, 1, 2, 2, 2, -100]
 
 
 ENCODER_RESULT = {
