@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec
 from flax_ner.errors import UserError
 from flax_ner.model.attention import attention, attention_mask, fused_attention
 from flax_ner.model.dropout import dropout
+from flax_ner.model.initial_values import constant_param, normal_param
 from flax_ner.model.matmul import activation_dtype, matmul
 
 
@@ -191,9 +192,8 @@ class Dense(nnx.Module):
     def __init__(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], std: float, rngs: nnx.Rngs
     ):
-        initial = jax.nn.initializers.truncated_normal(std)
-        self.kernel = nnx.Param(initial(rngs.params(), (*inputs, *outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.kernel = normal_param(rngs, (*inputs, *outputs), std)
+        self.bias = constant_param(rngs, outputs, 0)
 
     def __call__(self, x: Array, compute_dtype: Any) -> Array:
         kernel, bias = self.kernel[...], self.bias[...]
@@ -205,9 +205,9 @@ class Dense(nnx.Module):
 class LayerNorm(nnx.Module):
     """LayerNorm over the last axis; statistics in float32, result in the given dtype."""
 
-    def __init__(self, width: int, eps: float):
-        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+    def __init__(self, width: int, eps: float, rngs: nnx.Rngs):
+        self.scale = constant_param(rngs, (width,), 1)
+        self.bias = constant_param(rngs, (width,), 0)
         self.eps = eps
 
     def __call__(self, x: Array, dtype: Any) -> Array:
@@ -246,16 +246,15 @@ class Embeddings(nnx.Module):
     """
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        initial = jax.nn.initializers.truncated_normal(config.initializer_range)
         width = config.embedding_width
 
         def table(rows: int) -> nnx.Param:
-            return nnx.Param(initial(rngs.params(), (rows, width), jnp.float32))
+            return normal_param(rngs, (rows, width), config.initializer_range)
 
         self.word = table(config.vocab_size)
         self.position = table(config.position_offset + config.max_position_embeddings)
         self.token_type = table(config.type_vocab_size)
-        self.norm = LayerNorm(width, config.layer_norm_eps)
+        self.norm = LayerNorm(width, config.layer_norm_eps, rngs)
         if config.task_type_vocab_size:
             self.task_type = table(config.task_type_vocab_size)
         if width != config.hidden_size:
@@ -306,10 +305,10 @@ class Layer(nnx.Module):
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         D, F, std = config.hidden_size, config.intermediate_size, config.initializer_range
         self.attention = Attention(config, rngs)
-        self.attention_norm = LayerNorm(D, config.layer_norm_eps)
+        self.attention_norm = LayerNorm(D, config.layer_norm_eps, rngs)
         self.mlp_in = Dense((D,), (F,), std, rngs)
         self.mlp_out = Dense((F,), (D,), std, rngs)
-        self.mlp_norm = LayerNorm(D, config.layer_norm_eps)
+        self.mlp_norm = LayerNorm(D, config.layer_norm_eps, rngs)
         self.config = config
 
     def __call__(self, x: Array, mask: Array, seeds: Array | None) -> Array:

@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from flax_ner.model.bert import BertConfig, Dense
 from flax_ner.model.crf import NEG_INF, Chain
 from flax_ner.model.dropout import dropout
+from flax_ner.model.initial_values import constant_param
 
 HEAD_WIDTH = 64  # H, width of query and key
 INITIAL_START_BIAS = -4.0
@@ -51,8 +53,8 @@ class GlobalPointer(nnx.Module):
         std = config.initializer_range
         self.pointer = Dense((config.hidden_size,), (2, HEAD_WIDTH), std, rngs)
         self.edges = Dense((2, HEAD_WIDTH), (2, config.num_labels), std, rngs)
-        bias = self.edges.bias
-        bias[...] = bias[...].at[0].set(INITIAL_START_BIAS)
+        start_and_end = np.array([[INITIAL_START_BIAS], [0]])
+        self.edges.bias = constant_param(rngs, (2, config.num_labels), start_and_end)
         self.config = config
 
     def __call__(self, x: Array, positions: Array, seeds: Array | None) -> SpanScoreFactors:

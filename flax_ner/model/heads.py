@@ -6,6 +6,7 @@ from jax import Array
 
 from flax_ner.model.bert import BertConfig, Dense
 from flax_ner.model.dropout import dropout
+from flax_ner.model.initial_values import constant_param
 
 
 class Head(nnx.Module):
@@ -20,9 +21,7 @@ class Head(nnx.Module):
             (config.hidden_size,), (config.num_labels,), config.initializer_range, rngs
         )
         if config.head == "crf":
-            self.transitions = nnx.Param(
-                jnp.zeros((config.num_labels, config.num_labels), jnp.float32)
-            )
+            self.transitions = constant_param(rngs, (config.num_labels, config.num_labels), 0)
         self.config = config
 
     def __call__(self, x: Array, positions: Array, seeds: Array | None) -> Array:

@@ -26,6 +26,7 @@ from flax_ner.model.bert import (
     replicate,
 )
 from flax_ner.model.dropout import dropout_seeds
+from flax_ner.model.initial_values import ShapesOnly, constant_param
 from flax_ner.model.matmul import matmul
 from flax_ner.model.tagging_model import Params, abstract_params, init_params
 
@@ -36,8 +37,8 @@ class MaskedLMHead(nnx.Module):
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
         width = config.embedding_width
         self.transform = Dense((config.hidden_size,), (width,), config.initializer_range, rngs)
-        self.norm = LayerNorm(width, config.layer_norm_eps)
-        self.bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+        self.norm = LayerNorm(width, config.layer_norm_eps, rngs)
+        self.bias = constant_param(rngs, (config.vocab_size,), 0)
         self.config = config
 
     def __call__(self, x: Array, table: Array, scored_ids: Array) -> Array:
@@ -96,7 +97,7 @@ class BertMaskedLM(nnx.Module):
 def init_masked_lm(config: BertConfig, key: Array) -> Params:
     """Return freshly initialised parameters, "encoder" and "head"."""
     encoder, head = jax.random.split(key)
-    return init_params(config, encoder) | {"head": _init_head(config, head)}
+    return init_params(config, encoder) | {"head": _make_head(config, nnx.Rngs(params=head))}
 
 
 def abstract_masked_lm(config: BertConfig) -> Params:
@@ -106,11 +107,11 @@ def abstract_masked_lm(config: BertConfig) -> Params:
 
 def abstract_masked_lm_head(config: BertConfig) -> Params:
     """Return the parameters of `MaskedLMHead` with shapes instead of arrays."""
-    return jax.eval_shape(lambda: _init_head(config, jax.random.key(0)))
+    return _make_head(config, ShapesOnly())
 
 
-def _init_head(config: BertConfig, key: Array) -> Params:
-    head: Params = nnx.to_pure_dict(nnx.state(MaskedLMHead(config, nnx.Rngs(params=key))))
+def _make_head(config: BertConfig, rngs: nnx.Rngs) -> Params:
+    head: Params = nnx.to_pure_dict(nnx.state(MaskedLMHead(config, rngs)))
     return head
 
 
@@ -131,5 +132,4 @@ def apply_masked_lm(
 
 @lru_cache
 def _graphdef(config: BertConfig) -> Any:
-    abstract = nnx.eval_shape(lambda: BertMaskedLM(config, nnx.Rngs(params=0)))
-    return nnx.split(abstract)[0]
+    return nnx.graphdef(BertMaskedLM(config, ShapesOnly()))

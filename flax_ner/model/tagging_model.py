@@ -13,6 +13,7 @@ from flax_ner.model.bert import STACKED, Bert, BertConfig, encoder_dropout_sites
 from flax_ner.model.dropout import dropout_seeds
 from flax_ner.model.global_pointer import GlobalPointer, SpanScoreFactors
 from flax_ner.model.heads import Head
+from flax_ner.model.initial_values import ShapesOnly
 
 Params = dict[str, Any]  # nested dictionaries of float32 arrays
 # float32 [B, T, C], a score for each tag; `SpanScoreFactors` for the head `global_pointer`.
@@ -143,15 +144,4 @@ def average_scores(members: Logits) -> Logits:
 @lru_cache
 def _abstract_model(config: BertConfig) -> tuple[Any, Any]:
     """Return the graph definition of the model, and its state with shapes instead of arrays."""
-    abstract = nnx.eval_shape(lambda: BertTagger(config, _SameKey(jax.random.key(0))))
-    return nnx.split(abstract)
-
-
-class _SameKey(nnx.Rngs):
-    """Keys where only shapes matter. To derive different ones takes half of the tracing time."""
-
-    def __init__(self, key: Array):
-        self.key = key
-
-    def params(self) -> Array:
-        return self.key
+    return nnx.split(BertTagger(config, ShapesOnly()))

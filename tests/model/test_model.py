@@ -79,10 +79,21 @@ def test_more_than_ten_layers_stay_in_order() -> None:
     assert float(jnp.abs(apply(config, params, *random_inputs()) - logits).max()) > 0.1
 
 
-def test_abstract_params_have_the_shapes_of_params() -> None:
-    real, abstract = init_params(CONFIG, jax.random.key(0)), abstract_params(CONFIG)
-    assert jax.tree.map(jnp.shape, real) == jax.tree.map(lambda x: x.shape, abstract)
-    assert list(real["encoder"]["layers"]) == ["0", "1"]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"head": "crf"}, {"head": "global_pointer"}, {"scan_layers": True},
+        {"task_type_vocab_size": 3}, {"embedding_size": 16},
+    ],
+)  # fmt: skip
+def test_abstract_params_have_the_shapes_and_dtypes_of_params(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    traced = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    abstract = abstract_params(config)
+    assert abstract == traced
+    assert list(abstract["encoder"]["layers"]) == (
+        ["stacked"] if changes.get("scan_layers") else ["0", "1"]
+    )
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
