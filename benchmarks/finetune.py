@@ -12,14 +12,14 @@ BERT. WORK receives the runs and the record.
 
     default     Trainer: float32, random order, padding to the longest sentence of a batch
     best        Trainer: bfloat16, sentences of similar length in a batch
-    words       the same, with the labels of flax_ner: one for each word of BERT's tokenizer
+    words       as best, with the labels of flax_ner: one for each word of BERT's tokenizer
     float32     train.py: float32, packed rows
     bfloat16    train.py: bfloat16, packed rows
 
 `run` trains every configuration with the first seed, then with the next, and appends a line to
-WORK/finetune.jsonl for each finished run. A run that is in the file is skipped, and one that was interrupted
-starts over, so you can repeat the command. `time` compares time alone: it interleaves the configurations, for
-fewer epochs, in several rounds. `table` prints both as Markdown.
+WORK/finetune.jsonl for each finished run. It trains `words` only if you name it. A run that is in the file is
+skipped, and one that was interrupted starts over, so you can repeat the command. `time` compares time alone:
+it interleaves the configurations, for fewer epochs, in several rounds. `table` prints both as Markdown.
 
 Equal on both sides (`SETTINGS`): weights, labels, softmax head, epochs, sentences per step, and AdamW with
 linear warm-up and decay, weight decay, clipping, and a higher learning rate for the head. Both evaluate on dev
@@ -29,8 +29,8 @@ and save a checkpoint after each epoch, and both report the best epoch on dev. T
   `data.batch_size` is the number of rows that hold as many sentences on average, and `run` prints both numbers.
   `data.batching=bucket` would make them equal, but packing is what users get by default.
 - In wnut17, Trainer labels the first piece of each token of the file. flax_ner labels the first piece of each
-  word of BERT's tokenizer, which also divides the tokens of the file at punctuation. `words` has no such
-  difference; in cluener it is `best`.
+  word of BERT's tokenizer, which also divides the tokens of the file at punctuation. `words` removes this
+  difference: its labels and its predicted entities are those of such words. In cluener, it equals `best`.
 - [CLS] and [SEP] have no label in Trainer, as usual there. flax_ner trains them as O.
 - flax_ner standardises the encoder's outputs before training (`train.standardise`). Trainer has no such step.
 - Initial values of the head, dropout masks and the order of sentences come from different random generators.
@@ -68,6 +68,7 @@ from finetune_data import (
     SETTINGS,
     STEPS_PER_RATE,
     TRAINER,
+    USUAL_CONFIGURATIONS,
     Run,
     Settings,
     cut_data,
@@ -75,13 +76,14 @@ from finetune_data import (
     make_tokenizer,
     read_sentences,
     read_split,
+    split_into_tokenizer_words,
     split_path,
 )  # fmt: skip
-from finetune_trainer import hf_features, hf_tokenizer
+from finetune_trainer import Features, hf_features, hf_tokenizer
 
 from flax_ner.evaluation.analysis import Comparison, paired_bootstrap
 from flax_ner.text.batches import pack_sequences
-from flax_ner.text.encoding import encode_examples
+from flax_ner.text.encoding import NO_LABEL, TokenSet, encode_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = "finetune.jsonl"
@@ -130,6 +132,20 @@ def rows_per_step(lengths: np.ndarray, settings: Settings) -> tuple[int, float]:
     return rows, len(lengths) / steps
 
 
+def own_labels(tokens: TokenSet) -> list[int]:
+    """Return the labels of words in flax_ner, without those of [CLS] and [SEP]."""
+    ends = np.cumsum(tokens.lengths)
+    inside = np.ones(len(tokens.labels), bool)
+    inside[ends - tokens.lengths] = inside[ends - 1] = False
+    labels = tokens.labels[inside]
+    return [int(label) for label in labels[labels != NO_LABEL]]
+
+
+def trainer_labels(features: Features) -> list[int]:
+    """Return the labels of words in Trainer."""
+    return [label for row in features.rows for label in row["labels"] if label != -100]
+
+
 # The measurement.
 
 
@@ -150,7 +166,8 @@ def check_labels(corpus: str, data: Path, encoder: Path, work: Path, settings: S
     for split in CORPORA[corpus].splits:
         path, examples = split_path(corpus, data, split), read_split(corpus, data, split)
         tokens = encode_examples(examples, tokenizer, labels, settings.max_length)
-        features = hf_features(read_sentences(corpus, data, split), labels, theirs)
+        sentences = read_sentences(corpus, data, split)
+        features = hf_features(sentences, labels, theirs)
         divided = len(tokens.lengths) - len(examples)
         if split == "train":
             if divided:
@@ -163,12 +180,21 @@ def check_labels(corpus: str, data: Path, encoder: Path, work: Path, settings: S
                 f"{corpus}: {settings.sentences} sentences per step in Trainer; {rows} rows of "
                 f"{settings.max_length} tokens in flax_ner, {average:.2f} sentences on average"
             )
-        flat = [label for row in features.rows for label in row["labels"]]
-        ours, other = (int(np.isin(array, begins).sum()) for array in (tokens.labels, flat))
+        ours, other = (
+            int(np.isin(array, begins).sum())
+            for array in (own_labels(tokens), trainer_labels(features))
+        )
         if ours != other:
             sys.exit(
                 f"{path}: flax_ner labels {ours} entities, Trainer {other}. Check that tokenizer_config.json "
                 f"and vocab.txt in {encoder} belong together."
+            )
+        # Equal words have equal labels.
+        words = hf_features(split_into_tokenizer_words(sentences, tokenizer), labels, theirs)
+        if own_labels(tokens) != trainer_labels(words):
+            sys.exit(
+                f"{path}: flax_ner and Trainer label the words of BERT's tokenizer differently. Check that "
+                f"tokenizer_config.json and vocab.txt in {encoder} belong together."
             )
         print(
             f"{corpus}, {split}: {len(examples):,} sentences, {ours:,} entities labelled on both sides, "
@@ -417,8 +443,10 @@ def print_tables(work: Path) -> None:
                 tables = [f1_table(runs, split) for split in about.splits[1:]] + tables
             for lines in tables:
                 print("", *lines, sep="\n")
-            names = ("settings", "rows", "commit", "machine", "device", "versions")
-            print(f"\n`{json.dumps({name: first[name] for name in names})}`")
+            names = ("settings", "rows", "machine", "device", "versions")
+            commits = sorted({row["commit"] for row in of_kind})
+            conditions = {name: first[name] for name in names} | {"commits": commits}
+            print(f"\n`{json.dumps(conditions)}`")
 
 
 def main() -> None:
@@ -433,9 +461,8 @@ def main() -> None:
             "work", metavar="WORK", type=Path, help="folder for runs and their record"
         )
         step.add_argument(
-            "--configurations", nargs="+", choices=CONFIGURATIONS,
-            default=[configuration for configuration in CONFIGURATIONS if configuration != "words"],
-        )  # fmt: skip
+            "--configurations", nargs="+", choices=CONFIGURATIONS, default=USUAL_CONFIGURATIONS
+        )
         step.add_argument("--epochs", type=int, default=0 if name == "run" else 1)
         step.add_argument("--sentences", type=int, default=0, help="sentences per split; 0: all")
     steps.choices["run"].add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

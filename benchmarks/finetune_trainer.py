@@ -25,11 +25,11 @@ from finetune_data import (
     Run,
     Sentence,
     Settings,
-    divide_words,
     label_set,
     make_tokenizer,
     read_sentences,
     read_split,
+    split_into_tokenizer_words,
 )  # fmt: skip
 
 from flax_ner.evaluation.analysis import counts_per_text
@@ -117,7 +117,11 @@ def hf_tokenizer(corpus: str, encoder: Path, folder: Path) -> Any:
 
 
 def hf_features(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any) -> Features:
-    """Tokenize sentences and label the first piece of each word, the others -100."""
+    """Tokenize sentences and label the first piece of each word, the others -100.
+
+    As in flax_ner, an entity that starts or ends inside a word is extended to the whole word, and one without
+    a word is ignored.
+    """
     encoded = tokenizer([sentence.words for sentence in sentences], is_split_into_words=True)
     features = Features([], [])
     for i, (example, words, spans) in enumerate(sentences):
@@ -126,7 +130,9 @@ def hf_features(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any)
         offsets = np.array([(e.start, e.end) for e in gold], np.int64).reshape(-1, 2)
         first_word, stop = align_spans_to_words(offsets, starts, ends)
         entities = [
-            (e.type, a, b) for e, a, b in zip(gold, first_word.tolist(), stop.tolist(), strict=True)
+            (e.type, a, b)
+            for e, a, b in zip(gold, first_word.tolist(), stop.tolist(), strict=True)
+            if a < b
         ]
         tags = labels.encode(entities, len(words))[1:-1].tolist()
         row, before, labelled = list[int](), None, list[int]()
@@ -204,8 +210,10 @@ def make_trainer(
     tokenizer = hf_tokenizer(run.corpus, Path(run.encoder), folder)
     sentences = {split: read_sentences(run.corpus, data, split) for split in splits}
     if run.configuration == "words":
-        words = make_tokenizer(run.corpus, Path(run.encoder))
-        sentences = {split: divide_words(rows, words) for split, rows in sentences.items()}
+        ours = make_tokenizer(run.corpus, Path(run.encoder))
+        sentences = {
+            split: split_into_tokenizer_words(rows, ours) for split, rows in sentences.items()
+        }
     features = {split: hf_features(rows, labels, tokenizer) for split, rows in sentences.items()}
     scored = splits[-1]
 

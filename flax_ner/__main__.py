@@ -5,8 +5,8 @@ import gc
 
 from flax_ner.huge_pages import use_huge_pages
 
-# Objects to allocate before Python looks for garbage. Imports, loading and tracing allocate 260,000 until the
-# first text is tagged, and leave little garbage. With the default, a tenth of that time is this search.
+# Net allocations of container objects before a garbage collection. `predict` makes 260,000 until it has tagged
+# its first text, and few of them are garbage. With Python's default, collections take a tenth of that time.
 GARBAGE_THRESHOLD = 400_000
 
 

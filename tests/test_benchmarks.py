@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from flax_ner.data.cluener import write_cluener
 from flax_ner.data.synthetic import synthetic
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import init_params
+from flax_ner.text.encoding import encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.tokenizer_kinds import build_tokenizer
 from flax_ner.text.vocab import build_vocab, write_vocab
@@ -270,27 +272,34 @@ def test_finetune_reads_the_tokens_of_cut_data(
         trainer.hf_entities(tags[::-1], golds[::-1], [first, second], features, labels)
 
 
-def test_finetune_divides_tokens_into_the_words_of_flax_ner(
-    finetune: ModuleType, trainer: ModuleType
-) -> None:
-    data = load_benchmark("finetune_data")
-    example = Example("@Ada likes U.S.", (Entity("location", 11, 15),))
-    sentence = data.Sentence(example, ["@Ada", "likes", "U.S."], [(0, 4), (5, 10), (11, 15)])
+def test_finetune_labels_the_words_of_flax_ner(finetune: ModuleType, trainer: ModuleType) -> None:
+    examples = [
+        # BERT drops U+FEFF and U+FE0F. It divides tokens at punctuation.
+        Example("@Ada likes U.S.", (Entity("location", 11, 15),)),
+        Example("Dubbz\ufeff \ufe0f runs", (Entity("person", 0, 6), Entity("person", 7, 8))),
+        Example(""),
+    ]
+    sentences = [load_benchmark("finetune_data").Sentence(example, [], []) for example in examples]
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    (divided,) = data.divide_words([sentence], build_tokenizer("wordpiece", vocab, True))
-    assert divided.words == ["@", "Ada", "likes", "U", ".", "S", "."]
-    assert divided.spans[1:4] == [(1, 4), (5, 10), (11, 12)]
-    labels = finetune.label_set([example])
+    tokenizer = build_tokenizer("wordpiece", vocab, True)
+    split = finetune.split_into_tokenizer_words(sentences, tokenizer)
+    words = [["@", "Ada", "likes", "U", ".", "S", "."], ["Dubbz", "runs"], []]
+    assert [sentence.words for sentence in split] == words
+    assert split[0].spans[1:4] == [(1, 4), (5, 10), (11, 12)]
 
     class Encoded(dict[str, list[list[int]]]):
         def word_ids(self, i: int) -> list[int | None]:
-            return [None, *range(7), None]
+            return [None, *range(len(words[i])), None]
 
-    def tokenizer(words: list[list[str]], is_split_into_words: bool) -> Encoded:
-        return Encoded(input_ids=[[0] * 9])
+    def encode(words: list[list[str]], is_split_into_words: bool) -> Encoded:
+        return Encoded(input_ids=[[0]] * len(words))
 
-    features = trainer.hf_features([divided], labels, tokenizer)
-    assert features.rows[0]["labels"] == [-100, 0, 0, 0, 1, 2, 2, 2, -100]
+    labels = finetune.label_set(examples)
+    features = trainer.hf_features(split, labels, encode)
+    labelled = [replace(example, entities=example.entities or ()) for example in examples]
+    tokens = encode_examples(labelled, tokenizer, labels, 16)
+    assert finetune.trainer_labels(features) == finetune.own_labels(tokens)
+    assert finetune.own_labels(tokens) == [0, 0, 0, 1, 3, 3, 3, 2, 0]
 
 
 ENCODER_RESULT = {

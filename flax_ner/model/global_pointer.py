@@ -53,8 +53,8 @@ class GlobalPointer(nnx.Module):
         std = config.initializer_range
         self.pointer = Dense((config.hidden_size,), (2, HEAD_WIDTH), std, rngs)
         self.edges = Dense((2, HEAD_WIDTH), (2, config.num_labels), std, rngs)
-        start_and_end = np.array([[INITIAL_START_BIAS], [0]])
-        self.edges.bias = constant_param(rngs, (2, config.num_labels), start_and_end)
+        initial_bias = np.array([[INITIAL_START_BIAS], [0]])  # of start and end scores
+        self.edges.bias = constant_param(rngs, (2, config.num_labels), initial_bias)
         self.config = config
 
     def __call__(self, x: Array, positions: Array, seeds: Array | None) -> SpanScoreFactors:
