@@ -1,14 +1,15 @@
 """Tag and train on a million sentences: throughput, memory, pauses between epochs, recovery from a kill.
 
     python benchmarks/million.py make DATA VOCAB WORK [--sentences 1000000] [--shards 40]
-    python benchmarks/million.py tag WORK
+    python benchmarks/million.py tag WORK [--model DIR]
     python benchmarks/million.py train DATA WORK [--minutes 60]
 
 `make` repeats the sentences of DATA/train.json (CLUENER) with a number after each, so that all differ. It
 writes them as one file with entities, as one file and as shards without, and makes an untrained model of 2
 layers x 128. With a small model, reading, packing and writing take a large share of the time.
 
-`tag` runs `predict`, then `bulk` with two Ray workers. The first `bulk` is killed with all its processes
+`tag` runs `predict`, then `bulk` with two Ray workers. The untrained model predicts 25 entities per sentence;
+--model names one that is trained, such as WORK/run/best. The first `bulk` is killed with all its processes
 when half of the shards are tagged, and the same command is run again. Both ways must write the same texts
 in the same order, or the script fails. It prints how many texts have other entities. Scores may differ in
 their last digits, because the batches differ.
@@ -131,8 +132,9 @@ def tag(options: argparse.Namespace) -> None:
     """Tag all texts with one process, and with two workers that are killed once."""
     work = options.work
     shards = sorted((work / "texts").iterdir())
-    predict = ["predict", work / "model", work / "all.jsonl", "--format", "jsonl"]
-    bulk = ["bulk", work / "model", work / "texts", work / "out", "--workers", 2]
+    model = options.model or work / "model"
+    predict = ["predict", model, work / "all.jsonl", "--format", "jsonl"]
+    bulk = ["bulk", model, work / "texts", work / "out", "--workers", 2]
     results = {
         "one process": run([*predict, "--output", work / "all.out", "--force"]),
         "two workers, until the kill": run(bulk, (work / "out", len(shards) // 2 + 1)),
@@ -212,6 +214,7 @@ def main() -> None:
     step.set_defaults(run=make)
     step = steps.add_parser("tag")
     step.add_argument("work", type=Path)
+    step.add_argument("--model", type=Path, help="model directory; default: WORK/model")
     step.set_defaults(run=tag)
     step = steps.add_parser("train")
     step.add_argument("data", type=Path, help="folder with CLUENER's dev.json")
@@ -219,6 +222,9 @@ def main() -> None:
     step.add_argument("--minutes", type=float, default=60)
     step.set_defaults(run=train)
     options = parser.parse_args()
+    for name in {"work", "data", "model"} & vars(options).keys():
+        path = getattr(options, name)
+        setattr(options, name, path and path.absolute())  # the commands run in another folder
     options.run(options)
 
 
