@@ -3,7 +3,7 @@
     python train.py --config configs/cluener_best.py --workdir runs/cluener_best
 
 multilingual-e5-small (12 layers x 384), read by characters, with a CRF and FGM. FGM raises F1 there and takes
-two passes per step. Strict F1 on dev: 0.7657, the mean of three seeds, from matrices that were rounded to 4 bits.
+two passes per step. Strict F1 on dev: 0.7657, the mean of three seeds, from matrices rounded to 4 bits.
 
 Hardware: a GPU or TPU, or two CPU cores; add --config.model.compute_dtype=bfloat16 where the hardware has it.
 The run took 83 minutes on one busy core in bfloat16. For several seeds and their ensemble, add
