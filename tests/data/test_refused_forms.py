@@ -72,7 +72,7 @@ REFUSED = {
     "plain text": ("林月在苏州。\n苏州很美。\n", "its format is unknown"),
     "a table without annotations": ('{"id": 3, "price": 7}', "fields id, price"),
     "inclusive without surfaces": ('{"text": "林月", "label": [[1, 1, "PER"]]}', "--end inclusive"),
-    "UTF-16 behind the end": ('{"text": "😀林月", "label": [[2, 4, "PER"]]}', "--offset-unit utf16"),
+    "UTF-16 past the end": ('{"text": "😀林月", "label": [[2, 4, "PER"]]}', "--offset-unit utf16"),
     "several lists": ('{"train": [{"text": "a"}], "dev": [{"text": "b"}]}', "'train', 'dev'"),
     "no text": ('{"a": 3, "label": [[0, 1, "x"]]}', 'no "text"'),
     "numbers in the first column": (
