@@ -76,6 +76,7 @@ def main() -> None:
             logits = list(compute_logits(tagger, examples))
             if way == "jax":
                 expected, expected_logits = entities, logits
+                largest = max(float(np.abs(each).max()) for each in logits)
             difference = max(
                 float(np.abs(one - other).max())
                 for one, other in zip(logits, expected_logits, strict=True)
@@ -91,7 +92,13 @@ def main() -> None:
                 flush=True,
             )
             rows[label] = {"difference": difference, "other_texts": others, "f1": f1}
-    record = {"model": Path(options.model).name, "texts": len(texts), "ways": rows}
+    print(f"\nThe largest logit with JAX is {largest:.1f}.")
+    record = {
+        "model": Path(options.model).name,
+        "texts": len(texts),
+        "largest_logit": largest,
+        "ways": rows,
+    }
     print(f"\n`{json.dumps(record | machine('jax', 'flax', 'onnxruntime'))}`")
 
 
