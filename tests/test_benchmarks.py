@@ -181,8 +181,9 @@ def make_result(
 
 
 def test_finetune_prints_tables_of_results(
-    finetune: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    record = load_benchmark("finetune_record")
     runs = [
         make_result("best", 0, [1, 1, 0], 100),
         make_result("best", 1, [2, 1, 0], 300),
@@ -191,7 +192,7 @@ def test_finetune_prints_tables_of_results(
     ]
     runs[0]["way"] = runs[0].pop("configuration")  # its name in earlier versions
     (tmp_path / "finetune.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
-    finetune.print_tables(tmp_path)
+    record.print_tables(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     theirs = [line for line in lines if line.startswith("| transformers, best |")]
     ours = [line for line in lines if line.startswith("| flax_ner, bfloat16 |")]
