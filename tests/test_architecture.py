@@ -17,6 +17,7 @@ IMPORTS_OF_MODULES = {
     "errors": (),
     "durable": ("errors",),
     "compilation": (),
+    "garbage": (),
     "huge_pages": (),
     "next_steps": (),
     "arguments": ("errors",),
@@ -28,7 +29,7 @@ IMPORTS_OF_MODULES = {
     "fit": ("evaluation", "training", "finetuning", "pretraining"),
 }
 # The modules that every subpackage may import.
-SHARED_BY_ALL = {"errors", "durable", "arguments"}
+SHARED_BY_ALL = {"errors", "durable", "arguments", "garbage"}
 SHARED_FROM_INFERENCE = SHARED_BY_ALL | {"compilation", "memory", "next_steps"}
 IMPORT_CONFIG = ("training", "distillation", "finetuning", "pretraining", "cli")
 

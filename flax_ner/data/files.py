@@ -1,7 +1,6 @@
 """What all readers and writers share: the file to read, how to read it, errors with file and line, warnings."""
 
 import codecs
-import gc
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_ner.errors import UserError
+from flax_ner.garbage import no_collections
 from flax_ner.text.examples import Entity, Example, offset_type_error
 from flax_ner.text.utf8 import Line, iterate_lines
 
@@ -148,17 +148,9 @@ class DataFile:
 
 
 def collect(examples: Iterable[Example]) -> list[Example]:
-    """Return the examples as a list, without pauses for garbage collection.
-
-    Examples have no cycles, and each collection would traverse all of them.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    """Return the examples as a list, without pauses for garbage collection."""
+    with no_collections():
         return list(examples)
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def checked_entity(category: Any, start: Any, end: Any, text: str, source: str) -> Entity:

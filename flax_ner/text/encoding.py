@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flax_ner.errors import UserError
+from flax_ner.garbage import no_collections
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels, check_span
 from flax_ner.text.overlaps import count_overlaps, drop_overlaps
@@ -30,6 +31,7 @@ class TokenSet(NamedTuple):
     teacher: np.ndarray | None = None
 
 
+@no_collections()
 def encode_examples(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
@@ -185,9 +187,11 @@ def _align_to_words(
     end = tokens.end[tokens.first] + shift[word_text]
     first_word = np.searchsorted(word_text, np.arange(len(examples)))  # of each text
 
-    entities = [(i, e) for i, example in enumerate(examples) for e in example.entities or ()]
-    text = np.array([i for i, _ in entities], np.int64)
-    offsets = np.array([e[1:3] for _, e in entities], np.int64).reshape(-1, 2) + shift[text, None]
+    rows = [example.entities or () for example in examples]
+    entities = [entity for row in rows for entity in row]
+    text = np.repeat(np.arange(len(examples)), [len(row) for row in rows])
+    offsets = np.array([(e[1], e[2]) for e in entities], np.int64).reshape(-1, 2)
+    offsets += shift[text, None]
     first, stop = align_spans_to_words(offsets, start, end)
     alignment = np.where(stop > first, ALIGNED, NO_WORD)
     has_word = alignment == ALIGNED
@@ -199,7 +203,8 @@ def _align_to_words(
     )
     first, stop = first - first_word[text], stop - first_word[text]
     spans: list[list[_WordSpan]] = [[] for _ in examples]
-    for (i, entity), a, b in zip(entities, first.tolist(), stop.tolist(), strict=True):
+    words = (text.tolist(), first.tolist(), stop.tolist())
+    for entity, i, a, b in zip(entities, *words, strict=True):
         if a < b:
             spans[i].append(_WordSpan(entity[0], a, b, entity))
     return spans, alignment

@@ -237,16 +237,14 @@ class LabelSet:
 
         Args:
             tags: int32 [length + 2], all O; the first and the last are those of [CLS] and [SEP].
-            entities: see `encode`.
+            entities: see `encode`; their spans are inside the text.
 
         Raises:
-            UserError: as for `encode`, or the label set lacks a tag that an entity needs.
+            UserError: a category is unknown, or the label set lacks a tag that an entity needs.
         """
-        length = len(tags) - 2
         for entity in entities:
             category, start, end = entity[:3]
             tag = self._tag_rows[self.category_id(category)]
-            check_span(category, start, end, length)
             tags[start + 1] = tag[BEGIN]
             tags[start + 2 : end + 1] = tag[INSIDE]
             last = tag[END if end - start > 1 else SINGLE]
