@@ -3,21 +3,24 @@
     python benchmarks/rows.py data/cluener vocab.txt [--dtype bfloat16] [--plot docs/throughput.svg]
 
 4 layers x 256, packed rows of real CLUENER text, dropout, AdamW. Each number is the median over five
-measurements of about 12,000 tokens, in sentences per second. The settings are measured one after another, not
-interleaved, so compare neighbouring cells only. The plot needs matplotlib: pip install '.[bench]'.
+measurements of about 12,000 tokens, in sentences per second. The measurements are interleaved, in a process
+with huge pages, as in train.py. The plot needs matplotlib: pip install '.[bench]'.
 """
 
 import argparse
 import json
 import statistics
+from itertools import product
 from pathlib import Path
 
 from common import SMALL, machine, make_training, read_tokens
 
+from flax_ner.huge_pages import use_huge_pages
 from flax_ner.model.bert import BertConfig
 
 LENGTHS = (64, 96, 128, 192, 256)  # tokens per row; the longest sentence has 52
 TOKENS = (768, 1536, 3072)  # tokens per step
+ROUNDS = 5
 
 
 def plot(rates: dict[tuple[int, int], float], dtype: str, path: Path) -> None:
@@ -49,16 +52,20 @@ def main() -> None:
     options = parser.parse_args()
     tokens, tokenizer, labels = read_tokens(options.data, options.vocab)
     model = BertConfig(len(tokenizer.tokens), len(labels), compute_dtype=options.dtype, **SMALL)
-    rates: dict[tuple[int, int], float] = {}
+    trainings = {
+        (length, size): make_training(tokens, model, size // length, length, 12_000 // size)[0]
+        for length, size in product(LENGTHS, TOKENS)
+    }
+    runs: dict[tuple[int, int], list[float]] = {key: [] for key in trainings}
+    for _ in range(ROUNDS):
+        for key, timed_steps in trainings.items():
+            sentences, seconds = timed_steps()
+            runs[key].append(sentences / seconds)
+    rates = {key: statistics.median(values) for key, values in runs.items()}
     print(f"| tokens per row | {' | '.join(f'{size} tokens per step' for size in TOKENS)} |")
     print(f"| --- |{' --- |' * len(TOKENS)}")
     for length in LENGTHS:
-        for size in TOKENS:
-            timed_steps, _ = make_training(tokens, model, size // length, length, 12_000 // size)
-            runs = [timed_steps() for _ in range(5)]
-            rates[length, size] = statistics.median(n / seconds for n, seconds in runs)
-        cells = " | ".join(f"{rates[length, size]:.0f}" for size in TOKENS)
-        print(f"| {length} | {cells} |", flush=True)
+        print(f"| {length} | {' | '.join(f'{rates[length, size]:.0f}' for size in TOKENS)} |")
     row = {f"{length} x {size // length}": round(rate, 1) for (length, size), rate in rates.items()}
     print(f"\n`{json.dumps({'dtype': options.dtype} | row | machine('jax', 'optax'))}`")
     if options.plot:
@@ -66,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # the process starts again, if need be
     main()

@@ -201,9 +201,10 @@ def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
         texts: the training texts.
         min_count: minimum number of occurrences of a character.
     """
-    return vocab_from_counts(
-        Counter(character.lower() for text in texts for character in text), min_count
-    )
+    lowered = Counter[str]()
+    for character, n in Counter("".join(texts)).items():  # lower-case each character only once
+        lowered[character.lower()] += n
+    return vocab_from_counts(lowered, min_count)
 
 
 def vocab_from_counts(counts: Counter[str], min_count: int = 1) -> list[str]:
