@@ -161,6 +161,7 @@ def misaligned_fraction(examples: Sequence[Example], tokens: Tokens) -> float:
     return float((alignment == MISALIGNED).mean()) if len(alignment) else 0.0
 
 
+@no_collections()
 def _align_to_words(
     examples: Sequence[Example], tokens: Tokens
 ) -> tuple[list[list[_WordSpan]], np.ndarray]:
@@ -203,8 +204,8 @@ def _align_to_words(
     )
     first, stop = first - first_word[text], stop - first_word[text]
     spans: list[list[_WordSpan]] = [[] for _ in examples]
-    words = (text.tolist(), first.tolist(), stop.tolist())
-    for entity, i, a, b in zip(entities, *words, strict=True):
+    columns = (text.tolist(), first.tolist(), stop.tolist())
+    for entity, i, a, b in zip(entities, *columns, strict=True):
         if a < b:
             spans[i].append(_WordSpan(entity[0], a, b, entity))
     return spans, alignment

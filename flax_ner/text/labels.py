@@ -237,7 +237,7 @@ class LabelSet:
 
         Args:
             tags: int32 [length + 2], all O; the first and the last are those of [CLS] and [SEP].
-            entities: see `encode`; their spans are inside the text.
+            entities: each starts with (type, start, end). A span must be inside the text; this is not checked.
 
         Raises:
             UserError: a category is unknown, or the label set lacks a tag that an entity needs.

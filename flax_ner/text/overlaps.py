@@ -10,7 +10,7 @@ AnyEntity = TypeVar("AnyEntity", bound=Sequence[Any])  # starts with (type, star
 def count_overlaps(entities: Sequence[Sequence[Any]]) -> int:
     """Return the number of entities that overlap an entity with an earlier start."""
     count, furthest_end = 0, 0
-    for start, end in sorted([(entity[1], entity[2]) for entity in entities]):
+    for start, end in sorted((entity[1], entity[2]) for entity in entities):
         count += start < furthest_end
         furthest_end = max(furthest_end, end)
     return count

@@ -201,8 +201,10 @@ def build_vocab(texts: Iterable[str], min_count: int = 1) -> list[str]:
         texts: the training texts.
         min_count: minimum number of occurrences of a character.
     """
-    lowered = Counter[str]()
-    for character, n in Counter("".join(texts)).items():  # lower-case each character only once
+    characters, lowered = Counter[str](), Counter[str]()
+    for text in texts:
+        characters.update(text)
+    for character, n in characters.items():  # lower-case each character only once
         lowered[character.lower()] += n
     return vocab_from_counts(lowered, min_count)
 

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from flax_ner import Entity
+from flax_ner.text.examples import offset_type_error
 
 
 def test_as_dict_has_the_fields_in_order_as_plain_python_values() -> None:
@@ -15,3 +17,14 @@ def test_as_dict_has_the_fields_in_order_as_plain_python_values() -> None:
     ]  # fmt: skip
     assert [type(value) for value in fields.values()] == [str, int, int, str, float]
     assert Entity(**json.loads(json.dumps(fields))) == entity
+
+
+@pytest.mark.parametrize("offset", [0, np.int64(3), 10**30])
+def test_whole_numbers_are_offsets(offset: int) -> None:
+    assert offset_type_error(offset, offset) is None
+
+
+@pytest.mark.parametrize("offset", [True, np.bool_(True), 1.0, "1", None])
+def test_other_types_are_not_offsets(offset: object) -> None:
+    assert "start" in str(offset_type_error(offset, 1))
+    assert "end" in str(offset_type_error(0, offset))
