@@ -41,6 +41,30 @@ def test_doctor_names_versions_and_devices_but_no_variables(
 
 
 @pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("bulk", ["model", "texts", "out"], "The same command tags the files that are missing."),
+        ("doctor", [], ""),
+    ],
+)
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    module: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    name = {"bulk": "tag_files", "doctor": "_devices"}[module]
+    monkeypatch.setattr(f"flax_ner.cli.{module}_command.{name}", interrupt)
+    with pytest.raises(SystemExit, match=r"^130$"):
+        main([module, *arguments])
+    assert capsys.readouterr().err.split("\n")[-2] == f"flax_ner: interrupted. {message}".rstrip()
+
+
+@pytest.mark.parametrize(
     ("capability", "expected"),
     [("9.0", "yes"), ("7.5", "no (compute"), ("gfx942", "unknown (compute")],
 )
