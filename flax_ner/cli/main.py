@@ -29,7 +29,6 @@ COMMANDS = {
     "doctor": "print versions, devices and settings, for a bug report",
     "completion": "print a script for completion in the shell",
 }
-INTERRUPTED = 130  # exit status of a command that SIGINT stopped, as in a shell
 
 
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -53,15 +52,15 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. A `UserError`, an `OSError` or Ctrl-C exits with a message and no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"]:
-        from flax_ner.cli.train_command import run_train  # imports jax
-
-        run_train(arguments[1:])
     command = next((word for word in arguments if not word.startswith("-")), "")
     if isinstance(sys.stdout, TextIOWrapper):  # UTF-8 cannot encode lone surrogates: escape them
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file at INFO
     try:
+        if arguments[:1] == ["train"]:
+            from flax_ner.cli.train_command import run_train  # imports jax
+
+            run_train(arguments[1:])
         options = make_parser(command).parse_args(arguments)
         with warnings.catch_warnings(), explain_jax_errors():
             warnings.showwarning = lambda message, *_: print(
@@ -74,9 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, OSError) as error:
         sys.exit(f"flax_ner: {error}")
     except KeyboardInterrupt:
+        # Python then ends the process by SIGINT, so that a loop of a shell script ends, too.
         resumes = " The same command tags the files that are missing." if command == "bulk" else ""
-        print(f"flax_ner: interrupted.{resumes}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.excepthook = lambda *_: print(f"flax_ner: interrupted.{resumes}", file=sys.stderr)
+        raise
 
 
 def _check_argument_order(options: argparse.Namespace) -> None:

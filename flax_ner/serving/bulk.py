@@ -12,8 +12,8 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +159,11 @@ def tag_files(
     texts = entities = failed = 0
     start = time.time()
     errors = dict[str, None]()  # an ordered set: all workers may report the same error
-    with _lock_output(folder, job):
+    with _lock_output(folder, job), ExitStack() as stack:
         todo = [shard for shard in shards if not _is_finished(shard, folder / shard.name)]
-        for done, row in enumerate(_run_workers(todo, folder, job, workers, address), 1):
+        # Closed, so that no worker is left when part files are removed.
+        rows = stack.enter_context(closing(_run_workers(todo, folder, job, workers, address)))
+        for done, row in enumerate(rows, 1):
             start = row["start"] if done == 1 else min(start, row["start"])
             texts, entities = texts + row["texts"], entities + row["entities"]
             if row["error"]:
@@ -191,7 +193,7 @@ def tag_files(
 
 def _run_workers(
     todo: list[Path], folder: Path, job: dict[str, Any], workers: int | None, address: str | None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Start Ray and yield the result of each shard as soon as it is finished, see `_Worker`."""
     if not todo:
         return

@@ -1,6 +1,7 @@
 """The command line as a whole: version, help, doctor, completion."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,27 +42,25 @@ def test_doctor_names_versions_and_devices_but_no_variables(
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "message"),
+    ("arguments", "message"),
     [
-        ("bulk", ["model", "texts", "out"], "The same command tags the files that are missing."),
-        ("doctor", [], ""),
+        (["bulk", "model", "texts", "out"], " The same command tags the files that are missing."),
+        (["doctor"], ""),
     ],
 )
-def test_ctrl_c_ends_a_command_without_a_traceback(
-    module: str,
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("place", ["import", "run"])
+def test_ctrl_c_ends_a_command_with_one_line(
+    arguments: list[str], message: str, place: str
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    name = {"bulk": "tag_files", "doctor": "_devices"}[module]
-    monkeypatch.setattr(f"flax_ner.cli.{module}_command.{name}", interrupt)
-    with pytest.raises(SystemExit, match=r"^130$"):
-        main([module, *arguments])
-    assert capsys.readouterr().err.split("\n")[-2] == f"flax_ner: interrupted. {message}".rstrip()
+    names = {"import": "main.make_parser", "run": "main._check_argument_order"}
+    code = (
+        "import os, signal, sys\nfrom flax_ner.cli import main\n"
+        f"{names[place]} = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"main.main({arguments!r})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT  # a loop of a shell script ends, too
+    assert ended.stderr == f"flax_ner: interrupted.{message}\n"
 
 
 @pytest.mark.parametrize(
