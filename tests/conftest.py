@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,6 +50,14 @@ def _shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"no {path}; set FLAX_NER_SHARED to the folder that has {name}")
     return path
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Let started processes receive SIGINT, which they would ignore in a background job of a shell."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")

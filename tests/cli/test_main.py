@@ -50,7 +50,7 @@ def test_doctor_names_versions_and_devices_but_no_variables(
 )
 @pytest.mark.parametrize("place", ["import", "run"])
 def test_ctrl_c_ends_a_command_with_one_line(
-    arguments: list[str], message: str, place: str
+    arguments: list[str], message: str, place: str, sigint: None
 ) -> None:
     names = {"import": "main.make_parser", "run": "main._check_argument_order"}
     code = (

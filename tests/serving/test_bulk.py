@@ -404,8 +404,8 @@ def test_two_workers_tag_with_an_onnx_export(
 
 
 @pytest.mark.slow
-def test_a_killed_job_resumes_with_the_missing_shards(
-    model: str, shards: tuple[Path, Path], tmp_path: Path
+def test_a_killed_and_an_interrupted_job_resume_with_the_missing_shards(
+    model: str, shards: tuple[Path, Path], tmp_path: Path, sigint: None
 ) -> None:
     (source, expected), out = shards, tmp_path / "out"
     job = start(model, source, out, "--workers", 2)
@@ -415,6 +415,13 @@ def test_a_killed_job_resumes_with_the_missing_shards(
     done = len(list(out.glob("[0-9]*")))
     assert 0 < done < SHARDS
     # Resume immediately: workers of the killed job may still be running.
+    job = start(model, source, out, "--workers", 2)
+    next(line for line in job.stderr if "shards tagged" in line)
+    job.send_signal(signal.SIGINT)
+    *_, line = job.communicate(timeout=60)[1].splitlines()
+    assert line == "flax_ner: interrupted. The same command tags the files that are missing."
+    assert job.returncode == -signal.SIGINT
+    assert not list(out.glob(".*.part")) and len(list(out.glob("[0-9]*"))) < SHARDS
     output = finish(start(model, source, out, "--workers", 2))
     tagged, skipped = map(
         int, re.match(r"(\d+) shards tagged, (\d+) already done", output).groups()
