@@ -22,12 +22,13 @@ ort.env.wasm.proxy = true; // compute in a worker, so that the page stays respon
  */
 export async function loadTagger(folder) {
   const json = async (name) => (await read(folder, name)).json();
-  const [settings, labels] = await Promise.all([json("flax_ner.json"), json("labels.json")]);
+  const settings = await json("flax_ner.json"); // first, so that it is the file named if the folder has no model
   const { kind, lower_case } = settings.tokenizer;
   if (kind === "subword") {
     throw new Error(`${folder}: has a tokenizer.json of its own. Only BERT's tokenizers are supported here.`);
   }
-  const [vocabulary, transitions, program] = await Promise.all([
+  const [labels, vocabulary, transitions, program] = await Promise.all([
+    json("labels.json"),
     read(folder, "vocab.txt").then((response) => response.text()),
     settings.model.head === "softmax" ? null : json("transitions.json"),
     readProgram(folder),
