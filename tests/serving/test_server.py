@@ -1,19 +1,12 @@
-"""The HTTP server: answers, refusals, limits, time-outs, and its end."""
+"""The HTTP server: answers, refusals, log, metrics and documentation."""
 
 import json
 import logging
 import re
-import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -23,103 +16,20 @@ pytest.importorskip("prometheus_client", reason="it is in the extra `serve`")
 pytest.importorskip("starlette", reason="it is in the extra `serve`")
 pytest.importorskip("uvicorn", reason="it is in the extra `serve`")
 
-import uvicorn
-from prometheus_client.parser import text_string_to_metric_families
 
-from flax_ner.cli.main import main
-from flax_ner.cli.serve_command import REQUIREMENTS
 from flax_ner.errors import UserError
 from flax_ner.serving.api_key import read_api_key
-from flax_ner.serving.listening import listen
 from flax_ner.serving.openapi import ERRORS
-from flax_ner.serving.run_server import make_config, max_connections
-from flax_ner.serving.server import TagService
 from flax_ner.serving.server_settings import ServerSettings
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.weights.model_dir import ModelDir, save_model
-from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
-from tests.serving.helpers import TAGGER, GatedTagger, until
-
-ROOT = Path(__file__).resolve().parents[2]
-JSON = {"Content-Type": "application/json"}
-
-
-class Client:
-    """A client of the server at a port."""
-
-    def __init__(self, port: int):
-        self.port = port
-
-    def request(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] = JSON
-    ) -> tuple[int, Any, dict[str, str]]:
-        """Send a request. Return the status, the parsed JSON or the text, and the headers of the answer."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read().decode()
-            is_json = answer.headers["Content-Type"] == "application/json"
-            return answer.status, json.loads(content) if is_json else content, dict(answer.headers)
-        finally:
-            connection.close()
-
-    def tag(self, *texts: str, **fields: Any) -> tuple[int, Any, dict[str, str]]:
-        return self.request("POST", "/tag", json.dumps({"texts": texts, **fields}))
-
-    def metrics(self) -> dict[str, float]:
-        """Return the samples of /metrics by their name, with the values of their labels."""
-        text = self.request("GET", "/metrics")[1]
-        return {
-            " ".join([sample.name, *sample.labels.values()]): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-
-class RunningServer(Client):
-    """A server in a thread of this process."""
-
-    def __init__(self, tagger: GatedTagger, service: TagService, port: int):
-        super().__init__(port)
-        self.tagger, self.service = tagger, service
-
-
-@contextmanager
-def running(**settings: Any) -> Iterator[RunningServer]:
-    """Run a server with the hand-made tagger on a free port of the loopback."""
-    tagger: Any = GatedTagger()
-    chosen = ServerSettings(**settings)
-    ready = threading.Event()
-    service = TagService(lambda: tagger, chosen, ready.set)
-    server = uvicorn.Server(make_config(service, chosen))
-    with listen("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            assert ready.wait(30)
-            yield RunningServer(tagger, service, port)
-        finally:
-            tagger.gate.set()
-            server.should_exit = True
-            thread.join(30)
-            service.worker.shutdown()
-            assert not thread.is_alive()
+from tests.inference.helpers import LABELS
+from tests.serving.running_server import JSON, RunningServer, expected_results, head, running
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     with running() as server:
         yield server
-
-
-def expected_results(texts: Sequence[str], scoring: str, threshold: float) -> list[Any]:
-    predicted = TAGGER(texts, scoring, threshold)
-    return [
-        [{**entity._asdict(), "score": pytest.approx(entity.score, abs=1e-6)} for entity in row]
-        for row in predicted
-    ]
 
 
 # --- Answers -----------------------------------------------------------------------------------------------
@@ -246,192 +156,6 @@ def test_a_chunked_body_is_limited_while_it_is_read(small_server: RunningServer)
     with socket.create_connection(("127.0.0.1", small_server.port), 30) as client:
         client.sendall(head("Content-Length: 200001"))
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
-
-
-def test_all_bodies_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flax_ner.serving.server.MAX_BODY_BYTES", 100)
-    with running() as server:
-        with socket.create_connection(("127.0.0.1", server.port), 30) as slow:
-            slow.sendall(head("Content-Length: 99") + b" " * 90)
-            until(lambda: server.service._body_bytes == 90)
-            status, answer, headers = server.tag("b")
-            assert (status, headers["retry-after"]) == (503, "1")
-            assert answer["error"].startswith("Too many requests arrive at once.")
-        until(lambda: server.service._body_bytes == 0)
-        assert server.tag("b")[0] == 200
-
-
-def head(*headers: str) -> bytes:
-    lines = ["POST /tag HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def test_a_slow_client_gets_408_or_is_disconnected() -> None:
-    with running(body_timeout=0.3) as server:
-        address = ("127.0.0.1", server.port)
-        with socket.create_connection(address, 30) as client:
-            client.sendall(head("Content-Length: 20") + b'{"texts"')
-            answer = client.recv(1000).decode()
-            assert answer.startswith("HTTP/1.1 408 ")
-            assert "The body did not arrive within 0.3 seconds." in answer
-            for _ in range(100):  # the rest of the body cannot keep the connection open
-                time.sleep(0.05)
-                with suppress(OSError):
-                    client.sendall(b" ")
-                client.setblocking(False)
-                with suppress(BlockingIOError):
-                    assert client.recv(100) == b""
-                    break
-            else:
-                raise AssertionError("the connection stays open")
-        for sent in (b"", head("Content-Length: 20")[:-2]):  # slow headers
-            with socket.create_connection(address, 30) as client:
-                client.sendall(sent)
-                assert client.recv(100) == b""
-        # A connection is kept while its request is tagged, and while it is idle.
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-        server.tagger.gate.clear()
-        threading.Timer(0.8, server.tagger.gate.set).start()
-        for _ in range(2):
-            connection.request("POST", "/tag", b'{"texts": ["b"]}', JSON)
-            answer = connection.getresponse()
-            assert answer.status == 200 and answer.read()
-            opened = connection.sock
-            time.sleep(0.5)
-        assert connection.sock is opened
-        connection.close()
-
-
-def test_a_client_that_sends_nothing_after_a_408_is_disconnected() -> None:
-    with (
-        running(body_timeout=0.3) as server,
-        socket.create_connection(("127.0.0.1", server.port), 10) as client,
-    ):
-        client.sendall(head("Content-Length: 20") + b'{"texts"')
-        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
-        assert client.recv(1000) == b""
-
-
-LARGE = {"max_text_characters": 100_000, "max_characters": 100_000}
-
-
-@contextmanager
-def ask_without_reading(port: int) -> Iterator[socket.socket]:
-    """Send two requests whose answers do not fit into the buffers of the operating system."""
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", port))
-        body = json.dumps({"texts": ["b" * LARGE["max_text_characters"]]}).encode()
-        client.sendall(2 * (head(f"Content-Length: {len(body)}") + body))
-        yield client
-
-
-def test_a_client_that_does_not_read_is_disconnected() -> None:
-    with (
-        running(body_timeout=0.3, **LARGE) as server,
-        ask_without_reading(server.port) as client,
-    ):
-        client.setblocking(False)
-
-        def is_disconnected() -> bool:
-            try:
-                client.send(b" ")
-            except BlockingIOError:
-                return False
-            except ConnectionError:
-                return True
-            return False
-
-        until(is_disconnected)
-
-
-def test_a_further_connection_replaces_one_without_a_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flax_ner.serving.run_server.MAX_CONNECTIONS", 4)
-    with running() as server, ThreadPoolExecutor(4) as pool, ExitStack() as stack:
-        idle = []
-        for _ in range(10):
-            idle.append(HTTPConnection("127.0.0.1", server.port, timeout=30))
-            stack.callback(idle[-1].close)
-            idle[-1].request("GET", "/health")
-            assert idle[-1].getresponse().read()
-        server.tagger.gate.clear()
-        answers = [pool.submit(server.tag, "b") for _ in range(4)]
-        service = server.service
-        until(lambda: sum(map(len, server.tagger.batches)) + service._batcher.queue_length() == 4)
-        assert all(connection.sock.recv(1) == b"" for connection in idle)
-        with pytest.raises(ConnectionError):  # all have a request
-            server.tag("b")
-        server.tagger.gate.set()
-        assert [answer.result()[0] for answer in answers] == [200] * 4
-        assert server.tag("b")[0] == 200
-
-
-def test_connections_use_at_most_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource", reason="not on Windows")
-    for files, expected in ((256, 128), (1 << 20, 1024), (resource.RLIM_INFINITY, 1024)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
-        assert max_connections() == expected
-
-
-# --- Queue -------------------------------------------------------------------------------------------------
-
-
-def test_a_full_queue_answers_503_and_a_late_result_504() -> None:
-    with (
-        running(max_queue=2, max_texts=2, timeout=1.0) as server,
-        ThreadPoolExecutor(4) as pool,
-    ):
-        server.tagger.gate.clear()
-        running_one = pool.submit(server.tag, "b")
-        until(lambda: server.tagger.batches == [["b"]])
-        waiting = pool.submit(server.tag, "bi", "bi")
-        until(lambda: server.metrics()["flax_ner_queue_texts"] == 2)
-        status, answer, headers = server.tag("bii")
-        assert (status, headers["retry-after"]) == (503, "1")
-        assert answer == {"error": "The queue is full. Try again later."}
-        # The event loop is not blocked while the model is busy.
-        assert server.request("GET", "/health")[:2] == (200, {"status": "alive"})
-        for pending in (running_one, waiting):
-            status, answer, _ = pending.result()
-            assert status == 504 and answer["error"].startswith("There was no result within 1 sec")
-        assert server.metrics()["flax_ner_queue_texts"] == 0
-        server.tagger.gate.set()
-        assert server.tag("bii")[0] == 200
-        assert server.tagger.batches == [["b"], ["bii"]]  # texts that were not started are dropped
-
-
-def test_a_client_that_disconnects_frees_its_place() -> None:
-    with running() as server, ThreadPoolExecutor(4) as pool:
-        server.tagger.gate.clear()
-        first = pool.submit(server.tag, "b")
-        until(lambda: len(server.tagger.batches) == 1)
-        body = b'{"texts": ["bi"]}'
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(head(f"Content-Length: {len(body)}") + body)
-            until(lambda: server.metrics()["flax_ner_queue_texts"] == 1)
-        until(lambda: server.metrics()["flax_ner_queue_texts"] == 0)
-        server.tagger.gate.set()
-        assert first.result()[0] == 200
-        until(lambda: server.metrics().get("flax_ner_requests_total /tag 499") == 1)
-        assert server.tagger.batches == [["b"]]
-
-
-def test_a_failing_text_fails_only_its_own_request(caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        running(max_delay=300) as server,
-        ThreadPoolExecutor(3) as pool,
-        caplog.at_level(logging.INFO, "flax_ner.serving"),
-    ):
-        answers = list(pool.map(server.tag, ("b", "boom", "bi")))
-        assert [status for status, _, _ in answers] == [200, 500, 200]
-        assert answers[1][1]["error"].startswith("The model failed on these texts.")
-        assert answers[2][1]["results"] == expected_results(["bi"], "strict", 0.0)
-        assert sorted(server.tagger.batches[0]) == ["b", "bi", "boom"]
-    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert len(errors) == 1 and errors[0].startswith("RuntimeError\n")
-    assert "boom" not in errors[0].replace('if any("boom" in', "")  # a line of this file
 
 
 # --- API key, log, metrics, documentation ------------------------------------------------------------------
@@ -566,7 +290,7 @@ def scoring_in_documentation(server: RunningServer) -> Any:
     return schema["properties"]["scoring"]["enum"]
 
 
-# --- Start and end -----------------------------------------------------------------------------------------
+# --- Start -----------------------------------------------------------------------------------------------
 
 
 def test_not_ready_while_the_model_is_loading() -> None:
@@ -592,138 +316,3 @@ def test_not_ready_while_the_model_is_loading() -> None:
 def test_invalid_settings_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ServerSettings(**settings)
-
-
-def test_the_extra_requires_the_versions_that_the_server_needs() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert extras["serve"] == list(REQUIREMENTS)
-
-
-def test_a_missing_package_is_reported_with_the_pip_command(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(
-        SystemExit, match=r"^flax_ner: serve: needs uvicorn\. Run pip install 'h11.*' '"
-    ):
-        main(["serve", "no model"])
-
-
-# `python -m flax_ner` that takes ten minutes to load a model.
-SLOW = """
-import sys, time
-from flax_ner.cli import main, serve_command
-serve_command.load_tagger = lambda *_: time.sleep(600)
-main.main(sys.argv[1:])
-"""
-
-
-class ServerProcess:
-    """A running `serve` command."""
-
-    def __init__(self, program: Sequence[str], model: Path, *options: str):
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", model, "--port", "0", *options],
-            stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        )  # fmt: skip
-
-    def read_until(self, text: str) -> str:
-        """Return the line of the log that has the text."""
-        assert self.process.stderr
-        log = ""
-        for line in self.process.stderr:
-            log += line
-            if text in line:
-                return line
-        raise RuntimeError(f"the server ended:\n{log}")
-
-    def port(self) -> int:
-        """Return the port, once the server is ready."""
-        match = re.search(r"http://127\.0\.0\.1:(\d+)/", self.read_until("is ready"))
-        assert match
-        return int(match[1])
-
-    def wait(self) -> tuple[int, str]:
-        """Return the exit status, and the rest of the log."""
-        log = self.process.communicate(timeout=60)[1]
-        return self.process.returncode, log
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    tagger = hand_made_tagger()
-    save_model(tmp_path / "model", ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
-    return tmp_path / "model"
-
-
-@contextmanager
-def serving(
-    model: Path, *options: str, program: Sequence[str] = ("-m", "flax_ner")
-) -> Iterator[ServerProcess]:
-    """Run the command, and kill it at the end if it still runs."""
-    server = ServerProcess(program, model, *options)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stderr
-        server.process.stderr.close()
-
-
-@pytest.mark.parametrize(
-    "sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_a_signal_lets_accepted_requests_be_answered(model: Path, sent: signal.Signals) -> None:
-    with serving(model, "--max-delay", "2000") as server, ThreadPoolExecutor(5) as pool:
-        client = Client(server.port())
-        pending = [pool.submit(client.tag, "b" + "i" * n) for n in range(5)]
-        until(lambda: client.metrics()["flax_ner_queue_texts"] == 5)
-        server.process.send_signal(sent)
-
-        def is_closed() -> bool:
-            try:
-                client.request("GET", "/ready")
-            except OSError:
-                return True
-            return False
-
-        until(is_closed)
-        assert not any(request.done() for request in pending)
-        for n, request in enumerate(pending):
-            status, answer, _ = request.result()
-            assert (status, answer["results"][0][0]["text"]) == (200, "b" + "i" * n)
-        exit_status, log = server.wait()
-    assert exit_status == 0 and "Traceback" not in log
-    assert log.count("POST /tag 200 1 texts") == 5
-
-
-def test_a_client_that_does_not_read_does_not_delay_the_end(model: Path) -> None:
-    limits = [f"--{name.replace('_', '-')}={value}" for name, value in LARGE.items()]
-    with serving(model, "--body-timeout=2", "--timeout=10", *limits) as server:
-        client = Client(server.port())
-        with ask_without_reading(client.port):
-            until(lambda: client.metrics().get("flax_ner_requests_total /tag 200") == 1)
-            begin = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            exit_status, log = server.wait()
-            assert time.monotonic() - begin < 6
-    assert exit_status == 0 and "Traceback" not in log
-
-
-def test_a_signal_while_the_model_is_loading_ends_the_server(tmp_path: Path) -> None:
-    with serving(tmp_path, program=("-c", SLOW)) as server:
-        server.read_until("loading")
-        time.sleep(0.5)  # the event loop starts
-        server.process.send_signal(signal.SIGTERM)
-        exit_status, log = server.wait()
-    assert exit_status == 0 and "Traceback" not in log
-
-
-def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
-    with serving(tmp_path / "absent") as server:
-        exit_status, log = server.wait()
-    assert exit_status == 1
-    assert "no file or directory" in log and "Traceback" not in log
