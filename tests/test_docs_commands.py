@@ -52,7 +52,7 @@ NOT_RUN = {
     "docker build": "needs a registry; see tests/end_to_end/test_install.py",
     "python -m flax_ner data download": "needs the internet; see tests/cli/test_download_command.py",
     "python -m flax_ner web": "serves until Ctrl-C; see tests/serving/test_web.py",
-    "python -m flax_ner bulk": "needs Ray and a cluster; see tests/serving/test_bulk.py",
+    "python -m flax_ner bulk": "needs Ray and a cluster; see tests/serving/test_bulk_workers.py",
     "import ray": "starts a cluster; see tests/test_pipelines.py",
     "from transformers import pipeline": "needs transformers; see tests/parity/test_transformers.py",
 }

@@ -1,8 +1,10 @@
-"""A tagger that a test can hold back, and waiting for a condition."""
+"""A tagger that a test can hold back, waiting for a condition, and a folder of shards."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.inference.helpers import hand_made_tagger
@@ -33,3 +35,20 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def fill(folder: Path, *texts: str) -> Path:
+    """Create a folder with one shard per text."""
+    folder.mkdir(exist_ok=True)
+    for i, text in enumerate(texts):
+        (folder / f"{i}.jsonl").write_text(json.dumps({"text": text}) + "\n", "utf-8")
+    return folder
+
+
+def entities_of(path: Path) -> list[Any]:
+    """Return what an output file has per text, without the scores, which differ by rounding."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        for entity in row["entities"]:
+            del entity["score"]
+    return rows
