@@ -1,6 +1,7 @@
 """HTTP connections that are closed if a client does not send a request or read the answer in time."""
 
 import asyncio
+import time
 from typing import Any
 
 import h11
@@ -16,21 +17,28 @@ def limit_connections(seconds: float, max_connections: int) -> type[H11Protocol]
     Args:
         seconds: maximum time from opening the connection, or from receiving the first bytes of a request, to
             the end of the headers; from an answer to the rest of the body; and to read an answer.
-        max_connections: maximum number of connections. A further one replaces one without a request. If all
-            have a request, it is closed itself.
+        max_connections: maximum number of connections. A further one replaces the one that has waited longest
+            for a request. If all have a request, it is closed itself.
     """
 
     class Protocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
+        # When it was opened or last answered a request. uvloop's clock, of milliseconds, gives equal times.
+        idle_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self.idle_since = time.monotonic()
             transport.set_write_buffer_limits(0)  # call pause_writing as soon as bytes have to wait
             self._update_timer()
             if len(self.connections) > max_connections:
-                others = (c for c in self.connections if c is not self and _can_be_closed(c))
-                next(others, self).transport.abort()
+                self._close_one()
+
+        def _close_one(self) -> None:
+            """Close the connection that has waited longest for a request; this one if all others have one."""
+            others = (c for c in self.connections if c is not self and _can_be_closed(c))
+            min(others, key=lambda c: c.idle_since, default=self).transport.abort()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -39,6 +47,7 @@ def limit_connections(seconds: float, max_connections: int) -> type[H11Protocol]
         def on_response_complete(self) -> None:
             has_more_body = self.conn.their_state is h11.SEND_BODY
             super().on_response_complete()
+            self.idle_since = time.monotonic()
             if has_more_body:
                 self._update_timer()
 

@@ -128,6 +128,29 @@ def test_a_further_connection_replaces_one_without_a_request(
         assert server.tag("b")[0] == 200
 
 
+def test_a_further_connection_replaces_the_one_that_has_waited_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flax_ner.serving.run_server.MAX_CONNECTIONS", 8)
+    with running() as server, ExitStack() as stack:
+
+        def connect() -> HTTPConnection:
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+            stack.callback(connection.close)
+            connection.connect()
+            return connection
+
+        def answers(connection: HTTPConnection) -> bool:
+            connection.request("GET", "/health")
+            return bool(connection.getresponse().read())
+
+        answered = [connect() for _ in range(8)]
+        assert all(answers(connection) for connection in answered)
+        new = [connect() for _ in range(8)]  # a request may arrive later than its connection
+        assert all(connection.sock.recv(1) == b"" for connection in answered)
+        assert all(answers(connection) for connection in new)
+
+
 def test_connections_use_at_most_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource", reason="not on Windows")
     for files, expected in ((256, 128), (1 << 20, 1024), (resource.RLIM_INFINITY, 1024)):
