@@ -3,7 +3,7 @@
     python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--configurations NAME ...]
         [--sizes N ...] [--seeds N ...] [--compute-dtype DTYPE]
     python benchmarks/encoder.py table WORK
-    python benchmarks/encoder.py plot WORK FILE.svg
+    python benchmarks/encoder.py plot WORK FILE.svg [--configurations NAME ...]
 
 ENCODER is a folder with weights, or `scratch` for 4 layers x 256 with random weights and a vocabulary of
 the training texts. `run` trains each configuration that WORK/encoder.jsonl has no result of, with
@@ -14,7 +14,7 @@ by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
 The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
 reported on the other half, on all of DEV, and on TEST if given. F1 is strict. `table` prints means over seeds
 and their standard deviation, and the median of the minutes of the training loop. `plot` draws F1 on the other
-half over the number of sentences, for the configuration "default".
+half over the number of sentences, with a line for each encoder and configuration.
 """
 
 import argparse
@@ -255,29 +255,39 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def curves(results: Sequence[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
-    """Return F1 on the other half by encoder and number of sentences, of the configuration "default"."""
+def curves(
+    results: Sequence[dict[str, Any]], configurations: Sequence[str]
+) -> dict[str, dict[int, list[float]]]:
+    """Return F1 on the other half of each encoder and configuration, by the number of sentences."""
     sizes = {path: len(read_examples(path, "auto")) for path in {r["corpus"] for r in results}}
     groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
-        if result["configuration"] == "default":
+        if result["configuration"] in configurations:
             size = result["size"] or sizes[result["corpus"]]
-            groups[result["encoder"]][size].append(result["f1_other"])
-    return {encoder: dict(by_size) for encoder, by_size in sorted(groups.items())}
+            groups[f"{result['encoder']}, {result['configuration']}"][size].append(
+                result["f1_other"]
+            )
+    return {label: dict(by_size) for label, by_size in sorted(groups.items())}
 
 
-def plot(results: Sequence[dict[str, Any]], target: Path) -> None:
-    """Draw the mean F1 of each encoder over the number of training sentences, with the range of the seeds."""
+def plot(
+    results: Sequence[dict[str, Any]], target: Path, configurations: Sequence[str] = ("default",)
+) -> None:
+    """Draw the mean F1 over the number of training sentences, with the range of the seeds."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for encoder, by_size in curves(results).items():
+    ticks: set[int] = set()
+    for label, by_size in curves(results, configurations).items():
         x = sorted(by_size)
+        ticks.update(x)
         mean = [statistics.mean(by_size[size]) for size in x]
         spread = [[m - min(by_size[n]) for n, m in zip(x, mean, strict=True)],
                   [max(by_size[n]) - m for n, m in zip(x, mean, strict=True)]]  # fmt: skip
-        axes.errorbar(x, mean, spread, marker="o", capsize=3, label=encoder)
+        axes.errorbar(x, mean, spread, marker="o", capsize=3, label=label)
     axes.set_xscale("log")
+    axes.set_xticks(sorted(ticks), [f"{size:,}" for size in sorted(ticks)])
+    axes.minorticks_off()
     axes.set(xlabel="training sentences", ylabel="strict F1", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -294,9 +304,6 @@ def main() -> None:
     for name in ("work", "encoder", "train", "dev"):
         step.add_argument(name, type=Path)
     step.add_argument("--test", type=Path)
-    step.add_argument(
-        "--configurations", nargs="+", choices=CONFIGURATIONS, default=["default"], metavar="NAME"
-    )
     step.add_argument("--sizes", nargs="+", type=int, default=[0])
     step.add_argument("--seeds", nargs="+", type=int, default=[0])
     step.add_argument("--compute-dtype", default="bfloat16")
@@ -304,12 +311,20 @@ def main() -> None:
         step = steps.add_parser(name)
         step.add_argument("work", type=Path)
     step.add_argument("target", metavar="FILE.svg", type=Path)
+    for name in ("run", "plot"):
+        steps.choices[name].add_argument(
+            "--configurations",
+            nargs="+",
+            choices=CONFIGURATIONS,
+            default=["default"],
+            metavar="NAME",
+        )
     options = parser.parse_args()
     options.work = options.work.resolve()  # training runs in another folder
     if options.step == "run":
         run(options)
     elif options.step == "plot":
-        plot(read_results(options.work / RECORD), options.target)
+        plot(read_results(options.work / RECORD), options.target, options.configurations)
     else:
         print(table(read_results(options.work / RECORD)))
 

@@ -398,15 +398,19 @@ def test_all_encoder_configurations_have_valid_settings() -> None:
 def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> None:
     encoder = load_benchmark("encoder")
     write_cluener(tmp_path / "train.json", synthetic("train", 70))
-    result = {"corpus": str(tmp_path / "train.json"), "configuration": "default"}
     results = [
-        result | {"encoder": name, "size": size, "f1_other": f1}
+        {
+            "corpus": str(tmp_path / "train.json"), "configuration": configuration,
+            "encoder": name, "size": size, "f1_other": f1,
+        }
         for name in ("scratch", "bert")
+        for configuration in ("default", "crf", "bioes")
         for size, f1 in ((10, 0.2), (10, 0.3), (0, 0.5))
-    ]
-    assert encoder.curves(results) == {
-        "bert": {10: [0.2, 0.3], 70: [0.5]}, "scratch": {10: [0.2, 0.3], 70: [0.5]},
-    }  # fmt: skip
+    ]  # fmt: skip
+    labels = ("bert, crf", "bert, default", "scratch, crf", "scratch, default")
+    assert encoder.curves(results, ["default", "crf"]) == dict.fromkeys(
+        labels, {10: [0.2, 0.3], 70: [0.5]}
+    )
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     encoder.plot(results, tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
