@@ -63,8 +63,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "half the steps": {},  # see STEPS
     "twice the steps": {},
+    "four times the steps": {},
     "bioes": {"data.scheme": "bioes"},
+    "rate 1.5e-3": {"optimizer.learning_rate": 1.5e-3},
+    "rate 3e-3": {"optimizer.learning_rate": 3e-3},
     "crf": CRF,
+    "crf, twice the steps": CRF,
+    "crf, four times the steps": CRF,
+    "crf, rate 1.5e-3": CRF | {"optimizer.learning_rate": 1.5e-3},
     "crf, not standardised": CRF | {"train.standardise": False},
     "crf, rate 2e-4": CRF | {"optimizer.learning_rate": 2e-4},
     "crf, rate 3e-4": CRF | {"optimizer.learning_rate": 3e-4},
@@ -79,7 +85,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "global_pointer, FGM 1.0": {"model.head": "global_pointer", "train.fgm": 1.0},
 }
 # Number of steps, as a multiple of the default number for the data and the encoder.
-STEPS = {"half the steps": 0.5, "twice the steps": 2.0}
+STEPS = {
+    "half the steps": 0.5,
+    "twice the steps": 2.0,
+    "four times the steps": 4.0,
+    "crf, twice the steps": 2.0,
+    "crf, four times the steps": 4.0,
+}
 MAX_EVALUATIONS = 20  # per run, about; epochs of a few sentences are shorter than an evaluation
 # Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they
 # count as other runs.
