@@ -408,9 +408,8 @@ def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> No
         for size, f1 in ((10, 0.2), (10, 0.3), (0, 0.5))
     ]  # fmt: skip
     labels = ("bert, crf", "bert, default", "scratch, crf", "scratch, default")
-    assert encoder.curves(results, ["default", "crf"]) == dict.fromkeys(
-        labels, {10: [0.2, 0.3], 70: [0.5]}
-    )
+    by_size = {10: [0.2, 0.3], 70: [0.5]}
+    assert encoder.curves(results, ["default", "crf"]) == {label: by_size for label in labels}
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     encoder.plot(results, tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()

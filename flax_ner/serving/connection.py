@@ -37,7 +37,7 @@ def limit_connections(seconds: float, max_connections: int) -> type[H11Protocol]
 
         def _close_one(self) -> None:
             """Close the connection that has waited longest for a request; this one if all others have one."""
-            others = (c for c in self.connections if c is not self and _can_be_closed(c))
+            others: list[Any] = [c for c in self.connections if c is not self and _can_be_closed(c)]
             min(others, key=lambda c: c.idle_since, default=self).transport.abort()
 
         def data_received(self, data: bytes) -> None:
