@@ -14,7 +14,7 @@ by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
 The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
 reported on the other half, on all of DEV, and on TEST if given. F1 is strict. `table` prints means over seeds
 and their standard deviation, and the median of the minutes of the training loop. `plot` draws F1 on the other
-half over the number of sentences, with a line for each encoder and configuration.
+half over the number of sentences, with a line for each encoder and each of --configurations ("default").
 """
 
 import argparse
@@ -153,7 +153,7 @@ def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, An
         "model.compute_dtype": options.compute_dtype, "checkpoint.every": 100,
     } | CONFIGURATIONS[name]  # fmt: skip
     steps, epochs = default_length(settings)
-    settings["eval.every"] = max(epochs // MAX_EVALUATIONS, 1)
+    settings["eval.every"] = max(round(epochs * STEPS.get(name, 1)) // MAX_EVALUATIONS, 1)
     if name in STEPS:
         settings["train.steps"] = round(STEPS[name] * steps)
     command = [
@@ -230,15 +230,18 @@ def run(options: argparse.Namespace) -> None:
                 print(f"  F1 {result['f1']:.4f}, {result['seconds']:.0f} s", flush=True)
 
 
+def latest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the last result of each run: a run that was scored again, with test data, has two."""
+    return [*{tuple(result.get(name) for name in KEYS): result for result in results}.values()]
+
+
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table with one line per corpus, size, encoder, configuration and dtype.
 
     F1 is the mean over seeds ± the standard deviation. Minutes are the median.
     """
-    # A run that was scored again, with test data, has a later result that replaces the first.
-    latest = {tuple(result.get(name) for name in KEYS): result for result in results}
     groups = defaultdict(list)
-    for result in latest.values():
+    for result in latest(results):
         corpus, dtype = Path(result["corpus"]).parent.name, result.get("compute_dtype", "")
         names = (corpus, result["size"], result["encoder"], result["configuration"], dtype)
         groups[*names, result.get("dev", "")].append(result)
@@ -273,7 +276,7 @@ def curves(
     """Return F1 on the other half of each encoder and configuration, by the number of sentences."""
     sizes = {path: len(read_examples(path, "auto")) for path in {r["corpus"] for r in results}}
     groups: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
+    for result in latest(results):
         if result["configuration"] in configurations:
             size = result["size"] or sizes[result["corpus"]]
             groups[f"{result['encoder']}, {result['configuration']}"][size].append(

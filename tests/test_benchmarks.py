@@ -401,11 +401,11 @@ def test_encoder_plots_the_mean_by_the_number_of_sentences(tmp_path: Path) -> No
     results = [
         {
             "corpus": str(tmp_path / "train.json"), "configuration": configuration,
-            "encoder": name, "size": size, "f1_other": f1,
+            "encoder": name, "size": size, "seed": seed, "f1_other": f1,
         }
         for name in ("scratch", "bert")
         for configuration in ("default", "crf", "bioes")
-        for size, f1 in ((10, 0.2), (10, 0.3), (0, 0.5))
+        for size, seed, f1 in ((10, 0, 0.1), (10, 0, 0.2), (10, 1, 0.3), (0, 0, 0.5))
     ]  # fmt: skip
     labels = ("bert, crf", "bert, default", "scratch, crf", "scratch, default")
     by_size = {10: [0.2, 0.3], 70: [0.5]}

@@ -1,7 +1,7 @@
 """HTTP connections that are closed if a client does not send a request or read the answer in time."""
 
 import asyncio
-import time
+import itertools
 from typing import Any
 
 import h11
@@ -18,25 +18,27 @@ def limit_connections(seconds: float, max_connections: int) -> type[H11Protocol]
         seconds: maximum time from opening the connection, or from receiving the first bytes of a request, to
             the end of the headers; from an answer to the rest of the body; and to read an answer.
         max_connections: maximum number of connections. A further one replaces the one that has waited longest
-            for a request. If all have a request, it is closed itself.
+            for a request. If all others have a request or an answer that is not sent yet, it is closed itself.
     """
+
+    order = itertools.count(1)
 
     class Protocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
-        # When it was opened or last answered a request. uvloop's clock, of milliseconds, gives equal times.
-        idle_since = 0.0
+        # Order in which connections were opened or answered their last request. A clock could give equal times.
+        idle_since = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.idle_since = time.monotonic()
+            self.idle_since = next(order)
             transport.set_write_buffer_limits(0)  # call pause_writing as soon as bytes have to wait
             self._update_timer()
             if len(self.connections) > max_connections:
                 self._close_one()
 
         def _close_one(self) -> None:
-            """Close the connection that has waited longest for a request; this one if all others have one."""
+            """Close the connection that has waited longest for a request; this one if no other one waits."""
             others: list[Any] = [c for c in self.connections if c is not self and _can_be_closed(c)]
             min(others, key=lambda c: c.idle_since, default=self).transport.abort()
 
@@ -47,7 +49,7 @@ def limit_connections(seconds: float, max_connections: int) -> type[H11Protocol]
         def on_response_complete(self) -> None:
             has_more_body = self.conn.their_state is h11.SEND_BODY
             super().on_response_complete()
-            self.idle_since = time.monotonic()
+            self.idle_since = next(order)
             if has_more_body:
                 self._update_timer()
 
@@ -82,4 +84,7 @@ def _has_request(connection: Any) -> bool:
 
 
 def _can_be_closed(connection: Any) -> bool:
-    return not _has_request(connection) and not connection.transport.is_closing()
+    """Return whether a connection waits for a request, and its last answer is sent."""
+    transport = connection.transport
+    waits = not _has_request(connection) and not transport.is_closing()
+    return waits and transport.get_write_buffer_size() == 0

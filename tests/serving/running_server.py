@@ -102,11 +102,11 @@ LARGE = {"max_text_characters": 100_000, "max_characters": 100_000}
 
 
 @contextmanager
-def ask_without_reading(port: int) -> Iterator[socket.socket]:
-    """Send two requests whose answers do not fit into the buffers of the operating system."""
+def ask_without_reading(port: int, requests: int = 2) -> Iterator[socket.socket]:
+    """Send requests whose answers do not fit into the buffers of the operating system."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", port))
         body = json.dumps({"texts": ["b" * LARGE["max_text_characters"]]}).encode()
-        client.sendall(2 * (head(f"Content-Length: {len(body)}") + body))
+        client.sendall(requests * (head(f"Content-Length: {len(body)}") + body))
         yield client

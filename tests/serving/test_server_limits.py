@@ -1,12 +1,13 @@
 """The HTTP server under load: slow clients, too many connections, a full queue."""
 
+import json
 import logging
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 
@@ -146,9 +147,23 @@ def test_a_further_connection_replaces_the_one_that_has_waited_longest(
 
         answered = [connect() for _ in range(8)]
         assert all(answers(connection) for connection in answered)
-        new = [connect() for _ in range(8)]  # a request may arrive later than its connection
+        new = [connect() for _ in range(8)]  # without a request; they must not replace each other
         assert all(connection.sock.recv(1) == b"" for connection in answered)
         assert all(answers(connection) for connection in new)
+
+
+def test_a_further_connection_does_not_cut_off_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flax_ner.serving.run_server.MAX_CONNECTIONS", 1)
+    with (
+        running(**LARGE) as server,
+        ask_without_reading(server.port, requests=1) as client,
+    ):
+        until(lambda: b'status="200"' in server.service._metrics.render())
+        with socket.create_connection(("127.0.0.1", server.port), 30) as further:
+            assert further.recv(1) == b""
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert len(json.loads(answer.read())["results"]) == 1
 
 
 def test_connections_use_at_most_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
