@@ -7,7 +7,7 @@
 
 VENV = .venv
 PYTHON =
-JOBS = 2
+JOBS = 3
 PYTEST_ARGS =
 DATA = data/cluener
 VOCAB = $(DATA)/vocab.txt
