@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands import killed_at_end
+
 # `python -m flax_ner` that writes every host it looks up, binds or connects to into a file.
 WATCHED = """
 import sys
@@ -71,13 +73,8 @@ class Server:
 def serving(model: str, folder: Path) -> Iterator[Server]:
     """Run the command on a free port, and kill it at the end if it still runs."""
     server = Server(model, folder)
-    try:
+    with killed_at_end(server.process):
         yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stderr
-        server.process.stderr.close()
 
 
 @contextmanager

@@ -1,5 +1,8 @@
-"""Run commands as a user types them, in this process."""
+"""Run commands as a user types them, in this process, and end those that run in another one."""
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from runpy import run_path
 
@@ -56,3 +59,15 @@ def _take_file(command: list[str]) -> tuple[str, list[str]]:
             end = i + 1 if equals else i + 2
             return value or command[i + 1], command[:i] + command[end:]
     raise AssertionError(f"no --config in {command}")
+
+
+@contextmanager
+def killed_at_end(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a process at the end of the block if it still runs."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr
+        process.stderr.close()

@@ -2,15 +2,13 @@
 
 import pytest
 
-from flax_ner.weights.model_dir import ModelDir, load_model, save_model
-from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
+from flax_ner.weights.model_dir import load_model
+from tests.serving.helpers import save_hand_made
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    tagger, folder = hand_made_tagger(), tmp_path_factory.mktemp("model") / "model"
-    save_model(folder, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
-    return str(folder)
+    return save_hand_made(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")

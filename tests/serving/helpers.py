@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.inference.helpers import hand_made_tagger
+from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 
 TAGGER = hand_made_tagger()
 
@@ -27,6 +28,13 @@ class GatedTagger:
         if any("boom" in text for text in texts):
             raise RuntimeError(f"cannot tag {texts}")
         return TAGGER.by_convention(texts, conventions)
+
+
+def save_hand_made(folder: Path) -> str:
+    """Save the hand-made tagger as a model directory, and return its path."""
+    tagger = hand_made_tagger()
+    save_model(folder, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
+    return str(folder)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -21,6 +21,7 @@ pytest.importorskip("uvicorn", reason="it is in the extra `serve`")
 from flax_ner.cli.main import main
 from flax_ner.cli.serve_command import REQUIREMENTS
 from flax_ner.weights.model_dir import ModelDir, save_model
+from tests.commands import killed_at_end
 from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
 from tests.serving.helpers import until
 from tests.serving.running_server import LARGE, Client, ask_without_reading
@@ -98,13 +99,8 @@ def serving(
 ) -> Iterator[ServerProcess]:
     """Run the command, and kill it at the end if it still runs."""
     server = ServerProcess(program, model, *options)
-    try:
+    with killed_at_end(server.process):
         yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stderr
-        server.process.stderr.close()
 
 
 @pytest.mark.parametrize(

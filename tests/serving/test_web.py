@@ -20,9 +20,9 @@ from flax_ner.inference.inputs import read_inputs
 from flax_ner.inference.outputs import json_line
 from flax_ner.serving import web
 from flax_ner.text.examples import Entity
-from flax_ner.weights.model_dir import ModelDir, load_model, save_model
+from flax_ner.weights.model_dir import load_model
 from tests.browser import Server, browsing_or_skip, serving, tag
-from tests.inference.helpers import LABELS, VOCAB, hand_made_tagger
+from tests.serving.helpers import save_hand_made
 
 EMOJI = "😀👨‍👩‍👧"  # 6 characters and 10 UTF-16 code units
 HARD = (
@@ -144,9 +144,7 @@ def test_the_extra_requires_the_gradio_version_that_the_page_needs() -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    tagger, folder = hand_made_tagger(), tmp_path_factory.mktemp("model") / "<i>model"
-    save_model(folder, ModelDir(tagger.config, LABELS, VOCAB, 64, tagger.params))
-    return str(folder)
+    return save_hand_made(tmp_path_factory.mktemp("model") / "<i>model")
 
 
 @pytest.fixture(scope="module")
