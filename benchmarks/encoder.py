@@ -2,6 +2,7 @@
 
     python benchmarks/encoder.py run WORK ENCODER TRAIN DEV [--test TEST] [--configurations NAME ...]
         [--sizes N ...] [--seeds N ...] [--compute-dtype DTYPE]
+    python benchmarks/encoder.py constrain WORK
     python benchmarks/encoder.py table WORK
     python benchmarks/encoder.py plot WORK FILE.svg [--configurations NAME ...]
 
@@ -9,7 +10,9 @@ ENCODER is a folder with weights, or `scratch` for 4 layers x 256 with random we
 the training texts. `run` trains each configuration that WORK/encoder.jsonl has no result of, with
 `train.py` as a user runs it, and appends one line per finished run. An interrupted run is resumed. With a
 new --test, finished models are only scored. --sizes cuts the training data to N sentences, drawn at random
-by the seed; a smaller draw is a subset of a larger one. 0 means all sentences.
+by the seed; a smaller draw is a subset of a larger one. 0 means all sentences. `constrain` scores every
+finished softmax model again, with the decoding of `softmax_constrained`. The epoch remains the one that was
+chosen without constraints.
 
 The epoch is chosen on one half of DEV (its lines 1, 3, 5, ...); choose settings on that half, too. F1 is also
 reported on the other half, on all of DEV, and on TEST if given. F1 is strict. `table` prints means over seeds
@@ -26,12 +29,13 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, SMALL, machine
 
-from flax_ner import load
+from flax_ner import Tagger, load
 from flax_ner.compilation import keep_compiled_programs
 from flax_ner.config import default_config
 from flax_ner.data.cluener import write_cluener
@@ -84,6 +88,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "global_pointer": {"model.head": "global_pointer"},
     "global_pointer, FGM 1.0": {"model.head": "global_pointer", "train.fgm": 1.0},
 }
+SOFTMAX = [name for name, settings in CONFIGURATIONS.items() if "model.head" not in settings]
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {
     "half the steps": 0.5,
@@ -166,25 +171,31 @@ def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, An
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
     tagger = load(folder / "run" / "best")
-
-    def f1(examples: Sequence[Example]) -> tuple[float, list[Any]]:
-        gold = [example.entities or () for example in examples]
-        predicted = tagger([example.text for example in examples])
-        return score(gold, predicted).f1, counts_per_text(gold, predicted).tolist()
-
     config = json.loads((folder / "run" / "config.json").read_text())
-    chosen, other = halves(dev)
     result = {
-        **key, "f1_chosen_on": f1(chosen)[0], "f1_other": f1(other)[0], "f1": (whole := f1(dev))[0],
-        "counts": whole[1], "seconds": training_seconds(folder / "run"),
+        **key, **score_on_dev(tagger, dev), "seconds": training_seconds(folder / "run"),
         "batch_size": config["data"]["batch_size"], "epochs": config["train"]["epochs"],
         "rate": config["optimizer"]["learning_rate"],
         "machine": machine(),
     }  # fmt: skip
     if options.test:
         result["test"] = str(options.test)
-        result["f1_test"] = f1(read_examples(str(options.test), "auto"))[0]
+        result["f1_test"] = f1(tagger, read_examples(str(options.test), "auto"))[0]
     return result
+
+
+def f1(tagger: Tagger, examples: Sequence[Example]) -> tuple[float, list[Any]]:
+    """Return the strict F1 of a tagger, and its counts per text."""
+    gold = [example.entities or () for example in examples]
+    predicted = tagger([example.text for example in examples])
+    return score(gold, predicted).f1, counts_per_text(gold, predicted).tolist()
+
+
+def score_on_dev(tagger: Tagger, dev: Sequence[Example]) -> dict[str, Any]:
+    """Return the scores of a tagger on both halves of the dev data and on all of them."""
+    chosen, other = (f1(tagger, half)[0] for half in halves(dev))
+    whole, counts = f1(tagger, dev)
+    return {"f1_chosen_on": chosen, "f1_other": other, "f1": whole, "counts": counts}
 
 
 def training_seconds(workdir: Path) -> float:
@@ -228,6 +239,36 @@ def run(options: argparse.Namespace) -> None:
                 with record.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 print(f"  F1 {result['f1']:.4f}, {result['seconds']:.0f} s", flush=True)
+
+
+def constrained(configuration: str) -> str:
+    """Return the name of a configuration whose softmax is decoded with constraints."""
+    return f"{configuration}, constrained"
+
+
+def constrain(work: Path) -> None:
+    """Score the finished softmax models with constrained decoding, and add the results to the record."""
+    keep_compiled_programs()
+    results = latest(read_results(work / RECORD))
+    for result in results:
+        key = {name: result.get(name) for name in KEYS}
+        target = key | {"configuration": constrained(key["configuration"])}
+        model = run_folder(work, key) / "run" / "best"
+        if not model.exists() or is_done(target, None, results):
+            continue
+        if json.loads((model.parent / "config.json").read_text())["model"]["head"] != "softmax":
+            continue
+        tagger = load(model)
+        config = replace(tagger.config, head="softmax_constrained")
+        tagger = Tagger(config, tagger.params, tagger.tokenizer, tagger.labels, tagger.max_length)
+        scores = score_on_dev(tagger, read_examples(result["dev"], "auto"))
+        kept = {name: value for name, value in result.items() if name not in ("test", "f1_test")}
+        with (work / RECORD).open("a") as file:
+            file.write(json.dumps(kept | target | scores) + "\n")
+        print(
+            f"{model.parent.parent.name}: {result['f1']:.4f}, constrained {scores['f1']:.4f}",
+            flush=True,
+        )
 
 
 def latest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -322,7 +363,7 @@ def main() -> None:
     step.add_argument("--sizes", nargs="+", type=int, default=[0])
     step.add_argument("--seeds", nargs="+", type=int, default=[0])
     step.add_argument("--compute-dtype", default="bfloat16")
-    for name in ("table", "plot"):
+    for name in ("constrain", "table", "plot"):
         step = steps.add_parser(name)
         step.add_argument("work", type=Path)
     step.add_argument("target", metavar="FILE.svg", type=Path)
@@ -330,7 +371,7 @@ def main() -> None:
         steps.choices[name].add_argument(
             "--configurations",
             nargs="+",
-            choices=CONFIGURATIONS,
+            choices=[*CONFIGURATIONS, *(constrained(n) for n in SOFTMAX if name == "plot")],
             default=["default"],
             metavar="NAME",
         )
@@ -338,6 +379,8 @@ def main() -> None:
     options.work = options.work.resolve()  # training runs in another folder
     if options.step == "run":
         run(options)
+    elif options.step == "constrain":
+        constrain(options.work)
     elif options.step == "plot":
         plot(read_results(options.work / RECORD), options.target, options.configurations)
     else:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from flax_ner import load
 from flax_ner.config import default_config
 from flax_ner.config_checks import check_config
 from flax_ner.data.cluener import write_cluener
@@ -438,3 +439,34 @@ def test_exports_are_compared_with_their_model(
     ways = json.loads(capsys.readouterr().out.splitlines()[-1].strip("`"))["ways"]
     assert ways["ONNX, float32"]["other_texts"] == 0
     assert ways["ONNX, float32"]["difference"] < 1e-4 < ways["ONNX, int8"]["difference"]
+
+
+@pytest.mark.slow
+def test_encoder_constrains_finished_softmax_models(tmp_path: Path) -> None:
+    encoder = load_benchmark("encoder")
+    save_model(tmp_path / "constrained", random_model(head="softmax_constrained"))
+    texts = [text[i:] for text in TEXTS for i in range(5)]
+    predicted = load(tmp_path / "constrained")(texts)
+    write_cluener(tmp_path / "dev.json", map(Example, texts, predicted))
+    record = tmp_path / encoder.RECORD
+    for configuration, head in (("default", "softmax"), ("crf", "crf"), ("bioes", None)):
+        about = ("encoder", "train.json", str(tmp_path / "dev.json"), "float32", "encoder")
+        key = dict(zip(encoder.KEYS, (configuration, 50, 0, *about), strict=True))
+        if head:  # None: the model is gone
+            folder = encoder.run_folder(tmp_path, key) / "run"
+            save_model(folder / "best", random_model(head=head))
+            (folder / "config.json").write_text(json.dumps({"model": {"head": head}}))
+        scores = {"f1_chosen_on": 0.1, "f1_other": 0.2, "f1": 0.3, "seconds": 60.0}
+        with record.open("a") as file:
+            file.write(json.dumps(key | scores | {"test": "test.json", "f1_test": 0.4}) + "\n")
+
+    encoder.constrain(tmp_path)
+    encoder.constrain(tmp_path)  # adds nothing
+
+    *_, added = results = encoder.read_results(record)
+    names = [result["configuration"] for result in results]
+    assert names == ["default", "crf", "bioes", "default, constrained"]
+    assert added["f1"] == added["f1_chosen_on"] == added["f1_other"] == 1.0
+    assert "f1_test" not in added
+    key = {name: results[0][name] for name in encoder.KEYS}
+    assert load(encoder.run_folder(tmp_path, key) / "run" / "best")(texts) != predicted

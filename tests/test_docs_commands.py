@@ -154,6 +154,8 @@ def make_files(page: str) -> None:
         write_cluener(Path(f"mine/{name}.json"), examples)
         write_examples(f"mine/{name}.jsonl", examples, "doccano")
         write_examples(f"conll/{'valid' if name == 'dev' else name}.txt", examples, "conll")
+    for name in ("anna", "ben"):
+        write_examples(f"mine/{name}.jsonl", train, "doccano")
     rows = [json.dumps({"id": i, "text": e.text, "body": e.text}) for i, e in enumerate(dev)]
     for path in ("data/cluener/test.json", "rows.jsonl"):
         Path(path).write_text("\n".join(rows), "utf-8")
