@@ -332,7 +332,7 @@ def plot(
     """Draw the mean F1 over the number of training sentences, with the range of the seeds."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure, axes = pyplot.subplots(figsize=(8.5, 4.5))
     ticks: set[int] = set()
     for label, by_size in curves(results, configurations).items():
         x = sorted(by_size)
@@ -346,7 +346,7 @@ def plot(
     axes.minorticks_off()
     axes.set(xlabel="training sentences", ylabel="strict F1", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None})
 
