@@ -105,8 +105,8 @@ KEYS = (
 )  # fmt: skip
 
 
-def halves(dev: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Return the half of the dev data that chooses the epoch, and the other half."""
+def halves(dev: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the half of the dev data (or of values per text) that chooses the epoch, and the other half."""
     return list(dev[::2]), list(dev[1::2])
 
 
@@ -180,22 +180,19 @@ def run_one(options: argparse.Namespace, key: Mapping[str, Any]) -> dict[str, An
     }  # fmt: skip
     if options.test:
         result["test"] = str(options.test)
-        result["f1_test"] = f1(tagger, read_examples(str(options.test), "auto"))[0]
+        result["f1_test"] = tagger.score(read_examples(str(options.test), "auto")).f1
     return result
 
 
-def f1(tagger: Tagger, examples: Sequence[Example]) -> tuple[float, list[Any]]:
-    """Return the strict F1 of a tagger, and its counts per text."""
-    gold = [example.entities or () for example in examples]
-    predicted = tagger([example.text for example in examples])
-    return score(gold, predicted).f1, counts_per_text(gold, predicted).tolist()
-
-
 def score_on_dev(tagger: Tagger, dev: Sequence[Example]) -> dict[str, Any]:
-    """Return the scores of a tagger on both halves of the dev data and on all of them."""
-    chosen, other = (f1(tagger, half)[0] for half in halves(dev))
-    whole, counts = f1(tagger, dev)
-    return {"f1_chosen_on": chosen, "f1_other": other, "f1": whole, "counts": counts}
+    """Return the strict F1 of a tagger on each half of the dev data and on all of them, and its counts."""
+    gold = [example.entities or () for example in dev]
+    predicted = tagger([example.text for example in dev])
+    chosen, other = map(score, halves(gold), halves(predicted))
+    return {
+        "f1_chosen_on": chosen.f1, "f1_other": other.f1, "f1": score(gold, predicted).f1,
+        "counts": counts_per_text(gold, predicted).tolist(),
+    }  # fmt: skip
 
 
 def training_seconds(workdir: Path) -> float:
