@@ -88,7 +88,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "global_pointer": {"model.head": "global_pointer"},
     "global_pointer, FGM 1.0": {"model.head": "global_pointer", "train.fgm": 1.0},
 }
-SOFTMAX = [name for name, settings in CONFIGURATIONS.items() if "model.head" not in settings]
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {
     "half the steps": 0.5,
@@ -238,18 +237,13 @@ def run(options: argparse.Namespace) -> None:
                 print(f"  F1 {result['f1']:.4f}, {result['seconds']:.0f} s", flush=True)
 
 
-def constrained(configuration: str) -> str:
-    """Return the name of a configuration whose softmax is decoded with constraints."""
-    return f"{configuration}, constrained"
-
-
 def constrain(work: Path) -> None:
     """Score the finished softmax models with constrained decoding, and add the results to the record."""
     keep_compiled_programs()
     results = latest(read_results(work / RECORD))
     for result in results:
         key = {name: result.get(name) for name in KEYS}
-        target = key | {"configuration": constrained(key["configuration"])}
+        target = key | {"configuration": f"{key['configuration']}, constrained"}
         model = run_folder(work, key) / "run" / "best"
         if not model.exists() or is_done(target, None, results):
             continue
@@ -368,7 +362,7 @@ def main() -> None:
         steps.choices[name].add_argument(
             "--configurations",
             nargs="+",
-            choices=[*CONFIGURATIONS, *(constrained(n) for n in SOFTMAX if name == "plot")],
+            choices=CONFIGURATIONS,
             default=["default"],
             metavar="NAME",
         )
