@@ -1,4 +1,4 @@
-"""Strategies and random data for the tests of `flax_ner.text`."""
+"""Strategies, random data and round trips for the tests of `flax_ner.text`."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,12 +10,12 @@ CATEGORIES = (
     "address", "book", "company", "game", "government",
     "movie", "name", "organization", "position", "scene",
 )  # fmt: skip
+EntityList = list[tuple[str, int, int]]
+LENGTH = 30  # of the texts of `round_trip`
 
 
 @st.composite
-def entities(
-    draw: st.DrawFn, length: int, shortest: int = 1, longest: int = 8
-) -> list[tuple[str, int, int]]:
+def entities(draw: st.DrawFn, length: int, shortest: int = 1, longest: int = 8) -> EntityList:
     """Draw sorted entities of a text of `length` characters. They may be adjacent but do not overlap."""
     gaps, sizes = st.integers(0, 4), st.integers(shortest, longest)
     drawn, position = [], 0
@@ -48,3 +48,15 @@ def tag_names(labels: LabelSet, tags: np.ndarray, mask: np.ndarray) -> list[list
         [labels.names[tag] for tag in row[1 : inside.sum() - 1]]
         for row, inside in zip(tags, mask, strict=True)
     ]
+
+
+def decode_names(labels: LabelSet, names: str, convention: str) -> EntityList:
+    """Decode one row of tag names, [CLS] and [SEP] included."""
+    tags = np.array([[labels.names.index(name) for name in names.split()]])
+    return labels.decode(tags, np.ones(tags.shape), convention)[0]
+
+
+def round_trip(labels: LabelSet, gold: EntityList, convention: str) -> EntityList:
+    """Encode the entities of a text of `LENGTH` characters and decode their tags."""
+    tags = labels.encode(gold, LENGTH)[None]
+    return labels.decode(tags, np.ones(tags.shape), convention)[0]
