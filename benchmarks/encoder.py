@@ -52,7 +52,7 @@ SCRATCH_SETTINGS = {f"model.{name}": value for name, value in SMALL.items()} | {
     "init_from": "", "tokenizer.min_count": 2, "model.hidden_dropout_prob": 0.2,
     "model.classifier_dropout": 0.2,
 }  # fmt: skip
-CRF = {"model.head": "crf", "data.scheme": "bioes"}
+CRF = {"model.head": "crf"}
 # Differences from the defaults of configs/cluener.py.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -68,6 +68,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "half the steps": {},  # see STEPS
     "twice the steps": {},
     "four times the steps": {},
+    "bio": {"data.scheme": "bio"},
     "bioes": {"data.scheme": "bioes"},
     "rate 1.5e-3": {"optimizer.learning_rate": 1.5e-3},
     "rate 3e-3": {"optimizer.learning_rate": 3e-3},

@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
     config.init_from = "intfloat/multilingual-e5-small"
     config.tokenizer.kind = "char"
     config.model.head = "crf"
-    config.data.scheme = "bioes"
     config.train.fgm = 1.0
     config.optimizer.learning_rate = 2e-4
     return config

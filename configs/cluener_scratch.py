@@ -22,7 +22,6 @@ def get_config() -> ConfigDict:
     config.model.max_position_embeddings = 128
     config.tokenizer.min_count = 2
     config.data.batch_size = 8
-    config.data.scheme = "bioes"
     config.train.epochs = 20
     config.optimizer.learning_rate = 7e-4
     return config

@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
     config.data.dev = "data/resume/dev.char.bmes"
     config.data.max_length = 192  # the longest sentence has 178 characters
     config.data.batch_size = 2
-    config.data.scheme = "bioes"
     config.train.epochs = 12
     config.optimizer.learning_rate = 5e-4
     return config

@@ -31,10 +31,10 @@ FALLBACKS: dict[str, Any] = {
         for name in (*ENCODER_FIELDS, *TRAINING_FIELDS, "head")
     },
     "data.max_length": 128,
-    "data.scheme": "bio",
 }
 # Values of these settings for runs without labelled data (masked_lm).
 UNLABELLED_FALLBACKS: dict[str, Any] = {
+    "data.scheme": "bio",
     "data.batch_size": 16,
     "train.epochs": 1,
     "optimizer.learning_rate": 3e-4,
@@ -143,7 +143,7 @@ def default_config() -> ConfigDict:
     config.data.batch_size = unset(int)
     # Tag scheme: bio, bioes, io (one tag per category, so adjacent entities of the same category are merged),
     # or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags. Not set: the scheme of
-    # init_from if its labels match.
+    # init_from if its labels match, else bioes if tokens are characters, and bio if they are words or pieces.
     config.data.scheme = unset(str)
     # Entity categories. Empty: the categories of init_from if they cover those of data.train, else those of
     # data.train.

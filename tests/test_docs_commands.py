@@ -172,7 +172,7 @@ def make_files(page: str) -> None:
     export(tagger(LabelSet(CATEGORIES)), "my-ner", "hf")
     Path("tags.txt").write_text("\n".join(LabelSet(CATEGORIES).names), "utf-8")
     if page != "README.md":
-        save_model("runs/demo/best", tagger(LabelSet(CATEGORIES)))
+        save_model("runs/demo/best", tagger(LabelSet(CATEGORIES, "bioes")))
         save_model("runs/cluener_scratch/best", tagger(LabelSet(CATEGORIES, "bioes")))
         save_model("runs/crf/best", tagger(LabelSet(CATEGORIES, "bioes"), head="crf"))
 

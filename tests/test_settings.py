@@ -69,7 +69,7 @@ def test_the_help_lists_every_setting_with_its_default_and_meaning() -> None:
 
 def test_the_help_shows_the_fallback_of_unset_settings() -> None:
     lines = [line.strip() for line in help_text().splitlines()]
-    for line in ("model.hidden_size (not set: 768)", "data.scheme (not set: bio)"):
+    for line in ("model.hidden_size (not set: 768)", "data.max_length (not set: 128)"):
         assert f"--config.{line}" in lines
 
 

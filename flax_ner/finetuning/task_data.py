@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from flax_ner.config import is_unset
 from flax_ner.config_checks import check_config, read_options
 from flax_ner.data.formats import read_examples
 from flax_ner.distillation.teacher import DistillationData, prepare_distillation
@@ -30,7 +31,7 @@ from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.overlaps import count_overlaps
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 from flax_ner.text.vocab import build_vocab
-from flax_ner.training.decisions import resolve_settings
+from flax_ner.training.decisions import default_scheme, resolve_settings
 from flax_ner.training.loss import has_teacher
 from flax_ner.training.start import (
     make_bert_config,
@@ -91,6 +92,8 @@ def read_task_data(config: ConfigDict) -> TaskData:
     # Tokenizer, labels and model.
     make_vocab = partial(build_vocab, (e.text for e in train), config.tokenizer.min_count)
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
+    if is_unset(config, "data.scheme"):
+        config.data.scheme = default_scheme(tokenizer.kind, config.eval.scoring)
     labels = _make_labels(config, source, categories)
     model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)

@@ -25,7 +25,7 @@ MAX_CUT = 0.1  # fraction of entities that start or end inside a word
 def resolve_settings(
     config: ConfigDict, source: ModelDir | None, categories: Collection[str] = ()
 ) -> tuple[ConfigDict, list[str]]:
-    """Resolve the unset settings of `model`, `data.max_length` and `data.scheme`.
+    """Resolve the unset settings of `model`, `data.max_length`, and `data.scheme` if the source has labels.
 
     Args:
         config: configuration of the run; it is not changed.
@@ -88,6 +88,19 @@ def _check_contradictions(config: ConfigDict, source: ModelDir) -> None:
             f"init_from: {config.init_from} contradicts the configuration: {'; '.join(conflicts)}. "
             f"Remove {fields}, or set {' '.join(flags)}"
         )
+
+
+def default_scheme(kind: str, scoring: str) -> str:
+    """Return the tag scheme of new labels: bioes for characters, else bio.
+
+    With a softmax over characters, bioes has the higher F1; over words, bio has (benchmarks/RESULTS.md,
+    "Tag schemes"). The scoring `mmocr` does not support bioes.
+
+    Args:
+        kind: `tokenizer.kind`.
+        scoring: `eval.scoring`.
+    """
+    return "bioes" if kind == CharTokenizer.kind and scoring != "mmocr" else "bio"
 
 
 def choose_tokenizer_kind(source: ModelDir, train: Sequence[Example] = ()) -> tuple[str, str]:

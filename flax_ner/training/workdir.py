@@ -43,6 +43,9 @@ RENAMED_SETTINGS = {
 # Settings that may be unset and are resolved when training starts.
 RESOLVED_SETTINGS = (*FALLBACKS, *UNLABELLED_FALLBACKS, "tokenizer.kind", "tokenizer.lower_case")
 
+# Unset settings of which a later version, or another number of devices, may choose other values.
+LATER_DEFAULTS = (*UNLABELLED_FALLBACKS, "model.head")
+
 # Settings that may change when a run is resumed, because they do not affect its result.
 OPERATIONAL = (
     "profile",
@@ -126,13 +129,13 @@ def has_checkpoints(workdir: Path) -> bool:
 def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return the configuration with unset settings filled in from the run to resume, if there is one.
 
-    Without this, a newer version or another number of devices could choose other values. Settings that the
-    weights determine are filled in only for runs in format 0 or 1.
+    Without this, a newer version or another number of devices could choose other values. Model settings
+    other than the head are filled in only for runs in format 0 or 1.
     """
     if not has_checkpoints(workdir):
         return config
     earlier = saved_config_format(workdir) < UNSET_SETTINGS_FORMAT
-    names = set(RESOLVED_SETTINGS if earlier else UNLABELLED_FALLBACKS)
+    names = set(RESOLVED_SETTINGS if earlier else LATER_DEFAULTS)
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = renamed_settings(_read_json(workdir / "config.json") or {})

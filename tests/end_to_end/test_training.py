@@ -177,7 +177,7 @@ def test_fine_tuning_starts_from_a_trained_model(trained: Path, tmp_path: Path) 
     assert "freshly initialised" not in output
     f1 = metrics(tmp_path / "tuned")[-1]["f1"]
     assert f1 == pytest.approx(max(row.get("f1", 0) for row in metrics(trained)), abs=0.05)
-    output = run(*train(tmp_path / "other", *arguments, "--config.data.scheme=bioes"))
+    output = run(*train(tmp_path / "other", *arguments, "--config.data.scheme=bio"))
     assert "The head is freshly initialised" in output
 
 

@@ -187,6 +187,26 @@ def test_wordpieces_need_a_vocabulary(tmp_path: Path) -> None:
         read_task_data(made)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("char", {}, "bioes"),
+        ("char", {"data__scheme": "bio"}, "bio"),
+        ("char", {"eval__scoring": "mmocr"}, "bio"),
+        ("wordpiece", {}, "bio"),
+        ("wordpiece", {"data__scheme": "bioes"}, "bioes"),
+    ],
+)
+def test_new_labels_are_bioes_for_characters_and_bio_for_words(
+    tmp_path: Path, kind: str, settings: dict[str, Any], expected: str
+) -> None:
+    source = model(None)
+    source.tokenizer = kind
+    save_model(tmp_path / "source", source)
+    task = read_task_data(config(tmp_path / "source", tokenizer__kind=kind, **settings))
+    assert task.labels.scheme == task.config.data.scheme == expected
+
+
 @pytest.mark.slow
 def test_a_wordpiece_tagger_learns_whole_words(tmp_path: Path) -> None:
     """Only the first piece of a word has a label."""

@@ -69,7 +69,7 @@ def test_the_weights_determine_shape_and_activation(tmp_path: Path, form: str) -
     assert task.tokenizer.lower_case and task.tokenizer.kind == "char"
     for name in ENCODER_FIELDS:
         assert task.config.model[name] == getattr(source.config, name)
-    assert (task.config.data.max_length, task.config.data.scheme) == (100, "bio")
+    assert (task.config.data.max_length, task.config.data.scheme) == (100, "bioes")
     assert any(
         note.startswith("data.max_length: 100, the number of positions") for note in task.notes
     )
@@ -122,25 +122,25 @@ def test_a_set_max_length_above_the_number_of_positions_is_rejected() -> None:
     assert resolved(long).data.max_length == 128
 
 
-BIOES = LabelSet(CATEGORIES, "bioes")
+BIO = LabelSet(CATEGORIES, "bio")
 
 
 @pytest.mark.parametrize(
     ("source", "settings", "expected"),
     [
-        (weights(BIOES, head="crf"), {}, ("crf", "bioes")),
-        (weights(BIOES, head="crf"), {"model__head": "softmax"}, ("softmax", "bioes")),
-        (weights(BIOES, head="crf"), {"data__scheme": "bio"}, ("softmax", "bio")),
-        (weights(BIOES, head="crf"), {"data__categories": ("other",)}, ("softmax", "bio")),
-        (weights(LabelSet(["other"], "bioes"), head="crf"), {}, ("softmax", "bio")),
-        (weights(SpanLabels(CATEGORIES), head="global_pointer"), {}, ("global_pointer", "bio")),
-        (weights(SpanLabels(CATEGORIES), head="global_pointer"), {"model__head": "crf"}, ("crf", "bio")),
+        (weights(BIO, head="crf"), {}, ("crf", "bio")),
+        (weights(BIO, head="crf"), {"model__head": "softmax"}, ("softmax", "bio")),
+        (weights(BIO, head="crf"), {"data__scheme": "bioes"}, ("softmax", "bioes")),
+        (weights(BIO, head="crf"), {"data__categories": ("other",)}, ("softmax", None)),
+        (weights(LabelSet(["other"], "bio"), head="crf"), {}, ("softmax", None)),
+        (weights(SpanLabels(CATEGORIES), head="global_pointer"), {}, ("global_pointer", None)),
+        (weights(SpanLabels(CATEGORIES), head="global_pointer"), {"model__head": "crf"}, ("crf", None)),
         (weights(LabelSet(CATEGORIES, "io")), {}, ("softmax", "io")),
-        (weights(), {}, ("softmax", "bio")),
+        (weights(), {}, ("softmax", None)),
     ],
 )  # fmt: skip
 def test_a_tagger_with_matching_labels_determines_head_and_scheme(
-    source: ModelDir, settings: dict[str, Any], expected: tuple[str, str]
+    source: ModelDir, settings: dict[str, Any], expected: tuple[str, str | None]
 ) -> None:
     config = resolved(source, **settings)
     assert (config.model.head, config.data.scheme) == expected
@@ -148,7 +148,7 @@ def test_a_tagger_with_matching_labels_determines_head_and_scheme(
 
 def test_resolved_settings_are_checked_against_set_ones() -> None:
     with pytest.raises(UserError, match=r"loss\.name: 'focal', but model\.head 'crf'"):
-        resolved(weights(BIOES, head="crf"), loss__name="focal")
+        resolved(weights(BIO, head="crf"), loss__name="focal")
 
 
 # --- Tokens ------------------------------------------------------------------------------------------------
@@ -241,9 +241,28 @@ def test_choices_are_noted_with_their_reasons(tmp_path: Path) -> None:
 # --- Runs of earlier versions ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("source", "head", "scheme"),
+    [
+        (weights(), "softmax", "bio"),  # the default of earlier versions
+        (weights(BIO, head="crf"), "crf", "bio"),
+        (weights(SpanLabels(CATEGORIES), head="global_pointer"), "global_pointer", "bio"),
+    ],
+)
+def test_a_resumed_run_keeps_its_head_and_tag_scheme(
+    tmp_path: Path, source: ModelDir, head: str, scheme: str
+) -> None:
+    before = resolved(source)
+    before.model.head, before.data.scheme = head, scheme
+    with lock_workdir(tmp_path, before, {}):
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    filled = fill_from_saved_config(configuration(), tmp_path)
+    assert resolve_settings(filled, source, CATEGORIES)[0].to_json() == before.to_json()
+
+
 def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
     original = resolved(None, init_from="", model__hidden_size=32, model__num_attention_heads=4)
-    original.model.head, original.data.scheme, original.data.max_length = "crf", "bioes", 99
+    original.model.head, original.data.scheme, original.data.max_length = "crf", "bio", 99
     original.tokenizer.kind, original.tokenizer.lower_case = "char", False
     with lock_workdir(tmp_path, original, {}):
         (tmp_path / "checkpoints" / "1").mkdir(parents=True)
@@ -252,9 +271,10 @@ def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
     assert row["format"] == CONFIG_FORMAT == 2
     original.train.standardise = row["train"]["standardise"] = False  # earlier versions did not
     config = configuration(init_from="")
-    assert (
-        fill_from_saved_config(config, tmp_path) is config
-    )  # this version resolves the settings again and compares them
+    filled = fill_from_saved_config(config, tmp_path)
+    assert (filled.model.head, filled.data.scheme) == ("crf", "bio")
+    # The shape and max_length are resolved again and compared.
+    assert filled.model.hidden_size is filled.data.max_length is None
     for version in ({"format": 1}, {}):  # version 0 has no format field
         old = {name: value for name, value in row.items() if name != "format"}
         path.write_text(json.dumps(old | version))
@@ -269,5 +289,7 @@ def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
         set_now = configuration(init_from="", model__hidden_size=48)
         assert fill_from_saved_config(set_now, tmp_path).model.hidden_size == 48
     path.write_text(json.dumps(row | {"format": "x"}))
-    assert fill_from_saved_config(config, tmp_path) is config  # rejected later, with a reason
+    assert (
+        fill_from_saved_config(config, tmp_path).model.hidden_size is None
+    )  # rejected later, with a reason
     assert fill_from_saved_config(config, tmp_path / "other") is config
