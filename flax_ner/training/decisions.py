@@ -93,8 +93,8 @@ def _check_contradictions(config: ConfigDict, source: ModelDir) -> None:
 def default_scheme(kind: str, scoring: str) -> str:
     """Return the tag scheme of new labels: bioes for characters, else bio.
 
-    With a softmax over characters, bioes has the higher F1; over words, bio has (benchmarks/RESULTS.md,
-    "Tag schemes"). The scoring `mmocr` does not support bioes.
+    With a softmax over characters, bioes has the higher F1. Over words it had no higher F1, and other
+    libraries read bio (benchmarks/RESULTS.md, "Tag schemes"). The scoring `mmocr` does not support bioes.
 
     Args:
         kind: `tokenizer.kind`.
