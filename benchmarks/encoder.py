@@ -52,7 +52,7 @@ SCRATCH_SETTINGS = {f"model.{name}": value for name, value in SMALL.items()} | {
     "init_from": "", "tokenizer.min_count": 2, "model.hidden_dropout_prob": 0.2,
     "model.classifier_dropout": 0.2,
 }  # fmt: skip
-CRF = {"model.head": "crf"}
+CRF = {"model.head": "crf", "data.scheme": "bioes"}
 # Differences from the defaults of configs/cluener.py.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -147,7 +147,7 @@ def main() -> None:
         text, hf, onnx = folder / "text.txt", str(folder / "hf"), str(folder / "onnx")
         text.write_text(read_examples(str(data), "auto")[0].text + "\n", "utf-8")
         convert = str(ROOT / "convert" / "flax_to_torch.py")
-        run([python, convert, str(model), hf, "--layout", "hf"], None, folder)
+        run([python, convert, str(model), hf, "--layout", "hf", "--labels", "bio"], None, folder)
         flax_ner = [python, "-m", "flax_ner"]
         run([*flax_ner, "export", str(model), onnx, "--to", "onnx"], None, folder)
 

@@ -186,7 +186,8 @@ def _compare(
     commands = {"flax_ner": serve, "flax_ner, one text at a time": [*serve, "--max-batch", "1"]}
     if options.pipeline_python:
         subprocess.run(
-            [sys.executable, "convert/flax_to_torch.py", options.model, folder / "hf", "--layout", "hf"],
+            [sys.executable, "convert/flax_to_torch.py", options.model, folder / "hf", "--layout", "hf",
+             "--labels", "bio"],
             cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         commands["transformers' pipeline, FastAPI"] = [

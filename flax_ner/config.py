@@ -143,7 +143,8 @@ def default_config() -> ConfigDict:
     config.data.batch_size = unset(int)
     # Tag scheme: bio, bioes, io (one tag per category, so adjacent entities of the same category are merged),
     # or mmocr (the 24 outputs of its checkpoints). global_pointer has no tags. Not set: the scheme of
-    # init_from if its labels match, else bioes if tokens are characters, and bio if they are words or pieces.
+    # init_from if its labels match, else bioes if tokens are characters, and bio if they are words or pieces or
+    # if eval.scoring is mmocr.
     config.data.scheme = unset(str)
     # Entity categories. Empty: the categories of init_from if they cover those of data.train, else those of
     # data.train.

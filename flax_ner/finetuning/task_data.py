@@ -93,7 +93,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
     make_vocab = partial(build_vocab, (e.text for e in train), config.tokenizer.min_count)
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     if is_unset(config, "data.scheme"):
-        config.data.scheme = default_scheme(tokenizer.kind, config.eval.scoring)
+        config.data.scheme = default_scheme(tokenizer.kind, config.model.head, config.eval.scoring)
     labels = _make_labels(config, source, categories)
     model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)

@@ -28,8 +28,10 @@ from flax_ner.training.hosts import is_primary, run_on_primary
 # Version 0: files without a version.
 # Version 1: dropout and masks use other random keys; the longest of overlapping entities is learned.
 # Version 2: settings may be unset, and the weights determine them. Before, all were set.
-CONFIG_FORMAT = 2
+# Version 3: an unset data.scheme follows from the tokenizer. Before, it was bio.
+CONFIG_FORMAT = 3
 UNSET_SETTINGS_FORMAT = 2
+SCHEME_FROM_TOKENIZER_FORMAT = 3
 
 # Values that older versions used for settings that they did not have, if different from the default.
 OLD_DEFAULTS: dict[str, Any] = {"train.standardise": False}
@@ -43,8 +45,9 @@ RENAMED_SETTINGS = {
 # Settings that may be unset and are resolved when training starts.
 RESOLVED_SETTINGS = (*FALLBACKS, *UNLABELLED_FALLBACKS, "tokenizer.kind", "tokenizer.lower_case")
 
-# Unset settings of which a later version, or another number of devices, may choose other values.
-LATER_DEFAULTS = (*UNLABELLED_FALLBACKS, "model.head")
+# Unset settings that a resumed run takes from its config.json, because another version or another number of
+# devices may choose other values.
+SIZE_SETTINGS = ("data.batch_size", "train.epochs", "optimizer.learning_rate")
 
 # Settings that may change when a run is resumed, because they do not affect its result.
 OPERATIONAL = (
@@ -129,16 +132,20 @@ def has_checkpoints(workdir: Path) -> bool:
 def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return the configuration with unset settings filled in from the run to resume, if there is one.
 
-    Without this, a newer version or another number of devices could choose other values. Model settings
-    other than the head are filled in only for runs in format 0 or 1.
+    Without this, a newer version or another number of devices could choose other values. Settings that the
+    weights or the tokenizer determine are filled in only for runs in earlier formats.
     """
     if not has_checkpoints(workdir):
         return config
-    earlier = saved_config_format(workdir) < UNSET_SETTINGS_FORMAT
-    names = set(RESOLVED_SETTINGS if earlier else LATER_DEFAULTS)
+    version = saved_config_format(workdir)
+    earlier = version < UNSET_SETTINGS_FORMAT
+    names = set(RESOLVED_SETTINGS if earlier else SIZE_SETTINGS)
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = renamed_settings(_read_json(workdir / "config.json") or {})
+    # With a scheme, the labels of a global_pointer source would no longer match.
+    if version < SCHEME_FROM_TOKENIZER_FORMAT and recorded.get("model.head") != "global_pointer":
+        names.add("data.scheme")
     missing = {
         name: recorded[name]
         for name in sorted(names)
@@ -166,7 +173,9 @@ def _lock_and_record(
         begun = has_checkpoints(workdir)
         if begun:
             _check_same_run(workdir, settings, inputs)
-        version = {"format": CONFIG_FORMAT, "flax_ner": flax_ner.__version__}
+        # A resumed run keeps its format: it says how its unset settings were resolved.
+        saved_format = saved_config_format(workdir) if begun else CONFIG_FORMAT
+        version = {"format": saved_format, "flax_ner": flax_ner.__version__}
         write_text(workdir / "config.json", json.dumps(version | settings, indent=1) + "\n")
         if not (begun and (workdir / "inputs.json").exists()):
             write_text(workdir / "inputs.json", json.dumps(inputs, indent=1) + "\n")

@@ -21,7 +21,12 @@ from flax_ner.model.tagging_model import abstract_params, init_params
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, read_vocab, write_vocab
-from flax_ner.training.decisions import choose_lower_case, choose_tokenizer_kind, resolve_settings
+from flax_ner.training.decisions import (
+    choose_lower_case,
+    choose_tokenizer_kind,
+    default_scheme,
+    resolve_settings,
+)
 from flax_ner.training.workdir import CONFIG_FORMAT, fill_from_saved_config, lock_workdir
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -242,22 +247,53 @@ def test_choices_are_noted_with_their_reasons(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "head", "scheme"),
+    ("source", "head"),
     [
-        (weights(), "softmax", "bio"),  # the default of earlier versions
-        (weights(BIO, head="crf"), "crf", "bio"),
-        (weights(SpanLabels(CATEGORIES), head="global_pointer"), "global_pointer", "bio"),
+        (weights(), "softmax"),
+        (weights(BIO, head="crf"), "crf"),
+        (weights(SpanLabels(CATEGORIES), head="global_pointer"), "global_pointer"),
     ],
 )
-def test_a_resumed_run_keeps_its_head_and_tag_scheme(
-    tmp_path: Path, source: ModelDir, head: str, scheme: str
+def test_a_run_of_an_earlier_version_keeps_its_bio_tags(
+    tmp_path: Path, source: ModelDir, head: str
 ) -> None:
     before = resolved(source)
-    before.model.head, before.data.scheme = head, scheme
+    before.model.head, before.data.scheme = head, "bio"
     with lock_workdir(tmp_path, before, {}):
         (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    filled = fill_from_saved_config(configuration(), tmp_path)
-    assert resolve_settings(filled, source, CATEGORIES)[0].to_json() == before.to_json()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    for _ in range(3):  # resumed again and again
+        filled = fill_from_saved_config(configuration(), tmp_path)
+        now = resolve_settings(filled, source, CATEGORIES)[0]
+        if head == "global_pointer":
+            assert now.data.scheme is None and default_scheme("char", head, "strict") == "bio"
+            now.data.scheme = "bio"
+        assert now.to_json() == before.to_json()
+        with lock_workdir(tmp_path, now, {}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "old", "new"),
+    [("model.head", "crf", "softmax"), ("data.scheme", "bio", "bioes")],
+)
+def test_a_setting_left_out_when_a_run_is_resumed_is_reported(
+    tmp_path: Path, setting: str, old: str, new: str
+) -> None:
+    before = configuration(init_from="")
+    before.update_from_flattened_dict({"data.scheme": "bioes", setting: old})
+    before = resolve_settings(before, None)[0]
+    with lock_workdir(tmp_path, before, {}):
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    filled = fill_from_saved_config(configuration(init_from=""), tmp_path)
+    now = resolve_settings(filled, None)[0]
+    now.data.scheme = now.data.scheme or "bioes"
+    with (
+        pytest.raises(UserError, match=f"{setting} was '{old}', is '{new}'"),
+        lock_workdir(tmp_path, now, {}),
+    ):
+        pass
 
 
 def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
@@ -268,18 +304,20 @@ def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     path = tmp_path / "config.json"
     row = json.loads(path.read_text())
-    assert row["format"] == CONFIG_FORMAT == 2
+    assert row["format"] == CONFIG_FORMAT == 3
     original.train.standardise = row["train"]["standardise"] = False  # earlier versions did not
     config = configuration(init_from="")
-    filled = fill_from_saved_config(config, tmp_path)
-    assert (filled.model.head, filled.data.scheme) == ("crf", "bio")
-    # The shape and max_length are resolved again and compared.
-    assert filled.model.hidden_size is filled.data.max_length is None
+    assert (
+        fill_from_saved_config(config, tmp_path) is config
+    )  # this version resolves the settings again and compares them
     for version in ({"format": 1}, {}):  # version 0 has no format field
         old = {name: value for name, value in row.items() if name != "format"}
         path.write_text(json.dumps(old | version))
-        filled = fill_from_saved_config(config, tmp_path)
-        assert filled.to_json() == original.to_json()
+        for _ in range(2):  # resumed again
+            filled = fill_from_saved_config(config, tmp_path)
+            assert filled.to_json() == original.to_json()
+            with lock_workdir(tmp_path, filled, {}):
+                pass
         for standardise in (True, False):  # whatever the configuration says now
             now = configuration(init_from="", train__standardise=standardise)
             assert not fill_from_saved_config(now, tmp_path).train.standardise
@@ -289,7 +327,5 @@ def test_a_run_of_an_earlier_version_keeps_its_settings(tmp_path: Path) -> None:
         set_now = configuration(init_from="", model__hidden_size=48)
         assert fill_from_saved_config(set_now, tmp_path).model.hidden_size == 48
     path.write_text(json.dumps(row | {"format": "x"}))
-    assert (
-        fill_from_saved_config(config, tmp_path).model.hidden_size is None
-    )  # rejected later, with a reason
+    assert fill_from_saved_config(config, tmp_path) is config  # rejected later, with a reason
     assert fill_from_saved_config(config, tmp_path / "other") is config

@@ -253,7 +253,7 @@ def test_a_run_resumes_with_a_setting_that_was_renamed(tmp_path: Path, old: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 3, "flax_ner": "9.0"}, r"written by flax_ner 9\.0 in format 3, and flax_ner 0"),
+        ({"format": 4, "flax_ner": "9.0"}, r"written by flax_ner 9\.0 in format 4, and flax_ner 0"),
         ({"format": "x", "flax_ner": None}, "written by an earlier flax_ner in format x"),
         (
             {"train__new": 1, "flax_ner": "9.0"},
