@@ -173,8 +173,9 @@ def _lock_and_record(
         begun = has_checkpoints(workdir)
         if begun:
             _check_same_run(workdir, settings, inputs)
-        # A resumed run keeps its format: it says how its unset settings were resolved.
-        saved_format = saved_config_format(workdir) if begun else CONFIG_FORMAT
+        # A resumed run keeps its format, which says how its unset settings were resolved. Only format 0 becomes
+        # 1: from here on the run uses the random keys of format 1.
+        saved_format = max(saved_config_format(workdir), 1) if begun else CONFIG_FORMAT
         version = {"format": saved_format, "flax_ner": flax_ner.__version__}
         write_text(workdir / "config.json", json.dumps(version | settings, indent=1) + "\n")
         if not (begun and (workdir / "inputs.json").exists()):
