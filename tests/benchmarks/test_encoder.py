@@ -76,7 +76,7 @@ def test_encoder_runs_differ_in_everything_that_decides_the_model(tmp_path: Path
 
 
 def test_encoder_counts_the_seconds_of_a_resumed_run(tmp_path: Path) -> None:
-    # The training loop goes on counting where the interrupted part stopped.
+    # The seconds include those before the interruption.
     rows = [{"step": 1, "seconds": 50.0}, {"step": 2, "seconds": 61.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert load_benchmark("encoder").training_seconds(tmp_path) == 61.5
