@@ -143,7 +143,8 @@ def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = renamed_settings(_read_json(workdir / "config.json") or {})
-    # With a scheme, the labels of a global_pointer source would no longer match.
+    # A run with global_pointer recorded bio, but its labels have no scheme: with bio set, they would not match
+    # those of a global_pointer tagger in init_from.
     if version < SCHEME_FROM_TOKENIZER_FORMAT and recorded.get("model.head") != "global_pointer":
         names.add("data.scheme")
     missing = {
