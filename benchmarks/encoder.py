@@ -79,15 +79,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "crf, not standardised": CRF | {"train.standardise": False},
     "crf, rate 2e-4": CRF | {"optimizer.learning_rate": 2e-4},
     "crf, rate 3e-4": CRF | {"optimizer.learning_rate": 3e-4},
-    "crf, head x 5": CRF | {"optimizer.head_lr_multiplier": 5.0},
-    "crf, layers x 0.9": CRF | {"optimizer.layer_decay": 0.9},
-    "crf, EMA 0.999": CRF | {"train.ema": 0.999},
     "crf, FGM 1.0": CRF | {"train.fgm": 1.0},
     "crf, FGM 1.0, rate 2e-4": CRF | {"train.fgm": 1.0, "optimizer.learning_rate": 2e-4},
-    "crf, 10 epochs": CRF | {"train.epochs": 10},
-    "softmax, R-Drop 1.0": {"train.r_drop": 1.0},
+    "head x 5": {"optimizer.head_lr_multiplier": 5.0},
+    "layers x 0.9": {"optimizer.layer_decay": 0.9},
+    "EMA 0.999": {"train.ema": 0.999},
+    "FGM 1.0": {"train.fgm": 1.0},
+    "R-Drop 1.0": {"train.r_drop": 1.0},
     "global_pointer": {"model.head": "global_pointer"},
-    "global_pointer, FGM 1.0": {"model.head": "global_pointer", "train.fgm": 1.0},
 }
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {
