@@ -2,12 +2,14 @@
 
     python benchmarks/roofline.py data/cluener vocab.txt [--shapes small narrow base] [--rounds 5]
 
-Times each matrix product of a float32 step (8 packed rows of 128 tokens) alone, with XLA and with PyTorch
-(oneDNN or MKL). The operands are contiguous, and in the cache if they fit. The sum of the times estimates the
-minimum time of the step. Products of attention are batched. Steps and products take turns. The smallest time of
-all rounds counts, because other work on the machine can only make a time longer. Needs torch.
+Times each matrix product of a step (8 packed rows of 128 tokens, in float32 and in bfloat16) alone, with XLA
+and with PyTorch (oneDNN or MKL). The results of bfloat16 products are float32 with XLA, as in the step, and
+bfloat16 with PyTorch. The operands are contiguous, and in the cache if they fit. The sum of the times estimates
+the minimum time of the step. Products of attention are batched. Steps and products take turns. The smallest time
+of all rounds counts, because other work on the machine can only make a time longer. Needs torch.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +30,8 @@ from common import (
 )  # fmt: skip
 
 from flax_ner.huge_pages import use_huge_pages
-from flax_ner.model.bert import BertConfig
+from flax_ner.model.bert import DTYPES, BertConfig
+from flax_ner.model.matmul import product
 
 STEPS = {"small": 10, "narrow": 3, "base": 2}  # per measurement
 ROWS, LENGTH = 8, 128
@@ -62,7 +65,7 @@ def step_products(model: BertConfig) -> Counter[Product]:
     return products
 
 
-def make_calls(shape: Product) -> dict[str, Callable[[], object]]:
+def make_calls(shape: Product, compute_dtype: str) -> dict[str, Callable[[], object]]:
     """Return functions that compute one product, by library."""
     batch, rows, inputs, outputs = shape
     rng = np.random.default_rng(0)
@@ -70,8 +73,9 @@ def make_calls(shape: Product) -> dict[str, Callable[[], object]]:
     b = rng.normal(size=(batch, inputs, outputs)).astype(np.float32)
     if batch == 1:
         a, b = a[0], b[0]
-    dot = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
-    ours, theirs = (jnp.asarray(a), jnp.asarray(b)), (torch.from_numpy(a), torch.from_numpy(b))
+    dot = jax.jit(lambda a, b: product(a, b, jnp.float32))
+    ours = [jnp.asarray(x, compute_dtype) for x in (a, b)]
+    theirs = [torch.from_numpy(x).to(getattr(torch, compute_dtype)) for x in (a, b)]
     calls: dict[str, Callable[[], object]] = {
         "xla": lambda: dot(*ours).block_until_ready(),
         "torch": lambda: torch.matmul(*theirs),
@@ -81,25 +85,28 @@ def make_calls(shape: Product) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def measure(shape: str, data: Path, vocab: Path, rounds: int) -> dict[str, float]:
+def measure(
+    shape: str, compute_dtype: str, data: Path, vocab: Path, rounds: int
+) -> dict[str, float]:
     """Return the times of a step and of its products, in ms."""
     tokens, tokenizer, labels = read_tokens(data, vocab)
-    model = BertConfig(len(tokenizer.tokens), len(labels), **SHAPES[shape])
+    model = BertConfig(
+        len(tokenizer.tokens), len(labels), **SHAPES[shape], compute_dtype=compute_dtype
+    )
     timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[shape])
-    products = step_products(model)
-    calls = {product: make_calls(product) for product in products}
-    step, best = float("inf"), {(p, way): float("inf") for p in products for way in calls[p]}
+    counts = step_products(model)
+    calls = {key: make_calls(key, compute_dtype) for key in counts}
+    step, best = float("inf"), {(key, way): float("inf") for key in counts for way in calls[key]}
     for _ in range(rounds):
         step = min(step, timed_steps()[1] / steps)
-        for product, ways in calls.items():
+        for key, ways in calls.items():
             for way, call in ways.items():
-                best[product, way] = min(best[product, way], time_call(call, REPEATS))
+                best[key, way] = min(best[key, way], time_call(call, REPEATS))
     row = {"step": step}
     for way in ("xla", "torch"):
-        row[way] = sum(count * best[product, way] for product, count in products.items())
+        row[way] = sum(count * best[key, way] for key, count in counts.items())
     row["best"] = sum(
-        count * min(best[product, "xla"], best[product, "torch"])
-        for product, count in products.items()
+        count * min(best[key, "xla"], best[key, "torch"]) for key, count in counts.items()
     )
     flops = step_flops(model, ROWS, LENGTH)
     return {name: round(1000 * seconds, 1) for name, seconds in row.items()} | {
@@ -110,18 +117,17 @@ def measure(shape: str, data: Path, vocab: Path, rounds: int) -> dict[str, float
 def main() -> None:
     options = parse_shapes(__doc__.splitlines()[0])
     print(
-        "| model | step, ms | products with XLA, ms | with PyTorch, ms | the faster of both, ms | GFLOP/s "
-        "| step / products with XLA | step / fastest products |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| model | dtype | step, ms | products with XLA, ms | with PyTorch, ms | the faster of both, ms "
+        "| GFLOP/s | step / products with XLA | step / fastest products |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     rows = {}
-    for shape in options.shapes:
-        rows[shape] = row = measure(shape, options.data, options.vocab, options.rounds)
-        print(
-            f"| {shape} | {row['step']} | {row['xla']} | {row['torch']} | {row['best']} | {row['gflops']} | "
-            f"{row['step'] / row['xla']:.2f} | {row['step'] / row['best']:.2f} |",
-            flush=True,
-        )
+    for shape, compute_dtype in itertools.product(options.shapes, DTYPES):
+        row = measure(shape, compute_dtype, options.data, options.vocab, options.rounds)
+        rows[f"{shape}, {compute_dtype}"] = row
+        cells = [row[name] for name in ("step", "xla", "torch", "best", "gflops")]
+        ratios = [f"{row['step'] / row[name]:.2f}" for name in ("xla", "best")]
+        print("|", " | ".join(map(str, (shape, compute_dtype, *cells, *ratios))), "|", flush=True)
     print(f"\n`{json.dumps(rows | machine('jax', 'flax', 'torch'))}`")
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flax_ner.model.dropout import dropout
+from flax_ner.model.dropout import keep_mask
 from flax_ner.model.matmul import product, row_major
 
 MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
@@ -19,10 +19,14 @@ MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
 
 def attention_mask(segment_ids: Array) -> Array:
     """Return which token attends to which, bool [B, 1, T, T]: those of the same segment, never padding."""
+    numbers = jnp.arange(1, segment_ids.shape[1] + 1)[None, None]
+    # [B, T, segments]; nowhere True for padding, whose number is 0
+    belongs = segment_ids[:, :, None] == numbers
     # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    mask = (same | (segment_ids == 0)[:, :, None]) & (segment_ids > 0)[:, None, :]
-    return mask[:, None]
+    attends = belongs | (segment_ids == 0)[:, :, None]
+    # By a matrix product: XLA would repeat a comparison for every score of every layer and head.
+    pairs = product(attends.astype(jnp.float32), belongs.astype(jnp.float32), jnp.float32, True)
+    return pairs[:, None] > 0
 
 
 def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:
@@ -58,24 +62,33 @@ def _forward(
     query, key, value = (row_major(x.astype(compute_dtype)) for x in (query, key, value))
     scores = product(query, key, jnp.float32, transpose_b=True)  # [B, N, T, T]
     probs = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE))
-    kept = dropout(probs, dropout_rate, seeds).astype(compute_dtype)
+    if seeds is not None and dropout_rate:
+        probs = jnp.where(keep_mask(probs.shape, dropout_rate, seeds), probs, -probs)
+    # The sign says whether dropout keeps a probability, so that the gradient need not hash the mask again.
+    signed = probs.astype(compute_dtype)
+    kept = _kept(signed, dropout_rate, seeds).astype(compute_dtype)
     attended = product(kept, value, qkv.dtype)  # [B, N, T, H]
-    residuals = query, key, value, probs.astype(compute_dtype), attended, mask, seeds
-    return jnp.swapaxes(attended, 1, 2), residuals
+    return jnp.swapaxes(attended, 1, 2), (query, key, value, signed, attended, mask, seeds)
+
+
+def _kept(signed: Array, rate: float, seeds: Array | None) -> Array:
+    """Return the probabilities after dropout, float32, from probabilities with the sign of `_forward`."""
+    kept = jnp.maximum(signed.astype(jnp.float32), 0)
+    return kept if seeds is None else kept / (1 - rate)
 
 
 def _backward(dropout_rate: float, compute_dtype: Any, residuals: Any, gradient: Array) -> Any:
-    query, key, value, probs, attended, mask, seeds = residuals
+    query, key, value, signed, attended, mask, seeds = residuals
     dtype = gradient.dtype
     gradient = jnp.swapaxes(gradient, 1, 2)  # [B, N, T, H]
     # The sum over keys of probability x its gradient, [B, N, T, 1]. Source: Dao et al. 2022, arXiv 2205.14135.
     delta = (gradient.astype(jnp.float32) * attended).sum(-1, keepdims=True)
     gradient = row_major(gradient.astype(compute_dtype))
-    probs = probs.astype(jnp.float32)
-    kept = dropout(probs, dropout_rate, seeds).astype(compute_dtype)
+    kept = _kept(signed, dropout_rate, seeds)
     d_kept = product(gradient, value, jnp.float32, transpose_b=True)  # [B, N, T, T]
-    d_scores = probs * (dropout(d_kept, dropout_rate, seeds) - delta)
+    d_scores = kept * d_kept - jnp.abs(signed).astype(jnp.float32) * delta
     d_scores = jnp.where(mask, d_scores, 0).astype(compute_dtype)
+    kept = kept.astype(compute_dtype)
     d_query = product(d_scores, key, dtype) * query.shape[-1] ** -0.5
     d_key = product(row_major(jnp.swapaxes(d_scores, -1, -2)), query, dtype)
     d_value = product(row_major(jnp.swapaxes(kept, -1, -2)), gradient, dtype)

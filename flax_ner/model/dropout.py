@@ -44,14 +44,20 @@ def dropout(x: Array, rate: float, seeds: Array | None) -> Array:
     """
     if seeds is None or rate == 0:
         return x
-    size = math.prod(x.shape[1:])
+    kept = keep_mask(x.shape, rate, seeds)
+    return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, seeds: Array) -> Array:
+    """Return which elements `dropout` keeps, bool [B, ...]. Arguments and errors are those of `dropout`."""
+    size = math.prod(shape[1:])
     if size > 2**32:
         raise UserError(
-            f"dropout: a row of shape {list(x.shape[1:])} has more than 2**32 elements, so its mask would "
+            f"dropout: a row of shape {list(shape[1:])} has more than 2**32 elements, so its mask would "
             "repeat. Set data.max_length lower, or the dropout rates of config.model to 0."
         )
-    first, second = (seeds[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2))
-    bits = lax.iota(jnp.uint32, size).reshape(1, *x.shape[1:]) ^ first
+    first, second = (seeds[:, i].reshape(-1, *[1] * (len(shape) - 1)) for i in range(2))
+    bits = lax.iota(jnp.uint32, size).reshape(1, *shape[1:]) ^ first
     # Three rounds of shift and multiply. Source: C. Wellons, "hash-prospector", triple32; differs:
     # the second half of the seed is added after the first round, and two more rounds mix it in, so that
     # the masks of any two seeds are independent.
@@ -59,5 +65,4 @@ def dropout(x: Array, rate: float, seeds: Array | None) -> Array:
     bits = (bits ^ (bits >> 11)) * jnp.uint32(0xAC4C1B51)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x31848BAB)
     bits = bits ^ (bits >> 14)
-    keep = bits >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+    return bits >= jnp.uint32(round(rate * 2**32))

@@ -50,6 +50,33 @@ def test_result_and_gradient_are_those_of_the_formula(
         np.testing.assert_allclose(a, b, atol=tolerance)
 
 
+def test_mask_is_within_segments_and_never_to_padding() -> None:
+    for query, key in np.ndindex(SEGMENTS.shape[1], SEGMENTS.shape[1]):
+        mask = attention_mask(jnp.asarray(SEGMENTS))[:, 0, query, key]
+        own, other = SEGMENTS[:, query], SEGMENTS[:, key]
+        np.testing.assert_array_equal(mask, (other > 0) & ((own == other) | (own == 0)))
+
+
+def test_layers_do_not_repeat_the_comparisons_of_the_mask() -> None:
+    """XLA fuses comparisons into the loops over the scores, which then take up to five times as long."""
+
+    def layers(qkv: Array, segment_ids: Array) -> Array:
+        mask = attention_mask(segment_ids)
+        for _ in range(6):
+            attended = attention(qkv, mask, SEEDS, 0.1, jnp.dtype("float32"))
+            qkv = qkv + attended[:, :, None]
+        return qkv.sum()
+
+    segments = np.repeat(
+        SEGMENTS, 16, axis=1
+    )  # XLA computes the product of a smaller mask in a loop, too
+    B, T = segments.shape
+    qkv = jnp.zeros((B, T, *SHAPE[2:]))
+    program = jax.jit(jax.grad(layers)).lower(qkv, jnp.asarray(segments)).compile().as_text()
+    pairs = [line for line in program.splitlines() if f"pred[{B},{T},{T}]" in line]
+    assert sum("direction=EQ" in line for line in pairs) <= 2
+
+
 def test_dtypes_are_those_of_the_input() -> None:
     qkv = jnp.zeros(SHAPE, jnp.bfloat16)
     mask = attention_mask(jnp.asarray(SEGMENTS))
