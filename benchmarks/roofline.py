@@ -5,8 +5,8 @@
 Times each matrix product of a step (8 packed rows of 128 tokens, in float32 and in bfloat16) alone, with XLA
 and with PyTorch (oneDNN or MKL). The results of bfloat16 products are float32 with XLA, as in the step, and
 bfloat16 with PyTorch. The operands are contiguous, and in the cache if they fit. The sum of the times estimates
-the minimum time of the step. Products of attention are batched. Steps and products take turns. The smallest time
-of all rounds counts, because other work on the machine can only make a time longer. Needs torch.
+the minimum time of the step. Products of attention are batched. Steps and products take turns. The smallest
+time of all rounds counts, because other work on the machine can only make a time longer. Needs torch.
 """
 
 import itertools
@@ -91,7 +91,7 @@ def measure(
     """Return the times of a step and of its products, in ms."""
     tokens, tokenizer, labels = read_tokens(data, vocab)
     model = BertConfig(
-        len(tokenizer.tokens), len(labels), **SHAPES[shape], compute_dtype=compute_dtype
+        len(tokenizer.tokens), len(labels), compute_dtype=compute_dtype, **SHAPES[shape]
     )
     timed_steps, steps = make_training(tokens, model, ROWS, LENGTH, STEPS[shape])
     counts = step_products(model)
