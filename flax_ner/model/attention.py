@@ -19,13 +19,13 @@ MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
 
 def attention_mask(segment_ids: Array) -> Array:
     """Return which token attends to which, bool [B, 1, T, T]: those of the same segment, never padding."""
-    numbers = jnp.arange(1, segment_ids.shape[1] + 1)[None, None]
-    # [B, T, segments]; nowhere True for padding, whose number is 0
-    belongs = segment_ids[:, :, None] == numbers
+    inside = (segment_ids > 0)[:, None, :]
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & inside  # [B, T, T]
     # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
-    attends = belongs | (segment_ids == 0)[:, :, None]
-    # By a matrix product: XLA would repeat a comparison for every score of every layer and head.
-    pairs = product(attends.astype(jnp.float32), belongs.astype(jnp.float32), jnp.float32, True)
+    mask = same | (segment_ids == 0)[:, :, None] & inside
+    # How many tokens the segments of two tokens share. `mask` would do, but XLA would compute it again for
+    # every score of every layer and head. It computes a product once.
+    pairs = product(mask.astype(jnp.float32), same.astype(jnp.float32), jnp.float32, True)
     return pairs[:, None] > 0
 
 

@@ -347,7 +347,7 @@ class Bert(nnx.Module):
 
         Args:
             input_ids: int32 [B, T].
-            segment_ids: int32 [B, T], 1 to T, or 0 for padding; tokens attend within their own segment.
+            segment_ids: int32 [B, T], 0 for padding; tokens attend within their own segment.
             positions: int32 [B, T], counted from 0 in each segment.
             seeds: uint32 [`encoder_dropout_sites`, B, 2] for dropout; None for a deterministic pass.
 

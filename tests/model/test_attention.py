@@ -50,11 +50,14 @@ def test_result_and_gradient_are_those_of_the_formula(
         np.testing.assert_allclose(a, b, atol=tolerance)
 
 
-def test_mask_is_within_segments_and_never_to_padding() -> None:
-    for query, key in np.ndindex(SEGMENTS.shape[1], SEGMENTS.shape[1]):
-        mask = attention_mask(jnp.asarray(SEGMENTS))[:, 0, query, key]
-        own, other = SEGMENTS[:, query], SEGMENTS[:, key]
-        np.testing.assert_array_equal(mask, (other > 0) & ((own == other) | (own == 0)))
+@pytest.mark.parametrize("first", [1, 100_000])  # inference numbers the segments of all rows
+def test_mask_is_within_segments_and_never_to_padding(first: int) -> None:
+    segments = np.where(SEGMENTS, SEGMENTS + first - 1, 0)
+    mask = attention_mask(jnp.asarray(segments))
+    for query, key in np.ndindex(*segments.shape[1:] * 2):
+        own, other = segments[:, query], segments[:, key]
+        expected = (other > 0) & ((own == other) | (own == 0))
+        np.testing.assert_array_equal(mask[:, 0, query, key], expected)
 
 
 def test_layers_do_not_repeat_the_comparisons_of_the_mask() -> None:
