@@ -61,7 +61,7 @@ def report(train: Sequence[Example], dev: Sequence[Example], predicted: Sequence
     lines += ["", "| gold entities | number | recall of each model |", "| --- | --- | --- |"]
     parts = {"known": {e for e in gold if known(e)}, "not known": {e for e in gold if not known(e)}}
     for name, part in parts.items():
-        recalls = ", ".join(f"{len(found & part) / len(part):.4f}" for found in predicted)
+        recalls = ", ".join(f"{len(found & part) / max(len(part), 1):.4f}" for found in predicted)
         lines.append(f"| {name} | {len(part)} | {recalls} |")
     return "\n".join(lines)
 

@@ -15,18 +15,20 @@ from flax_ner.model.dropout import keep_mask
 from flax_ner.model.matmul import product, row_major
 
 MASKED_SCORE = -1e9  # score of a masked key; its softmax weight is 0
+BITS = 31  # of the number of a segment, a positive int32
 
 
 def attention_mask(segment_ids: Array) -> Array:
     """Return which token attends to which, bool [B, 1, T, T]: those of the same segment, never padding."""
-    inside = (segment_ids > 0)[:, None, :]
-    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & inside  # [B, T, T]
+    inside = (segment_ids > 0)[..., None]
+    bits = (segment_ids[..., None] >> jnp.arange(BITS)[None, None]) & 1
+    signs = jnp.where(inside, 2 * bits - 1, 0)  # [B, T, BITS], 1 or -1; 0 for padding
     # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
-    mask = same | (segment_ids == 0)[:, :, None] & inside
-    # How many tokens the segments of two tokens share. `mask` would do, but XLA would compute it again for
-    # every score of every layer and head. It computes a product once.
-    pairs = product(mask.astype(jnp.float32), same.astype(jnp.float32), jnp.float32, True)
-    return pairs[:, None] > 0
+    queries = jnp.concatenate([signs, jnp.where(inside, 0, BITS)], axis=-1).astype(jnp.float32)
+    keys = jnp.concatenate([signs, inside], axis=-1).astype(jnp.float32)
+    # BITS if all bits are equal, else less. A comparison of the numbers would do, but on a CPU XLA would repeat
+    # it for every score of every layer and head. It does not repeat a matrix product.
+    return product(queries, keys, jnp.float32, transpose_b=True)[:, None] >= BITS
 
 
 def fused_attention(qkv: Array, mask: Array, implementation: Literal["cudnn", "xla"]) -> Array:

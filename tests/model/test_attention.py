@@ -50,7 +50,8 @@ def test_result_and_gradient_are_those_of_the_formula(
         np.testing.assert_allclose(a, b, atol=tolerance)
 
 
-@pytest.mark.parametrize("first", [1, 100_000])  # inference numbers the segments of all rows
+# Inference numbers the segments of all rows of a batch.
+@pytest.mark.parametrize("first", [1, 100_000, 2**31 - 3])
 def test_mask_is_within_segments_and_never_to_padding(first: int) -> None:
     segments = np.where(SEGMENTS, SEGMENTS + first - 1, 0)
     mask = attention_mask(jnp.asarray(segments))
@@ -61,7 +62,7 @@ def test_mask_is_within_segments_and_never_to_padding(first: int) -> None:
 
 
 def test_layers_do_not_repeat_the_comparisons_of_the_mask() -> None:
-    """XLA fuses comparisons into the loops over the scores, which then take up to five times as long."""
+    """XLA fuses comparisons of segment numbers into the loops over the scores, which then take longer."""
 
     def layers(qkv: Array, segment_ids: Array) -> Array:
         mask = attention_mask(segment_ids)
@@ -70,9 +71,8 @@ def test_layers_do_not_repeat_the_comparisons_of_the_mask() -> None:
             qkv = qkv + attended[:, :, None]
         return qkv.sum()
 
-    segments = np.repeat(
-        SEGMENTS, 16, axis=1
-    )  # XLA computes the product of a smaller mask in a loop, too
+    # XLA computes the product of a smaller mask in a loop, too.
+    segments = np.repeat(SEGMENTS, 16, axis=1)
     B, T = segments.shape
     qkv = jnp.zeros((B, T, *SHAPE[2:]))
     program = jax.jit(jax.grad(layers)).lower(qkv, jnp.asarray(segments)).compile().as_text()
