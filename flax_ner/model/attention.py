@@ -24,8 +24,10 @@ def attention_mask(segment_ids: Array) -> Array:
     bits = (segment_ids[..., None] >> jnp.arange(BITS)[None, None]) & 1
     signs = jnp.where(inside, 2 * bits - 1, 0)  # [B, T, BITS], 1 or -1; 0 for padding
     # Padding attends to all tokens of its row, as in the reference, so that its output agrees too.
-    queries = jnp.concatenate([signs, jnp.where(inside, 0, BITS)], axis=-1).astype(jnp.float32)
-    keys = jnp.concatenate([signs, inside], axis=-1).astype(jnp.float32)
+    queries, keys = (
+        jnp.concatenate([signs, last.astype(signs.dtype)], axis=-1).astype(jnp.float32)
+        for last in (jnp.where(inside, 0, BITS), inside)
+    )
     # BITS if all bits are equal, else less. A comparison of the numbers would do, but on a CPU XLA would repeat
     # it for every score of every layer and head. It does not repeat a matrix product.
     return product(queries, keys, jnp.float32, transpose_b=True)[:, None] >= BITS
