@@ -93,8 +93,8 @@ def _check_contradictions(config: ConfigDict, source: ModelDir) -> None:
 def default_scheme(kind: str, head: str, scoring: str) -> str:
     """Return the tag scheme of new labels: bioes for characters, else bio.
 
-    With a softmax over characters, F1 on CLUENER and Resume is higher with bioes. On the words of WNUT17 there
-    is no clear difference (benchmarks/RESULTS.md, "Tag schemes"), and other libraries read bio. The scoring
+    With a softmax over characters, F1 on CLUENER and Resume is higher with bioes. On the words of WNUT17 both
+    score about the same (benchmarks/RESULTS.md, "Tag schemes"), and other libraries read bio. The scoring
     `mmocr` does not support bioes. The head `global_pointer` has no tags; bio is what earlier versions recorded
     for it.
 
