@@ -53,6 +53,7 @@ SCRATCH_SETTINGS = {f"model.{name}": value for name, value in SMALL.items()} | {
     "model.classifier_dropout": 0.2,
 }  # fmt: skip
 CRF = {"model.head": "crf", "data.scheme": "bioes"}
+GLOBAL_POINTER = {"model.head": "global_pointer"}
 # Differences from the defaults of configs/cluener.py.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -86,7 +87,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "EMA 0.999": {"train.ema": 0.999},
     "FGM 1.0": {"train.fgm": 1.0},
     "R-Drop 1.0": {"train.r_drop": 1.0},
-    "global_pointer": {"model.head": "global_pointer"},
+    "global_pointer": GLOBAL_POINTER,
+    "global_pointer, twice the steps": GLOBAL_POINTER,
+    "global_pointer, FGM 1.0": GLOBAL_POINTER | {"train.fgm": 1.0},
+    "global_pointer, head x 5": GLOBAL_POINTER | {"optimizer.head_lr_multiplier": 5.0},
+    "global_pointer, rate 2.8e-4": GLOBAL_POINTER | {"optimizer.learning_rate": 2.8e-4},
 }
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {
@@ -95,6 +100,7 @@ STEPS = {
     "four times the steps": 4.0,
     "crf, twice the steps": 2.0,
     "crf, four times the steps": 4.0,
+    "global_pointer, twice the steps": 2.0,
 }
 MAX_EVALUATIONS = 20  # per run, about; epochs of a few sentences are shorter than an evaluation
 # Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they

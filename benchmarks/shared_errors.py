@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--compute-dtype", choices=DTYPES, default="bfloat16")
     options = parser.parse_args()
+    if len(options.models) < 2:
+        parser.error("name at least two models.")
     keep_compiled_programs()
     train, dev = (read_examples(str(path), "auto") for path in (options.train, options.dev))
     texts = [example.text for example in dev]

@@ -29,15 +29,15 @@ def plain_attention(qkv: Array, mask: Array, seeds: Array | None, rate: float) -
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("seeds", [None, SEEDS])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_result_and_gradient_are_those_of_the_formula(
-    dtype: str, tolerance: float, rate: float
+    dtype: str, tolerance: float, seeds: Array | None, rate: float
 ) -> None:
     random = np.random.default_rng(0)
     qkv = jnp.asarray(random.normal(size=SHAPE), jnp.float32)
     gradient = jnp.asarray(random.normal(size=(*SHAPE[:2], *SHAPE[3:])), jnp.float32)
     mask = attention_mask(jnp.asarray(SEGMENTS))
-    seeds = SEEDS if rate else None
 
     @partial(jax.jit, static_argnums=0)  # compiled together, XLA folds transposes into the products
     def result_and_gradient(attend: Callable[[Array], Array], qkv: Array) -> tuple[Array, Array]:
