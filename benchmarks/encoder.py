@@ -91,7 +91,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "global_pointer, twice the steps": GLOBAL_POINTER,
     "global_pointer, FGM 1.0": GLOBAL_POINTER | {"train.fgm": 1.0},
     "global_pointer, head x 5": GLOBAL_POINTER | {"optimizer.head_lr_multiplier": 5.0},
-    "global_pointer, rate 2.8e-4": GLOBAL_POINTER | {"optimizer.learning_rate": 2.8e-4},
+    "global_pointer, rate 2e-4": GLOBAL_POINTER | {"optimizer.learning_rate": 2e-4},
 }
 # Number of steps, as a multiple of the default number for the data and the encoder.
 STEPS = {

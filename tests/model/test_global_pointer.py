@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from flax_ner.model.bert import BertConfig
 from flax_ner.model.crf import Chain, make_chain
 from flax_ner.model.global_pointer import (
+    GlobalPointer,
     SpanScoreFactors,
     allowed_spans,
     apply_rotary,
@@ -67,6 +69,16 @@ def test_a_score_is_the_sum_of_its_factors() -> None:
     assert table.shape == (2, 3, 12, 12)
     expected = query[1, 4] @ key[1, 7] + start[1, 4, 2] + end[1, 7, 2]
     assert float(table[1, 2, 4, 7]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [24, 768])
+def test_initial_scores_vary_enough_to_learn(width: int) -> None:
+    """With kernels of BERT's initializer_range, the standard deviation was 0.25 or less."""
+    head = GlobalPointer(BertConfig(20, 3, width), nnx.Rngs(0))
+    # Like the output of the last LayerNorm.
+    x = jax.random.normal(jax.random.key(1), (2, 12, width))
+    table = np.asarray(span_scores(head(x, POSITIONS, None)))
+    assert 0.5 < table.std() < 2
 
 
 def test_rotary_products_depend_only_on_distance() -> None:
