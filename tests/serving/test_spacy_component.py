@@ -182,6 +182,7 @@ def test_a_global_pointer_model_sets_nested_spans(tmp_path: Path) -> None:
     params["encoder"]["embeddings"]["word"] *= 50
     for part in params["head"].values():
         part["kernel"] = jax.random.normal(jax.random.key(0), part["kernel"].shape) / 3
+    params["head"]["edges"]["bias"] /= 2  # predict more spans
     save_model(tmp_path / "m", ModelDir(config, SpanLabels(["name", "place"]), VOCAB, 64, params))
     nlp = spacy.blank("zh")
     nlp.add_pipe("flax_ner", config={"model": str(tmp_path / "m")})
