@@ -88,7 +88,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "FGM 1.0": {"train.fgm": 1.0},
     "R-Drop 1.0": {"train.r_drop": 1.0},
     "global_pointer": GLOBAL_POINTER,
-    "global_pointer, twice the steps": GLOBAL_POINTER,
     "global_pointer, FGM 1.0": GLOBAL_POINTER | {"train.fgm": 1.0},
     "global_pointer, head x 5": GLOBAL_POINTER | {"optimizer.head_lr_multiplier": 5.0},
     "global_pointer, rate 2e-4": GLOBAL_POINTER | {"optimizer.learning_rate": 2e-4},
@@ -100,7 +99,6 @@ STEPS = {
     "four times the steps": 4.0,
     "crf, twice the steps": 2.0,
     "crf, four times the steps": 4.0,
-    "global_pointer, twice the steps": 2.0,
 }
 MAX_EVALUATIONS = 20  # per run, about; epochs of a few sentences are shorter than an evaluation
 # Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they
