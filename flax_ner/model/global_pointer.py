@@ -8,8 +8,8 @@ where the query q and the key k are linear in the encoder's vector, and the star
 in q and k together. A span is predicted if its score is above 0.
 
 Source: Su et al. 2022, arXiv 2208.03054, and for the loss Su et al. 2022, arXiv 2208.02955, as in
-bert4keras; differs: kernels are initialised with standard deviation 1 / sqrt(inputs), and the bias of the start
-scores with -8, not 0, so that an untrained head predicts no spans instead of half of them.
+bert4keras; differs: kernels are initialised with standard deviation 1 / sqrt(inputs). The bias of the start
+scores is initialised to -8, not 0, so that an untrained head predicts almost no spans instead of half of them.
 """
 
 from typing import NamedTuple
@@ -50,8 +50,8 @@ class GlobalPointer(nnx.Module):
     """Dropout and two linear layers: one for query and key, one for the start and end scores."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        # Scores are products of two layers. With BERT's initializer_range they would start near 0, and so would
-        # their gradients.
+        # query . key is quadratic in the first kernel, and start and end scores are products of both. With
+        # BERT's initializer_range these products are near 0, and so are the gradients of the kernels.
         self.pointer = Dense((config.hidden_size,), (2, HEAD_WIDTH), config.hidden_size**-0.5, rngs)
         self.edges = Dense((2, HEAD_WIDTH), (2, config.num_labels), (2 * HEAD_WIDTH) ** -0.5, rngs)
         initial_bias = np.array([[INITIAL_START_BIAS], [0]])  # of start and end scores

@@ -48,7 +48,7 @@ def init_params(config: BertConfig, key: Array) -> Params:
     """Return freshly initialised parameters.
 
     Kernels and embeddings are truncated normal with `initializer_range`, LayerNorm scales are one, biases are
-    zero. `GlobalPointer` initialises its parameters otherwise.
+    zero. `GlobalPointer` has its own initial values.
     """
     unstacked = dataclasses.replace(config, scan_layers=False)
     params: Params = nnx.to_pure_dict(nnx.state(BertTagger(unstacked, nnx.Rngs(params=key))))
