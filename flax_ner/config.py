@@ -85,7 +85,7 @@ def default_config() -> ConfigDict:
     config.model.initializer_range = unset(float)
     # softmax: classify each token independently. softmax_constrained: the same training, but decoding picks the
     # best valid tag sequence. crf: linear-chain CRF with learned transition scores. global_pointer: score
-    # each span, so entities may be nested. Not set: the head of init_from if its labels match.
+    # each span, so entities may be nested (data.nested). Not set: the head of init_from if its labels match.
     config.model.head = unset(str)
     # dtype of matrix multiplications: float32, or bfloat16, which is faster on TPUs, recent GPUs and CPUs
     # with AVX512-BF16 or AMX.
@@ -149,6 +149,9 @@ def default_config() -> ConfigDict:
     # Entity categories. Empty: the categories of init_from if they cover those of data.train, else those of
     # data.train.
     config.data.categories = ()
+    # Whether predicted entities may overlap; global_pointer only. Not set: if more than 1% of the entities of
+    # data.train overlap another one.
+    config.data.nested = unset(bool)
 
     config.train = ConfigDict()
     # Passes over the training data. Not set: chosen by the size of the data (1 for masked_lm).

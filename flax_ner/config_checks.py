@@ -226,6 +226,12 @@ def _check_combinations(config: ConfigDict, given: ConfigDict) -> None:
     _check_loss(config)
     _check_task(config)
     _check_distill(config)
+    head_is_known = not config.init_from or given.model.head is not None
+    if config.data.nested and head_is_known and config.model.head != "global_pointer":
+        raise UserError(
+            f"data.nested: True, but model.head {config.model.head!r} predicts one tag per token, so entities "
+            "cannot overlap. Set model.head=global_pointer, or leave data.nested out."
+        )
     if config.model.head == "global_pointer" and config.eval.scoring != "strict":
         raise UserError(
             f"eval.scoring: {config.eval.scoring!r} applies to tags, but model.head global_pointer predicts "
@@ -295,6 +301,7 @@ def _check_task(config: ConfigDict) -> None:
         "data.end": "",
         "data.offset_unit": "",
         "data.categories": (),
+        "data.nested": None,
     }
     for name, default in tagging_only.items():
         if config.task == "masked_lm" and (value := get_setting(config, name)) != default:

@@ -1,6 +1,7 @@
 """Build the data, tokenizer, labels, model and initial parameters of a tagging run."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -28,7 +29,7 @@ from flax_ner.text.encoding import (
 )
 from flax_ner.text.examples import Example, gold_entities
 from flax_ner.text.labels import LabelSet, SpanLabels
-from flax_ner.text.overlaps import count_overlaps
+from flax_ner.text.overlaps import count_overlaps, drop_overlaps
 from flax_ner.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 from flax_ner.text.vocab import build_vocab
 from flax_ner.training.decisions import default_scheme, resolve_settings
@@ -42,6 +43,9 @@ from flax_ner.training.start import (
 from flax_ner.training.workdir import total_steps
 from flax_ner.weights.model_dir import ModelDir
 
+MIN_NESTED = (
+    0.01  # fraction of overlapping entities above which data count as nested; fewer may be errors
+)
 SMALL_DATA_SENTENCES = 2000  # with fewer, training from scratch needs other settings
 WARN_BELOW_STEPS_PRETRAINED = 320  # below this, pre-trained weights hardly learn new labels
 WARN_BELOW_STEPS_SCRATCH = 500  # below this, a model from scratch hardly learns
@@ -94,6 +98,8 @@ def read_task_data(config: ConfigDict) -> TaskData:
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     if is_unset(config, "data.scheme"):
         config.data.scheme = default_scheme(tokenizer.kind, config.model.head, config.eval.scoring)
+    if config.model.head == "global_pointer":
+        notes += _choose_nested(config, train)
     labels = _make_labels(config, source, categories)
     model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)
@@ -334,6 +340,20 @@ def initial_params(data: TaskData, key: jax.Array, shardings: Params) -> Params:
     return standardise_outputs(data.model, params, data.batcher.tokens, shardings)
 
 
+def _choose_nested(config: ConfigDict, train: Sequence[Example]) -> list[str]:
+    """Set `data.nested` if it is unset, and return a note if training data and predictions differ in it."""
+    entities = [example.entities or () for example in train]
+    total, overlapping = sum(map(len, entities)), sum(len(drop_overlaps(e)[1]) for e in entities)
+    if is_unset(config, "data.nested"):
+        config.data.nested = overlapping > MIN_NESTED * total
+    if not overlapping or config.data.nested:
+        return []
+    return [
+        f"{overlapping} of {total} entities of data.train overlap another one. All are learned, but predicted "
+        "entities will not overlap. --config.data.nested=True allows it."
+    ]
+
+
 def _make_labels(
     config: ConfigDict, source: ModelDir | None, data_categories: list[str]
 ) -> LabelSet:
@@ -343,7 +363,7 @@ def _make_labels(
     spans = config.model.head == "global_pointer"
     covered = bool(data_categories) and known and set(data_categories) <= set(known.categories)
     if known and not categories and covered:
-        if known.scheme == (SpanLabels.scheme if spans else config.data.scheme):
+        if known.scheme == config.data.scheme and not spans:
             return known  # the head of another library may have its tags in another order
         # Earlier versions could not read io heads and took the data's categories.
         if known.scheme != "io":
@@ -353,7 +373,7 @@ def _make_labels(
             f"data.train: {config.data.train} has no entities. Training needs labelled data."
         )
     if spans:
-        return SpanLabels(categories or data_categories)
+        return SpanLabels(categories or data_categories, config.data.nested)
     return LabelSet(categories or data_categories, config.data.scheme)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_ner.inference.spans import extract_spans
+from flax_ner.inference.spans import choose_disjoint, extract_spans
 from flax_ner.inference.windows import split_into_windows
 from flax_ner.text.examples import Entity
 from flax_ner.text.labels import LabelSet, SpanLabels
@@ -96,7 +96,7 @@ def collect_entities(
     """
     labels.check(convention)
     if isinstance(labels, SpanLabels):
-        columns = _read_spans(pending)
+        columns = _read_spans(pending, labels.nested)
     else:
         columns = _read_tags(pending, labels, convention)
     entities: list[list[Entity]] = [[] for _ in pending.texts]
@@ -140,8 +140,11 @@ def collect_log_probs(pending: PendingBatch) -> list[tuple[float, int]]:
     return list(zip(total.tolist(), words.tolist(), strict=True))
 
 
-def _read_spans(pending: PendingBatch) -> tuple[np.ndarray, ...]:
-    """Return text index, category id, first character, end and score of each entity, all [E]."""
+def _read_spans(pending: PendingBatch, nested: bool) -> tuple[np.ndarray, ...]:
+    """Return text index, category id, first character, end and score of each entity, all [E].
+
+    The score is the sigmoid of the span's score. Unless `nested`, no entities overlap.
+    """
     batches = [extract_spans(*batch) for batch in pending.outputs]
     if not batches:  # no text has a token
         return (np.zeros(0, np.int64),) * 5
@@ -151,7 +154,12 @@ def _read_spans(pending: PendingBatch) -> tuple[np.ndarray, ...]:
     first, last, category, scores = (x[kept] for x in (first, last, category, scores))
     columns = pending.text[first], category, pending.start[first], pending.end[last], scores
     order = np.lexsort((category, columns[3], columns[2], columns[0]))
-    return tuple(x[order] for x in columns)
+    text, category, start, end, scores = (x[order] for x in columns)
+    columns = text, category, start, end, 1 / (1 + np.exp(-scores, dtype=np.float64))
+    if nested:
+        return columns
+    chosen = choose_disjoint(text, start, end, scores)
+    return tuple(x[chosen] for x in columns)
 
 
 def _read_tags(pending: PendingBatch, labels: LabelSet, convention: str) -> tuple[np.ndarray, ...]:

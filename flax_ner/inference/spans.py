@@ -1,4 +1,6 @@
-"""Extract the predicted spans of a span head from packed rows."""
+"""Extract the predicted spans of a span head from packed rows, and choose among overlapping ones."""
+
+from bisect import bisect_right
 
 import numpy as np
 
@@ -16,8 +18,7 @@ def extract_spans(
         predicted: output of the model for the batch.
 
     Returns:
-        First token, last token, category id, and sigmoid of the score, each [E]. Tokens are indices among
-        all tokens.
+        First token, last token, category id, and score above 0, each [E]. Tokens are indices among all tokens.
     """
     bits, factors = np.asarray(predicted.bits), [np.asarray(x) for x in predicted.factors]
     B, _, T, _ = bits.shape
@@ -31,9 +32,49 @@ def extract_spans(
     query, key, start, end = factors
     score = (query[row, first] * key[row, last]).sum(-1)
     score += start[row, first, category] + end[row, last, category]
-    return (
-        token[row * T + first],
-        token[row * T + last],
-        category,
-        1 / (1 + np.exp(-score, dtype=np.float64)),
-    )
+    return token[row * T + first], token[row * T + last], category, score
+
+
+def choose_disjoint(
+    text: np.ndarray, start: np.ndarray, end: np.ndarray, score: np.ndarray
+) -> np.ndarray:
+    """Return which spans to keep so that none overlap and the sum of their scores is the highest.
+
+    Source: weighted interval scheduling, e.g. Kleinberg and Tardos 2005, Algorithm Design, section 6.1.
+
+    Args:
+        text: index of each span's text, int [E], ascending.
+        start: first character, int [E], ascending within each text.
+        end: end, exclusive, int [E].
+        score: above 0, float [E].
+
+    Returns:
+        bool [E].
+    """
+    kept = np.ones(len(text), bool)
+    # Offsets as if all texts were joined. A group begins with a span that overlaps none before it.
+    width = int(end.max(initial=0))
+    start, end = start + text * width, end + text * width
+    previous_end = np.maximum.accumulate(end)[:-1]
+    group_start = np.flatnonzero(np.append(True, start[1:] >= previous_end))
+    group_end = np.append(group_start[1:], len(text))
+    for group in zip(group_start.tolist(), group_end.tolist(), strict=True):
+        if group[1] - group[0] > 1:
+            members = slice(*group)
+            kept[members] = _choose_in_group(start[members], end[members], score[members])
+    return kept
+
+
+def _choose_in_group(start: np.ndarray, end: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the same as `choose_disjoint`, of spans in any order of one text."""
+    order = np.argsort(end, kind="stable").tolist()
+    ends = end[order].tolist()
+    # The highest sum of the first i spans by their end, and the spans of that sum.
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for i, span in enumerate(order):
+        before, chosen = best[bisect_right(ends, start[span], hi=i)]
+        total = before + float(score[span])
+        best.append((total, (*chosen, span)) if total > best[i][0] else best[i])
+    kept = np.zeros(len(start), bool)
+    kept[list(best[-1][1])] = True
+    return kept

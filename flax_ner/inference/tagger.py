@@ -268,7 +268,8 @@ class Tagger:
             A list of entities for a string, and a list of such lists for an iterable. `start` and `end`
             are character offsets into the text. `score` is the joint probability of the entity's tags: the
             product of the tag probabilities for a softmax head, the marginal of the tag sequence for a
-            CRF. For a GlobalPointer it is the sigmoid of the span's score, and entities may be nested.
+            CRF. For a GlobalPointer it is the sigmoid of the span's score. Its entities may be nested if those
+            of its training data were (the setting `data.nested`).
 
         Raises:
             UserError: an argument is invalid, or memory runs out.

@@ -196,7 +196,10 @@ class LabelSet:
         if isinstance(row, dict):
             scheme, categories, names = (row.get(x) for x in ("scheme", "categories", "names"))
             if scheme == SpanLabels.scheme and categories is not None:
-                return SpanLabels(categories)
+                nested = row.get("nested", True)  # missing in earlier versions
+                if type(nested) is not bool:
+                    raise UserError(f"labels: nested is {nested!r}. Expected true or false.")
+                return SpanLabels(categories, nested)
             if names is not None:
                 return cls.from_names(names)
             if scheme is not None and categories is not None:
@@ -449,14 +452,22 @@ class LabelSet:
 
 
 class SpanLabels(LabelSet):
-    """The categories of a head that scores spans instead of tags, so that entities may be nested."""
+    """The categories of a head that scores spans instead of tags.
+
+    Args:
+        categories: names of the categories.
+        nested: whether predicted entities may overlap.
+    """
 
     scheme = "span"
 
-    def __init__(self, categories: Sequence[str]):
+    def __init__(self, categories: Sequence[str], nested: bool = True):
         super().__init__(categories)
-        self.scheme = SpanLabels.scheme
+        self.scheme, self.nested = SpanLabels.scheme, nested
         self.names, self.outside = list(categories), 0
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | {"nested": self.nested}
 
     def encode_span(self, category: str, length: int) -> int:
         """Return the label, above 0, of the first token of an entity of `length` tokens.

@@ -75,9 +75,9 @@ def _describe_model_dir(path: Path) -> str:
     }
     labels = "no head"
     if metadata.labels is not None:
-        kind = (
-            "spans" if isinstance(metadata.labels, SpanLabels) else f"{metadata.labels.scheme} tags"
-        )
+        kind = f"{metadata.labels.scheme} tags"
+        if isinstance(metadata.labels, SpanLabels):
+            kind = "spans, also nested ones," if metadata.labels.nested else "spans"
         labels = f"{kind} of {len(metadata.labels.categories)}"
     if metadata.labels is not None and metadata.config.head != "softmax":
         labels += f", {metadata.config.head}"

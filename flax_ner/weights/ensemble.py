@@ -79,6 +79,8 @@ def _find_difference(one: ModelDir, other: ModelDir) -> str:
     names = [model.labels.names if model.labels else None for model in (one, other)]
     if names[0] != names[1]:
         return "the labels differ"
+    if len({getattr(model.labels, "nested", None) for model in (one, other)}) > 1:
+        return "data.nested of its training differs"
     if (one.vocab, one.lower_case, one.tokenizer, one.definition) != (
         other.vocab,
         other.lower_case,

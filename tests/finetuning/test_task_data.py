@@ -30,7 +30,7 @@ from flax_ner.model.bert import BertConfig
 from flax_ner.model.tagging_model import abstract_params, init_params
 from flax_ner.text.encoding import TokenSet
 from flax_ner.text.examples import Entity, Example
-from flax_ner.text.labels import LabelSet
+from flax_ner.text.labels import LabelSet, SpanLabels
 from flax_ner.text.tokenizer import Tokens, WordPieceTokenizer
 from flax_ner.text.vocab import SPECIAL_TOKENS, build_vocab, write_vocab
 from flax_ner.training.loop import _digests
@@ -95,6 +95,44 @@ def test_fine_tuning_a_tagger_continues_with_its_head(tmp_path: Path, form: str)
     assert task.labels.names == labels.names
     assert_same(params, source.params)
     assert not [note for note in task.notes if "freshly" in note]
+
+
+@pytest.mark.parametrize(
+    ("overlapping", "setting", "nested"),
+    [(0, None, False), (2, None, False), (3, None, True), (2, True, True), (3, False, False)],
+)
+def test_predictions_may_overlap_if_the_training_data_do(
+    tmp_path: Path, overlapping: int, setting: bool | None, nested: bool
+) -> None:
+    texts = [Example("张三在北京大学", (Entity("name", 0, 2), Entity("school", 3, 7)))] * 100
+    city = Entity("city", 3, 5)
+    texts += [Example("在北京大学", (city, Entity("school", 1, 5)))] * overlapping
+    write_cluener(tmp_path / "train.json", texts)
+    made = config(
+        tmp_path, data__format="cluener", data__train=str(tmp_path / "train.json"),
+        data__dev=str(tmp_path / "train.json"), model__head="global_pointer", data__nested=setting,
+    )  # fmt: skip
+    made.init_from = ""
+    task = read_task_data(made)
+    assert task.labels.to_json()["nested"] is task.config.data.nested is nested
+    notes = [note for note in task.notes if "overlap another one" in note]
+    assert len(notes) == (overlapping > 0 and not nested)
+    if notes:
+        assert notes[0].startswith(
+            f"{overlapping} of {200 + 2 * overlapping} entities of data.train"
+        )
+        # The remedy of the note.
+        made.data.nested = True
+        assert read_task_data(made).labels.to_json()["nested"] is True
+    # The setting and the data also decide when a tagger is fine-tuned; its head is kept.
+    source = task.model
+    save_model(tmp_path / "m", ModelDir(
+        source, SpanLabels(task.labels.categories, not nested), task.tokenizer.tokens, 64,
+        init_params(source, jax.random.key(0)),
+    ))  # fmt: skip
+    made.update_from_flattened_dict({"init_from": str(tmp_path / "m"), "data.nested": setting})
+    task = read_task_data(made)
+    assert task.labels.to_json()["nested"] is nested and not task.new_head
 
 
 def test_an_encoder_gets_a_new_head(tmp_path: Path) -> None:

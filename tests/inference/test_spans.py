@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from flax_ner.config_checks import check_config
 from flax_ner.errors import UserError
 from flax_ner.fit import fit
 from flax_ner.inference.label_errors import find_label_errors
+from flax_ner.inference.spans import choose_disjoint
 from flax_ner.inference.windows import windows
 from flax_ner.model.tagging_model import init_params
 from flax_ner.text.encoding import NO_LABEL, encode_examples
 from flax_ner.text.examples import Entity, Example
 from flax_ner.text.labels import LabelSet, SpanLabels
+from flax_ner.text.overlaps import count_overlaps
 from flax_ner.text.tokenizer import CharTokenizer, WordPieceTokenizer
 from flax_ner.weights.export import export
 from flax_ner.weights.model_dir import ModelDir, save_model
@@ -78,6 +81,51 @@ def test_exactly_the_spans_with_a_score_above_zero_are_predicted(words: bool) ->
     ]
     assert len(nested) > 5
     assert tagger(TEXTS, threshold=0.6) == [[e for e in row if e.score >= 0.6] for row in predicted]
+
+
+def test_without_nesting_the_best_disjoint_spans_are_predicted() -> None:
+    nested = tagger_of(model())
+    flat = Tagger(
+        nested.config, nested.params, nested.tokenizer, SpanLabels(LABELS.categories, False), 64, 4
+    )
+    overlapping = 0
+    for all_spans, chosen in zip(nested(TEXTS), flat(TEXTS), strict=True):
+        overlapping += count_overlaps(all_spans)
+        assert not count_overlaps(chosen) and set(chosen) <= set(all_spans)
+        # The logit of the probability is the score of the span.
+        score = {e: math.log(e.score / (1 - e.score)) for e in all_spans}
+        best = max(
+            sum(score[e] for e in some)
+            for size in range(5)
+            for some in itertools.combinations(all_spans, size)
+            if not count_overlaps(some)
+        )
+        assert len(chosen) < 5
+        assert sum(score[e] for e in chosen) == pytest.approx(best, rel=1e-6)
+    assert overlapping > 5
+
+
+def test_disjoint_spans_are_chosen_per_text() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        text = np.sort(random.integers(0, 3, 8))
+        start = random.integers(0, 6, 8)
+        end, score = start + random.integers(1, 5, 8), random.random(8)
+        order = np.lexsort((start, text))
+        start, end, score = start[order], end[order], score[order]
+        spans = list(zip(text.tolist(), start.tolist(), end.tolist(), strict=True))
+        valid = [
+            kept
+            for kept in itertools.product([False, True], repeat=8)
+            if not any(
+                one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
+                for one, other in itertools.combinations(itertools.compress(spans, kept), 2)
+            )
+        ]
+        best = max(valid, key=lambda kept: score[list(kept)].sum())
+        assert choose_disjoint(text, start, end, score).tolist() == list(best)
+    empty = np.zeros(0, np.int64)
+    assert choose_disjoint(empty, empty, empty, empty).tolist() == []
 
 
 def test_lines_of_a_long_text_are_tagged_like_each_alone() -> None:

@@ -217,6 +217,19 @@ def test_span_labels_have_no_names_of_tags() -> None:
             names()
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_span_labels_keep_whether_entities_may_be_nested(nested: bool) -> None:
+    row = SpanLabels(["a", "b"], nested).to_json()
+    read = LabelSet.from_json(row)
+    assert isinstance(read, SpanLabels) and read.nested is nested and read.to_json() == row
+    # Files of earlier versions do not say it. Their models predict nested entities.
+    del row["nested"]
+    earlier = LabelSet.from_json(row)
+    assert isinstance(earlier, SpanLabels) and earlier.nested
+    with pytest.raises(UserError, match=r"nested is 'no'\. Expected true or false"):
+        LabelSet.from_json(row | {"nested": "no"})
+
+
 @pytest.mark.parametrize(
     "row", [{}, [], {"scheme": "bio"}, {"categories": ["a"]}, {"scheme": "span"}, None]
 )

@@ -106,6 +106,10 @@ def test_models_that_cannot_be_combined_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=error):
             combine([one, other], ["a", "b"])
+    pointer = model(0, "global_pointer")
+    flat = replace(pointer, labels=SpanLabels(["x", "y"], nested=False))
+    with pytest.raises(UserError, match=r"b: data\.nested of its training differs from a"):
+        combine([pointer, flat], ["a", "b"])
     with pytest.raises(UserError, match="needs at least two models"):
         combine([one], ["a"])
     # Fields that matter only in training may differ.
