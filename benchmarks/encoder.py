@@ -89,6 +89,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "R-Drop 1.0": {"train.r_drop": 1.0},
     "global_pointer": GLOBAL_POINTER,
     "global_pointer, FGM 1.0": GLOBAL_POINTER | {"train.fgm": 1.0},
+    "global_pointer, FGM 1.0, 1.4 times the steps": GLOBAL_POINTER | {"train.fgm": 1.0},
     "global_pointer, head x 5": GLOBAL_POINTER | {"optimizer.head_lr_multiplier": 5.0},
     "global_pointer, rate 2e-4": GLOBAL_POINTER | {"optimizer.learning_rate": 2e-4},
 }
@@ -99,6 +100,7 @@ STEPS = {
     "four times the steps": 4.0,
     "crf, twice the steps": 2.0,
     "crf, four times the steps": 4.0,
+    "global_pointer, FGM 1.0, 1.4 times the steps": 1.4,
 }
 MAX_EVALUATIONS = 20  # per run, about; epochs of a few sentences are shorter than an evaluation
 # Fields of a result that determine the trained model. Results of earlier versions lack the last three, so they

@@ -324,7 +324,8 @@ def _check_distill(config: ConfigDict) -> None:
     if options.teacher and options.weight and config.model.head == "global_pointer":
         raise UserError(
             "model.head: 'global_pointer' predicts spans and cannot learn from the tag probabilities of "
-            "distill.teacher. Choose another head."
+            "distill.teacher. Choose another head, or train on the entities that the teacher predicts "
+            "(docs/distillation.md)."
         )
 
 

@@ -116,7 +116,8 @@ def prepare_distillation(
     if isinstance(teacher.labels, SpanLabels):
         raise UserError(
             f"distill.teacher: {options.teacher} has the head global_pointer, which predicts spans, not tags. "
-            "Choose a teacher with another head."
+            "Choose a teacher with another head, or train on the entities that it predicts "
+            "(docs/distillation.md)."
         )
     tags = _match_tags(teacher.labels, labels, options.teacher)
     texts, first_tokens = [example.text for example in train], _first_tokens(tokens)

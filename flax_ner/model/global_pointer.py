@@ -1,4 +1,4 @@
-"""Efficient GlobalPointer: a score for every span and category, so that entities may be nested.
+"""Efficient GlobalPointer: a score for every span and category, so that entities can be nested.
 
 The score of category c for the span from token i to token j (inclusive) is
 
