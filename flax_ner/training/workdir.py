@@ -139,7 +139,7 @@ def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
         return config
     version = saved_config_format(workdir)
     earlier = version < UNSET_SETTINGS_FORMAT
-    names = set(RESOLVED_SETTINGS if earlier else SIZE_SETTINGS)
+    names = {"data.nested", *(RESOLVED_SETTINGS if earlier else SIZE_SETTINGS)}
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = renamed_settings(_read_json(workdir / "config.json") or {})
@@ -203,10 +203,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def renamed_settings(saved: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a `config.json` under their current names."""
-    return {
+    settings = {
         RENAMED_SETTINGS.get(name, name): value
         for name, value in flatten_dict(saved, sep=".").items()
     }
+    # In earlier versions a global_pointer always predicted overlapping entities.
+    if settings.get("model.head") == "global_pointer":
+        settings.setdefault("data.nested", True)
+    return settings
 
 
 def _check_same_run(workdir: Path, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:

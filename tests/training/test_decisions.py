@@ -275,6 +275,40 @@ def test_a_run_of_an_earlier_version_keeps_its_bio_tags(
 
 
 @pytest.mark.parametrize(
+    ("head", "recorded", "kept"),
+    [
+        (
+            "global_pointer",
+            "absent",
+            True,
+        ),  # earlier versions always predicted overlapping entities
+        ("global_pointer", False, False),
+        ("global_pointer", True, True),
+        ("softmax", "absent", None),
+        ("softmax", None, None),
+    ],
+)
+def test_a_resumed_run_keeps_whether_entities_may_overlap(
+    tmp_path: Path, head: str, recorded: bool | str | None, kept: bool | None
+) -> None:
+    given = configuration(init_from="", model__head=head, data__scheme="bio")
+    before = resolve_settings(given, None)[0]
+    with lock_workdir(tmp_path, before, {}):
+        (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    path = tmp_path / "config.json"
+    row = json.loads(path.read_text())
+    row["data"]["nested"] = recorded
+    if recorded == "absent":
+        del row["data"]["nested"]
+    path.write_text(json.dumps(row))
+    for _ in range(3):  # resumed again and again
+        now = resolve_settings(fill_from_saved_config(given, tmp_path), None)[0]
+        assert now.data.nested is kept
+        with lock_workdir(tmp_path, now, {}):
+            pass
+
+
+@pytest.mark.parametrize(
     ("setting", "old", "new"),
     [("model.head", "crf", "softmax"), ("data.scheme", "bio", "bioes")],
 )
