@@ -35,6 +35,7 @@ FALLBACKS: dict[str, Any] = {
 # Values of these settings for runs without labelled data (masked_lm).
 UNLABELLED_FALLBACKS: dict[str, Any] = {
     "data.scheme": "bio",
+    "data.nested": False,
     "data.batch_size": 16,
     "train.epochs": 1,
     "optimizer.learning_rate": 3e-4,

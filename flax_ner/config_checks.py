@@ -301,7 +301,7 @@ def _check_task(config: ConfigDict) -> None:
         "data.end": "",
         "data.offset_unit": "",
         "data.categories": (),
-        "data.nested": None,
+        "data.nested": False,
     }
     for name, default in tagging_only.items():
         if config.task == "masked_lm" and (value := get_setting(config, name)) != default:

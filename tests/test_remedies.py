@@ -316,7 +316,7 @@ SETTINGS: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"model.head": "crf", "data.nested": True},
      "Set model.head=global_pointer, or", {"model.head": "global_pointer"}),
     ({"model.head": "crf", "data.nested": True}, "or leave data.nested out.", {"data.nested": None}),
-    (MLM | {"data.nested": True}, "its default, None.", {"data.nested": None}),
+    (MLM | {"data.nested": True}, "its default, False.", {"data.nested": False}),
     (MLM | {"train.fgm": 1.0}, "its default, 0.", {"train.fgm": 0.0}),
     (MLM | {"data.format": "conll"}, "its default, 'auto'.", {"data.format": "auto"}),
     (MLM | {"data.categories": ("a",)}, "its default, ().", {"data.categories": ()}),

@@ -98,8 +98,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     if is_unset(config, "data.scheme"):
         config.data.scheme = default_scheme(tokenizer.kind, config.model.head, config.eval.scoring)
-    if config.model.head == "global_pointer":
-        notes += _choose_nested(config, train)
+    notes += _choose_nested(config, train)
     labels = _make_labels(config, source, categories)
     model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)
@@ -342,6 +341,9 @@ def initial_params(data: TaskData, key: jax.Array, shardings: Params) -> Params:
 
 def _choose_nested(config: ConfigDict, train: Sequence[Example]) -> list[str]:
     """Set `data.nested` if it is unset, and return a note if training data and predictions differ in it."""
+    if config.model.head != "global_pointer":
+        config.data.nested = False  # one tag per token
+        return []
     entities = [example.entities or () for example in train]
     total, overlapping = sum(map(len, entities)), sum(len(drop_overlaps(e)[1]) for e in entities)
     if is_unset(config, "data.nested"):

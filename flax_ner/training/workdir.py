@@ -208,8 +208,7 @@ def renamed_settings(saved: dict[str, Any]) -> dict[str, Any]:
         for name, value in flatten_dict(saved, sep=".").items()
     }
     # In earlier versions a global_pointer always predicted overlapping entities.
-    if settings.get("model.head") == "global_pointer":
-        settings.setdefault("data.nested", True)
+    settings.setdefault("data.nested", settings.get("model.head") == "global_pointer")
     return settings
 
 

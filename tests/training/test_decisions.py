@@ -284,8 +284,8 @@ def test_a_run_of_an_earlier_version_keeps_its_bio_tags(
         ),  # earlier versions always predicted overlapping entities
         ("global_pointer", False, False),
         ("global_pointer", True, True),
-        ("softmax", "absent", None),
-        ("softmax", None, None),
+        ("softmax", "absent", False),
+        ("softmax", False, False),
     ],
 )
 def test_a_resumed_run_keeps_whether_entities_may_overlap(
