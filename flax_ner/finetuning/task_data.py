@@ -43,9 +43,8 @@ from flax_ner.training.start import (
 from flax_ner.training.workdir import total_steps
 from flax_ner.weights.model_dir import ModelDir
 
-MIN_NESTED = (
-    0.01  # fraction of overlapping entities above which data count as nested; fewer may be errors
-)
+# Fraction of overlapping entities above which data count as nested. Fewer may be errors.
+MIN_NESTED = 0.01
 SMALL_DATA_SENTENCES = 2000  # with fewer, training from scratch needs other settings
 WARN_BELOW_STEPS_PRETRAINED = 320  # below this, pre-trained weights hardly learn new labels
 WARN_BELOW_STEPS_SCRATCH = 500  # below this, a model from scratch hardly learns
