@@ -151,7 +151,7 @@ def default_config() -> ConfigDict:
     # data.train.
     config.data.categories = ()
     # Whether predicted entities may overlap; global_pointer only. Not set: if more than 1% of the entities of
-    # data.train overlap another one.
+    # data.train overlap a longer one.
     config.data.nested = unset(bool)
 
     config.train = ConfigDict()

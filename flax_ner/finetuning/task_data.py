@@ -97,7 +97,7 @@ def read_task_data(config: ConfigDict) -> TaskData:
     tokenizer, source = make_tokenizer(config, source, make_vocab, notes, train)
     if is_unset(config, "data.scheme"):
         config.data.scheme = default_scheme(tokenizer.kind, config.model.head, config.eval.scoring)
-    notes += _choose_nested(config, train)
+    notes += _choose_nested(config, train, source)
     labels = _make_labels(config, source, categories)
     model = make_bert_config(config, source, len(tokenizer.tokens), len(labels))
     new_head = source is None or not _has_head_for(source, labels, model)
@@ -338,8 +338,10 @@ def initial_params(data: TaskData, key: jax.Array, shardings: Params) -> Params:
     return standardise_outputs(data.model, params, data.batcher.tokens, shardings)
 
 
-def _choose_nested(config: ConfigDict, train: Sequence[Example]) -> list[str]:
-    """Set `data.nested` if it is unset, and return a note if training data and predictions differ in it."""
+def _choose_nested(
+    config: ConfigDict, train: Sequence[Example], source: ModelDir | None
+) -> list[str]:
+    """Set `data.nested` if it is unset. Return a note if overlapping entities are learned but not predicted."""
     if config.model.head != "global_pointer":
         config.data.nested = False  # one tag per token
         return []
@@ -347,10 +349,16 @@ def _choose_nested(config: ConfigDict, train: Sequence[Example]) -> list[str]:
     total, overlapping = sum(map(len, entities)), sum(len(drop_overlaps(e)[1]) for e in entities)
     if is_unset(config, "data.nested"):
         config.data.nested = overlapping > MIN_NESTED * total
+        if not config.data.nested and getattr(source and source.labels, "nested", False):
+            return [
+                f"init_from: {config.init_from} may predict overlapping entities. {overlapping} of {total} "
+                "entities of data.train overlap a longer one, so this model will not. "
+                "--config.data.nested=True allows it."
+            ]
     if not overlapping or config.data.nested:
         return []
     return [
-        f"{overlapping} of {total} entities of data.train overlap another one. All are learned, but predicted "
+        f"{overlapping} of {total} entities of data.train overlap a longer one. All are learned, but predicted "
         "entities will not overlap. --config.data.nested=True allows it."
     ]
 

@@ -139,10 +139,13 @@ def fill_from_saved_config(config: ConfigDict, workdir: Path) -> ConfigDict:
         return config
     version = saved_config_format(workdir)
     earlier = version < UNSET_SETTINGS_FORMAT
-    names = {"data.nested", *(RESOLVED_SETTINGS if earlier else SIZE_SETTINGS)}
+    names = set(RESOLVED_SETTINGS if earlier else SIZE_SETTINGS)
     if config.init_from:
         names -= {f"model.{name}" for name in ENCODER_FIELDS}  # the weights have them
     recorded = renamed_settings(_read_json(workdir / "config.json") or {})
+    names.add("data.nested")
+    if not is_unset(config, "model.head") and config.model.head != recorded.get("model.head"):
+        names.discard("data.nested")  # so that the error names the head
     # A run with global_pointer recorded bio, but its labels have no scheme: with bio set, they would not match
     # those of a global_pointer tagger in init_from.
     if version < SCHEME_FROM_TOKENIZER_FORMAT and recorded.get("model.head") != "global_pointer":
@@ -208,7 +211,8 @@ def renamed_settings(saved: dict[str, Any]) -> dict[str, Any]:
         for name, value in flatten_dict(saved, sep=".").items()
     }
     # In earlier versions a global_pointer always predicted overlapping entities.
-    settings.setdefault("data.nested", settings.get("model.head") == "global_pointer")
+    if settings:
+        settings.setdefault("data.nested", settings.get("model.head") == "global_pointer")
     return settings
 
 

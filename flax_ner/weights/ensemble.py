@@ -80,7 +80,7 @@ def _find_difference(one: ModelDir, other: ModelDir) -> str:
     if names[0] != names[1]:
         return "the labels differ"
     if len({getattr(model.labels, "nested", None) for model in (one, other)}) > 1:
-        return "data.nested of its training differs"
+        return "the setting data.nested differs"
     if (one.vocab, one.lower_case, one.tokenizer, one.definition) != (
         other.vocab,
         other.lower_case,

@@ -115,7 +115,7 @@ def test_predictions_may_overlap_if_the_training_data_do(
     made.init_from = ""
     task = read_task_data(made)
     assert task.labels.to_json()["nested"] is task.config.data.nested is nested
-    notes = [note for note in task.notes if "overlap another one" in note]
+    notes = [note for note in task.notes if "overlap a longer one" in note]
     assert len(notes) == (overlapping > 0 and not nested)
     if notes:
         assert notes[0].startswith(
@@ -133,6 +133,9 @@ def test_predictions_may_overlap_if_the_training_data_do(
     made.update_from_flattened_dict({"init_from": str(tmp_path / "m"), "data.nested": setting})
     task = read_task_data(made)
     assert task.labels.to_json()["nested"] is nested and not task.new_head
+    assert any("may predict overlapping" in n for n in task.notes) == (
+        setting is None and not nested
+    )
 
 
 def test_an_encoder_gets_a_new_head(tmp_path: Path) -> None:

@@ -306,6 +306,12 @@ def test_a_resumed_run_keeps_whether_entities_may_overlap(
         assert now.data.nested is kept
         with lock_workdir(tmp_path, now, {}):
             pass
+    # With another head, the error names the head. Without the file, the data decide again.
+    given.model.head = "crf"
+    assert fill_from_saved_config(given, tmp_path).data.nested is None
+    given.model.head = head
+    path.unlink()
+    assert fill_from_saved_config(given, tmp_path).data.nested is None
 
 
 @pytest.mark.parametrize(

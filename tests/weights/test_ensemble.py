@@ -108,7 +108,7 @@ def test_models_that_cannot_be_combined_are_refused(tmp_path: Path) -> None:
             combine([one, other], ["a", "b"])
     pointer = model(0, "global_pointer")
     flat = replace(pointer, labels=SpanLabels(["x", "y"], nested=False))
-    with pytest.raises(UserError, match=r"b: data\.nested of its training differs from a"):
+    with pytest.raises(UserError, match=r"b: the setting data\.nested differs from a"):
         combine([pointer, flat], ["a", "b"])
     with pytest.raises(UserError, match="needs at least two models"):
         combine([one], ["a"])
