@@ -66,15 +66,20 @@ def choose_disjoint(
 
 
 def _choose_in_group(start: np.ndarray, end: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return the same as `choose_disjoint`, of spans in any order of one text."""
+    """Return which spans of one text to keep, as in `choose_disjoint`. Spans may be in any order."""
     order = np.argsort(end, kind="stable").tolist()
     ends = end[order].tolist()
-    # The highest sum of the first i spans by their end, and the spans of that sum.
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    best = [0.0]  # highest sum of the first i spans by their end
+    before = list[int]()  # for each of these spans, the number of spans that end before it starts
     for i, span in enumerate(order):
-        before, chosen = best[bisect_right(ends, start[span], hi=i)]
-        total = before + float(score[span])
-        best.append((total, (*chosen, span)) if total > best[i][0] else best[i])
+        before.append(bisect_right(ends, start[span], hi=i))
+        best.append(max(best[i], best[before[i]] + float(score[span])))
     kept = np.zeros(len(start), bool)
-    kept[list(best[-1][1])] = True
+    i = len(order)
+    while i:
+        if best[i] > best[i - 1]:
+            kept[order[i - 1]] = True
+            i = before[i - 1]
+        else:
+            i -= 1
     return kept
